@@ -1,0 +1,1 @@
+"""How fast, against the machine's own limits."""

@@ -1,0 +1,1 @@
+"""The daemon: connections, partitions, group commit, metadata. Runs on trio."""

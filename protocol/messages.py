@@ -1,0 +1,535 @@
+"""Every request and response of protocol 1, a sentence per field (docs/wire_format.md).
+
+A message is a frozen dataclass; its head on the wire is the positional msgpack array of its
+fields (``codec.py`` derives that from the annotations). Rules:
+
+- a field is only ever added at the end, in a new version of its api;
+- record batches never stand in a head: a head says how many bytes of the body are whose;
+- integers carry their range in the annotation and are refused outside of it.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated
+
+
+@dataclass(frozen=True, slots=True)
+class IntRange:
+    """The inclusive range of an integer field."""
+
+    low: int
+    high: int
+
+
+I8 = Annotated[int, IntRange(-(1 << 7), (1 << 7) - 1)]
+I16 = Annotated[int, IntRange(-(1 << 15), (1 << 15) - 1)]
+I32 = Annotated[int, IntRange(-(1 << 31), (1 << 31) - 1)]
+I64 = Annotated[int, IntRange(-(1 << 63), (1 << 63) - 1)]
+U64 = Annotated[int, IntRange(0, (1 << 64) - 1)]
+Count = Annotated[int, IntRange(0, (1 << 63) - 1)]
+
+Scalar = str | int | float | bool | None
+
+
+class Api(IntEnum):
+    """What a frame is about. A response carries its request's api, or ``ERROR``."""
+
+    HELLO = 0
+    METADATA = 1
+    PRODUCE = 2
+    FETCH = 3
+    LIST_OFFSETS = 4
+    INIT_PRODUCER_ID = 5
+    CREATE_TOPIC = 6
+    DELETE_TOPIC = 7
+    ALTER_TOPIC = 8
+    DESCRIBE_TOPICS = 9
+    DESCRIBE_CLUSTER = 10
+    ERROR = 0x7FFF
+
+
+ACKS_ALL = -1
+OFFSET_EARLIEST = -2  # in ListOffsets
+OFFSET_LATEST = -1
+READ_UNCOMMITTED = 0
+READ_COMMITTED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WireError:
+    """One error of the catalogue, as it travels."""
+
+    code: I16  # the number of T0xx
+    message: str  # the catalogue's text, filled in by whoever found the error
+    hint: str  # one next step, or ""
+    details: dict[str, Scalar | list[Scalar]]  # the error's attributes, by name
+
+
+# ── 0 Hello ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ApiRange:
+    """The versions of one api that the broker serves."""
+
+    api: I16
+    version_min: I16
+    version_max: I16
+
+
+@dataclass(frozen=True, slots=True)
+class HelloRequest:
+    """The first frame of every connection."""
+
+    protocol_min: I16  # oldest protocol the client speaks
+    protocol_max: I16  # newest protocol the client speaks
+    client_id: str  # 1-255 printable characters, for logs and quotas
+    software: str  # name and version of the client, for the logs: "tailrace/0.1.0"
+    cluster_id: str | None  # the cluster the client believes it talks to, or nil
+
+
+@dataclass(frozen=True, slots=True)
+class HelloResponse:
+    """Who answers, what it can do, and the limits a client must keep."""
+
+    protocol: I16  # the protocol chosen: the newest that both speak
+    broker_id: str  # the broker's id in its cluster
+    cluster_id: str  # the cluster's id
+    software: str  # name and version of the broker
+    apis: tuple[ApiRange, ...]  # every api that may be called
+    request_bytes_max: Count  # the largest frame the broker takes
+    fetch_bytes_max: Count  # the largest fetch answer it sends, save a single larger batch
+    in_flight_max: Count  # requests one connection may have unanswered
+    idle_ms: Count  # a connection silent for so long is closed
+
+
+# ── 1 Metadata ───────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataRequest:
+    """Where the partitions of some topics are."""
+
+    topics: tuple[str, ...] | None  # names, or nil for all topics
+    auto_create: bool  # a producer asks: create what is missing, if the broker allows that
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """One broker, by the address of the listener the client came in by."""
+
+    broker_id: str
+    host: str
+    port: Annotated[int, IntRange(0, 65535)]
+    rack: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionMetadata:
+    """One partition of a topic."""
+
+    partition: I32
+    leader: str | None  # broker id, or nil while there is none
+    leader_epoch: I32
+    replicas: tuple[str, ...]
+    isr: tuple[str, ...]
+    key_first: U64  # the range of xxh3-64(key) the partition owns, inclusive
+    key_last: U64
+
+
+@dataclass(frozen=True, slots=True)
+class TopicMetadata:
+    """One topic, or the error that stands in its place."""
+
+    name: str
+    error: WireError | None  # if set, the fields below are empty
+    topic_id: bytes  # 16 bytes, the topic's UUID
+    internal: bool
+    created: bool  # this very request created it
+    record_bytes_max: Count  # max_record: the client checks before it buffers
+    durability: str
+    partitions: tuple[PartitionMetadata, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataResponse:
+    """Brokers and topics, as the answering broker knows them."""
+
+    cluster_id: str
+    controller: str | None
+    brokers: tuple[BrokerAddress, ...]
+    topics: tuple[TopicMetadata, ...]  # in the order asked, or sorted by name
+
+
+# ── 2 Produce ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ProducePartition:
+    """One record batch of the body. A partition may come more than once, in order."""
+
+    topic_id: bytes
+    partition: I32
+    length: Count  # bytes of the body that are this batch
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceRequest:
+    """Append batches. The body is the batches, back to back, in the order named."""
+
+    acks: I8  # -1 all, 1 the leader's disk page cache, 0 no answer is sent at all
+    timeout_ms: Count  # how long to wait for the replicas
+    partitions: tuple[ProducePartition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceResult:
+    """What became of one batch."""
+
+    error: WireError | None
+    base_offset: I64  # of its first record; the original one for a duplicate; -1 on error
+    append_time: I64  # ms; -1 on error
+    log_start: I64
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceResponse:
+    """One result per batch, in the request's order."""
+
+    results: tuple[ProduceResult, ...]
+
+
+# ── 3 Fetch ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPartition:
+    """What is wanted of one partition. The last three are a follower's (else -1)."""
+
+    topic_id: bytes
+    partition: I32
+    offset: I64  # the first record wanted
+    bytes_max: Count  # of this partition; the first batch comes whole even if larger
+    leader_epoch: I32  # the epoch the reader knows, -1: not checked
+    last_fetched_epoch: I32
+    flushed_end: I64
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRequest:
+    """Read batches, waiting for them if there are none."""
+
+    wait_ms: Count  # how long to wait until ``bytes_min`` are there
+    bytes_min: Count
+    bytes_max: Count  # of the whole answer
+    isolation: I8  # 0 up to the high watermark, 1 up to the last stable offset
+    replica_id: str | None  # a follower's broker id, nil for a consumer
+    broker_epoch: I64  # a follower's, else -1
+    partitions: tuple[FetchPartition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """One partition's share of the body."""
+
+    topic_id: bytes
+    partition: I32
+    error: WireError | None
+    log_start: I64
+    high_watermark: I64
+    last_stable_offset: I64
+    log_end: I64
+    length: Count  # bytes of the body: whole batches, the first may begin below ``offset``
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResponse:
+    """One result per partition asked, in the request's order; the body is their batches."""
+
+    results: tuple[FetchResult, ...]
+
+
+# ── 4 ListOffsets ────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetQuery:
+    """One partition and the time looked for."""
+
+    topic_id: bytes
+    partition: I32
+    time: I64  # append time in ms; -2 the log start, -1 the end readable by ``isolation``
+
+
+@dataclass(frozen=True, slots=True)
+class ListOffsetsRequest:
+    """Offsets by append time."""
+
+    isolation: I8
+    partitions: tuple[OffsetQuery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetFound:
+    """The first record with append time >= the time asked, or the end if there is none."""
+
+    topic_id: bytes
+    partition: I32
+    error: WireError | None
+    offset: I64
+    append_time: I64  # of that record's batch, -1 at the end
+    leader_epoch: I32
+
+
+@dataclass(frozen=True, slots=True)
+class ListOffsetsResponse:
+    """One answer per query, in the request's order."""
+
+    results: tuple[OffsetFound, ...]
+
+
+# ── 5 InitProducerId ─────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class InitProducerIdRequest:
+    """A new identity for an idempotent producer."""
+
+    transactional_id: str | None  # reserved, nil
+
+
+@dataclass(frozen=True, slots=True)
+class InitProducerIdResponse:
+    """An id never given out before."""
+
+    producer_id: I64
+    producer_epoch: I16
+
+
+# ── 6-10 Admin ───────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigItem:
+    """One setting as text, with its unit."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """A new value for one setting, or nil for its default again."""
+
+    key: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigEntry:
+    """One effective setting and where it comes from."""
+
+    key: str
+    value: str
+    default: str
+    source: str  # default, file, env, cli or topic
+    dynamic: bool  # may change while the broker runs
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionDescription:
+    """One partition, as its leader sees it."""
+
+    partition: I32
+    leader: str | None
+    leader_epoch: I32
+    replicas: tuple[str, ...]
+    isr: tuple[str, ...]
+    key_first: U64
+    key_last: U64
+    log_start: I64
+    log_end: I64
+    high_watermark: I64
+    last_stable_offset: I64
+    size_bytes: Count
+    segments: Count
+    last_append_time: I64 | None
+    status: str  # ok, under_replicated, below_min_isr or offline
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDescription:
+    """One topic with its settings and partitions."""
+
+    name: str
+    topic_id: bytes
+    internal: bool
+    replicas: I32
+    min_isr: I32
+    cleanup: str
+    durability: str
+    config: tuple[ConfigEntry, ...]
+    partitions: tuple[PartitionDescription, ...]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTopicRequest:
+    """Create a topic. Nil leaves a count to the broker's defaults."""
+
+    name: str
+    partitions: I32 | None
+    replicas: I32 | None
+    config: tuple[ConfigItem, ...]
+    exist_ok: bool  # an existing topic is fine unless a value given here differs
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTopicRequest:
+    """Delete a topic and its records."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTopicResponse:
+    """The topic that is gone."""
+
+    topic_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AlterTopicRequest:
+    """Change settings of a topic; all of them or none."""
+
+    name: str
+    config: tuple[ConfigChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicResponse:
+    """Answers CreateTopic and AlterTopic: the topic as it now is."""
+
+    topic: TopicDescription
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeTopicsRequest:
+    """Describe topics by name, or all."""
+
+    names: tuple[str, ...] | None  # a missing name fails the request with T010
+    internal: bool  # with nil names: internal topics too
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeTopicsResponse:
+    """In the order asked, or sorted by name."""
+
+    topics: tuple[TopicDescription, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeClusterRequest:
+    """Describe the cluster and its brokers."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerDescription:
+    """One broker and its health."""
+
+    broker_id: str
+    address: str
+    http: str | None
+    rack: str | None
+    version: str
+    broker_epoch: I64
+    state: str  # starting, running, read_only, draining or offline
+    leaders: Count
+    replicas: Count
+    disk_free_bytes: Count
+    disk_total_bytes: Count
+    uptime_ms: Count
+    last_seen: I64  # ms since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeClusterResponse:
+    """The whole cluster in one answer."""
+
+    cluster_id: str
+    version: str
+    controller: str | None
+    metadata: str  # embedded or etcd
+    metadata_ok: bool
+    brokers: tuple[BrokerDescription, ...]
+    topics: Count
+    partitions: Count
+    under_replicated: Count
+    below_min_isr: Count
+    offline: Count
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorResponse:
+    """Stands in for a response when the request as a whole failed."""
+
+    error: WireError
+
+
+Request = (
+    HelloRequest
+    | MetadataRequest
+    | ProduceRequest
+    | FetchRequest
+    | ListOffsetsRequest
+    | InitProducerIdRequest
+    | CreateTopicRequest
+    | DeleteTopicRequest
+    | AlterTopicRequest
+    | DescribeTopicsRequest
+    | DescribeClusterRequest
+)
+Response = (
+    HelloResponse
+    | MetadataResponse
+    | ProduceResponse
+    | FetchResponse
+    | ListOffsetsResponse
+    | InitProducerIdResponse
+    | TopicResponse
+    | DeleteTopicResponse
+    | DescribeTopicsResponse
+    | DescribeClusterResponse
+    | ErrorResponse
+)
+
+REQUESTS: dict[Api, type[Request]] = {
+    Api.HELLO: HelloRequest,
+    Api.METADATA: MetadataRequest,
+    Api.PRODUCE: ProduceRequest,
+    Api.FETCH: FetchRequest,
+    Api.LIST_OFFSETS: ListOffsetsRequest,
+    Api.INIT_PRODUCER_ID: InitProducerIdRequest,
+    Api.CREATE_TOPIC: CreateTopicRequest,
+    Api.DELETE_TOPIC: DeleteTopicRequest,
+    Api.ALTER_TOPIC: AlterTopicRequest,
+    Api.DESCRIBE_TOPICS: DescribeTopicsRequest,
+    Api.DESCRIBE_CLUSTER: DescribeClusterRequest,
+}
+RESPONSES: dict[Api, type[Response]] = {
+    Api.HELLO: HelloResponse,
+    Api.METADATA: MetadataResponse,
+    Api.PRODUCE: ProduceResponse,
+    Api.FETCH: FetchResponse,
+    Api.LIST_OFFSETS: ListOffsetsResponse,
+    Api.INIT_PRODUCER_ID: InitProducerIdResponse,
+    Api.CREATE_TOPIC: TopicResponse,
+    Api.DELETE_TOPIC: DeleteTopicResponse,
+    Api.ALTER_TOPIC: TopicResponse,
+    Api.DESCRIBE_TOPICS: DescribeTopicsResponse,
+    Api.DESCRIBE_CLUSTER: DescribeClusterResponse,
+    Api.ERROR: ErrorResponse,
+}
+VERSIONS: dict[Api, tuple[int, int]] = {api: (1, 1) for api in REQUESTS}
+PROTOCOL = 1

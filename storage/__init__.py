@@ -1,0 +1,1 @@
+"""The log on disk: segments, indexes, recovery, producer sequences. Synchronous, real files."""

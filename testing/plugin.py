@@ -1,0 +1,1 @@
+"""pytest fixtures: a real broker for each test."""

@@ -1,0 +1,24 @@
+"""The wheel, the links and the folders agree: a new room cannot be forgotten."""
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tailrace", "tests"}
+
+
+def test_every_room_is_packaged() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(config["packages"]) == {"tailrace"} | {f"tailrace.{room}" for room in ROOMS}
+    assert config["package-dir"] == {f"tailrace.{room}": room for room in ROOMS}
+
+
+def test_every_room_is_linked_for_type_checkers() -> None:
+    links = {p.name: p.readlink() for p in (ROOT / "tailrace").iterdir() if p.is_symlink()}
+    assert links == {room: Path("..") / room for room in ROOMS}
+
+
+def test_rooms_have_no_inner_rooms() -> None:
+    for room in ROOMS:
+        inner = [path for path in (ROOT / room).iterdir() if (path / "__init__.py").exists()]
+        assert not inner, inner
