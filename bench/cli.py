@@ -1,0 +1,93 @@
+"""``tailrace bench``: how fast this broker is from here."""
+
+import contextlib
+import re
+import uuid
+from collections.abc import Iterator
+from typing import Literal
+
+import anyio
+import click
+
+import tailrace
+from tailrace.bench.run import Advance, run
+from tailrace.bench.workload import Measured, Mode, Workload, document, table
+from tailrace.client.cli_run import connect_by
+from tailrace.protocol.console import Console
+from tailrace.protocol.units import parse_size_bytes
+
+_COUNT = re.compile(r"(\d+)([kKmM]?)")
+
+
+def parse_count(ctx: click.Context, parameter: click.Parameter, text: str) -> int:
+    """``100k``, ``2M`` or plain digits."""
+    match = _COUNT.fullmatch(text)
+    if match is None or int(match[1]) == 0:
+        raise click.BadParameter(f"'{text}' is no count: 1000, 100k or 2M")
+    return int(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()]
+
+
+def parse_size(ctx: click.Context, parameter: click.Parameter, text: str) -> int:
+    try:
+        size = parse_size_bytes(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    if not size:
+        raise click.BadParameter(f"'{text}' is no size of a record")
+    return size
+
+
+@click.command()
+@click.argument("mode", type=click.Choice(["produce", "consume", "e2e"]))
+@click.option("-n", "--number", "records", default="100k", callback=parse_count)
+@click.option("-s", "--size", "size_bytes", default="100B", callback=parse_size)
+@click.option("--batch", type=click.IntRange(min=1), default=500, show_default=True)
+@click.option("--producers", type=click.IntRange(1, 100), default=1, show_default=True)
+@click.option("--partitions", type=click.IntRange(1, 1000), default=1, show_default=True)
+@click.option("--acks", type=click.Choice(["all", "1", "0"]), default="all", show_default=True)
+@click.option("--topic", help="Name of the topic (default: bench-…).")
+@click.option("--keep", is_flag=True, help="Do not delete the topic afterwards.")
+@click.pass_obj
+def bench(
+    console: Console,
+    mode: Mode,
+    records: int,
+    size_bytes: int,
+    batch: int,
+    producers: int,
+    partitions: int,
+    acks: str,
+    topic: str | None,
+    keep: bool,
+) -> None:
+    """Send and read N records and print rate and latency.
+
+    Values are random bytes, so compression does not flatter the figures. The topic is the bench's
+    own; the same volume goes through a scratch topic first, untimed.
+    """
+    chosen: Literal["all", 1, 0] = "all" if acks == "all" else 1 if acks == "1" else 0
+    workload = Workload(mode, records, size_bytes, batch, producers, partitions, chosen)
+    name = topic or f"bench-{uuid.uuid4().hex[:12]}"
+    with progress(console, mode, records) as advance:
+
+        async def work() -> Measured:
+            async with connect_by(console) as client:
+                return await run(client, workload, name, keep, advance)
+
+        measured = anyio.run(work, backend="asyncio")
+    result = document(workload, measured, tailrace.__version__)
+    click.echo(console.render(result, table(result)))
+
+
+@contextlib.contextmanager
+def progress(console: Console, mode: str, total: int) -> Iterator[Advance]:
+    """A progress bar on stderr if that is a terminal; rich is imported only then."""
+    if console.quiet or not click.get_text_stream("stderr").isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console as Terminal
+    from rich.progress import Progress
+
+    with Progress(console=Terminal(stderr=True, no_color=not console.color)) as bar:
+        task = bar.add_task(mode, total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,322 @@
+"""``tailrace consume``, ``tail`` and ``cat``: records to stdout.
+
+stdout gets records only. What a reader of the pipe has not taken is not counted as read: the
+position printed on Ctrl-C is behind the last record that was written and flushed.
+"""
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import get_args
+
+import anyio
+import click
+
+from tailrace.client.cli_format import AnyRecord, compile_format, document, terminal_line
+from tailrace.client.cli_offsets import Position, parse_range
+from tailrace.client.cli_run import connect_by, say
+from tailrace.client.client import Client
+from tailrace.client.consumer import Consumer
+from tailrace.client.record_json import Decode, compact
+from tailrace.client.records import Batch, TopicPartition
+from tailrace.protocol import texts
+from tailrace.protocol.console import EXIT_INTERRUPTED, Console
+from tailrace.protocol.units import parse_duration_s
+
+BATCH_RECORDS = 10_000
+BATCH_WAIT_SECONDS = 0.02
+DECODES = click.Choice(get_args(Decode))
+
+
+@dataclass
+class Run:
+    """What to read, how to print it, and how far it got."""
+
+    console: Console
+    write: Callable[[Batch[bytes, bytes]], None]
+    limit: int | None = None
+    ends: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
+    positions: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
+    written: int = 0
+
+    def done(self) -> bool:
+        if self.limit is not None and self.written >= self.limit:
+            return True
+        return bool(self.ends) and all(
+            self.positions.get(partition, 0) >= end for partition, end in self.ends.items()
+        )
+
+    def take(self, batch: Batch[bytes, bytes]) -> None:
+        """Write a batch, or the part of it that is still wanted."""
+        at = TopicPartition(batch.topic, batch.partition)
+        count = len(batch)
+        if self.limit is not None:
+            count = min(count, self.limit - self.written)
+        if (end := self.ends.get(at)) is not None:
+            count = min(count, sum(1 for offset in batch.offsets if offset < end))
+        if count:
+            self.write(batch if count == len(batch) else batch[:count])
+            sys.stdout.buffer.flush()
+            self.written += count
+        whole = count == len(batch)
+        self.positions[at] = batch.next_offset if whole else batch.offsets[count]
+
+    def resume_line(self) -> str:
+        places = " ".join(f"{p.topic}:{p.partition}:{o}" for p, o in sorted(self.positions.items()))
+        return f"resume at {places}" if places else "nothing was read"
+
+
+def writer(
+    console: Console, template: str | None, decode: Decode
+) -> Callable[[Batch[bytes, bytes]], None]:
+    """How batches are printed, by the options."""
+    out = sys.stdout.buffer
+    if console.output == "ndjson":
+        return lambda batch: each(batch, lambda r: compact(document(r, decode)).encode() + b"\n")
+    if template is not None:
+        render = compile_format(template)
+        return lambda batch: each(batch, lambda record: render(record) + b"\n")
+    if sys.stdout.isatty():
+        return lambda batch: each(batch, lambda r: terminal_line(r, decode).encode() + b"\n")
+    if decode != "auto":
+        return lambda batch: each(batch, lambda r: compact_value(r, decode) + b"\n")
+
+    def values_only(batch: Batch[bytes, bytes]) -> None:
+        out.write(b"\n".join([value or b"" for value in batch.values]) + b"\n")
+
+    return values_only
+
+
+def each(batch: Batch[bytes, bytes], render: Callable[[AnyRecord], bytes]) -> None:
+    sys.stdout.buffer.write(b"".join([render(record) for record in batch]))
+
+
+def compact_value(record: AnyRecord, decode: Decode) -> bytes:
+    value = document(record, decode)["value"]
+    return (value if isinstance(value, str) else compact(value)).encode()
+
+
+def collect(into: list[dict[str, object]], decode: Decode) -> Callable[[Batch[bytes, bytes]], None]:
+    """For ``-O json``: one document at the end."""
+    return lambda batch: into.extend(document(record, decode) for record in batch)
+
+
+@click.command()
+@click.argument("topics", nargs=-1, required=True)
+@click.option("-g", "--group", help="Consumer group (comes in a later release).")
+@click.option("-o", "--offset", "offset", default="start", help="Where to start, or FROM:TO.")
+@click.option("-p", "--partition", "numbers", type=click.IntRange(min=0), multiple=True)
+@click.option("-n", "--number", "limit", type=click.IntRange(min=0), help="Stop after N records.")
+@click.option("-e", "--end", "stop_at_end", is_flag=True, help="Stop at the end seen at the start.")
+@click.option("-f", "--format", "template", help="%t %p %o %k %v %h %d %a, \\n \\t.")
+@click.option("--decode", type=DECODES, default="auto")
+@click.option("--idle", metavar="DUR", help="Stop when nothing came for so long.")
+@click.pass_context
+def consume(
+    ctx: click.Context,
+    topics: tuple[str, ...],
+    group: str | None,
+    offset: str,
+    numbers: tuple[int, ...],
+    limit: int | None,
+    stop_at_end: bool,
+    template: str | None,
+    decode: Decode,
+    idle: str | None,
+) -> None:
+    """Print the records of TOPICS, and go on until Ctrl-C, -n, -e or --idle."""
+    console: Console = ctx.obj
+    if group is not None:
+        raise texts.later_command(command="consume -g")
+    start, to = parse_range(offset, datetime.now(UTC))
+    if console.output == "json" and limit is None and not stop_at_end and idle is None and not to:
+        raise click.UsageError("-O json needs an end: -n, -e or --idle (or use -O ndjson)")
+    records: list[dict[str, object]] = []
+    as_json = console.output == "json"
+    run = Run(console, collect(records, decode) if as_json else writer(console, template, decode))
+    run.limit = limit
+    idle_seconds = None if idle is None else parse_duration_s(idle)
+
+    async def work() -> None:
+        async with connect_by(console) as client:
+            partitions = await find_partitions(client, topics, numbers)
+            if to is not None:
+                run.ends = await resolve(client, partitions, to)
+            async with client.consumer(
+                partitions=partitions, stop_at_end=stop_at_end, idle_timeout=idle_seconds
+            ) as consumer:
+                await seek_all(client, consumer, partitions, start, run)
+                await print_all(consumer, run)
+
+    finish(ctx, run, work)
+    if as_json:
+        click.echo(compact({"records": records}))
+
+
+@click.command()
+@click.argument("topic")
+@click.option("-n", "--number", "count", type=click.IntRange(min=0), default=10, show_default=True)
+@click.option("-f", "--follow", is_flag=True, help="Go on with new records.")
+@click.option("-p", "--partition", "numbers", type=click.IntRange(min=0), multiple=True)
+@click.option("--format", "template", help="As for consume.")
+@click.option("--decode", type=DECODES, default="auto")
+@click.pass_context
+def tail(
+    ctx: click.Context,
+    topic: str,
+    count: int,
+    follow: bool,
+    numbers: tuple[int, ...],
+    template: str | None,
+    decode: Decode,
+) -> None:
+    """Print the last N records of TOPIC by append time, then exit or follow."""
+    console: Console = ctx.obj
+    if console.output == "json" and follow:
+        raise click.UsageError("-O json needs an end: leave out -f (or use -O ndjson)")
+    found: list[dict[str, object]] = []
+    as_json = console.output == "json"
+    run = Run(console, collect(found, decode) if as_json else writer(console, template, decode))
+
+    async def work() -> None:
+        async with connect_by(console) as client:
+            partitions = await find_partitions(client, (topic,), numbers)
+            ends = await resolve(client, partitions, Position("end"))
+            last = await last_records(client, partitions, ends, count)
+            for record in last:
+                run.write(Batch.of([record]))
+            sys.stdout.buffer.flush()
+            run.positions = dict(ends)
+            if follow:
+                async with client.consumer(partitions=partitions) as consumer:
+                    for partition, end in ends.items():
+                        await consumer.seek(partition, end)
+                    await print_all(consumer, run)
+
+    finish(ctx, run, work)
+    if as_json:
+        click.echo(compact({"records": found}))
+
+
+@click.command()
+@click.argument("place", metavar="TOPIC:P:OFF[-OFF]")
+@click.option("--decode", type=DECODES, default="auto")
+@click.pass_context
+def cat(ctx: click.Context, place: str, decode: Decode) -> None:
+    """Print records by offset; both ends are included."""
+    console: Console = ctx.obj
+    partition, first, last = parse_place(place)
+    found: list[dict[str, object]] = []
+    as_json = console.output == "json"
+    run = Run(console, collect(found, decode) if as_json else writer(console, None, decode))
+    run.ends = {partition: last + 1}
+
+    async def work() -> None:
+        async with connect_by(console) as client:
+            ends = await resolve(client, [partition], Position("end"))
+            if last >= ends[partition]:
+                run.ends = ends
+            async with client.consumer(partitions=[partition], stop_at_end=True) as consumer:
+                await consumer.seek(partition, first)
+                await print_all(consumer, run)
+
+    finish(ctx, run, work)
+    if as_json:
+        click.echo(compact({"records": found}))
+
+
+def parse_place(place: str) -> tuple[TopicPartition, int, int]:
+    topic, _, rest = place.rpartition(":")
+    topic, _, number = topic.rpartition(":")
+    first, _, last = rest.partition("-")
+    if not topic or not number.isdigit() or not first.isdigit() or not (last or first).isdigit():
+        raise click.UsageError(f"'{place}' is not TOPIC:P:OFF or TOPIC:P:OFF-OFF")
+    return TopicPartition(topic, int(number)), int(first), int(last or first)
+
+
+def finish(ctx: click.Context, run: Run, work: Callable[[], Awaitable[None]]) -> None:
+    """Run to the end; on Ctrl-C say where to go on, and exit with 130."""
+    try:
+        anyio.run(work, backend="asyncio")
+    except KeyboardInterrupt:
+        say(run.console, run.resume_line())
+        ctx.exit(EXIT_INTERRUPTED)
+
+
+async def print_all(consumer: Consumer[bytes, bytes], run: Run) -> None:
+    if run.done():
+        return
+    async for batch in consumer.batches(max_records=BATCH_RECORDS, max_wait=BATCH_WAIT_SECONDS):
+        run.take(batch)
+        if run.done():
+            return
+
+
+async def find_partitions(
+    client: Client, topics: Sequence[str], numbers: Sequence[int]
+) -> list[TopicPartition]:
+    """Every partition of the topics, or those asked for; T010 or T011 if one does not exist."""
+    found: list[TopicPartition] = []
+    for topic in topics:
+        metadata = await client.cluster.topic(topic)
+        existing = [partition.partition for partition in metadata.partitions]
+        for number in numbers:
+            if number not in existing:
+                raise texts.partition_not_found(
+                    topic=topic, partition=number, partitions=len(existing)
+                )
+        found += [TopicPartition(topic, number) for number in numbers or existing]
+    return found
+
+
+async def resolve(
+    client: Client, partitions: Sequence[TopicPartition], position: Position
+) -> dict[TopicPartition, int]:
+    """A position as an offset of each partition."""
+    if position.kind == "offset":
+        return dict.fromkeys(partitions, position.number)
+    if position.kind == "time":
+        assert position.time is not None
+        time_ms = int(position.time.timestamp() * 1_000)
+        return await client.offsets(partitions, time_ms)
+    if position.kind == "start":
+        return await client.offsets(partitions, "earliest")
+    ends = await client.offsets(partitions, "latest")
+    if position.kind == "end":
+        return ends
+    starts = await client.offsets(partitions, "earliest")
+    return {p: max(starts[p], ends[p] - position.number) for p in partitions}
+
+
+async def seek_all(
+    client: Client,
+    consumer: Consumer[bytes, bytes],
+    partitions: Sequence[TopicPartition],
+    start: Position,
+    run: Run,
+) -> None:
+    run.positions = await resolve(client, partitions, start)
+    for partition, offset in run.positions.items():
+        await consumer.seek(partition, offset)
+
+
+async def last_records(
+    client: Client,
+    partitions: Sequence[TopicPartition],
+    ends: dict[TopicPartition, int],
+    count: int,
+) -> list[AnyRecord]:
+    """The last ``count`` records of all partitions together, oldest first."""
+    records: list[AnyRecord] = []
+    if not count:
+        return records
+    starts = await resolve(client, partitions, Position("back", count))
+    async with client.consumer(partitions=partitions, stop_at_end=True) as consumer:
+        for partition, start in starts.items():
+            await consumer.seek(partition, start)
+        async for batch in consumer.batches(max_records=BATCH_RECORDS, max_wait=0):
+            end = ends[TopicPartition(batch.topic, batch.partition)]
+            records += [record for record in batch if record.offset < end]
+    records.sort(key=lambda record: (record.append_time, record.partition, record.offset))
+    return records[-count:]

@@ -1,0 +1,72 @@
+"""What the client's commands share: one connection, run to its end, from the global options."""
+
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+import click
+
+from tailrace.client.client import Client, connect
+from tailrace.protocol import texts
+from tailrace.protocol.console import Console
+
+T = TypeVar("T")
+
+
+def with_client(console: Console, work: Callable[[Client], Awaitable[T]]) -> T:
+    """Run ``work`` with a connected client on an asyncio loop; errors leave as themselves."""
+
+    async def session() -> T:
+        async with connect_by(console) as client:
+            return await work(client)
+
+    return anyio.run(session, backend="asyncio")
+
+
+def connect_by(console: Console) -> Client:
+    """A client for the broker that the global options name; connects on ``async with``."""
+    url = console.url
+    if url is not None and "://" not in url:
+        url = f"tailrace://{url}"
+    tls = None if console.tls_ca is None else trust(console.tls_ca)
+    return connect(
+        url,
+        tls=tls,
+        connect_timeout=min(5.0, console.timeout_seconds),
+        request_timeout=console.timeout_seconds,
+    )
+
+
+def trust(path: str) -> ssl.SSLContext:
+    """A TLS context that trusts the certificates in a file, or ConfigError T082."""
+    try:
+        return ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise texts.bad_value(source="--tls-ca", key=path, reason=str(error)) from error
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before destroying something; off a terminal only ``--yes`` will do (exit 2)."""
+    if yes:
+        return
+    if not click.get_text_stream("stdin").isatty():
+        raise click.UsageError(f"{question} Not asking off a terminal: add --yes.")
+    click.confirm(question, abort=True, err=True)
+
+
+def say(console: Console, text: str) -> None:
+    """A summary line on stderr, unless ``-q``."""
+    if not console.quiet:
+        click.echo(text, err=True)
+
+
+def settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    """``KEY=VALUE`` options as a dict."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"--set takes KEY=VALUE, not '{pair}'")
+        found[key] = value
+    return found

@@ -1,0 +1,193 @@
+"""``tailrace topic``: create, list, describe, alter, delete."""
+
+import time
+
+import click
+
+from tailrace.client.cli_run import confirm, say, settings, with_client
+from tailrace.client.client import Client
+from tailrace.client.shapes import PartitionInfo, TopicDetail, TopicInfo, to_json
+from tailrace.protocol import texts
+from tailrace.protocol.console import Console, align
+from tailrace.protocol.units import format_count, format_size
+
+LATER = ("delete-records", "erase", "purge", "export", "import")
+
+
+class TopicGroup(click.Group):
+    """Refuses the names that later releases bring with T086, not as a typo."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in LATER:
+            raise texts.later_command(command=f"topic {cmd_name}")
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=TopicGroup)
+def topic() -> None:
+    """Create, list, change and delete topics."""
+
+
+@topic.command()
+@click.argument("name")
+@click.option("-p", "--partitions", type=click.IntRange(min=1))
+@click.option("-r", "--replicas", type=click.IntRange(min=1))
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A topic setting.")
+@click.option("--if-not-exists", is_flag=True)
+@click.pass_obj
+def create(
+    console: Console,
+    name: str,
+    partitions: int | None,
+    replicas: int | None,
+    pairs: tuple[str, ...],
+    if_not_exists: bool,
+) -> None:
+    """Create a topic."""
+
+    async def work(client: Client) -> TopicDetail:
+        return await client.admin.create_topic(
+            name,
+            partitions=partitions,
+            replicas=replicas,
+            config=settings(pairs),
+            exist_ok=if_not_exists,
+        )
+
+    detail = with_client(console, work)
+    say(console, f"created topic {detail.name} ({plural(detail.partitions, 'partition')})")
+    document(console, detail)
+
+
+@topic.command("list")
+@click.option("--internal", is_flag=True, help="Internal topics too.")
+@click.pass_obj
+def list_topics(console: Console, internal: bool) -> None:
+    """List all topics."""
+
+    async def work(client: Client) -> list[TopicInfo]:
+        return await client.admin.list_topics(internal=internal)
+
+    topics = with_client(console, work)
+    rows = [("TOPIC", "PARTITIONS", "REPLICAS", "RECORDS", "SIZE", "CLEANUP", "DURABILITY")]
+    rows += [
+        (
+            info.name,
+            str(info.partitions),
+            str(info.replicas),
+            format_count(info.records),
+            format_size(info.size_bytes),
+            info.cleanup,
+            info.durability,
+        )
+        for info in topics
+    ]
+    shown = console.render({"topics": [to_json(info) for info in topics]}, align(rows))
+    if shown:
+        click.echo(shown)
+
+
+@topic.command()
+@click.argument("name")
+@click.pass_obj
+def describe(console: Console, name: str) -> None:
+    """Show a topic, its settings and its partitions."""
+
+    async def work(client: Client) -> TopicDetail:
+        return await client.admin.describe_topic(name)
+
+    detail = with_client(console, work)
+    click.echo(console.render(to_json(detail), describe_table(detail)))
+
+
+@topic.command()
+@click.argument("name")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE")
+@click.option("--unset", "unset", multiple=True, metavar="KEY", help="Back to the default.")
+@click.pass_obj
+def alter(console: Console, name: str, pairs: tuple[str, ...], unset: tuple[str, ...]) -> None:
+    """Change settings of a topic: all of them, or none."""
+    changes: dict[str, str | None] = {**settings(pairs), **dict.fromkeys(unset)}
+    if not changes:
+        raise click.UsageError("nothing to change: give --set KEY=VALUE or --unset KEY")
+
+    async def work(client: Client) -> TopicDetail:
+        return await client.admin.alter_topic(name, config=changes)
+
+    detail = with_client(console, work)
+    changed = " ".join(f"{e.key}={e.value}" for e in detail.config if e.key in changes)
+    say(console, f"altered topic {name}: {changed}")
+    document(console, detail)
+
+
+@topic.command()
+@click.argument("names", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def delete(console: Console, names: tuple[str, ...], yes: bool) -> None:
+    """Delete topics and all their records."""
+    confirm(f"Delete {', '.join(names)} and all records?", yes)
+    deleted: list[str] = []
+
+    async def work(client: Client) -> None:
+        for name in names:
+            await client.admin.delete_topic(name)
+            deleted.append(name)
+
+    try:
+        with_client(console, work)
+    finally:
+        if deleted:
+            say(console, f"deleted {plural(len(deleted), 'topic')}: {', '.join(deleted)}")
+    if console.output != "table":
+        click.echo(console.render({"deleted": deleted}, ""))
+
+
+def document(console: Console, detail: TopicDetail) -> None:
+    """A mutating command shows its document only where one was asked for."""
+    if console.output != "table":
+        click.echo(console.render(to_json(detail), ""))
+
+
+def describe_table(detail: TopicDetail) -> str:
+    """The topic in one line, then a row a partition."""
+    config = {entry.key: entry.value for entry in detail.config}
+    head = "  ".join(
+        (
+            detail.name,
+            f"partitions {detail.partitions}",
+            f"replicas {detail.replicas}",
+            f"min_isr {detail.min_isr}",
+            f"retention {config.get('retention', '')}",
+            f"cleanup {detail.cleanup}",
+            f"durability {detail.durability}",
+            format_size(detail.size_bytes),
+            f"{format_count(detail.records)} records",
+        )
+    )
+    rows = [("PART", "LEADER", "ISR", "START", "END", "SIZE", "LAST APPEND", "STATUS")]
+    rows += [partition_row(partition) for partition in detail.partition_list]
+    return f"{head}\n{align(rows)}"
+
+
+def partition_row(partition: PartitionInfo) -> tuple[str, ...]:
+    return (
+        str(partition.partition),
+        partition.leader or "-",
+        ",".join(partition.isr),
+        format_count(partition.log_start),
+        format_count(partition.log_end),
+        format_size(partition.size_bytes),
+        ago(partition.last_append_time),
+        partition.status,
+    )
+
+
+def ago(time_ms: int | None) -> str:
+    if time_ms is None:
+        return "-"
+    return f"{max(0.0, time.time() - time_ms / 1_000):,.1f} s ago"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,211 @@
+"""A record as JSON, in and out: what the CLI prints and reads, and later HTTP.
+
+Out: ``value_encoding`` and ``key_encoding`` say how bytes became JSON. ``auto`` picks ``json`` for
+a value whose compact JSON form is the very same bytes (so nothing is lost on the way back), else
+``utf8``, else ``base64``; a key is never ``json``. In: only ``value`` is needed, and whatever a
+consumer printed can be produced again to the same record.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from tailrace.protocol import texts
+
+Decode = Literal["auto", "json", "msgpack", "utf8", "base64", "hex"]
+Headers = Sequence[tuple[str, bytes | None]]
+
+_OUTPUT_ONLY = frozenset(("topic", "partition", "offset", "append_time", "size_bytes"))
+_INPUT = frozenset(("key", "key_encoding", "value", "value_encoding", "timestamp", "headers"))
+
+
+@dataclass(frozen=True, slots=True)
+class InputRecord:
+    """A record as read from JSON."""
+
+    key: bytes | None
+    value: bytes | None
+    timestamp: int | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+def compact(value: object) -> str:
+    """JSON as tailrace writes it: no blanks, UTF-8, no NaN."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def record_document(
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+    timestamp: int,
+    append_time: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Headers,
+    size_bytes: int,
+    decode: Decode = "auto",
+) -> dict[str, object]:
+    """The record as a JSON document. Bytes that ``decode`` cannot read come as base64."""
+    key_text, key_encoding = encode_bytes(key, "utf8" if decode == "auto" else decode, key=True)
+    value_json, value_encoding = encode_bytes(value, decode)
+    return {
+        "topic": topic,
+        "partition": partition,
+        "offset": offset,
+        "timestamp": timestamp,
+        "append_time": append_time,
+        "key": key_text,
+        "key_encoding": key_encoding,
+        "value": value_json,
+        "value_encoding": value_encoding,
+        "headers": [[name, header_document(data)] for name, data in headers],
+        "size_bytes": size_bytes,
+    }
+
+
+def encode_bytes(data: bytes | None, decode: Decode, *, key: bool = False) -> tuple[object, str]:
+    """(JSON value, name of its encoding)."""
+    if data is None:
+        return None, "null"
+    if decode == "hex":
+        return data.hex(), "hex"
+    if decode in ("auto", "json") and not key:
+        found = _as_json(data, exact=decode == "auto")
+        if found is not None:
+            return found[0], "json"
+    if decode == "msgpack" and not key:
+        found = _as_msgpack(data)
+        if found is not None:
+            return found[0], "msgpack"
+    if decode != "base64":
+        try:
+            return data.decode(), "utf8"
+        except UnicodeDecodeError:
+            pass
+    return base64.b64encode(data).decode(), "base64"
+
+
+def _as_json(data: bytes, *, exact: bool) -> tuple[object] | None:
+    """The JSON value of these bytes; ``exact``: only objects and arrays that write back equal."""
+    if exact and data[:1] not in (b"{", b"["):
+        return None
+    try:
+        value: object = json.loads(data)
+        if exact and compact(value).encode() != data:
+            return None
+    except (ValueError, RecursionError):
+        return None
+    return (value,)
+
+
+def _as_msgpack(data: bytes) -> tuple[object] | None:
+    import msgpack  # only where asked for: start-up time
+
+    try:
+        value: object = msgpack.unpackb(data, raw=False, max_buffer_size=len(data))
+        json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException):
+        return None
+    return (value,)
+
+
+def header_document(data: bytes | None) -> object:
+    """A header's value: text, null, or ``{"base64": …}`` where it is not UTF-8."""
+    if data is None:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
+
+
+def parse_record(document: object, *, line: int | None = None) -> InputRecord:
+    """The record a JSON document describes, or InputError T062 that names the field."""
+    if not isinstance(document, dict):
+        raise texts.invalid_input(reason="a record is a JSON object", line=line)
+    fields = cast(dict[str, object], document)
+    if unknown := sorted(set(fields) - _INPUT - _OUTPUT_ONLY):
+        raise texts.invalid_input(reason=f"unknown field '{unknown[0]}'", line=line)
+    if "value" not in fields:
+        raise texts.invalid_input(reason="the field 'value' is missing", line=line)
+    timestamp = fields.get("timestamp")
+    if timestamp is not None and (isinstance(timestamp, bool) or not isinstance(timestamp, int)):
+        raise texts.invalid_input(reason="'timestamp' is not a whole number of ms", line=line)
+    return InputRecord(
+        key=_decode_field(fields, "key", line),
+        value=_decode_field(fields, "value", line),
+        timestamp=timestamp,
+        headers=_parse_headers(fields.get("headers"), line),
+    )
+
+
+def parse_line(text: bytes, *, line: int | None = None) -> InputRecord:
+    """The record of one NDJSON line."""
+    try:
+        document: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise texts.invalid_input(reason=f"not JSON ({error})", line=line) from error
+    return parse_record(document, line=line)
+
+
+def _decode_field(fields: Mapping[str, object], name: str, line: int | None) -> bytes | None:
+    value = fields.get(name)
+    encoding = fields.get(f"{name}_encoding")
+    if encoding is None:
+        if value is None:
+            return None
+        return value.encode() if isinstance(value, str) else _compact_field(name, value, line)
+    if encoding == "null" and value is None:
+        return None
+    if encoding == "json":
+        return _compact_field(name, value, line)
+    if isinstance(value, str):
+        if encoding == "utf8":
+            return value.encode()
+        if encoding == "base64":
+            return _decode_base64(name, value, line)
+    allowed = "null, json, utf8 or base64"
+    raise texts.invalid_input(
+        reason=f"'{name}' does not fit its encoding {encoding!r}; known: {allowed}", line=line
+    )
+
+
+def _compact_field(name: str, value: object, line: int | None) -> bytes:
+    try:
+        return compact(value).encode()
+    except ValueError as error:
+        raise texts.invalid_input(reason=f"'{name}': {error}", line=line) from error
+
+
+def _decode_base64(name: str, value: str, line: int | None) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error as error:
+        raise texts.invalid_input(reason=f"'{name}' is not base64 ({error})", line=line) from error
+
+
+def _parse_headers(value: Any, line: int | None) -> tuple[tuple[str, bytes | None], ...]:
+    if value is None:
+        return ()
+    wrong = texts.invalid_input(
+        reason="'headers' is not a list of [name, text, null or {\"base64\": text}]", line=line
+    )
+    if not isinstance(value, list):
+        raise wrong
+    headers: list[tuple[str, bytes | None]] = []
+    for pair in cast(list[object], value):
+        match pair:
+            case [str(name), None]:
+                headers.append((name, None))
+            case [str(name), str(text)]:
+                headers.append((name, text.encode()))
+            case [str(name), {"base64": str(text)}]:
+                headers.append((name, _decode_base64("headers", text, line)))
+            case _:
+                raise wrong
+    return tuple(headers)

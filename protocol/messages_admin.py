@@ -1,0 +1,169 @@
+"""Requests and responses of administration: topics, their settings, the cluster.
+
+They follow the rules of ``messages.py``, through which the rest of the house imports them.
+"""
+
+from dataclasses import dataclass
+
+from tailrace.protocol.fields import I32, I64, U64, Count
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigItem:
+    """One setting as text, with its unit."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """A new value for one setting, or nil for its default again."""
+
+    key: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigEntry:
+    """One effective setting and where it comes from."""
+
+    key: str
+    value: str
+    default: str
+    source: str  # default, file, env, cli or topic
+    dynamic: bool  # may change while the broker runs
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionDescription:
+    """One partition, as its leader sees it."""
+
+    partition: I32
+    leader: str | None
+    leader_epoch: I32
+    replicas: tuple[str, ...]
+    isr: tuple[str, ...]
+    key_first: U64
+    key_last: U64
+    log_start: I64
+    log_end: I64
+    high_watermark: I64
+    last_stable_offset: I64
+    size_bytes: Count
+    segments: Count
+    last_append_time: I64 | None
+    status: str  # ok, under_replicated, below_min_isr or offline
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDescription:
+    """One topic with its settings and partitions."""
+
+    name: str
+    topic_id: bytes
+    internal: bool
+    replicas: I32
+    min_isr: I32
+    cleanup: str
+    durability: str
+    config: tuple[ConfigEntry, ...]
+    partitions: tuple[PartitionDescription, ...]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTopicRequest:
+    """Create a topic. Nil leaves a count to the broker's defaults."""
+
+    name: str
+    partitions: I32 | None
+    replicas: I32 | None
+    config: tuple[ConfigItem, ...]
+    exist_ok: bool  # an existing topic is fine unless a value given here differs
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTopicRequest:
+    """Delete a topic and its records."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTopicResponse:
+    """The topic that is gone."""
+
+    topic_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AlterTopicRequest:
+    """Change settings of a topic; all of them or none."""
+
+    name: str
+    config: tuple[ConfigChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicResponse:
+    """Answers CreateTopic and AlterTopic: the topic as it now is."""
+
+    topic: TopicDescription
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeTopicsRequest:
+    """Describe topics by name, or all."""
+
+    names: tuple[str, ...] | None  # a missing name fails the request with T010
+    internal: bool  # with nil names: internal topics too
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeTopicsResponse:
+    """In the order asked, or sorted by name."""
+
+    topics: tuple[TopicDescription, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeClusterRequest:
+    """Describe the cluster and its brokers."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerDescription:
+    """One broker and its health."""
+
+    broker_id: str
+    address: str
+    http: str | None
+    rack: str | None
+    version: str
+    broker_epoch: I64
+    state: str  # starting, running, read_only, draining or offline
+    leaders: Count
+    replicas: Count
+    disk_free_bytes: Count
+    disk_total_bytes: Count
+    uptime_ms: Count
+    last_seen: I64  # ms since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeClusterResponse:
+    """The whole cluster in one answer."""
+
+    cluster_id: str
+    version: str
+    controller: str | None
+    metadata: str  # embedded or etcd
+    metadata_ok: bool
+    brokers: tuple[BrokerDescription, ...]
+    topics: Count
+    partitions: Count
+    under_replicated: Count
+    below_min_isr: Count
+    offline: Count
+    problems: tuple[str, ...]

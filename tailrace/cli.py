@@ -1,0 +1,245 @@
+"""The command line's root: global options, lazy commands, and the one border for errors.
+
+A command's module is imported only when that command runs, so ``--help`` and usage errors cost no
+more than click does. Global options may stand before or after the command's name: they are added
+to every command as it is loaded.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import click
+
+from tailrace.protocol import console as consoles
+from tailrace.protocol import texts
+from tailrace.protocol.console import Console
+from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.messages import PROTOCOL
+from tailrace.protocol.units import parse_duration_s
+
+VERSION_TEXT = f"tailrace 0.1.0 (protocol {PROTOCOL})"
+
+
+class Place(NamedTuple):
+    """Where a command is, and its line in the help, known without importing it."""
+
+    module: str
+    name: str
+    help: str
+    server: bool = False  # needs the [server] extra
+
+
+COMMANDS: dict[str, Place] = {
+    "dev": Place("tailrace.broker.cli", "dev", "Start a broker for development.", True),
+    "serve": Place("tailrace.broker.cli", "serve", "Run a broker as a daemon.", True),
+    "topic": Place("tailrace.client.cli_topic", "topic", "Create, list, change, delete topics."),
+    "produce": Place("tailrace.client.cli_produce", "produce", "Send lines of stdin as records."),
+    "consume": Place("tailrace.client.cli_consume", "consume", "Print records as they come."),
+    "tail": Place("tailrace.client.cli_consume", "tail", "Print the last records of a topic."),
+    "cat": Place("tailrace.client.cli_consume", "cat", "Print records by offset."),
+    "cluster": Place("tailrace.client.cli_cluster", "cluster", "Health of the cluster."),
+    "segment": Place("tailrace.storage.cli", "segment", "Inspect log files offline."),
+    "bench": Place("tailrace.bench.cli", "bench", "Measure produce, consume and end to end."),
+    "doctor": Place("tailrace.cli_doctor", "doctor", "Check this machine and the broker."),
+    "config": Place("tailrace.broker.cli", "config", "Show, explain and check settings.", True),
+    "explain": Place("tailrace.cli_explain", "explain", "Explain an error code."),
+    "completion": Place("tailrace.cli_explain", "completion", "Print shell completion."),
+}
+# Reserved names: refused with T086, so that a script learns why (interfaces: "later").
+LATER = frozenset(
+    ("queue", "txn", "stream", "connect", "schema", "acl", "user", "profile", "metrics", "debug")
+) | {"group"}
+
+
+class LazyGroup(click.Group):
+    """The root: knows every command's name and help line, imports only the one that runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in LATER:
+            raise texts.later_command(command=cmd_name)
+        place = COMMANDS.get(cmd_name)
+        return None if place is None else load(cmd_name, place)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.help) for name, place in COMMANDS.items()])
+
+
+def load(name: str, place: Place) -> click.Command:
+    """The command, with the global options added; T084 if its extra is not installed."""
+    if place.server and importlib.util.find_spec("trio") is None:
+        raise texts.needs_server(command=name)
+    command = cast(click.Command, getattr(importlib.import_module(place.module), place.name))
+    add_globals(command)
+    return command
+
+
+def add_globals(command: click.Command) -> None:
+    """Let the global options stand behind the command's name too."""
+    if isinstance(command, click.Group):
+        if ls := command.commands.get("list"):
+            command.commands.setdefault("ls", ls)
+        for inner in set(command.commands.values()):
+            add_globals(inner)
+        return
+    taken = {parameter.name for parameter in command.params}
+    command.params.extend(option for option in global_options() if option.name not in taken)
+
+
+def global_options() -> list[click.Option]:
+    """The options every command takes; each stores its value in the Console of this run."""
+
+    def stores(field: str, parse: Callable[[Any], Any] = lambda value: value) -> Any:
+        def store(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+            # Behind the command's name an absent option must not undo one before it.
+            if value is not None and value is not False:
+                setattr(console_of(ctx), field, parse(value))
+                if field == "verbose":
+                    log_to_stderr()
+
+        return store
+
+    def option(*names: str, field: str, **more: Any) -> click.Option:
+        parse = more.pop("parse", lambda value: value)
+        callback = stores(field, parse)
+        return click.Option(names, callback=callback, expose_value=False, **more)
+
+    return [
+        option("-b", "--url", field="url", metavar="URL", help="Broker(s) to connect to."),
+        option(
+            *("-O", "--output"),
+            field="output",
+            type=click.Choice(["table", "json", "ndjson"]),
+            help="Shape of the output (default table).",
+        ),
+        option(
+            "--timeout", field="timeout_seconds", parse=seconds, metavar="DUR", help="Default 10s."
+        ),
+        option("--tls-ca", field="tls_ca", metavar="FILE", help="Trust these certificates."),
+        option("-q", "--quiet", field="quiet", is_flag=True, help="No summaries, no progress."),
+        option("-v", "--verbose", field="verbose", is_flag=True, help="Log to stderr."),
+        option(
+            "--no-color",
+            field="color",
+            parse=lambda _: False,
+            is_flag=True,
+            help="Plain output.",
+        ),
+    ]
+
+
+def seconds(text: str) -> float:
+    try:
+        return parse_duration_s(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def console_of(ctx: click.Context) -> Console:
+    """The Console of this run, made from the environment on first use."""
+    root = ctx.find_root()
+    if not isinstance(root.obj, Console):
+        output = os.environ.get("TAILRACE_OUTPUT", "table")
+        if output not in ("table", "json", "ndjson"):
+            raise click.UsageError(f"TAILRACE_OUTPUT is '{output}', not table, json or ndjson")
+        root.obj = Console(
+            output=output,
+            url=os.environ.get("TAILRACE_URL"),
+            color="NO_COLOR" not in os.environ,
+        )
+    return root.obj
+
+
+def show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(VERSION_TEXT)
+        ctx.exit()
+
+
+root = LazyGroup(
+    "tailrace",
+    help="A log-based message broker for Python teams.",
+    params=[
+        *global_options(),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=show_version,
+            help="Show the version and exit.",
+        ),
+    ],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the code of the contract."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; the exit code. The one place where errors become text."""
+    console = Console(output=asked_output(arguments))
+    try:
+        result = root.main(arguments, prog_name="tailrace", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        # The reader went away (``| head``): nobody is left to tell. Point stdout elsewhere, so
+        # that the interpreter's own flush at exit does not complain either.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except TailraceError as error:
+        click.echo(console.render_error(error), err=True)
+        return consoles.exit_code(error)
+    except click.UsageError as error:
+        usage = texts.usage(message=error.format_message(), command=path_of(error.ctx))
+        click.echo(console.render_error(usage), err=True)
+        return consoles.EXIT_USAGE
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+        return consoles.EXIT_FAILED
+    except (KeyboardInterrupt, click.Abort):
+        return consoles.EXIT_INTERRUPTED
+
+
+def path_of(ctx: click.Context | None) -> str:
+    return "tailrace" if ctx is None else ctx.command_path
+
+
+def asked_output(arguments: Sequence[str]) -> Any:
+    """The output asked for, even if the command line turns out wrong before it is parsed."""
+    for at, argument in enumerate(arguments):
+        if argument in ("-O", "--output") and at + 1 < len(arguments):
+            return arguments[at + 1]
+        for prefix in ("-O", "--output="):
+            if argument.startswith(prefix) and len(argument) > len(prefix):
+                return argument.removeprefix(prefix)
+    return os.environ.get("TAILRACE_OUTPUT", "table")
+
+
+def log_to_stderr() -> None:
+    """With ``-v`` the SDK's own log lines go to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger = logging.getLogger("tailrace")
+    if logger.handlers:
+        return  # given both before and after the command
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+
+
+if __name__ == "__main__":
+    main()
