@@ -48,6 +48,10 @@ class FileRange(Protocol):
         """The bytes themselves; stays valid while the returned view lives."""
         ...
 
+    def cached(self) -> bool:
+        """Whether the bytes can be had without waiting for the device."""
+        ...
+
 
 Buffer = bytes | bytearray | memoryview | FileRange
 
