@@ -1,0 +1,68 @@
+"""The texts of connections and frames, which the protocol itself raises; rules as in ``texts.py``."""
+
+from tailrace.protocol import errors
+from tailrace.protocol.texts import shown
+from tailrace.protocol.units import format_count as count
+
+
+def version_mismatch(
+    *,
+    client: str,
+    client_range: tuple[int, int],
+    broker: str,
+    broker_range: tuple[int, int],
+) -> errors.VersionMismatch:
+    """T120. ``client`` and ``broker``: their software versions; ranges of protocols, inclusive."""
+    (a, b), (c, d) = client_range, broker_range
+    wanted = broker.rpartition("/")[2]
+    spec = f"~={wanted}" if b < c else f"<={wanted}"
+    return errors.VersionMismatch(
+        "T120",
+        f"client {shown(client)} speaks protocol {a}-{b}, broker {shown(broker)} speaks {c}-{d}",
+        f"pip install 'tailrace{shown(spec)}', or upgrade the broker.",
+        client_range=client_range,
+        broker_range=broker_range,
+    )
+
+
+def malformed_frame(reason: str) -> errors.ConnectError:
+    """T121: the bytes are not what the grammar of docs/wire_format.md allows."""
+    return errors.ConnectError(
+        "T121",
+        f"malformed frame: {reason}",
+        "The connection is closed. The peer has a bug, or the bytes were damaged on the way.",
+        reason=reason,
+    )
+
+
+def unsupported_api(api: int, version: int) -> errors.ConnectError:
+    """T122."""
+    return errors.ConnectError(
+        "T122",
+        f"api {api} version {version} is not served here",
+        "Use the versions that the answer to Hello lists, or upgrade the broker.",
+        api=api,
+        version=version,
+    )
+
+
+def connection_limit(setting: str, *, limit: int) -> errors.ConnectError:
+    """T123. ``setting``: the key under ``[limits]`` that was reached."""
+    return errors.ConnectError(
+        "T123",
+        f"connection refused: limits.{setting} of {count(limit)} is reached",
+        f"Close idle clients, or raise limits.{setting}.",
+        setting=setting,
+        limit=limit,
+    )
+
+
+def frame_too_large(what: str, *, size: int, limit: int) -> errors.ConnectError:
+    """T124. ``what``: "produce request"; sizes in bytes."""
+    return errors.ConnectError(
+        "T124",
+        f"{what} of {count(size)} bytes exceeds the limit of {count(limit)} bytes",
+        "The connection is closed. Send less at once, or raise limits.request_size.",
+        size=size,
+        limit=limit,
+    )
