@@ -1,7 +1,7 @@
 """The texts of wrong settings and arguments; rules as in ``texts.py``.
 
-``source`` says where the setting stands: ``tailrace.toml:12``, ``TAILRACE_STORAGE__DATA_DIR``,
-``--set``, ``tailrace.connect()``, ``URL``.
+``source`` or ``origin`` says where it stands: ``tailrace.toml:12``, ``--set topic.retention``,
+``TAILRACE_STORAGE__DATA_DIR``, ``tailrace.connect()``, ``URL``.
 """
 
 from typing import Literal
@@ -10,13 +10,94 @@ from tailrace.protocol import errors
 from tailrace.protocol.texts import shown
 
 
-def unknown_key(key: str, *, source: str, similar: str | None = None) -> errors.ConfigError:
-    """T080. ``similar``: the nearest key that exists."""
+def later_key(key: str, *, source: str, release: str) -> errors.ConfigError:
+    """T080 for a key that is reserved. ``release``: "the cluster release"."""
     return errors.ConfigError(
         "T080",
         f"{shown(source)}: {shown(key)} unknown",
+        f"It comes with {release}.",
+        key=key,
+        source=source,
+    )
+
+
+def setting_unknown(origin: str, key: str, *, similar: str | None = None) -> errors.ConfigError:
+    """T080. ``similar``: the nearest key that exists."""
+    return errors.ConfigError(
+        "T080",
+        f"{shown(origin)}: {shown(key)} unknown",
         f"Did you mean {shown(similar)}?" if similar else "List all keys: tailrace config show",
         key=key,
+        source=origin,
+    )
+
+
+def setting_later(origin: str, key: str, *, release: str) -> errors.ConfigError:
+    """T080: a reserved key. ``release``: what it comes with, "client certificates"."""
+    return errors.ConfigError(
+        "T080",
+        f"{shown(origin)}: {shown(key)} unknown, it comes with a later release ({release})",
+        "Remove it.",
+        key=key,
+        source=origin,
+    )
+
+
+def value_later(origin: str, key: str, *, value: str, release: str) -> errors.ConfigError:
+    """T086: a reserved value of a key that exists. ``release``: what it comes with."""
+    return errors.ConfigError(
+        "T086",
+        f"{shown(origin)}: {shown(key)} = '{shown(value)}' comes with a later release ({release})",
+        f"Look: tailrace config explain {shown(key)}",
+        key=key,
+        source=origin,
+    )
+
+
+def setting_invalid(origin: str, key: str, *, value: str, wanted: str) -> errors.ConfigError:
+    """T082. ``value`` as it was written; ``wanted`` continues "is not …": "a duration"."""
+    return errors.ConfigError(
+        "T082",
+        f"{shown(origin)}: {shown(key)} = {shown(value)} is not {wanted}",
+        f"Look: tailrace config explain {shown(key)}",
+        key=key,
+        source=origin,
+    )
+
+
+def settings_contradict(key: str, *, origin: str, problem: str, hint: str) -> errors.ConfigError:
+    """T082 for values that do not go together. ``problem``: "replicas 3 > 1 broker"."""
+    return errors.ConfigError(
+        "T082", f"{shown(origin)}: {shown(problem)}", hint, key=key, source=origin
+    )
+
+
+def not_an_assignment(option: str, given: str) -> errors.ConfigError:
+    """T082 for ``--set`` without ``=``."""
+    return errors.ConfigError(
+        "T082",
+        f"{option} {shown(given)} is not KEY=VALUE",
+        f"Use, for example: {option} topic.retention=7d",
+        source=option,
+    )
+
+
+def file_unreadable(path: str, *, reason: str) -> errors.ConfigError:
+    """T082: the configuration, a certificate or a token file. ``reason``: the system's."""
+    return errors.ConfigError(
+        "T082",
+        f"{shown(path)} cannot be read: {shown(reason)}",
+        "Check the path and its permissions.",
+        source=path,
+    )
+
+
+def file_invalid(source: str, *, reason: str) -> errors.ConfigError:
+    """T082: not TOML. ``source``: path, or path:line."""
+    return errors.ConfigError(
+        "T082",
+        f"{shown(source)} is not valid TOML: {shown(reason)}",
+        "Compare with: tailrace config init",
         source=source,
     )
 
@@ -30,26 +111,6 @@ def min_isr_above_replicas(*, source: str, min_isr: int, replicas: int) -> error
         "Lower min_isr or raise replicas.",
         key="min_isr",
         source=source,
-    )
-
-
-def bad_value(
-    key: str, value: object, *, source: str, expected: str, hint: str = ""
-) -> errors.ConfigError:
-    """T082. ``expected`` continues "is not …": "a duration such as 7d"."""
-    return errors.ConfigError(
-        "T082",
-        f"{shown(source)}: {shown(key)} = {shown(repr(value))} is not {expected}",
-        hint or f"Look: tailrace config explain {shown(key)}",
-        key=key,
-        source=source,
-    )
-
-
-def bad_combination(key: str, *, source: str, problem: str, hint: str) -> errors.ConfigError:
-    """T082 for values that contradict each other. ``problem``: "max_record 1 MiB + 64 KiB > …"."""
-    return errors.ConfigError(
-        "T082", f"{shown(source)}: {shown(problem)}", hint, key=key, source=source
     )
 
 
@@ -78,16 +139,6 @@ def replicated_alone(*, source: str) -> errors.ConfigError:
     )
 
 
-def needs_server(command: str) -> errors.ConfigError:
-    """T084. ``command``: "tailrace dev"."""
-    return errors.ConfigError(
-        "T084",
-        f"'{command}' needs the server",
-        "Install it: pip install 'tailrace[server]'",
-        key=command,
-    )
-
-
 def insecure_bind(
     listener: str,
     address: str,
@@ -103,13 +154,4 @@ def insecure_bind(
         f"Set {key}, bind 127.0.0.1, or security.allow_insecure = true.",
         key=key,
         source=source,
-    )
-
-
-def comes_later(
-    what: str, *, hint: str = "See what there is: tailrace --help"
-) -> errors.ConfigError:
-    """T086: a reserved name. ``what``: "tailrace queue", "cleanup = \\"compact\\""."""
-    return errors.ConfigError(
-        "T086", f"{shown(what)} is reserved for a later release", hint, key=what
     )

@@ -1,0 +1,136 @@
+"""What settings must keep to together: T081, T082, T083 and the loopback rule T085.
+
+Pure: the effective values in, the errors out, in the order a reader would mend them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tailrace.broker.config_values import Value
+from tailrace.broker.kinds import KIB, Address
+from tailrace.protocol import texts_config as texts
+from tailrace.protocol.errors import ConfigError
+from tailrace.protocol.units import format_size
+
+BROKERS = 1  # of the embedded metadata store; more come with the cluster release
+FRAME_RESERVE_BYTES = 64 * KIB  # what a produce request needs beside its largest record
+
+
+def check(values: Mapping[str, Value]) -> list[ConfigError]:
+    """Everything that is wrong between the values of one configuration."""
+    listeners = sorted({key.split(".")[1] for key in values if key.startswith("listeners.")})
+    return [
+        *_check_listeners(values, listeners),
+        *_check_tls_files(values, listeners),
+        *_check_loopback(values, listeners),
+        *check_topic(
+            {key.removeprefix("topic."): v for key, v in values.items() if key[:6] == "topic."},
+            request_size_bytes=values["limits.request_size"].parsed,
+        ),
+    ]
+
+
+def check_topic(topic: Mapping[str, Value], *, request_size_bytes: int) -> Iterator[ConfigError]:
+    """The rules for one topic's settings (by name, without section), or for the defaults."""
+    replicas = topic["replicas"]
+    if replicas.parsed is not None and replicas.parsed > BROKERS:
+        yield texts.bad_combination(
+            replicas.key,
+            source=replicas.origin,
+            problem=f"replicas {replicas.parsed} > brokers {BROKERS}",
+            hint='Set replicas = "auto", or 1.',
+        )
+    copies = BROKERS if replicas.parsed is None else replicas.parsed
+    min_isr = topic["min_isr"]
+    if min_isr.parsed is not None and min_isr.parsed > copies:
+        yield texts.min_isr_above_replicas(
+            source=_written(min_isr, replicas), min_isr=min_isr.parsed, replicas=copies
+        )
+    if topic["durability"].parsed == "replicated" and copies == 1:
+        yield texts.replicated_alone(source=topic["durability"].origin)
+    record = topic["max_record"]
+    if record.parsed + FRAME_RESERVE_BYTES > request_size_bytes:
+        yield texts.bad_combination(
+            record.key,
+            source=record.origin,
+            problem=f"max_record {format_size(record.parsed)} + {format_size(FRAME_RESERVE_BYTES)}"
+            f" > limits.request_size {format_size(request_size_bytes)}",
+            hint="Lower max_record or raise limits.request_size.",
+        )
+
+
+def _written(*values: Value) -> str:
+    """The origin of the first that somebody wrote."""
+    return next((v.origin for v in values if v.source != "default"), values[0].origin)
+
+
+def _check_listeners(values: Mapping[str, Value], names: Iterable[str]) -> Iterator[ConfigError]:
+    bound: dict[Address, str] = {}
+    if values["http.bind"].parsed is not None:
+        bound[values["http.bind"].parsed] = "http"
+    for name in names:
+        section = f"listeners.{name}"
+        bind, advertise = values[f"{section}.bind"], values[f"{section}.advertise"]
+        if name != "client" and bind.source == "default":
+            yield texts.bad_combination(
+                bind.key,
+                source=_written(advertise, values[f"{section}.tls"]),
+                problem=f"listener '{name}' has no bind",
+                hint=f'Set {bind.key} = "127.0.0.1:7401".',
+            )
+            continue
+        address: Address = bind.parsed
+        if address.is_wildcard and advertise.parsed is None:
+            yield texts.bad_combination(
+                advertise.key,
+                source=bind.origin,
+                problem=f"listener '{name}' binds {address}, which clients cannot be told",
+                hint=f"Set {advertise.key} to a name or address that clients reach.",
+            )
+        if advertise.parsed is not None and advertise.parsed.is_wildcard:
+            yield texts.bad_value(
+                advertise.key,
+                advertise.text,
+                source=advertise.origin,
+                expected="an address that clients can reach",
+            )
+        if address.port and address in bound:
+            yield texts.bad_combination(
+                bind.key,
+                source=bind.origin,
+                problem=f"'{name}' and '{bound[address]}' both bind {address}",
+                hint="Give each a port of its own.",
+            )
+        bound[address] = name
+
+
+def _check_tls_files(values: Mapping[str, Value], names: Iterable[str]) -> Iterator[ConfigError]:
+    cert, key = values["security.tls_cert"], values["security.tls_key"]
+    wanted = [name for name in names if values[f"listeners.{name}.tls"].parsed]
+    if (wanted or cert.parsed or key.parsed) and not (cert.parsed and key.parsed):
+        missing = key if cert.parsed else cert
+        source = values[f"listeners.{wanted[0]}.tls"].origin if wanted else _written(cert, key)
+        yield texts.bad_combination(
+            missing.key,
+            source=source,
+            problem=f"TLS needs {missing.key}",
+            hint="Set security.tls_cert and security.tls_key.",
+        )
+
+
+def _check_loopback(values: Mapping[str, Value], names: Iterable[str]) -> Iterator[ConfigError]:
+    if values["security.allow_insecure"].parsed:
+        return
+    for name in names:
+        bind, tls = values[f"listeners.{name}.bind"], values[f"listeners.{name}.tls"]
+        if not tls.parsed and not bind.parsed.is_loopback:
+            yield texts.insecure_bind(
+                f"listeners.{name}", bind.text, without="TLS", key=tls.key, source=bind.origin
+            )
+    http: Any = values["http.bind"]
+    if http.parsed is not None and not http.parsed.is_loopback:
+        token = values["http.token_file"]
+        if not token.parsed:
+            yield texts.insecure_bind(
+                "http", http.text, without="a token", key=token.key, source=http.origin
+            )

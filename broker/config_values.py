@@ -1,0 +1,239 @@
+"""From files, environment and options to one value per setting, each with where it came from.
+
+Order of precedence: command line > environment > file > default. Nothing is skipped: a key that
+does not exist, or comes with a later release, is an error (T080), as is a value of the wrong kind
+(T082). Errors are collected, so that ``tailrace config check`` can show all of them at once.
+
+Pure, but for ``read_file``.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from tailrace.broker.settings import SETTINGS, Setting, is_listener_name, setting_of
+from tailrace.protocol import texts_config as texts
+from tailrace.protocol.errors import ConfigError
+
+Source = Literal["default", "file", "env", "cli"]
+Plain = str | int | float | bool
+ENVIRONMENT_PREFIX = "TAILRACE_"
+
+_HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]")
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z0-9_.\"' -]+?)\s*=")
+_ERROR_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value somebody wrote, not yet checked."""
+
+    key: str  # "storage.data_dir"
+    value: object
+    source: Source
+    origin: str  # file:line, variable or option: what an error names
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The effective value of one key."""
+
+    key: str
+    setting: Setting
+    text: str  # canonical
+    parsed: Any  # what setting.kind.parse made of it
+    default: str
+    source: Source
+    origin: str
+
+
+# ── where values are written ─────────────────────────────────────────────────────────────────
+
+
+def read_file(path: Path) -> list[Given]:
+    """The settings of a TOML file. ConfigError T082 if it cannot be read or is no TOML."""
+    try:
+        text = path.read_text("utf-8")
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise _bad_file(str(path), f"cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise _bad_file(str(path), f"not UTF-8 at byte {error.start}") from error
+    except tomllib.TOMLDecodeError as error:
+        line = _ERROR_LINE.search(str(error))
+        source = f"{path}:{line[1]}" if line else str(path)
+        raise _bad_file(source, f"not TOML: {_ERROR_LINE.sub('', str(error))}") from error
+    lines = dict(_lines_of(text))
+    return [
+        Given(key, value, "file", f"{path}:{lines[key]}" if key in lines else str(path))
+        for key, value in _flatten("", document)
+    ]
+
+
+def _bad_file(source: str, problem: str) -> ConfigError:
+    hint = "Name a TOML file with -c, or make one: tailrace config init > tailrace.toml"
+    return texts.bad_combination("", source=source, problem=problem, hint=hint)
+
+
+def _flatten(prefix: str, table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Tables become dotted keys, as far as the table of settings goes down with them."""
+    for name, value in table.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and _is_section(key):
+            yield from _flatten(f"{key}.", cast(dict[str, object], value))
+        else:
+            yield key, value
+
+
+def _is_section(key: str) -> bool:
+    first, _, rest = key.partition(".")
+    if first == "listeners":
+        return "." not in rest
+    return any(known.startswith(f"{key}.") for known in SETTINGS)
+
+
+def _lines_of(text: str) -> Iterator[tuple[str, int]]:
+    """(key, line) of every header and assignment, for error messages only."""
+    section = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            section = _plain_key(header[1])
+            yield section, number
+        elif assignment := _ASSIGNMENT.match(line):
+            key = _plain_key(assignment[1])
+            yield (f"{section}.{key}" if section else key), number
+
+
+def _plain_key(written: str) -> str:
+    return ".".join(part.strip().strip("\"'") for part in written.split("."))
+
+
+def read_environment(environ: Mapping[str, str]) -> list[Given]:
+    """``TAILRACE_SECTION__KEY`` variables; names without ``__`` are not settings."""
+    return [
+        Given(name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."), value, "env", name)
+        for name, value in sorted(environ.items())
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name
+    ]
+
+
+def read_options(assignments: Iterable[str]) -> list[Given]:
+    """``SECTION.KEY=VALUE`` as given to ``--set``. ConfigError T082 without a ``=``."""
+    found: list[Given] = []
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise texts.bad_value(
+                *("--set", assignment),
+                source="command line",
+                expected="SECTION.KEY=VALUE",
+                hint="For example: --set storage.min_free=10%",
+            )
+        found.append(Given(key, value, "cli", f"--set {key}"))
+    return found
+
+
+def read_mapping(values: Mapping[str, Plain], origin: str) -> list[Given]:
+    """Settings given by Python: a bare number is seconds or bytes."""
+    return [Given(key, with_unit(key, value), "cli", origin) for key, value in values.items()]
+
+
+def with_unit(key: str, value: Plain) -> str:
+    """A Python value as text: 604800 for a duration is ``604800s``."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    setting = setting_of(key)
+    unit = setting.kind.bare_unit if setting is not None else ""
+    return f"{value}{unit}" if isinstance(value, int | float) else value
+
+
+# ── what they come to ────────────────────────────────────────────────────────────────────────
+
+
+def resolve(
+    given: Iterable[Given], defaults: Mapping[str, str]
+) -> tuple[dict[str, Value], list[ConfigError]]:
+    """One value per key and every error found; later values in ``given`` win.
+
+    ``defaults`` replace those of the table (``tailrace dev`` and tests have their own).
+    """
+    values: dict[str, Value] = {}
+    errors: list[ConfigError] = []
+    listeners = {"client"}
+    written: list[Value] = []
+    for one in given:
+        try:
+            value = parse(one, defaults)
+        except ConfigError as error:
+            errors.append(error)
+            continue
+        written.append(value)
+        if value.key.startswith("listeners."):
+            listeners.add(value.key.split(".")[1])
+    for key, setting in expand(listeners):
+        values[key] = _default(key, setting, defaults)
+    for value in written:
+        values[value.key] = value
+    return values, errors
+
+
+def expand(listeners: Iterable[str]) -> Iterator[tuple[str, Setting]]:
+    """Every key that exists in this release, with the listeners' names filled in."""
+    for key, setting in SETTINGS.items():
+        if not setting.exists:
+            continue
+        if "*" in key:
+            for name in sorted(listeners):
+                yield key.replace("*", name), setting
+        else:
+            yield key, setting
+
+
+def _default(key: str, setting: Setting, defaults: Mapping[str, str]) -> Value:
+    text = defaults.get(key, setting.default)
+    return Value(key, setting, text, setting.kind.parse(text), text, "default", "default")
+
+
+def parse(given: Given, defaults: Mapping[str, str]) -> Value:
+    """One checked value; ConfigError T080, T082 or T086."""
+    setting = setting_of(given.key)
+    if setting is None:
+        raise _unknown(given)
+    if not setting.exists:
+        raise texts.later_key(given.key, source=given.origin, release=setting.later)
+    default = defaults.get(given.key, setting.default)
+    text, parsed = parse_value(setting, given.key, given.value, given.origin)
+    return Value(given.key, setting, text, parsed, default, given.source, given.origin)
+
+
+def parse_value(setting: Setting, key: str, value: object, origin: str) -> tuple[str, Any]:
+    """(canonical text, parsed value) of what was written; ConfigError T082 or T086."""
+    kind = setting.kind
+    if type(value) not in (*kind.toml, str):
+        raise texts.bad_value(key, value, source=origin, expected=f"written as {kind.name}")
+    text = with_unit("", cast(Plain, value))
+    if text in setting.later_values:
+        raise texts.comes_later(
+            f"{origin}: {key} = {text!r}", hint=f"It comes with {setting.later}."
+        )
+    try:
+        parsed = kind.parse(text)
+    except ValueError as error:
+        raise texts.bad_value(key, text, source=origin, expected=str(error)) from None
+    return kind.text(parsed), parsed
+
+
+def _unknown(given: Given) -> ConfigError:
+    import difflib  # only a mistake pays for it
+
+    names = [key for key, _ in expand({"client"})]
+    parts = given.key.split(".")
+    if parts[0] == "listeners" and len(parts) == 3 and is_listener_name(parts[1]):
+        names = [key.replace("*", parts[1]) for key in SETTINGS if "*" in key]
+    similar = difflib.get_close_matches(given.key, names, n=1)
+    return texts.unknown_key(
+        given.key, source=given.origin, similar=similar[0] if similar else None
+    )

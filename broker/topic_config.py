@@ -1,0 +1,110 @@
+"""Settings of single topics: what was given for one, over the broker's [topic] section.
+
+A topic keeps only what was set for it, as canonical texts by name (``{"retention": "7d"}``), so
+that a change of the broker's defaults reaches every topic that did not say otherwise.
+"""
+
+from collections.abc import Mapping
+
+from tailrace.broker.config import Config, TopicConfig, build_topic
+from tailrace.broker.config_check import check_topic
+from tailrace.broker.config_values import Value, parse_value
+from tailrace.broker.settings import SETTINGS, Setting
+from tailrace.protocol import texts_config as texts
+from tailrace.protocol.messages_admin import ConfigEntry
+
+NAMES = {s.name: s for s in SETTINGS.values() if s.per_topic}
+
+
+def parse_overrides(topic: str, given: Mapping[str, str]) -> dict[str, str]:
+    """Canonical texts of what was given for a topic; ConfigError T080, T082 or T086.
+
+    A bare number is seconds or bytes: that is what the SDK sends for ``retention=604800``.
+    """
+    overrides: dict[str, str] = {}
+    source = f"topic '{topic}'"
+    for name, text in given.items():
+        setting = _setting(source, name)
+        overrides[name], _ = parse_value(setting, name, _with_unit(setting, text), source)
+    return overrides
+
+
+def apply_changes(
+    topic: str, overrides: Mapping[str, str], changes: Mapping[str, str | None]
+) -> dict[str, str]:
+    """The overrides after a change; None takes a setting back to the broker's default."""
+    for name in changes:
+        _setting(f"topic '{topic}'", name)
+    changed = parse_overrides(topic, {k: v for k, v in changes.items() if v is not None})
+    kept = {name: text for name, text in overrides.items() if name not in changes}
+    return {**kept, **changed}
+
+
+def effective(
+    topic: str,
+    config: Config,
+    overrides: Mapping[str, str],
+    *,
+    partitions: int | None = None,
+    replicas: int | None = None,
+) -> TopicConfig:
+    """What holds for a topic; ConfigError T081-T083 if the settings contradict each other.
+
+    ``partitions`` and ``replicas`` are the topic's own; None: the broker's defaults.
+    """
+    values = _values(topic, config, overrides)
+    for name, number in (("partitions", partitions), ("replicas", replicas)):
+        if number is not None:
+            setting, source = SETTINGS[f"topic.{name}"], f"topic '{topic}'"
+            text, parsed = parse_value(setting, name, number, source)
+            values[name] = Value(name, setting, text, parsed, setting.default, "cli", source)
+    for error in check_topic(values, request_size_bytes=config.limits.request_size_bytes):
+        raise error
+    return build_topic(values)
+
+
+def entries(topic: str, config: Config, overrides: Mapping[str, str]) -> tuple[ConfigEntry, ...]:
+    """Every setting of a topic, sorted by name; "default" is the broker's value for it."""
+    return tuple(
+        ConfigEntry(
+            key=name,
+            value=value.text,
+            default=config.values[f"topic.{name}"].text,
+            source="topic" if name in overrides else value.source,
+            dynamic=True,
+        )
+        for name, value in sorted(_values(topic, config, overrides).items())
+        if name in NAMES
+    )
+
+
+def _values(topic: str, config: Config, overrides: Mapping[str, str]) -> dict[str, Value]:
+    values = {
+        key.removeprefix("topic."): value
+        for key, value in config.values.items()
+        if key.startswith("topic.")
+    }
+    for name, text in overrides.items():
+        setting = NAMES[name]
+        default = values[name].text
+        parsed = setting.kind.parse(text)
+        values[name] = Value(name, setting, text, parsed, default, "cli", f"topic '{topic}'")
+    return values
+
+
+def _setting(source: str, name: str) -> Setting:
+    setting = NAMES.get(name)
+    if setting is None:
+        import difflib  # only a mistake pays for it
+
+        known = [key for key, setting in NAMES.items() if setting.exists]
+        similar = difflib.get_close_matches(name, known, n=1)
+        raise texts.unknown_key(name, source=source, similar=similar[0] if similar else None)
+    if not setting.exists:
+        raise texts.later_key(name, source=source, release=setting.later)
+    return setting
+
+
+def _with_unit(setting: Setting, text: str) -> str:
+    bare = text.isascii() and text.replace(".", "", 1).isdigit()
+    return f"{text}{setting.kind.bare_unit}" if bare else text
