@@ -79,8 +79,8 @@ class TailraceError(Exception):
         return error_line(self.code, self.message, self.hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = (self.code, self.message, self.hint)
-        return partial(type(self), *arguments, **self.details), ()
+        cls = cast(Any, type(self))
+        return partial(cls, self.code, self.message, self.hint, **self.details), ()
 
 
 def error_line(code: str, message: str, hint: str) -> str:
@@ -90,9 +90,7 @@ def error_line(code: str, message: str, hint: str) -> str:
 
 def _kind(annotation: Any) -> Kind:
     """What ``isinstance`` takes: list for ``list[str]``, ``int | None`` as it is."""
-    kind = getattr(annotation, "__origin__", annotation)
-    assert isinstance(kind, type | UnionType)
-    return kind
+    return cast(Kind, getattr(annotation, "__origin__", annotation))
 
 
 def _empty(kind: Kind) -> object:
@@ -455,8 +453,9 @@ CLASSES: dict[str, type[TailraceError]] = {
 # ── the wire ─────────────────────────────────────────────────────────────────────────────────
 
 _SCALARS = (str, int, float, bool, type(None))
-_DETAILS_MAX = 256  # both are the codec's bounds (safety 9.2)
-_LIST_MAX = 1_000
+_DETAILS_MAX = 256
+_LIST_MAX = 1_000  # both well within the codec's bounds (safety 9.2)
+_POSITIONAL = frozenset({"self", "code", "message", "hint"})  # would clash as keyword arguments
 
 
 def to_wire(error: TailraceError) -> WireError:
@@ -496,6 +495,3 @@ def _well_typed(
         ):
             kept[name] = value
     return kept
-
-
-_POSITIONAL = frozenset({"self", "code", "message", "hint"})  # would clash as keyword arguments

@@ -67,9 +67,9 @@ def topic_not_found(
     )
 
 
-def partition_not_found(topic: str, partition: int, *, count_: int) -> errors.PartitionNotFound:
-    """T011. ``count_``: how many partitions the topic has."""
-    has = "1 partition" if count_ == 1 else f"{count(count_)} partitions"
+def partition_not_found(topic: str, partition: int, *, partitions: int) -> errors.PartitionNotFound:
+    """T011. ``partitions``: how many partitions the topic has."""
+    has = "1 partition" if partitions == 1 else f"{count(partitions)} partitions"
     return errors.PartitionNotFound(
         "T011",
         f"{partition_name(topic, partition)} does not exist: topic '{shown(topic)}' has {has}",
@@ -143,29 +143,6 @@ def invalid_id(kind: Literal["client id", "group", "broker id"], name: str) -> e
         f"{kind} '{shown(name)}' of {count(len(name))} characters is not allowed",
         f"Use {allowed}.",
         name=name,
-    )
-
-
-def group_not_found(name: str, *, similar: Sequence[str] = ()) -> errors.GroupNotFound:
-    """T043."""
-    hint = "List them: tailrace group list"
-    if similar:
-        hint = f"Similar: {', '.join(map(shown, similar))}. {hint}"
-    return errors.GroupNotFound(
-        "T043", f"group '{shown(name)}' does not exist", hint, name=name, similar=list(similar)
-    )
-
-
-def group_not_empty(name: str, *, members: Sequence[str]) -> errors.GroupNotEmpty:
-    """T044. ``members``: member ids."""
-    number = "1 member" if len(members) == 1 else f"{count(len(members))} members"
-    listed = ", ".join(map(shown, members[:5])) + (", ..." if len(members) > 5 else "")
-    return errors.GroupNotEmpty(
-        "T044",
-        f"group '{shown(name)}' has {number} ({listed})",
-        f"Stop its consumers first: tailrace group describe {shown(name)}",
-        group=name,
-        members=list(members),
     )
 
 
@@ -336,17 +313,6 @@ def offset_not_available(topic: str, partition: int, *, epoch: int) -> errors.Of
     )
 
 
-def coordinator_loading(group: str, *, broker: str) -> errors.CoordinatorLoading:
-    """T036."""
-    return errors.CoordinatorLoading(
-        "T036",
-        f"broker {shown(broker)} is still loading the offsets of group '{shown(group)}'",
-        "Ask again.",
-        group=group,
-        broker=broker,
-    )
-
-
 def offset_out_of_range(
     topic: str, partition: int, *, requested: int, start: int, end: int, group: str | None = None
 ) -> errors.OffsetOutOfRange:
@@ -400,17 +366,6 @@ def corrupt_batch(
         "Look: tailrace segment verify on that broker's data directory, or seek past it.",
         **{"topic": topic, "partition": partition, "offset": offset, "broker": broker},
         next_offset=next_offset,
-    )
-
-
-def group_fenced(group: str, member_id: str, *, reason: str) -> errors.GroupFenced:
-    """T042. ``reason``: "generation 3 is over, the group is in 4"."""
-    return errors.GroupFenced(
-        "T042",
-        f"member '{shown(member_id)}' is no longer in group '{shown(group)}': {reason}",
-        f"It rejoins by itself; look: tailrace group describe {shown(group)}",
-        group=group,
-        member_id=member_id,
     )
 
 
@@ -477,16 +432,36 @@ def corruption_found(
     )
 
 
-def metadata_unavailable(
+def metadata_unreachable(
     url: str, *, down_s: float, lease_remaining_s: float
 ) -> errors.MetadataUnavailable:
-    """T100."""
+    """T100 for a store across the network, while the broker's lease runs down."""
     return errors.MetadataUnavailable(
         "T100",
         f"metadata store {shown(url)} unreachable for {format_seconds(down_s)} s; the lease ends "
         f"in {format_seconds(lease_remaining_s)} s, then writes stop",
         "Check etcd.",
         url=url,
+    )
+
+
+def metadata_unavailable(url: str, reason: str) -> errors.MetadataUnavailable:
+    """T100 for one request that failed. ``url``: of the store, or the path of the embedded one."""
+    return errors.MetadataUnavailable(
+        "T100",
+        f"metadata store {shown(url)} failed: {shown(reason)}",
+        "Check its disk or network: tailrace doctor",
+        url=url,
+    )
+
+
+def metadata_failed(path: str, *, reason: str) -> errors.MetadataUnavailable:
+    """T100 for the embedded store: its file cannot be read or written."""
+    return errors.MetadataUnavailable(
+        "T100",
+        f"metadata store {shown(path)} failed: {shown(reason)}",
+        "Check the disk and the owner of that file.",
+        url=path,
     )
 
 

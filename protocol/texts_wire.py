@@ -1,4 +1,4 @@
-"""The texts of connections and frames, which the protocol itself raises; rules as in ``texts.py``."""
+"""The texts of connections and frames, raised by the protocol itself; rules as in ``texts.py``."""
 
 from tailrace.protocol import errors
 from tailrace.protocol.texts import shown

@@ -1,0 +1,54 @@
+"""The texts of the command line itself; rules as in ``texts.py``."""
+
+from tailrace.protocol import errors
+from tailrace.protocol.texts import shown
+from tailrace.protocol.units import format_count as count
+
+
+def invalid_input(
+    reason: str, *, line: int | None = None, hint: str = "See: tailrace produce --help"
+) -> errors.InputError:
+    """T062 for stdin, files and request bodies. ``line`` counts from 1."""
+    where = "" if line is None else f"line {count(line)}: "
+    return errors.InputError("T062", f"{where}{shown(reason)}", hint, line=line)
+
+
+def usage(message: str, *, command: str) -> errors.ConfigError:
+    """T082 for options and arguments of a command. ``command``: "tailrace topic create"."""
+    return errors.ConfigError(
+        "T082",
+        f"{command}: {shown(message).removesuffix('.')}",
+        f"See: {command} --help",
+        key=command,
+    )
+
+
+def bad_value(source: str, *, key: str, reason: str) -> errors.ConfigError:
+    """T082 for an option's value. ``source``: the option; ``key``: what was given."""
+    return errors.ConfigError(
+        "T082",
+        f"{source} {shown(key)}: {shown(reason)}",
+        "See: tailrace --help",
+        key=key,
+        source=source,
+    )
+
+
+def needs_server(command: str) -> errors.ConfigError:
+    """T084. ``command``: "dev"."""
+    return errors.ConfigError(
+        "T084",
+        f"'{command}' needs the server",
+        "Install it: pip install 'tailrace[server]'",
+        key=command,
+    )
+
+
+def later_command(command: str) -> errors.ConfigError:
+    """T086: a reserved name. ``command``: "queue", "topic purge"."""
+    return errors.ConfigError(
+        "T086",
+        f"'{shown(command)}' comes with a later release",
+        "See what there is: tailrace --help",
+        key=command,
+    )

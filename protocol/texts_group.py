@@ -1,0 +1,116 @@
+"""The texts of consumer groups, by coordinator and members; rules as in ``texts.py``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tailrace.protocol import errors
+from tailrace.protocol.texts import partition_name, record_name, shown
+from tailrace.protocol.units import format_count as count
+
+
+def group_not_found(name: str, *, similar: Sequence[str] = ()) -> errors.GroupNotFound:
+    """T043."""
+    hint = "List them: tailrace group list"
+    if similar:
+        hint = f"Similar: {', '.join(map(shown, similar))}. {hint}"
+    return errors.GroupNotFound(
+        "T043", f"group '{shown(name)}' does not exist", hint, name=name, similar=list(similar)
+    )
+
+
+def group_not_empty(name: str, *, members: Sequence[str]) -> errors.GroupNotEmpty:
+    """T044. ``members``: member ids."""
+    number = "1 member" if len(members) == 1 else f"{count(len(members))} members"
+    listed = ", ".join(map(shown, members[:5])) + (", ..." if len(members) > 5 else "")
+    return errors.GroupNotEmpty(
+        "T044",
+        f"group '{shown(name)}' has {number} ({listed})",
+        f"Stop its consumers first: tailrace group describe {shown(name)}",
+        group=name,
+        members=list(members),
+    )
+
+
+def coordinator_loading(group: str, *, broker: str) -> errors.CoordinatorLoading:
+    """T036."""
+    return errors.CoordinatorLoading(
+        "T036",
+        f"broker {shown(broker)} is still loading the offsets of group '{shown(group)}'",
+        "Ask again.",
+        group=group,
+        broker=broker,
+    )
+
+
+def group_fenced(group: str, member_id: str, *, reason: str) -> errors.GroupFenced:
+    """T042. ``reason``: "generation 3 is over, the group is in 4"."""
+    return errors.GroupFenced(
+        "T042",
+        f"member '{shown(member_id)}' is no longer in group '{shown(group)}': {reason}",
+        f"It rejoins by itself; look: tailrace group describe {shown(group)}",
+        group=group,
+        member_id=member_id,
+    )
+
+
+def partition_lost(offsets: Mapping[Any, int], *, group: str, reason: str) -> errors.PartitionLost:
+    """T040. ``offsets``: by TopicPartition, what was not committed; at least one."""
+    (topic, partition), _ = next(iter(offsets.items()))
+    more = f" and {count(len(offsets) - 1)} more" if len(offsets) > 1 else ""
+    return errors.PartitionLost(
+        "T040",
+        f"{partition_name(topic, partition)}{more} went to another member of group "
+        f"'{shown(group)}' before its offsets were committed: {reason}",
+        "Its uncommitted records are delivered again there. Finish within rebalance_timeout.",
+        **{"topic": topic, "partition": partition, "offsets": dict(offsets)},
+    )
+
+
+def subscription_mismatch(
+    *, group: str, member: str, yours: Sequence[str], theirs: Sequence[str]
+) -> errors.GroupConfigMismatch:
+    """T070. ``yours`` and ``theirs``: topics."""
+    return errors.GroupConfigMismatch(
+        "T070",
+        f"member '{shown(member)}' of group '{shown(group)}' subscribes "
+        f"{', '.join(map(shown, theirs))}, you {', '.join(map(shown, yours))}",
+        "One group, one subscription: use another group name.",
+        yours=list(yours),
+        theirs=list(theirs),
+    )
+
+
+def member_idle(*, group: str, member: str, partitions: int, members: int) -> errors.Notice:
+    """T071."""
+    return errors.Notice(
+        "T071",
+        f"member '{shown(member)}' of group '{shown(group)}' is idle: {count(partitions)} "
+        f"partitions for {count(members)} members",
+        "Stop a member.",
+    )
+
+
+def at_the_end(
+    positions: Sequence[tuple[str, int, int]], *, group: str | None = None, skipped: int = 0
+) -> errors.Notice:
+    """T072. ``positions``: (topic, partition, next offset); ``skipped``: by start='latest'."""
+    message = f"at the end of {_positions(positions)}"
+    hint = "Set start='earliest'"
+    if group is not None:
+        message += f"; group '{shown(group)}' is caught up"
+        hint = f"Read them: tailrace group reset {shown(group)} --to start"
+    if not skipped:
+        return errors.Notice("T072", message)
+    message += f"; start='latest' skipped {count(skipped)} older records"
+    return errors.Notice("T072", message, hint)
+
+
+def starting_at(positions: Sequence[tuple[str, int, int]], *, group: str) -> errors.Notice:
+    """T073. ``positions``: (topic, partition, next offset)."""
+    return errors.Notice(
+        "T073", f"group '{shown(group)}' has no commits; starting at {_positions(positions)}"
+    )
+
+
+def _positions(positions: Sequence[tuple[str, int, int]]) -> str:
+    return ", ".join(record_name(*position) for position in positions)
