@@ -9,7 +9,7 @@ Names of fields are those of the keys, with their unit behind.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,7 +137,8 @@ class Config:
     security: SecurityConfig
     log: LoggingConfig
     metrics: MetricsConfig
-    values: Mapping[str, Value]  # every key of this release, with text, default and source
+    # Every key of this release, with text, default and source.
+    values: Mapping[str, Value] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,9 @@ def check_topic(topic: Mapping[str, Value], *, request_size_bytes: int) -> Itera
     """The rules for one topic's settings (by name, without section), or for the defaults."""
     replicas = topic["replicas"]
     if replicas.parsed is not None and replicas.parsed > BROKERS:
-        yield texts.bad_combination(
+        yield texts.settings_contradict(
             replicas.key,
-            source=replicas.origin,
+            origin=replicas.origin,
             problem=f"replicas {replicas.parsed} > brokers {BROKERS}",
             hint='Set replicas = "auto", or 1.',
         )
@@ -50,9 +50,9 @@ def check_topic(topic: Mapping[str, Value], *, request_size_bytes: int) -> Itera
         yield texts.replicated_alone(source=topic["durability"].origin)
     record = topic["max_record"]
     if record.parsed + FRAME_RESERVE_BYTES > request_size_bytes:
-        yield texts.bad_combination(
+        yield texts.settings_contradict(
             record.key,
-            source=record.origin,
+            origin=record.origin,
             problem=f"max_record {format_size(record.parsed)} + {format_size(FRAME_RESERVE_BYTES)}"
             f" > limits.request_size {format_size(request_size_bytes)}",
             hint="Lower max_record or raise limits.request_size.",
@@ -72,32 +72,32 @@ def _check_listeners(values: Mapping[str, Value], names: Iterable[str]) -> Itera
         section = f"listeners.{name}"
         bind, advertise = values[f"{section}.bind"], values[f"{section}.advertise"]
         if name != "client" and bind.source == "default":
-            yield texts.bad_combination(
+            yield texts.settings_contradict(
                 bind.key,
-                source=_written(advertise, values[f"{section}.tls"]),
+                origin=_written(advertise, values[f"{section}.tls"]),
                 problem=f"listener '{name}' has no bind",
                 hint=f'Set {bind.key} = "127.0.0.1:7401".',
             )
             continue
         address: Address = bind.parsed
         if address.is_wildcard and advertise.parsed is None:
-            yield texts.bad_combination(
+            yield texts.settings_contradict(
                 advertise.key,
-                source=bind.origin,
+                origin=bind.origin,
                 problem=f"listener '{name}' binds {address}, which clients cannot be told",
                 hint=f"Set {advertise.key} to a name or address that clients reach.",
             )
         if advertise.parsed is not None and advertise.parsed.is_wildcard:
-            yield texts.bad_value(
+            yield texts.setting_invalid(
+                advertise.origin,
                 advertise.key,
-                advertise.text,
-                source=advertise.origin,
-                expected="an address that clients can reach",
+                value=repr(advertise.text),
+                wanted="an address that clients can reach",
             )
         if address.port and address in bound:
-            yield texts.bad_combination(
+            yield texts.settings_contradict(
                 bind.key,
-                source=bind.origin,
+                origin=bind.origin,
                 problem=f"'{name}' and '{bound[address]}' both bind {address}",
                 hint="Give each a port of its own.",
             )
@@ -110,9 +110,9 @@ def _check_tls_files(values: Mapping[str, Value], names: Iterable[str]) -> Itera
     if (wanted or cert.parsed or key.parsed) and not (cert.parsed and key.parsed):
         missing = key if cert.parsed else cert
         source = values[f"listeners.{wanted[0]}.tls"].origin if wanted else _written(cert, key)
-        yield texts.bad_combination(
+        yield texts.settings_contradict(
             missing.key,
-            source=source,
+            origin=source,
             problem=f"TLS needs {missing.key}",
             hint="Set security.tls_cert and security.tls_key.",
         )

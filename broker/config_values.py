@@ -59,23 +59,18 @@ def read_file(path: Path) -> list[Given]:
         text = path.read_text("utf-8")
         document = tomllib.loads(text)
     except OSError as error:
-        raise _bad_file(str(path), f"cannot be read: {error.strerror or error}") from error
+        raise texts.file_unreadable(str(path), reason=error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
-        raise _bad_file(str(path), f"not UTF-8 at byte {error.start}") from error
+        raise texts.file_invalid(str(path), reason=f"not UTF-8 at byte {error.start}") from error
     except tomllib.TOMLDecodeError as error:
         line = _ERROR_LINE.search(str(error))
         source = f"{path}:{line[1]}" if line else str(path)
-        raise _bad_file(source, f"not TOML: {_ERROR_LINE.sub('', str(error))}") from error
+        raise texts.file_invalid(source, reason=_ERROR_LINE.sub("", str(error))) from error
     lines = dict(_lines_of(text))
     return [
         Given(key, value, "file", f"{path}:{lines[key]}" if key in lines else str(path))
         for key, value in _flatten("", document)
     ]
-
-
-def _bad_file(source: str, problem: str) -> ConfigError:
-    hint = "Name a TOML file with -c, or make one: tailrace config init > tailrace.toml"
-    return texts.bad_combination("", source=source, problem=problem, hint=hint)
 
 
 def _flatten(prefix: str, table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
@@ -126,12 +121,7 @@ def read_options(assignments: Iterable[str]) -> list[Given]:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise texts.bad_value(
-                *("--set", assignment),
-                source="command line",
-                expected="SECTION.KEY=VALUE",
-                hint="For example: --set storage.min_free=10%",
-            )
+            raise texts.not_an_assignment("--set", assignment)
         found.append(Given(key, value, "cli", f"--set {key}"))
     return found
 
@@ -203,7 +193,7 @@ def parse(given: Given, defaults: Mapping[str, str]) -> Value:
     if setting is None:
         raise _unknown(given)
     if not setting.exists:
-        raise texts.later_key(given.key, source=given.origin, release=setting.later)
+        raise texts.setting_later(given.origin, given.key, release=setting.later)
     default = defaults.get(given.key, setting.default)
     text, parsed = parse_value(setting, given.key, given.value, given.origin)
     return Value(given.key, setting, text, parsed, default, given.source, given.origin)
@@ -213,16 +203,14 @@ def parse_value(setting: Setting, key: str, value: object, origin: str) -> tuple
     """(canonical text, parsed value) of what was written; ConfigError T082 or T086."""
     kind = setting.kind
     if type(value) not in (*kind.toml, str):
-        raise texts.bad_value(key, value, source=origin, expected=f"written as {kind.name}")
+        raise texts.setting_invalid(origin, key, value=repr(value), wanted=f"a {kind.name}")
     text = with_unit("", cast(Plain, value))
     if text in setting.later_values:
-        raise texts.comes_later(
-            f"{origin}: {key} = {text!r}", hint=f"It comes with {setting.later}."
-        )
+        raise texts.value_later(origin, key, value=text, release=setting.later)
     try:
         parsed = kind.parse(text)
     except ValueError as error:
-        raise texts.bad_value(key, text, source=origin, expected=str(error)) from None
+        raise texts.setting_invalid(origin, key, value=repr(text), wanted=str(error)) from None
     return kind.text(parsed), parsed
 
 
@@ -234,6 +222,4 @@ def _unknown(given: Given) -> ConfigError:
     if parts[0] == "listeners" and len(parts) == 3 and is_listener_name(parts[1]):
         names = [key.replace("*", parts[1]) for key in SETTINGS if "*" in key]
     similar = difflib.get_close_matches(given.key, names, n=1)
-    return texts.unknown_key(
-        given.key, source=given.origin, similar=similar[0] if similar else None
-    )
+    return texts.setting_unknown(given.origin, given.key, similar=similar[0] if similar else None)

@@ -37,7 +37,7 @@ class Setting:
     doc: str
     dynamic: bool = False  # reread on SIGHUP
     per_topic: bool = False  # may be given for one topic, at any time
-    later: str = ""  # the release that brings it, or brings later_values: refused until then
+    later: str = ""  # what it, or later_values, comes with: refused until that release
     later_values: tuple[str, ...] = ()  # empty with later set: the whole key is refused
 
     @property
@@ -51,9 +51,9 @@ class Setting:
         return self.key.rpartition(".")[2]
 
 
-_CLUSTER = "the cluster release"
-_GROUPS = "the release with consumer groups"
-_COMPACTION = "the release with compaction"
+_CLUSTER = "clusters"
+_GROUPS = "consumer groups"
+_COMPACTION = "compaction"
 
 
 # ── the table ────────────────────────────────────────────────────────────────────────────────
@@ -309,7 +309,7 @@ _OTHERS = (
         TEXT,
         "",
         "Client certificates signed by this are required.",
-        later="the release with client certificates",
+        later="client certificates",
     ),
     Setting(
         "log.level",

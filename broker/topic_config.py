@@ -99,9 +99,9 @@ def _setting(source: str, name: str) -> Setting:
 
         known = [key for key, setting in NAMES.items() if setting.exists]
         similar = difflib.get_close_matches(name, known, n=1)
-        raise texts.unknown_key(name, source=source, similar=similar[0] if similar else None)
+        raise texts.setting_unknown(source, name, similar=similar[0] if similar else None)
     if not setting.exists:
-        raise texts.later_key(name, source=source, release=setting.later)
+        raise texts.setting_later(source, name, release=setting.later)
     return setting
 
 

@@ -10,17 +10,6 @@ from tailrace.protocol import errors
 from tailrace.protocol.texts import shown
 
 
-def later_key(key: str, *, source: str, release: str) -> errors.ConfigError:
-    """T080 for a key that is reserved. ``release``: "the cluster release"."""
-    return errors.ConfigError(
-        "T080",
-        f"{shown(source)}: {shown(key)} unknown",
-        f"It comes with {release}.",
-        key=key,
-        source=source,
-    )
-
-
 def setting_unknown(origin: str, key: str, *, similar: str | None = None) -> errors.ConfigError:
     """T080. ``similar``: the nearest key that exists."""
     return errors.ConfigError(
@@ -36,8 +25,8 @@ def setting_later(origin: str, key: str, *, release: str) -> errors.ConfigError:
     """T080: a reserved key. ``release``: what it comes with, "client certificates"."""
     return errors.ConfigError(
         "T080",
-        f"{shown(origin)}: {shown(key)} unknown, it comes with a later release ({release})",
-        "Remove it.",
+        f"{shown(origin)}: {shown(key)} unknown",
+        f"Remove it: it comes with a later release ({release}).",
         key=key,
         source=origin,
     )
