@@ -1,0 +1,364 @@
+"""A disk that forgets what was not synced, in memory (safety 6.5).
+
+``Platter`` is the disk itself: it outlives processes and power cuts. ``SimDisk`` is the view that
+one process has of it (``storage.disk.Disk``). Names have their own durability: a created, renamed
+or removed name is on the disk after ``sync_directory`` of its folder, whatever was synced of the
+file (R22).
+
+What a power cut leaves is asked of a ``Pick``: each write not yet synced is dropped, kept, kept
+in some pages only, up to some sector, or as zeros; each change of a name is kept or not,
+independent of the data. Live faults: a sync that fails once, a full disk, a flipped bit.
+
+Not modelled: a slow disk (time belongs to the offload), errors on reading.
+"""
+
+import errno
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tailrace.simulation.chance import Pick
+from tailrace.simulation.content import PAGE, Content
+from tailrace.simulation.life import Life
+from tailrace.storage.disk import File
+
+TOTAL_BYTES = 1 << 40
+
+
+@dataclass(eq=False)
+class Inode:
+    """A file's content, which lives on while a name or an open file refers to it."""
+
+    content: Content
+
+
+Change = dict[str, "Inode | Folder | None"]  # names and what they stand for now; None: gone
+
+
+@dataclass(eq=False)
+class Folder:
+    """A directory: the names now, those on the disk, and the changes between, in order."""
+
+    entries: dict[str, "Inode | Folder"] = field(default_factory=dict[str, "Inode | Folder"])
+    durable: dict[str, "Inode | Folder"] = field(default_factory=dict[str, "Inode | Folder"])
+    pending: list[Change] = field(default_factory=list[Change])
+
+    def change(self, change: Change) -> None:
+        _apply(self.entries, change)
+        self.pending.append(change)
+
+    def sync(self) -> None:
+        self.durable = dict(self.entries)
+        self.pending.clear()
+
+    def after_crash(self, pick: Pick) -> "Folder":
+        names = dict(self.durable)
+        for change in self.pending:
+            if pick(2):
+                _apply(names, change)
+        left = Folder()
+        for name, node in sorted(names.items()):
+            if isinstance(node, Folder):
+                left.entries[name] = node.after_crash(pick)
+            else:
+                left.entries[name] = Inode(node.content.after_crash(pick))
+        left.durable = dict(left.entries)
+        return left
+
+
+class Platter:
+    """The disk itself. ``ordered=False``: a power cut drops all that is not synced, nothing else.
+
+    That plain form keeps no list of writes and is the memory disk of the testing broker. Methods
+    are safe to call from several threads.
+    """
+
+    def __init__(self, *, ordered: bool = True, total_bytes: int = TOTAL_BYTES) -> None:
+        self.root = Folder()
+        self.total_bytes = total_bytes
+        self.used_bytes = 0
+        self.failing_syncs = 0  # so many of the next syncs fail with EIO
+        self.syncs = 0
+        self.lock = threading.Lock()
+        self.owners: dict[str, Life] = {}  # lock files
+        self._ordered = ordered
+
+    def new_inode(self) -> Inode:
+        return Inode(Content(ordered=self._ordered))
+
+    def power_cut(self, pick: Pick) -> None:
+        """The machine lost power: what was not synced is subject to ``pick``."""
+        with self.lock:
+            self.root = self.root.after_crash(pick)
+            self.used_bytes = sum(_stored(inode) for inode in _files(self.root))
+            self.owners.clear()
+            self.failing_syncs = 0
+
+    def crashed(self, pick: Pick) -> "Platter":
+        """A copy as a power cut now would leave it; this platter stays as it is."""
+        copy = Platter(ordered=self._ordered, total_bytes=self.total_bytes)
+        copy.root = self.root
+        copy.power_cut(pick)
+        return copy
+
+    def durable_folder(self, path: str) -> Folder | None:
+        """The folder a reader would find after a power cut that keeps nothing unsynced."""
+        node: Inode | Folder | None = self.root
+        for name in _parts(path):
+            node = node.durable.get(name) if isinstance(node, Folder) else None
+        return node if isinstance(node, Folder) else None
+
+    def durable_content(self, path: str) -> Content | None:
+        """The file such a reader would find: ask it for its ``durable`` bytes."""
+        parent, _, name = path.rpartition("/")
+        folder = self.durable_folder(parent)
+        node = folder.durable.get(name) if folder is not None else None
+        return node.content if isinstance(node, Inode) else None
+
+    def content(self, path: str) -> Content:
+        """The file as it is now; ``FileNotFoundError`` if there is none."""
+        node = self.find(path)
+        if not isinstance(node, Inode):
+            raise _missing(path)
+        return node.content
+
+    def find(self, path: str) -> "Inode | Folder | None":
+        node: Inode | Folder | None = self.root
+        for name in _parts(path):
+            node = node.entries.get(name) if isinstance(node, Folder) else None
+        return node
+
+    def parent(self, path: str) -> tuple[Folder, str]:
+        """The folder that holds, or would hold, the last name of a path, and that name."""
+        parent, _, name = path.rstrip("/").rpartition("/")
+        folder = self.find(parent)
+        if not isinstance(folder, Folder):
+            raise _missing(path)
+        return folder, name
+
+    def take_space(self, content: Content, end: int) -> int:
+        """Room for writing up to ``end``; returns where the disk is full, ``end`` if it is not.
+
+        A file takes what lies below its highest written byte: the log writes front to back.
+        """
+        wanted = -(-max(end, content.high) // PAGE) * PAGE
+        has = -(-content.high // PAGE) * PAGE
+        granted = min(wanted - has, max(0, self.total_bytes - self.used_bytes) // PAGE * PAGE)
+        self.used_bytes += granted
+        return min(end, has + granted)
+
+
+class SimFile:
+    """One open file of one process."""
+
+    def __init__(self, path: str, inode: Inode, platter: Platter, life: Life) -> None:
+        self._path = path
+        self.inode = inode
+        self._platter = platter
+        self._life = life
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    def fileno(self) -> int:
+        return -1
+
+    def size(self) -> int:
+        self._life.check()
+        return self.inode.content.size
+
+    def write(self, buffers: Sequence[bytes | bytearray | memoryview], position: int) -> None:
+        self._life.step()
+        content = self.inode.content
+        end = position + sum(len(buffer) for buffer in buffers)
+        with self._platter.lock:
+            until = self._platter.take_space(content, end)
+            if until < end:
+                content.write([b"".join(buffers)[: max(0, until - position)]], position)
+                raise OSError(errno.ENOSPC, "No space left on device", self._path)
+            content.write(buffers, position)
+
+    def read(self, length: int, position: int) -> bytes:
+        self._life.check()
+        return self.inode.content.read(length, position)
+
+    def view(self, position: int, length: int) -> memoryview:
+        self._life.check()
+        return self.inode.content.view(position, length)
+
+    def cached(self, position: int, length: int) -> bool:
+        return True
+
+    def next_data(self, position: int) -> int:
+        content = self.inode.content
+        return position if position < content.high else content.size
+
+    def resize(self, length: int) -> None:
+        self._life.step()
+        with self._platter.lock:
+            before = _stored(self.inode)
+            self.inode.content.resize(length)
+            self._platter.used_bytes += _stored(self.inode) - before
+
+    def close(self) -> None:
+        pass
+
+
+class SimLock:
+    """Who holds a lock file. A dead process holds nothing."""
+
+    def __init__(self, path: str, platter: Platter, life: Life) -> None:
+        self._path = path
+        self._platter = platter
+        self._life = life
+
+    def release(self) -> None:
+        if self._platter.owners.get(self._path) is self._life:
+            del self._platter.owners[self._path]
+
+
+class SimDisk:
+    """``storage.disk.Disk`` on a platter, for one process."""
+
+    def __init__(self, platter: Platter, life: Life) -> None:
+        self.platter = platter
+        self._life = life
+
+    def open(self, path: str, *, create: bool = False) -> SimFile:
+        self._life.check()
+        folder, name = self.platter.parent(path)
+        node = folder.entries.get(name)
+        if node is None:
+            if not create:
+                raise _missing(path)
+            self._life.step()
+            node = self.platter.new_inode()
+            folder.change({name: node})
+        if isinstance(node, Folder):
+            raise IsADirectoryError(errno.EISDIR, "Is a directory", path)
+        return SimFile(path, node, self.platter, self._life)
+
+    def sync(self, files: Sequence[File]) -> None:
+        self._life.step()
+        platter = self.platter
+        with platter.lock:
+            platter.syncs += 1
+            failing = platter.failing_syncs > 0
+            platter.failing_syncs -= failing
+            for file in files:
+                assert isinstance(file, SimFile)
+                content = file.inode.content
+                content.sync_failed() if failing else content.sync()
+        if failing:
+            raise OSError(errno.EIO, "Input/output error", files[0].path if files else None)
+
+    def sync_directory(self, path: str) -> None:
+        self._life.step()
+        folder = self.platter.find(path)
+        if not isinstance(folder, Folder):
+            raise _missing(path)
+        folder.sync()
+
+    def make_directory(self, path: str) -> None:
+        self._life.check()
+        folder, name = self.platter.parent(path)
+        node = folder.entries.get(name)
+        if isinstance(node, Inode):
+            raise FileExistsError(errno.EEXIST, "File exists", path)
+        if node is None:
+            self._life.step()
+            folder.change({name: Folder()})
+
+    def rename(self, source: str, target: str) -> None:
+        self._life.step()
+        old, old_name = self.platter.parent(source)
+        new, new_name = self.platter.parent(target)
+        node = old.entries.get(old_name)
+        if node is None:
+            raise _missing(source)
+        self._forget(new.entries.get(new_name))
+        if old is new:
+            old.change({old_name: None, new_name: node})
+        else:
+            new.change({new_name: node})
+            old.change({old_name: None})
+
+    def remove(self, path: str) -> None:
+        self._life.check()
+        parent, _, name = path.rpartition("/")
+        folder = self.platter.find(parent)
+        if isinstance(folder, Folder) and name in folder.entries:
+            self._life.step()
+            self._forget(folder.entries[name])
+            folder.change({name: None})
+
+    def remove_directory(self, path: str) -> None:
+        self._life.check()
+        folder = self.platter.find(path)
+        if not isinstance(folder, Folder):
+            return
+        for name, node in sorted(folder.entries.items()):
+            if isinstance(node, Folder):
+                self.remove_directory(f"{path}/{name}")
+            else:
+                self.remove(f"{path}/{name}")
+        self.remove(path)
+
+    def list(self, path: str) -> list[str]:
+        self._life.check()
+        folder = self.platter.find(path)
+        return sorted(folder.entries) if isinstance(folder, Folder) else []
+
+    def exists(self, path: str) -> bool:
+        self._life.check()
+        return self.platter.find(path) is not None
+
+    def usage(self, path: str) -> tuple[int, int]:
+        self._life.check()
+        platter = self.platter
+        return max(0, platter.total_bytes - platter.used_bytes), platter.total_bytes
+
+    def lock(self, path: str, content: str) -> SimLock:
+        self._life.check()
+        owner = self.platter.owners.get(path)
+        if owner is not None and not owner.dead:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable", path)
+        file = self.open(path, create=True)
+        file.resize(0)
+        file.write([content.encode()], 0)
+        self.platter.owners[path] = self._life
+        return SimLock(path, self.platter, self._life)
+
+    def _forget(self, node: "Inode | Folder | None") -> None:
+        """A name is gone: its file's space is free again (files still open are not counted)."""
+        if isinstance(node, Inode):
+            self.platter.used_bytes -= _stored(node)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part]
+
+
+def _missing(path: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+
+def _apply(names: dict[str, "Inode | Folder"], change: Change) -> None:
+    for name, node in change.items():
+        if node is None:
+            names.pop(name, None)
+        else:
+            names[name] = node
+
+
+def _stored(inode: Inode) -> int:
+    return -(-inode.content.high // PAGE) * PAGE
+
+
+def _files(folder: Folder) -> Iterator[Inode]:
+    for node in folder.entries.values():
+        if isinstance(node, Folder):
+            yield from _files(node)
+        else:
+            yield node

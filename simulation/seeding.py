@@ -1,0 +1,173 @@
+"""One run of trio whose every choice follows from a seed (safety 6.2).
+
+Trio has two private names for this, made for Hypothesis; they are asserted here and nowhere else.
+Its generator is global to the process, so the one put in here answers each thread for itself:
+seeded in a thread that simulates, as before everywhere else (a live broker beside a simulation
+changes nothing). While a thread simulates, real time and unseeded chance are out of bounds for
+tailrace code in it.
+"""
+
+import gc
+import hashlib
+import itertools
+import os
+import random
+import struct
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+import trio
+import trio.abc
+import trio.testing
+from trio._core import _run as trio_run
+
+T = TypeVar("T")
+
+FORBIDDEN: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
+    (time, ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns")),
+    (random, ("random", "randrange", "randint", "choice", "shuffle", "uniform", "getrandbits")),
+    (os, ("urandom",)),
+    (uuid, ("uuid1", "uuid4")),
+)
+
+_simulating: dict[int, random.Random] = {}  # thread -> its generator
+_install = threading.Lock()
+_originals: dict[tuple[ModuleType, str], Any] = {}
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """What a seeded run returned, and what identifies its course."""
+
+    value: T
+    trace: str  # equal for equal courses: every step of every task and every note, in order
+    steps: int
+    seconds: float  # of virtual time
+
+
+class Trace(trio.abc.Instrument):
+    """A running hash over every step of every task."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._tasks = itertools.count()
+        self._numbers: dict[trio.lowlevel.Task, int] = {}
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self._numbers[task] = next(self._tasks)
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        self._numbers.pop(task, None)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps += 1
+        number = self._numbers.get(task, -1)  # -1: trio's own, there before the instrument
+        self._hash.update(struct.pack("<qd", number, trio.current_time()))
+
+    def note(self, *facts: object) -> None:
+        """Let something else be part of the course: bytes sent, a fault chosen."""
+        self._hash.update(repr(facts).encode())
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def run_seeded(main: Callable[[Trace], Awaitable[T]], seed: int) -> Outcome[T]:
+    """Run ``main`` on virtual time. Equal seeds and code give equal traces, in any process."""
+    trace, ended_at = Trace(), 0.0
+
+    async def run() -> T:
+        nonlocal ended_at
+        result = await main(trace)
+        ended_at = trio.current_time()
+        return result
+
+    with _seeded_thread(seed), _collected_later():
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        value = trio.run(run, clock=clock, instruments=[trace])
+    return Outcome(value, trace.hexdigest(), trace.steps, ended_at)
+
+
+class _ByThread(random.Random):
+    """Trio's generator while at least one thread simulates."""
+
+    def __init__(self, elsewhere: random.Random) -> None:
+        super().__init__()
+        self.elsewhere = elsewhere
+
+    def random(self) -> float:
+        return _simulating.get(threading.get_ident(), self.elsewhere).random()
+
+    def getrandbits(self, k: int, /) -> int:
+        return _simulating.get(threading.get_ident(), self.elsewhere).getrandbits(k)
+
+
+@contextmanager
+def _seeded_thread(seed: int) -> Iterator[None]:
+    thread = threading.get_ident()
+    assert thread not in _simulating, "this thread simulates already"
+    with _install:
+        if not _simulating:
+            _take_over()
+        _simulating[thread] = random.Random(seed)
+    try:
+        yield
+    finally:
+        with _install:
+            del _simulating[thread]
+            if not _simulating:
+                _give_back()
+
+
+def _take_over() -> None:
+    names = vars(trio_run)
+    assert "_ALLOW_DETERMINISTIC_SCHEDULING" in names, "trio has changed: see safety 6.2"
+    assert isinstance(names.get("_r"), random.Random), "trio has changed: see safety 6.2"
+    _originals[trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING"] = names[
+        "_ALLOW_DETERMINISTIC_SCHEDULING"
+    ]
+    _originals[trio_run, "_r"] = names["_r"]
+    names["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
+    names["_r"] = _ByThread(names["_r"])
+    for module, functions in FORBIDDEN:
+        for name in functions:
+            original = getattr(module, name)
+            _originals[module, name] = original
+            setattr(module, name, _trap(f"{module.__name__}.{name}", original))
+
+
+def _give_back() -> None:
+    for (module, name), original in _originals.items():
+        setattr(module, name, original)
+    _originals.clear()
+
+
+def _trap(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def trapped(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() in _simulating:
+            caller = sys._getframe(1).f_globals.get("__name__", "")
+            if caller.startswith("tailrace."):
+                raise AssertionError(f"{caller} uses {name}(): it must ask its World")
+        return original(*args, **kwargs)
+
+    return trapped
+
+
+@contextmanager
+def _collected_later() -> Iterator[None]:
+    """No finaliser runs at a moment that depends on what else the process has done."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
