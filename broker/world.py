@@ -1,0 +1,152 @@
+"""Everything outside the broker, in one value: the five seams (D14).
+
+The broker touches clocks, network, disk, metadata store and threads only through a ``World``, so
+that the same code runs on the real system (``system.py``) and in the simulation. ``rng``,
+``maybe`` and ``faults`` are no further seams: the code is the same everywhere, only seeds,
+probabilities and planned faults differ.
+
+Sleeping and deadlines go through trio, whose clock the simulation replaces as a whole.
+"""
+
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import ParamSpec, Protocol, TypeVar
+
+from tailrace.broker.metadata import MetadataStore
+from tailrace.protocol.messages import Api, WireError
+from tailrace.protocol.seams import Clock, Transport
+from tailrace.storage.disk import Disk
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+# ── Network ──────────────────────────────────────────────────────────────────────────────────
+
+
+class ForeignProtocol(Exception):
+    """The peer opened with something that is not what this listener speaks."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(found)
+        self.found = found
+
+
+class ServerTransport(Transport, Protocol):
+    """One accepted connection."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes the system has taken so far: tells a slow reader from one that stalls."""
+        ...
+
+    async def handshake(self) -> None:
+        """Make the transport ready: TLS if the listener has it, else nothing.
+
+        Raises ``ForeignProtocol`` if the peer speaks no TLS to a TLS listener, ``OSError`` if
+        the handshake fails. Bounded by the caller.
+        """
+        ...
+
+
+class Listener(Protocol):
+    """One bound address."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int:
+        """The port really bound, also if 0 was asked for."""
+        ...
+
+    async def accept(self) -> ServerTransport:
+        """The next connection; ``ConnectionAbortedError`` once the listener was closed."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ServerNet(Protocol):
+    """The network as a broker sees it."""
+
+    async def listen(self, host: str, port: int, *, tls: ssl.SSLContext | None) -> Listener:
+        """Bind, or raise ``OSError``."""
+        ...
+
+
+# ── Threads ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Offload(Protocol):
+    """Work that would block the event loop.
+
+    A cancelled ``run`` still waits for the work to end: its result would be unknown (R32).
+    """
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    def dedicated(self, name: str) -> "Offload":
+        """The same, but in one thread of its own, in order."""
+        ...
+
+
+# ── Planned faults ───────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Take the request up only after so long; what follows on the connection waits behind it."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Answer with this error, do nothing."""
+
+    error: WireError
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Close the connection, do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Do nothing and never answer."""
+
+
+Fault = Delay | Fail | Drop | Hold
+
+
+def no_faults(api: Api) -> Fault | None:
+    """Production: nothing is ever planned."""
+    return None
+
+
+def never(name: str, probability: float) -> bool:
+    """Production: no ``maybe`` point ever fires."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a broker is given instead of the operating system.
+
+    Each of ``open_metadata``'s stores is closed by the broker; ``pid`` names the process in the
+    lock file; ``rng(name)`` gives one stream of random numbers per name.
+    """
+
+    clock: Clock
+    net: ServerNet
+    disk: Disk
+    offload: Offload
+    open_metadata: Callable[[str], Awaitable[MetadataStore]]  # of the data directory's path
+    rng: Callable[[str], random.Random]
+    maybe: Callable[[str, float], bool] = never
+    faults: Callable[[Api], Fault | None] = no_faults
+    pid: int = 0
