@@ -9,7 +9,7 @@ import os
 
 import click
 
-from tailrace.protocol import texts
+from tailrace.protocol import texts_cli
 from tailrace.protocol.console import EXIT_UNHEALTHY, EXIT_UNREACHABLE, Console
 
 HTTP_BIND = "127.0.0.1:7480"
@@ -21,7 +21,7 @@ class ClusterGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in LATER:
-            raise texts.later_command(command=f"cluster {cmd_name}")
+            raise texts_cli.later_command(command=f"cluster {cmd_name}")
         return super().get_command(ctx, cmd_name)
 
 
@@ -36,7 +36,7 @@ def cluster() -> None:
 def health(ctx: click.Context, local: bool) -> None:
     """Exit 0 if healthy, 6 if not, 3 if nobody answers."""
     if not local:
-        raise texts.later_command(command="cluster health without --local")
+        raise texts_cli.later_command(command="cluster health without --local")
     console: Console = ctx.obj
     bind = os.environ.get("TAILRACE_HTTP__BIND") or HTTP_BIND
     host, _, port = bind.rpartition(":")

@@ -20,7 +20,7 @@ from tailrace.client.client import Client
 from tailrace.client.consumer import Consumer
 from tailrace.client.record_json import Decode, compact
 from tailrace.client.records import Batch, TopicPartition
-from tailrace.protocol import texts
+from tailrace.protocol import texts, texts_cli
 from tailrace.protocol.console import EXIT_INTERRUPTED, Console
 from tailrace.protocol.units import parse_duration_s
 
@@ -128,7 +128,7 @@ def consume(
     """Print the records of TOPICS, and go on until Ctrl-C, -n, -e or --idle."""
     console: Console = ctx.obj
     if group is not None:
-        raise texts.later_command(command="consume -g")
+        raise texts_cli.later_command(command="consume -g")
     start, to = parse_range(offset, datetime.now(UTC))
     if console.output == "json" and limit is None and not stop_at_end and idle is None and not to:
         raise click.UsageError("-O json needs an end: -n, -e or --idle (or use -O ndjson)")
@@ -263,9 +263,7 @@ async def find_partitions(
         existing = [partition.partition for partition in metadata.partitions]
         for number in numbers:
             if number not in existing:
-                raise texts.partition_not_found(
-                    topic=topic, partition=number, partitions=len(existing)
-                )
+                raise texts.partition_not_found(topic=topic, partition=number, count_=len(existing))
         found += [TopicPartition(topic, number) for number in numbers or existing]
     return found
 

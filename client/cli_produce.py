@@ -18,7 +18,7 @@ from tailrace.client.producer import Producer
 from tailrace.client.record_json import InputRecord, parse_line
 from tailrace.client.records import RecordMetadata
 from tailrace.client.shapes import to_json
-from tailrace.protocol import texts
+from tailrace.protocol import texts_cli
 from tailrace.protocol.console import EXIT_INTERRUPTED, Console
 from tailrace.protocol.errors import SendManyError, TailraceError
 from tailrace.protocol.units import format_count
@@ -245,7 +245,7 @@ def parser(
         assert delimiter is not None
         found, separator, value = line.partition(delimiter.encode())
         if not separator:
-            raise texts.invalid_input(reason=f"no '{delimiter}' in the line", line=number)
+            raise texts_cli.invalid_input(reason=f"no '{delimiter}' in the line", line=number)
         return InputRecord(found, value, None, headers)
 
     def json_line(line: bytes, number: int) -> InputRecord:

@@ -8,7 +8,7 @@ import anyio
 import click
 
 from tailrace.client.client import Client, connect
-from tailrace.protocol import texts
+from tailrace.protocol import texts_cli
 from tailrace.protocol.console import Console
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def trust(path: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=path)
     except (OSError, ssl.SSLError) as error:
-        raise texts.bad_value(source="--tls-ca", key=path, reason=str(error)) from error
+        raise texts_cli.bad_value(source="--tls-ca", key=path, reason=str(error)) from error
 
 
 def confirm(question: str, yes: bool) -> None:

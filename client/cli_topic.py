@@ -7,7 +7,7 @@ import click
 from tailrace.client.cli_run import confirm, say, settings, with_client
 from tailrace.client.client import Client
 from tailrace.client.shapes import PartitionInfo, TopicDetail, TopicInfo, to_json
-from tailrace.protocol import texts
+from tailrace.protocol import texts_cli
 from tailrace.protocol.console import Console, align
 from tailrace.protocol.units import format_count, format_size
 
@@ -19,7 +19,7 @@ class TopicGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in LATER:
-            raise texts.later_command(command=f"topic {cmd_name}")
+            raise texts_cli.later_command(command=f"topic {cmd_name}")
         return super().get_command(ctx, cmd_name)
 
 

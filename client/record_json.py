@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from tailrace.protocol import texts
+from tailrace.protocol import texts_cli
 
 Decode = Literal["auto", "json", "msgpack", "utf8", "base64", "hex"]
 Headers = Sequence[tuple[str, bytes | None]]
@@ -127,15 +127,15 @@ def header_document(data: bytes | None) -> object:
 def parse_record(document: object, *, line: int | None = None) -> InputRecord:
     """The record a JSON document describes, or InputError T062 that names the field."""
     if not isinstance(document, dict):
-        raise texts.invalid_input(reason="a record is a JSON object", line=line)
+        raise texts_cli.invalid_input(reason="a record is a JSON object", line=line)
     fields = cast(dict[str, object], document)
     if unknown := sorted(set(fields) - _INPUT - _OUTPUT_ONLY):
-        raise texts.invalid_input(reason=f"unknown field '{unknown[0]}'", line=line)
+        raise texts_cli.invalid_input(reason=f"unknown field '{unknown[0]}'", line=line)
     if "value" not in fields:
-        raise texts.invalid_input(reason="the field 'value' is missing", line=line)
+        raise texts_cli.invalid_input(reason="the field 'value' is missing", line=line)
     timestamp = fields.get("timestamp")
     if timestamp is not None and (isinstance(timestamp, bool) or not isinstance(timestamp, int)):
-        raise texts.invalid_input(reason="'timestamp' is not a whole number of ms", line=line)
+        raise texts_cli.invalid_input(reason="'timestamp' is not a whole number of ms", line=line)
     return InputRecord(
         key=_decode_field(fields, "key", line),
         value=_decode_field(fields, "value", line),
@@ -149,7 +149,7 @@ def parse_line(text: bytes, *, line: int | None = None) -> InputRecord:
     try:
         document: object = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise texts.invalid_input(reason=f"not JSON ({error})", line=line) from error
+        raise texts_cli.invalid_input(reason=f"not JSON ({error})", line=line) from error
     return parse_record(document, line=line)
 
 
@@ -170,7 +170,7 @@ def _decode_field(fields: Mapping[str, object], name: str, line: int | None) -> 
         if encoding == "base64":
             return _decode_base64(name, value, line)
     allowed = "null, json, utf8 or base64"
-    raise texts.invalid_input(
+    raise texts_cli.invalid_input(
         reason=f"'{name}' does not fit its encoding {encoding!r}; known: {allowed}", line=line
     )
 
@@ -179,20 +179,22 @@ def _compact_field(name: str, value: object, line: int | None) -> bytes:
     try:
         return compact(value).encode()
     except ValueError as error:
-        raise texts.invalid_input(reason=f"'{name}': {error}", line=line) from error
+        raise texts_cli.invalid_input(reason=f"'{name}': {error}", line=line) from error
 
 
 def _decode_base64(name: str, value: str, line: int | None) -> bytes:
     try:
         return base64.b64decode(value, validate=True)
     except binascii.Error as error:
-        raise texts.invalid_input(reason=f"'{name}' is not base64 ({error})", line=line) from error
+        raise texts_cli.invalid_input(
+            reason=f"'{name}' is not base64 ({error})", line=line
+        ) from error
 
 
 def _parse_headers(value: Any, line: int | None) -> tuple[tuple[str, bytes | None], ...]:
     if value is None:
         return ()
-    wrong = texts.invalid_input(
+    wrong = texts_cli.invalid_input(
         reason="'headers' is not a list of [name, text, null or {\"base64\": text}]", line=line
     )
     if not isinstance(value, list):

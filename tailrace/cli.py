@@ -16,8 +16,7 @@ from typing import Any, NamedTuple, cast
 
 import click
 
-from tailrace.protocol import console as consoles
-from tailrace.protocol import texts
+from tailrace.protocol import console as consoles, texts_cli
 from tailrace.protocol.console import Console
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import PROTOCOL
@@ -65,7 +64,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in LATER:
-            raise texts.later_command(command=cmd_name)
+            raise texts_cli.later_command(command=cmd_name)
         place = COMMANDS.get(cmd_name)
         return None if place is None else load(cmd_name, place)
 
@@ -77,7 +76,7 @@ class LazyGroup(click.Group):
 def load(name: str, place: Place) -> click.Command:
     """The command, with the global options added; T084 if its extra is not installed."""
     if place.server and importlib.util.find_spec("trio") is None:
-        raise texts.needs_server(command=name)
+        raise texts_cli.needs_server(command=name)
     command = cast(click.Command, getattr(importlib.import_module(place.module), place.name))
     add_globals(command)
     return command
@@ -205,7 +204,7 @@ def run(arguments: list[str]) -> int:
         click.echo(console.render_error(error), err=True)
         return consoles.exit_code(error)
     except click.UsageError as error:
-        usage = texts.usage(message=error.format_message(), command=path_of(error.ctx))
+        usage = texts_cli.usage(message=error.format_message(), command=path_of(error.ctx))
         click.echo(console.render_error(usage), err=True)
         return consoles.EXIT_USAGE
     except click.ClickException as error:

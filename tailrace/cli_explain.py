@@ -6,7 +6,7 @@ import re
 import click
 from click.shell_completion import get_completion_class
 
-from tailrace.protocol import texts
+from tailrace.protocol import texts_cli
 from tailrace.protocol.catalogue import CATALOGUE, Entry
 from tailrace.protocol.console import Console
 
@@ -18,7 +18,7 @@ def explain(console: Console, target: str) -> None:
     """Say what an error code means, what to do, and show an example."""
     code = target.upper()
     if not re.fullmatch(r"T\d{3}", code):
-        raise texts.later_command(command=f"explain {target}")
+        raise texts_cli.later_command(command=f"explain {target}")
     entry = CATALOGUE.get(code)
     if entry is None:
         near = difflib.get_close_matches(code, CATALOGUE, n=3, cutoff=0.5)
