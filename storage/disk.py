@@ -9,14 +9,22 @@ that forgets what was not synced. Contract, beyond the method docstrings:
 - nothing is ever stored through a map and no mapped range is ever cut off (R29, R30).
 """
 
+import ctypes
+import errno
 import fcntl
+import functools
 import mmap
 import os
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 SYNCFS_FROM_FILES = 4  # 100 dirty files: 18 ms one by one, 2.1 ms by syncfs (performance.md)
+IOV_MAX = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16  # POSIX's least
+CACHE_PROBE_BYTES = 64 * 1024  # half of the usual readahead: a cached stretch is no smaller
+RWF_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)  # Linux
+SEEK_DATA: int | None = getattr(os, "SEEK_DATA", None)
 
 
 class File(Protocol):
@@ -49,12 +57,19 @@ class File(Protocol):
         """Whether that range can be read without waiting for the device."""
         ...
 
+    def next_data(self, position: int) -> int:
+        """A position at or after this one below which all bytes are zero; the size if no more data.
+
+        Skips holes where the system can tell; may return ``position`` itself at any time.
+        """
+        ...
+
     def resize(self, length: int) -> None:
         """Grow sparse, or cut; cut only a file of which no view was ever taken."""
         ...
 
     def close(self) -> None:
-        """Close; views already taken stay valid."""
+        """Close; views already taken stay valid. One that is dropped unclosed closes itself."""
         ...
 
 
@@ -62,7 +77,8 @@ class Disk(Protocol):
     """A file system, by absolute path."""
 
     def open(self, path: str, *, create: bool = False) -> File:
-        """Open for reading and writing (0600); ``create`` makes a missing file."""
+        """Open for reading and writing (0600); ``create`` makes a missing file, else
+        ``FileNotFoundError``."""
         ...
 
     def sync(self, files: Sequence[File]) -> None:
@@ -151,6 +167,8 @@ class OsFile:
         return memoryview(self._map)[position : position + length]
 
     def cached(self, position: int, length: int) -> bool:
+        if RWF_NOWAIT is None:
+            return True  # the system cannot tell
         probe = [bytearray(1)]
         end = position + length - 1
         try:
@@ -162,6 +180,15 @@ class OsFile:
             return True  # the file system cannot tell (EOPNOTSUPP): do not go the slow way for all
         return True
 
+    def next_data(self, position: int) -> int:
+        size = self.size()
+        if SEEK_DATA is None or position >= size:
+            return min(position, size)
+        try:
+            return os.lseek(self._descriptor, position, SEEK_DATA)
+        except OSError as error:
+            return size if error.errno == errno.ENXIO else position
+
     def resize(self, length: int) -> None:
         assert self._map is None or length >= len(self._map), "a mapped range may not be cut (R30)"
         os.ftruncate(self._descriptor, length)
@@ -171,6 +198,9 @@ class OsFile:
             os.close(self._descriptor)
             self._descriptor = -1
         self._map = None
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class OsLock:
@@ -193,8 +223,9 @@ class OsDisk:
         return OsFile(path, os.open(path, flags, 0o600))
 
     def sync(self, files: Sequence[File]) -> None:
-        if len(files) >= SYNCFS_FROM_FILES and _syncfs is not None:
-            _syncfs(files[0].fileno())
+        syncfs = _syncfs() if len(files) >= SYNCFS_FROM_FILES else None
+        if syncfs is not None:
+            syncfs(files[0].fileno())
             return
         for file in files:
             _fdatasync(file.fileno())
@@ -241,3 +272,26 @@ class OsDisk:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, content.encode(), 0)
         return OsLock(descriptor)
+
+
+def _fdatasync(descriptor: int) -> None:
+    """Data and the length of one file on the medium; releases the GIL meanwhile."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync alone stops at the drive's cache there
+    else:
+        os.fdatasync(descriptor)
+
+
+@functools.cache
+def _syncfs() -> Callable[[int], None] | None:
+    """Linux's ``syncfs``, called with the GIL released; None where there is none."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if function is None:
+        return None
+
+    def syncfs(descriptor: int) -> None:
+        if function(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    return syncfs

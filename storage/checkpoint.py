@@ -1,0 +1,105 @@
+"""Small files that are replaced whole: indexes, epochs, producer snapshots, marks (R22, R23).
+
+Layout, big-endian: magic ``TRCP``, u16 kind, u16 version, u64 length of the body, u64 xxh3-64 over
+these 16 bytes and the body, the body (docs/log_format.md).
+
+- A file is written beside its name, synced, renamed, and its directory synced: a crash leaves the
+  old one or the new one.
+- A file that is missing, cut, damaged, or of another kind or version reads as None. Whoever reads
+  one must be able to rebuild it: None never means "empty" (R26).
+"""
+
+import struct
+from enum import IntEnum
+
+import xxhash
+
+from tailrace.storage.disk import Disk, File
+
+MAGIC = b"TRCP"
+VERSION = 1
+TEMPORARY = ".tmp"
+BODY_BYTES_MAX = 1 << 30  # a claimed length is checked against the file's before it is believed
+_HEADER = struct.Struct(">4sHHQ")
+_CHECKSUM = struct.Struct(">Q")
+HEADER_BYTES = _HEADER.size + _CHECKSUM.size
+
+
+class Kind(IntEnum):
+    """What a checkpoint file holds, so that a misplaced one is not believed."""
+
+    INDEX = 1
+    EPOCHS = 2
+    PRODUCERS = 3
+    START = 4
+    FLUSHED = 5
+
+
+def encode(kind: Kind, body: bytes | bytearray) -> bytes:
+    """The whole file."""
+    header = _HEADER.pack(MAGIC, kind, VERSION, len(body))
+    return b"".join((header, _CHECKSUM.pack(_digest(header, body)), body))
+
+
+def decode(kind: Kind, data: bytes | memoryview) -> memoryview | None:
+    """The body, or None if this is not a sound file of that kind."""
+    if len(data) < HEADER_BYTES:
+        return None
+    header, body = bytes(data[: _HEADER.size]), memoryview(data)[HEADER_BYTES:]
+    if header != _HEADER.pack(MAGIC, kind, VERSION, len(body)):
+        return None
+    (checksum,) = _CHECKSUM.unpack_from(data, _HEADER.size)
+    return body if checksum == _digest(header, body) else None
+
+
+def read(disk: Disk, path: str, kind: Kind) -> memoryview | None:
+    """The body of a checkpoint file, or None if it must be rebuilt. Raises other ``OSError``s."""
+    try:
+        file = disk.open(path)
+    except FileNotFoundError:
+        return None
+    try:
+        size = file.size()
+        return decode(kind, file.read(size, 0)) if size <= BODY_BYTES_MAX else None
+    finally:
+        file.close()
+
+
+def write(disk: Disk, path: str, data: bytes) -> None:
+    """Replace the file at ``path`` durably. On an ``OSError`` the old one is still there."""
+    file = stage(disk, path, data)
+    try:
+        disk.sync([file])
+    finally:
+        file.close()
+    publish(disk, path)
+    disk.sync_directory(parent(path))
+
+
+def stage(disk: Disk, path: str, data: bytes) -> File:
+    """Write the file beside its name; the caller syncs it, then calls ``publish``."""
+    file = disk.open(path + TEMPORARY, create=True)
+    try:
+        if file.size() > len(data):
+            file.resize(0)  # left behind by a crash
+        file.write([data], 0)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def publish(disk: Disk, path: str) -> None:
+    """Give the staged and synced file its name; the caller syncs the directory."""
+    disk.rename(path + TEMPORARY, path)
+
+
+def parent(path: str) -> str:
+    """The directory of a path."""
+    return path.rpartition("/")[0]
+
+
+def _digest(header: bytes, body: bytes | bytearray | memoryview) -> int:
+    hasher = xxhash.xxh3_64(header)
+    hasher.update(body)
+    return hasher.intdigest()

@@ -1,0 +1,180 @@
+"""The data directory of one broker: whose it is, who uses it, how it was left.
+
+    LOCK              flocked by the process that uses it: "pid role broker_id"     (T090)
+    meta.json         format, cluster_id, broker_id                                 (T091, T092)
+    clean             exists only between a graceful stop and the next start        (R7)
+    suspect           a sync failed: nothing unsynced may be believed               (R21)
+    metadata.sqlite   the embedded metadata store (the broker's)
+    topics/<topic id, 32 hex digits>-<partition>/
+
+Directories are named by topic id, never by a string of a client (safety 9.5).
+"""
+
+import json
+import re
+from typing import Any
+
+from tailrace.protocol import texts
+from tailrace.storage import checkpoint
+from tailrace.storage.disk import Disk, Lock
+
+FORMAT = 1
+META_BYTES_MAX = 64 * 1024
+_PARTITION = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,9})")
+
+
+def partition_name(topic_id: bytes, partition: int) -> str:
+    """The name of a partition's directory."""
+    return f"{topic_id.hex()}-{partition}"
+
+
+def parse_partition_name(name: str) -> tuple[bytes, int] | None:
+    """Topic id and partition, or None if the name is not one of ours."""
+    found = _PARTITION.fullmatch(name)
+    return (bytes.fromhex(found[1]), int(found[2])) if found else None
+
+
+class DataDirectory:
+    """An open, locked data directory. Made by ``open``, given back by ``release``."""
+
+    def __init__(
+        self, disk: Disk, path: str, lock: Lock, meta: dict[str, Any], *, clean: bool, suspect: bool
+    ) -> None:
+        self._disk = disk
+        self._lock = lock
+        self.path = path
+        self.cluster_id: str = meta["cluster_id"]
+        self.broker_id: str = meta["broker_id"]
+        self.was_clean = clean  # the last user stopped gracefully, after flushing everything
+        self.was_suspect = suspect  # the last user saw a sync fail
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        path: str,
+        *,
+        broker_id: str,
+        cluster_id: str | None,
+        new_cluster_id: str,
+        role: str,
+        pid: int,
+    ) -> "DataDirectory":
+        """Lock the directory and check whose it is; make it if there is none.
+
+        ``cluster_id`` None: whatever the directory says, ``new_cluster_id`` for a new one.
+        Raises BrokerError T090 (in use), T091 (another broker's), T092 (newer or no format of
+        ours), T094 (``meta.json`` damaged), and ``OSError``.
+        """
+        path = path.rstrip("/")
+        _make_directories(disk, path)
+        lock = _take(disk, path, f"{pid} {role} {broker_id}\n")
+        try:
+            meta = _read_meta(disk, path)
+            if meta is None:
+                meta = {
+                    "format": FORMAT,
+                    "cluster_id": cluster_id or new_cluster_id,
+                    "broker_id": broker_id,
+                }
+                checkpoint.write(disk, f"{path}/meta.json", json.dumps(meta).encode() + b"\n")
+            found = (meta["broker_id"], meta["cluster_id"])
+            if found != (broker_id, cluster_id or meta["cluster_id"]):
+                raise texts.directory_foreign(
+                    path,
+                    broker=found[0],
+                    cluster=found[1],
+                    configured_broker=broker_id,
+                    configured_cluster=cluster_id or found[1],
+                )
+            disk.make_directory(f"{path}/topics")
+            suspect = disk.exists(f"{path}/suspect")
+            clean = disk.exists(f"{path}/clean") and not suspect
+            disk.remove(f"{path}/clean")
+            disk.sync_directory(path)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(disk, path, lock, meta, clean=clean, suspect=suspect)
+
+    @property
+    def metadata_path(self) -> str:
+        """Where the embedded metadata store lives."""
+        return f"{self.path}/metadata.sqlite"
+
+    def mark_clean(self) -> None:
+        """Everything is flushed and closed: the next start may skip the recovery scan (R7)."""
+        checkpoint.write(self._disk, f"{self.path}/clean", f"{self.broker_id}\n".encode())
+
+    def mark_suspect(self) -> None:
+        """A sync failed. Stays until ``clear_suspect``."""
+        checkpoint.write(self._disk, f"{self.path}/suspect", f"{self.broker_id}\n".encode())
+
+    def clear_suspect(self) -> None:
+        """Every log was opened with ``suspect`` and so written and synced anew."""
+        self._disk.remove(f"{self.path}/suspect")
+        self._disk.sync_directory(self.path)
+        self.was_suspect = False
+
+    def partition_path(self, topic_id: bytes, partition: int) -> str:
+        """The directory of a partition, which need not exist (``Log.open`` makes it)."""
+        return f"{self.path}/topics/{partition_name(topic_id, partition)}"
+
+    def partitions(self) -> list[tuple[bytes, int]]:
+        """Topic id and partition of every directory there is. Other names are left alone."""
+        names = map(parse_partition_name, self._disk.list(f"{self.path}/topics"))
+        return [found for found in names if found is not None]
+
+    def remove_partition(self, topic_id: bytes, partition: int) -> None:
+        """Remove a partition's directory for good; its log must not be in use."""
+        self._disk.remove_directory(self.partition_path(topic_id, partition))
+        self._disk.sync_directory(f"{self.path}/topics")
+
+    def release(self) -> None:
+        """Give up the lock."""
+        self._lock.release()
+
+
+def _make_directories(disk: Disk, path: str) -> None:
+    missing: list[str] = []
+    while path and not disk.exists(path):
+        missing.append(path)
+        path = checkpoint.parent(path)
+    for directory in reversed(missing):
+        disk.make_directory(directory)
+        disk.sync_directory(checkpoint.parent(directory) or "/")
+
+
+def _take(disk: Disk, path: str, content: str) -> Lock:
+    try:
+        return disk.lock(f"{path}/LOCK", content)
+    except BlockingIOError:
+        owner = _read_all(disk, f"{path}/LOCK").decode(errors="replace").split()
+        pid, role, broker = owner if len(owner) == 3 and owner[0].isdigit() else ("0", "?", "?")
+        raise texts.directory_locked(path, pid=int(pid), role=role, broker=broker) from None
+
+
+def _read_meta(disk: Disk, path: str) -> dict[str, Any] | None:
+    name = f"{path}/meta.json"
+    if not disk.exists(name):
+        return None
+    try:
+        meta = json.loads(_read_all(disk, name))
+    except ValueError as error:
+        raise texts.corruption_found(
+            name, position=0, reason=f"not JSON ({error})", first_offset=0, next_offset=None
+        ) from None
+    found = meta.get("format") if isinstance(meta, dict) else None
+    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+        raise texts.directory_format(path, found=found, newest=FORMAT)
+    if not all(isinstance(meta.get(key), str) for key in ("cluster_id", "broker_id")):
+        raise texts.directory_format(path, found="without owner", newest=FORMAT)
+    return dict(meta)
+
+
+def _read_all(disk: Disk, path: str) -> bytes:
+    file = disk.open(path)
+    try:
+        return file.read(min(file.size(), META_BYTES_MAX), 0)
+    finally:
+        file.close()

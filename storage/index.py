@@ -1,0 +1,131 @@
+"""The sparse index of one segment: from an offset, a position or a time to a batch nearby.
+
+One entry for about every ``index_interval_bytes`` of log, in the order of the log. Because
+neither offsets, positions nor append times ever fall along a segment, one table serves all three
+questions. Big-endian, 16 bytes: u32 base offset of the batch minus that of the segment, u32
+position in the file, i64 append time.
+
+The index is a hint that saves a scan, never the truth (R26): in memory for the active segment,
+written once when the segment is sealed, rebuilt from the log whenever it is missing or unsound.
+"""
+
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tailrace.storage import checkpoint
+
+ENTRY_BYTES = 16
+POSITION_MAX = (1 << 32) - 1
+_ENTRY = struct.Struct(">IIq")
+_FIRST = struct.Struct(">I")
+_TIME = struct.Struct(">q")
+_SUMMARY = struct.Struct(">qqQqqQQ")
+
+
+class IndexEntry(NamedTuple):
+    """One batch: its base offset, where it begins in the file, its append time in ms."""
+
+    offset: int
+    position: int
+    append_time: int
+
+
+class Index:
+    """Entries of one segment, over a buffer that grows (active) or is mapped (sealed)."""
+
+    def __init__(self, base_offset: int, entries: bytearray | memoryview | None = None) -> None:
+        self.base_offset = base_offset
+        self._entries = bytearray() if entries is None else entries
+
+    def __len__(self) -> int:
+        return len(self._entries) // ENTRY_BYTES
+
+    def __iter__(self) -> Iterator[IndexEntry]:
+        return map(self.entry, range(len(self)))
+
+    def entry(self, at: int) -> IndexEntry:
+        """The entry number ``at``."""
+        delta, position, append_time = _ENTRY.unpack_from(self._entries, at * ENTRY_BYTES)
+        return IndexEntry(self.base_offset + delta, position, append_time)
+
+    def add(self, offset: int, position: int, append_time: int) -> None:
+        """Append an entry, behind all others."""
+        assert isinstance(self._entries, bytearray), "a sealed index does not grow"
+        self._entries += _ENTRY.pack(offset - self.base_offset, position, append_time)
+
+    def at_offset(self, offset: int) -> IndexEntry | None:
+        """The last entry at or before an offset; None: start at the first batch."""
+        return self._before(bisect_right(range(len(self)), offset - self.base_offset, key=self._delta))
+
+    def at_position(self, position: int) -> IndexEntry | None:
+        """The last entry at or before a position."""
+        return self._before(bisect_right(range(len(self)), position, key=self._position))
+
+    def before_time(self, time_ms: int) -> IndexEntry | None:
+        """The last entry whose append time is before ``time_ms``."""
+        return self._before(bisect_left(range(len(self)), time_ms, key=self._time))
+
+    def truncate(self, position: int) -> None:
+        """Drop all entries at or behind a position."""
+        keep = bisect_left(range(len(self)), position, key=self._position)
+        self._entries = bytearray(self._entries[: keep * ENTRY_BYTES])
+
+    def content(self) -> bytes:
+        """All entries, as they stand in the file."""
+        return bytes(self._entries)
+
+    def _before(self, count: int) -> IndexEntry | None:
+        return self.entry(count - 1) if count else None
+
+    def _delta(self, at: int) -> int:
+        found: int = _FIRST.unpack_from(self._entries, at * ENTRY_BYTES)[0]
+        return found
+
+    def _position(self, at: int) -> int:
+        found: int = _FIRST.unpack_from(self._entries, at * ENTRY_BYTES + 4)[0]
+        return found
+
+    def _time(self, at: int) -> int:
+        found: int = _TIME.unpack_from(self._entries, at * ENTRY_BYTES + 8)[0]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What must be known of a sealed segment without opening its log file."""
+
+    base_offset: int
+    next_offset: int  # that of the segment that follows
+    size_bytes: int  # where the last batch ends
+    first_append_time: int  # ms; -1 in an empty segment
+    last_append_time: int
+    batches: int
+    records: int
+
+
+def encode_index(summary: Summary, index: Index) -> bytes:
+    """The index file of a sealed segment."""
+    head = _SUMMARY.pack(
+        summary.base_offset,
+        summary.next_offset,
+        summary.size_bytes,
+        summary.first_append_time,
+        summary.last_append_time,
+        summary.batches,
+        summary.records,
+    )
+    return checkpoint.encode(checkpoint.Kind.INDEX, head + index.content())
+
+
+def decode_index(data: bytes | memoryview, base_offset: int) -> tuple[Summary, Index] | None:
+    """Summary and entries (a view of ``data``), or None if it must be rebuilt."""
+    body = checkpoint.decode(checkpoint.Kind.INDEX, data)
+    if body is None or len(body) < _SUMMARY.size or (len(body) - _SUMMARY.size) % ENTRY_BYTES:
+        return None
+    summary = Summary(*_SUMMARY.unpack_from(body))
+    if summary.base_offset != base_offset or summary.next_offset < base_offset:
+        return None
+    return summary, Index(base_offset, body[_SUMMARY.size :])
