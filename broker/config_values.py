@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from tailrace.broker.settings import SETTINGS, Setting, is_listener_name, setting_of
+from tailrace.broker.settings import (
+    LATER_SECTIONS,
+    SETTINGS,
+    Setting,
+    is_listener_name,
+    setting_of,
+)
 from tailrace.protocol import texts_config as texts
 from tailrace.protocol.errors import ConfigError
 
@@ -219,6 +225,8 @@ def _unknown(given: Given) -> ConfigError:
 
     names = [key for key, _ in expand({"client"})]
     parts = given.key.split(".")
+    if release := LATER_SECTIONS.get(parts[0]):
+        return texts.setting_later(given.origin, given.key, release=release)
     if parts[0] == "listeners" and len(parts) == 3 and is_listener_name(parts[1]):
         names = [key.replace("*", parts[1]) for key in SETTINGS if "*" in key]
     similar = difflib.get_close_matches(given.key, names, n=1)

@@ -338,9 +338,16 @@ SETTINGS: dict[str, Setting] = {
         *(*_CLUSTER_SECTION, *_GROUP, *_LIMITS, *_OTHERS),
     )
 }
-LATER_SECTIONS = frozenset(
-    ("auth", "acl", "quota", "kafka", "console", "streams", "connectors", "tiered")
-)
+LATER_SECTIONS = {
+    "auth": "authentication",
+    "acl": "access control",
+    "quota": "quotas",
+    "kafka": "the Kafka listener",
+    "console": "the console",
+    "streams": "streams",
+    "connectors": "connectors",
+    "tiered": "tiered storage",
+}
 
 
 def setting_of(key: str) -> Setting | None:

@@ -1,0 +1,115 @@
+"""Metrics as Prometheus text, read from the broker's own counters when somebody asks.
+
+This is the only file that imports prometheus_client (90 ms): HTTP imports it at the first scrape.
+Each broker has a registry of its own, so that several can live in one process.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, core, generate_latest
+
+from tailrace.broker.metrics import Family, Histogram, Metrics, PartitionGauges
+
+PREFIX = "tailrace_"
+
+
+class Exposition:
+    """The Prometheus text of one broker."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._detailed = False
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def text(self, *, detailed: bool) -> bytes:
+        """All series; ``detailed`` adds those per partition."""
+        self._detailed = detailed
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[core.Metric]:
+        """Every family, for the registry."""
+        for family in self._metrics.families:
+            yield _as_metric(family)
+        partitions = list(self._metrics.partitions())
+        yield from _totals(self._metrics, partitions)
+        if self._detailed:
+            own = set(self._metrics.topics)
+            yield from _per_partition([one for one in partitions if one.topic in own])
+
+
+def _totals(metrics: Metrics, partitions: list[PartitionGauges]) -> Iterator[core.Metric]:
+    sizes: dict[tuple[str, ...], float] = {(name,): 0 for name in metrics.topics}
+    weak: dict[str, set[str]] = {"replicated": set(), "os": set()}
+    for one in partitions:
+        key = (metrics.label(one.topic),)
+        sizes[key] = sizes.get(key, 0) + one.size_bytes
+        if one.durability in weak:
+            weak[one.durability].add(one.topic)
+    yield _gauge("topic_size_bytes", "Bytes of the logs.", sizes, "topic")
+    yield _gauge(
+        "topics_weak_durability",
+        "Topics whose acks promise less than fsync.",
+        {(name,): len(topics) for name, topics in weak.items()},
+        "durability",
+    )
+    having = Counter(one.status for one in partitions)
+    for name, doc, number in (
+        ("partitions", "Partitions held here.", len(partitions)),
+        ("partitions_leader", "Partitions led here.", sum(one.leader for one in partitions)),
+        ("partitions_under_replicated", "With a replica behind.", having["under_replicated"]),
+        ("partitions_below_min_isr", "That refuse acks=all.", having["below_min_isr"]),
+        ("partitions_offline", "Without a leader.", having["offline"]),
+        ("segments", "Segment files.", sum(one.segments for one in partitions)),
+        ("metrics_truncated", "1: some topics are summed as __other__.", int(metrics.truncated)),
+    ):
+        yield _gauge(name, doc, {(): number})
+
+
+def _as_metric(family: Family) -> core.Metric:
+    name, labels = PREFIX + family.name, family.labels
+    if family.kind == "histogram":
+        histogram = core.HistogramMetricFamily(name, family.doc, labels=labels)
+        for values, one in family.histograms.items():
+            histogram.add_metric(values, list(_buckets(one)), one.total)
+        return histogram
+    read = family.read() if family.read else {k: s.value for k, s in family.series.items()}
+    if family.kind == "gauge":
+        return _gauge(family.name, family.doc, read, *labels)
+    counter = core.CounterMetricFamily(name, family.doc, labels=labels)
+    for values, number in read.items():
+        counter.add_metric(values, number)
+    return counter
+
+
+def _buckets(histogram: Histogram) -> Iterator[tuple[str, float]]:
+    below = 0
+    for bound, count in zip(histogram.bounds, histogram.counts, strict=False):
+        below += count
+        yield str(bound), below
+    yield "+Inf", histogram.count
+
+
+def _gauge(
+    name: str, doc: str, series: Mapping[tuple[str, ...], float], *labels: str
+) -> core.Metric:
+    gauge = core.GaugeMetricFamily(PREFIX + name, doc, labels=labels)
+    for values, number in series.items():
+        gauge.add_metric(values, number)
+    return gauge
+
+
+def _per_partition(partitions: Iterable[PartitionGauges]) -> Iterator[core.Metric]:
+    ends: dict[tuple[str, ...], float] = {}
+    watermarks: dict[tuple[str, ...], float] = {}
+    sizes: dict[tuple[str, ...], float] = {}
+    for one in partitions:
+        key = (one.topic, str(one.partition))
+        ends[key], watermarks[key], sizes[key] = one.log_end, one.high_watermark, one.size_bytes
+    for name, doc, series in (
+        ("partition_log_end", "Next offset to be written.", ends),
+        ("partition_high_watermark", "End of what is committed.", watermarks),
+        ("partition_size_bytes", "Bytes of the log.", sizes),
+    ):
+        yield _gauge(name, doc, series, "topic", "partition")

@@ -1,0 +1,66 @@
+"""TLS for listeners: TLS 1.2 or newer, no compression, no renegotiation (safety 9.3).
+
+Which addresses may be bound without TLS (T085) is decided in ``config_check``.
+"""
+
+import ssl
+
+from tailrace.broker.config import SecurityConfig
+from tailrace.protocol import texts_config as texts
+
+
+def server_context(security: SecurityConfig) -> ssl.SSLContext:
+    """The context of every TLS listener; ConfigError T082 if its files are of no use.
+
+    Reads the two files: call it once, before anything is bound.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    try:
+        context.load_cert_chain(security.tls_cert, security.tls_key, password=_no_password)
+    except ssl.SSLError as error:
+        raise texts.settings_contradict(
+            "security.tls_cert",
+            origin=security.tls_cert,
+            problem=f"no certificate chain that goes with {security.tls_key}: {error.reason}",
+            hint="Give the chain and its unencrypted private key, both PEM.",
+        ) from error
+    except OSError as error:
+        # The ssl module does not say which of the two it was.
+        path = security.tls_key if _readable(security.tls_cert) else security.tls_cert
+        reason = error.strerror or str(error)
+        raise texts.file_unreadable(path, reason=reason) from error
+    return context
+
+
+def _no_password() -> str:
+    """Without it an encrypted key would ask on the terminal, and a daemon would hang."""
+    return ""
+
+
+def _readable(path: str) -> bool:
+    try:
+        with open(path, "rb"):
+            return True
+    except OSError:
+        return False
+
+
+def read_token(path: str) -> str:
+    """The token of HTTP; ConfigError T082 if there is none in the file."""
+    try:
+        with open(path, encoding="ascii") as file:
+            token = file.read(4_097).strip()
+    except OSError as error:
+        raise texts.file_unreadable(path, reason=error.strerror or str(error)) from error
+    except UnicodeDecodeError:
+        token = ""
+    if not token or len(token) > 4_096 or any(not 33 <= ord(c) <= 126 for c in token):
+        raise texts.settings_contradict(
+            "http.token_file",
+            origin=path,
+            problem="holds no token of 1-4,096 printable ASCII characters",
+            hint="Make one: openssl rand -hex 32",
+        )
+    return token
