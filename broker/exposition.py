@@ -7,10 +7,11 @@ Each broker has a registry of its own, so that several can live in one process.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, core, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, core, generate_latest
 
 from tailrace.broker.metrics import Family, Histogram, Metrics, PartitionGauges
 
+CONTENT_TYPE = CONTENT_TYPE_LATEST
 PREFIX = "tailrace_"
 
 

@@ -175,7 +175,9 @@ def configure(*, level: str, format: str, broker: str, stream: TextIO | None = N
 
     Other libraries are heard from WARNING on.
     """
-    stream = sys.stderr if stream is None else stream
+    if stream is None:
+        stream = sys.stderr
+    assert stream is not None, "no stderr to log to"
     text = format == "text" or (format == "auto" and stream.isatty())
     handler = LogHandler(stream, broker=broker, render=as_text if text else as_json)
     root = logging.getLogger()

@@ -1,0 +1,76 @@
+"""How the broker is: what its probes answer.
+
+The server writes the fields as it goes; nothing here waits or asks anybody. A broker is ready when
+it can take requests; on a disk below its reserve it still serves reads: degraded, but ready.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["ok", "degraded", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of ``/readyz``."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(slots=True)
+class Health:
+    """The state behind ``/readyz`` and ``/startupz``."""
+
+    partitions_total: int = 0  # to be opened at start
+    partitions_done: int = 0
+    recovered: bool = False
+    metadata_error: str = ""  # why the metadata store cannot be used, or ""
+    listening: tuple[str, ...] = ()  # addresses that accept clients
+    disk_low: str = ""  # why writes are refused, or ""
+    draining: bool = False
+
+    def checks(self) -> list[Check]:
+        """Every check, always in the same order."""
+        progress = f"{self.partitions_done:,} of {self.partitions_total:,} partitions opened"
+        return [
+            Check("recovered", self.recovered, progress),
+            Check(
+                "metadata", not self.metadata_error, self.metadata_error or "embedded store open"
+            ),
+            Check("listeners", bool(self.listening), ", ".join(self.listening) or "none is bound"),
+            Check("disk", not self.disk_low, self.disk_low or "above min_free"),
+            Check("shutdown", not self.draining, "stopping" if self.draining else "not asked for"),
+        ]
+
+    @property
+    def status(self) -> Status:
+        """``degraded`` is ready all the same."""
+        bad = {check.name for check in self.checks() if not check.ok}
+        if bad - {"disk"}:
+            return "fail"
+        return "degraded" if bad else "ok"
+
+    def readiness(self) -> tuple[int, dict[str, object]]:
+        """Status code and document of ``/readyz``."""
+        checks = [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in self.checks()]
+        status = self.status
+        return (503 if status == "fail" else 200), {"status": status, "checks": checks}
+
+    def startup(self) -> tuple[int, dict[str, object]]:
+        """Status code and document of ``/startupz``."""
+        counts: dict[str, object] = {
+            "partitions_done": self.partitions_done,
+            "partitions_total": self.partitions_total,
+        }
+        if self.recovered:
+            return 200, {"status": "started", "progress": 1.0, **counts}
+        return 503, {"status": "recovering", "progress": self.progress, **counts}
+
+    @property
+    def progress(self) -> float:
+        """Share of the partitions that are open, 0 to 1."""
+        if self.recovered:
+            return 1.0
+        return round(self.partitions_done / max(1, self.partitions_total), 4)
