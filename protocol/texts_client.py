@@ -58,22 +58,6 @@ def advertised_unreachable(
     )
 
 
-def other_protocol(
-    address: str, *, found: str, expected: str = "tailrace/1", elapsed_s: float = 0.0
-) -> errors.ConnectError:
-    """T004. ``found``: "TLS", "HTTP", "Kafka", "SSH", "plain tailrace/1" or "something else"."""
-    hints = {"TLS": "Use tailraces://.", "HTTP": "That is the HTTP port; clients use 7400."}
-    return errors.ConnectError(
-        "T004",
-        f"{shown(address)} speaks {found}, not {expected}",
-        hints.get(found, "This listener speaks tailrace/1."),
-        attempts=[(address, f"speaks {found}")],
-        elapsed=elapsed_s,
-        found=found,
-        expected=expected,
-    )
-
-
 def outage_over(
     address: str, *, reason: str, outage_s: float, max_outage_s: float, attempts: Attempts = ()
 ) -> errors.ConnectError:

@@ -5,6 +5,21 @@ from tailrace.protocol.texts import shown
 from tailrace.protocol.units import format_count as count
 
 
+def other_protocol(
+    address: str, *, found: str, expected: str = "tailrace/1"
+) -> errors.ConnectError:
+    """T004. ``found`` as ``foreign.identify`` names it, or "plain tailrace/1" where TLS is due."""
+    hints = {"TLS": "Use tailraces://.", "HTTP": "That is the HTTP port; clients use 7400."}
+    return errors.ConnectError(
+        "T004",
+        f"{shown(address)} speaks {shown(found)}, not {expected}",
+        hints.get(found, "This listener speaks tailrace/1."),
+        attempts=[(address, f"speaks {found}")],
+        found=found,
+        expected=expected,
+    )
+
+
 def version_mismatch(
     *,
     client: str,
