@@ -168,13 +168,13 @@ def _decode_details(name: str, pairs: _Map) -> dict[str, Any]:
     for key, value in pairs:
         if type(key) is not str or key in found:
             raise _Mismatch(f"{name} has a repeated key or one that is no text")
-        kind: type = type(value)
-        scalars: list[Any] = list(value) if kind is tuple else [value]
+        many = value.__class__ is tuple
+        scalars: list[Any] = list(value) if many else [value]
         if not _SCALARS.issuperset(map(type, scalars)):
             raise _Mismatch(f"{name} holds more than scalars and arrays of them")
         if any(type(scalar) is float and not math.isfinite(scalar) for scalar in scalars):
             raise _Mismatch(f"{name} holds a number that is not finite")
-        found[key] = scalars if kind is tuple else value
+        found[key] = scalars if many else value
     return found
 
 

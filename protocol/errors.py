@@ -29,6 +29,7 @@ The attributes of a class are its annotations; they are filled from ``details``,
 given there are empty (``""``, ``0``, ``[]`` … or None).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,8 @@ RETRIABLE = INTERNAL.union(
     ("T001", "T002", "T003", "T005", "T008", "T020", "T030", "T031", "T033", "T034"),
     ("T040", "T042", "T100", "T123"),
 )
+
+CLASSES: dict[str, "type[TailraceError]"] = {}  # by code; each class enters itself
 
 
 class TailraceError(Exception):
@@ -59,6 +62,8 @@ class TailraceError(Exception):
         own = {name: _kind(annotation) for name, annotation in cls.__annotations__.items()}
         bases = [base.attributes for base in cls.__bases__ if issubclass(base, TailraceError)]
         cls.attributes = bases[0] | own
+        if "code" in cls.__dict__:
+            CLASSES.setdefault(cls.code, cls)
 
     def __init__(self, code: str, message: str, hint: str = "", **details: object) -> None:
         super().__init__(message)
@@ -107,9 +112,6 @@ class Notice:
 
     def __str__(self) -> str:
         return error_line(self.code, self.message, self.hint)
-
-
-# ── reaching and using a broker ──────────────────────────────────────────────────────────────
 
 
 class ConnectError(TailraceError):
@@ -171,9 +173,6 @@ class MetadataUnavailable(TailraceError):
     code = "T100"
 
 
-# ── topics and groups ────────────────────────────────────────────────────────────────────────
-
-
 class NotFound(TailraceError):
     """What was named does not exist."""
 
@@ -222,9 +221,6 @@ class PartitionOffline(TailraceError):
     """The partition has no leader."""
 
     code = "T033"
-
-
-# ── producing ────────────────────────────────────────────────────────────────────────────────
 
 
 class ProduceError(TailraceError):
@@ -313,9 +309,6 @@ class StorageFull(ProduceError):
     retry_after: float  # seconds
 
 
-# ── consuming ────────────────────────────────────────────────────────────────────────────────
-
-
 class ConsumeError(TailraceError):
     """Records could not be read or committed."""
 
@@ -384,9 +377,6 @@ class EncodeError(CodecError):
     code = "T061"
 
 
-# ── brokers ──────────────────────────────────────────────────────────────────────────────────
-
-
 class InternalError(TailraceError):
     """Between broker and client only: always retried, shown only as ``last_error``."""
 
@@ -431,28 +421,17 @@ class BrokerError(TailraceError):
     """A broker or an offline tool cannot work with the data directory."""
 
 
-_ONE_CODE: tuple[type[TailraceError], ...] = (
-    *(AuthError, TopicNotFound, PartitionNotFound, TopicExists, InvalidName, SendTimeout),
-    *(RecordTooLarge, InvalidTimestamp, BufferFull, SendManyError, FlushError, CloseTimeout),
-    *(BatchRefused, NotEnoughReplicas, StorageFull, NotLeader, PartitionOffline, RequestTimeout),
-    *(CorruptBatch, CoordinatorLoading, OffsetNotAvailable, OutOfOrderSequence, UnknownProducer),
-    *(PartitionLost, OffsetOutOfRange, GroupFenced, GroupNotFound, GroupNotEmpty, EpochFenced),
-    *(ForkedClientError, DecodeError, EncodeError, InputError, GroupConfigMismatch),
-    *(MetadataUnavailable, VersionMismatch),
-)
-CLASSES: dict[str, type[TailraceError]] = {
-    **{cls.code: cls for cls in _ONE_CODE},
-    **dict.fromkeys(("T001", "T002", "T003", "T004", "T005"), ConnectError),
-    **dict.fromkeys(("T052", "T054", "T055"), UsageError),
-    **dict.fromkeys(("T080", "T081", "T082", "T083", "T084", "T085", "T086"), ConfigError),
-    **dict.fromkeys(("T090", "T091", "T092", "T093", "T094"), BrokerError),
-    **dict.fromkeys(("T121", "T122", "T123", "T124"), ConnectError),
-}
+for _class, _codes in (
+    (ConnectError, "T001 T002 T003 T004 T005 T121 T122 T123 T124"),
+    (UsageError, "T052 T054 T055"),
+    (ConfigError, "T080 T081 T082 T083 T084 T085 T086"),
+    (BrokerError, "T090 T091 T092 T093 T094"),
+):
+    CLASSES.update(dict.fromkeys(_codes.split(), _class))
 
 
 # ── the wire ─────────────────────────────────────────────────────────────────────────────────
 
-_SCALARS = (str, int, float, bool, type(None))
 _DETAILS_MAX = 256
 _LIST_MAX = 1_000  # both well within the codec's bounds (safety 9.2)
 _POSITIONAL = frozenset({"self", "code", "message", "hint"})  # would clash as keyword arguments
@@ -462,13 +441,26 @@ def to_wire(error: TailraceError) -> WireError:
     """The error as it travels. Details that are no scalars or lists of them stay behind."""
     details: dict[str, Scalar | list[Scalar]] = {}
     for name, value in list(error.details.items())[:_DETAILS_MAX]:
-        if isinstance(value, _SCALARS):
-            details[name] = value
+        if _travels(value):
+            details[name] = cast(Scalar, value)
         elif isinstance(value, list | tuple):
             items = list(cast(Sequence[Any], value))[:_LIST_MAX]
-            if all(isinstance(item, _SCALARS) for item in items):
+            if all(map(_travels, items)):
                 details[name] = items
     return WireError(int(error.code[1:]), error.message, error.hint, details)
+
+
+def _travels(value: object) -> bool:
+    """Whether every client can read it: a finite scalar of at most 64 bits, or Unicode text."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case int():
+            return -(1 << 63) <= value < 1 << 63
+        case str():
+            return not any("\ud800" <= character <= "\udfff" for character in value)
+        case _:
+            return value is None
 
 
 def from_wire(error: WireError) -> TailraceError:
