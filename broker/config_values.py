@@ -208,15 +208,15 @@ def parse(given: Given, defaults: Mapping[str, str]) -> Value:
 def parse_value(setting: Setting, key: str, value: object, origin: str) -> tuple[str, Any]:
     """(canonical text, parsed value) of what was written; ConfigError T082 or T086."""
     kind = setting.kind
-    if type(value) not in (*kind.toml, str):
-        raise texts.setting_invalid(origin, key, value=repr(value), wanted=f"a {kind.name}")
-    text = with_unit("", cast(Plain, value))
+    text = with_unit("", value) if isinstance(value, Plain) else str(value)
     if text in setting.later_values:
         raise texts.value_later(origin, key, value=text, release=setting.later)
     try:
         parsed = kind.parse(text)
+        if type(value) not in (*kind.toml, str):
+            raise ValueError("text in quotes")
     except ValueError as error:
-        raise texts.setting_invalid(origin, key, value=repr(text), wanted=str(error)) from None
+        raise texts.setting_invalid(origin, key, value=repr(value), wanted=str(error)) from None
     return kind.text(parsed), parsed
 
 

@@ -1,0 +1,79 @@
+"""Settings of single topics over the broker's defaults."""
+
+import pytest
+
+from tailrace.broker.config import from_mapping
+from tailrace.broker.topic_config import apply_changes, effective, entries, parse_overrides
+from tailrace.protocol.errors import ConfigError
+
+CONFIG = from_mapping({"topic.retention": "3d"})
+
+
+def test_given_values_become_canonical_and_bare_numbers_seconds_or_bytes() -> None:
+    given = {"retention": "604800", "max_record": "1048576", "segment_age": "60m"}
+    assert parse_overrides("orders", given) == {
+        "retention": "7d",
+        "max_record": "1MiB",
+        "segment_age": "1h",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"retenton": "7d"}, "T080: topic 'orders': retenton unknown. Did you mean retention?"),
+        ({"partitions": "2"}, "T080: topic 'orders': partitions unknown."),
+        ({"tombstone_retention": "7d"}, "T080: topic 'orders': tombstone_retention unknown. Remo"),
+        ({"cleanup": "compact"}, "T086: topic 'orders': cleanup = 'compact' comes with a later"),
+        ({"retention": "soon"}, "T082: topic 'orders': retention = 'soon' is not a duration"),
+        ({"max_record": "1.5B"}, "T082: topic 'orders': max_record = '1.5B' is not a size"),
+    ],
+)
+def test_wrong_settings_are_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_overrides("orders", given)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"min_isr": "2"}, "T081"),
+        ({"durability": "replicated"}, "T083"),
+        ({"max_record": "16MiB"}, "T082"),
+    ],
+)
+def test_settings_that_contradict_are_refused(given: dict[str, str], code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        effective("orders", CONFIG, parse_overrides("orders", given))
+    assert caught.value.code == code
+    assert caught.value.source == "topic 'orders'"
+
+
+def test_more_replicas_than_brokers_are_refused() -> None:
+    with pytest.raises(ConfigError, match="replicas 2 > brokers 1"):
+        effective("orders", CONFIG, {}, replicas=2)
+
+
+def test_overrides_win_over_the_brokers_defaults() -> None:
+    topic = effective("orders", CONFIG, {"durability": "os"}, partitions=5)
+    assert (topic.durability, topic.retention_ms, topic.partitions) == ("os", 259_200_000, 5)
+
+
+def test_null_takes_a_setting_back_to_the_default() -> None:
+    overrides = {"retention": "1d", "durability": "os"}
+    changes = {"retention": None, "segment_age": "2h"}
+    assert apply_changes("orders", overrides, changes) == {"durability": "os", "segment_age": "2h"}
+    with pytest.raises(ConfigError, match="T080"):
+        apply_changes("orders", overrides, {"nothing": None})
+
+
+def test_entries_tell_value_default_and_source() -> None:
+    found = {entry.key: entry for entry in entries("orders", CONFIG, {"durability": "os"})}
+    assert list(found) == sorted(found)
+    own, broker, table = found["durability"], found["retention"], found["max_record"]
+    assert (own.value, own.default, own.source, own.dynamic) == ("os", "fsync", "topic", True)
+    assert (broker.value, broker.default, broker.source) == ("3d", "3d", "cli")
+    assert (table.value, table.source) == ("1MiB", "default")
+    assert "partitions" not in found
+    assert "tombstone_retention" not in found
