@@ -1,0 +1,241 @@
+"""One open connection to a broker: many requests in flight, no task for any of them.
+
+``post`` writes a request at once and later calls a function with its outcome; ``request`` is the
+same for a task that waits. One task reads; a second one exists only while the socket is full.
+
+Invariants:
+- every request that was posted gets exactly one outcome: its answer, or ``Lost``;
+- outcomes are handed over synchronously, by the reading task or by ``close``;
+- a channel that is lost stays lost: whoever wants another one dials again (``link.py``).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from tailrace.client.net import reason_of
+from tailrace.client.options import SOFTWARE, Address
+from tailrace.client.runtime import Runtime
+from tailrace.protocol import texts_client
+from tailrace.protocol.connection import ClientConnection
+from tailrace.protocol.errors import ConnectError, TailraceError
+from tailrace.protocol.messages import HelloResponse, Request, Response
+from tailrace.protocol.seams import Transport
+
+JOIN_BYTES_MAX = 16 << 10  # bodies up to this leave in one piece with their head
+READ_BYTES_MIN = 64 << 10
+READ_BYTES_MAX = 1 << 20
+
+Body = Sequence[bytes | bytearray | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection ended before the answer came: the request may have been carried out."""
+
+    address: Address
+    reason: str
+
+    def error(self, elapsed_s: float) -> ConnectError:
+        """T001 for whoever waited so long."""
+        return texts_client.no_broker([(str(self.address), self.reason)], elapsed_s=elapsed_s)
+
+
+Outcome = Response | TailraceError | Lost
+OnOutcome = Callable[[Outcome, memoryview], None]
+NO_BODY = memoryview(b"")
+
+
+async def open_channel(
+    runtime: Runtime, address: Address, cluster_id: str | None, timeout: float
+) -> "Channel":
+    """Dial and greet.
+
+    Raises OSError (nobody there, broke, or ``TimeoutError`` after ``timeout`` seconds) or
+    ConnectError (T004 someone else is there, T120 no common version, T121 and so on). Cancelled:
+    nothing stays open.
+    """
+    options = runtime.options
+    with anyio.move_on_after(timeout):
+        transport = await runtime.net.connect(address.host, address.port, options.tls)
+        connection = ClientConnection(options.client_id, SOFTWARE, cluster_id, str(address))
+        try:
+            hello = await _greet(transport, connection)
+        except BaseException:
+            transport.close()
+            raise
+        channel = Channel(runtime, address, connection, hello, transport)
+        runtime.start_soon(channel.read)
+        return channel
+    raise TimeoutError
+
+
+async def _greet(transport: Transport, connection: ClientConnection) -> HelloResponse:
+    await transport.send([connection.open()])
+    while connection.hello is None:
+        data = await transport.receive(READ_BYTES_MIN)
+        if not data:
+            raise ConnectionResetError("closed during the greeting")
+        for _ in connection.feed(data):
+            pass  # Hello's answer, which is connection.hello now
+    return connection.hello
+
+
+class Channel:
+    """See the module; made by ``open_channel``."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        address: Address,
+        connection: ClientConnection,
+        hello: HelloResponse,
+        transport: Transport,
+    ) -> None:
+        self.address = address
+        self.hello = hello
+        self.lost: Lost | None = None
+        self.answered = 0  # requests, since the greeting
+        self.on_lost: Callable[[Lost], None] | None = None
+        self._runtime = runtime
+        self._connection = connection
+        self._transport = transport
+        self._waiting: dict[int, OnOutcome] = {}
+        self._outbox: list[bytes | bytearray | memoryview] = []
+        self._writing = False
+        self._room: anyio.Event | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without an answer."""
+        return len(self._waiting)
+
+    def post(self, message: Request, body: Body, on_outcome: OnOutcome) -> None:
+        """Send now; ``on_outcome`` is called later, never before this returns.
+
+        A produce request with acks 0 gets no answer: its outcome never comes. Raises ConnectError
+        T122 if the broker does not serve the request. The channel must not be lost.
+        """
+        assert self.lost is None
+        length = sum(map(len, body))
+        before = self._connection.in_flight
+        correlation_id, data = self._connection.request(message, length)
+        if self._connection.in_flight > before:
+            self._waiting[correlation_id] = on_outcome
+        if length <= JOIN_BYTES_MAX:
+            self._write([data + b"".join(body)] if body else [data])
+        else:
+            self._write([data, *body])
+
+    async def request(
+        self, message: Request, body: Body = (), *, timeout: float = math.inf
+    ) -> tuple[Response, memoryview]:
+        """Send, wait for the answer, return it with its body.
+
+        Raises the error the broker answered, ConnectError T001 if the connection was lost, and
+        RequestTimeout T034; after that the connection is closed, as nothing is heard from it.
+        Cancelled: the request may still be carried out; its answer is dropped.
+        """
+        began = self._runtime.clock.now()
+        done = anyio.Event()
+        outcomes: list[tuple[Outcome, memoryview]] = []
+
+        def arrived(outcome: Outcome, content: memoryview) -> None:
+            outcomes.append((outcome, content))
+            done.set()
+
+        with anyio.move_on_after(timeout):
+            while self.lost is None and self.in_flight >= self.hello.in_flight_max:
+                self._room = self._room or anyio.Event()
+                await self._room.wait()
+            if self.lost is None:
+                self.post(message, body, arrived)
+                await done.wait()
+        elapsed = self._runtime.clock.now() - began
+        if not outcomes:
+            if self.lost is None:
+                self.close(f"no answer in {timeout:g} s")
+                raise texts_client.request_timeout(
+                    name_of(message), address=str(self.address), waited_s=elapsed
+                )
+            raise self.lost.error(elapsed)
+        outcome, content = outcomes[0]
+        if isinstance(outcome, Lost):
+            raise outcome.error(elapsed)
+        if isinstance(outcome, TailraceError):
+            raise outcome
+        return outcome, content
+
+    def close(self, reason: str = "closed") -> None:
+        """End it now; what waits gets ``Lost``. Safe to call again."""
+        if self.lost is not None:
+            return
+        self.lost = Lost(self.address, reason)
+        self._transport.close()
+        self._outbox.clear()
+        waiting, self._waiting = self._waiting, {}
+        for on_outcome in waiting.values():
+            on_outcome(self.lost, NO_BODY)
+        self._make_room()
+        if self.on_lost is not None:
+            self.on_lost(self.lost)
+
+    async def read(self) -> None:
+        """The reading task: until the connection ends, for whatever reason."""
+        size = READ_BYTES_MIN
+        try:
+            while data := await self._transport.receive(size):
+                size = min(size * 2, READ_BYTES_MAX) if len(data) == size else READ_BYTES_MIN
+                self._take(data)
+            self.close("closed by the broker")
+        except OSError as error:
+            self.close(reason_of(error))
+        except ConnectError as error:
+            self.close(error.message)
+
+    def _take(self, data: bytes) -> None:
+        for answer in self._connection.feed(data):
+            on_outcome = self._waiting.pop(answer.correlation_id, None)
+            self.answered += 1
+            if on_outcome is not None:
+                on_outcome(answer.message, answer.body)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
+    def _write(self, buffers: list[bytes | bytearray | memoryview]) -> None:
+        """As much as the socket takes at once; the rest by a task, in order."""
+        if not self._writing and isinstance(buffers[0], bytes):
+            try:
+                taken = self._transport.send_nowait(buffers[0])
+            except OSError:
+                taken = 0  # the reading task notices too, and says why
+            if taken == len(buffers[0]):
+                del buffers[0]
+            elif taken:
+                buffers[0] = memoryview(buffers[0])[taken:]
+        self._outbox += buffers
+        if self._outbox and not self._writing:
+            self._writing = True
+            self._runtime.start_soon(self._drain)
+
+    async def _drain(self) -> None:
+        try:
+            while self._outbox:
+                buffers, self._outbox = self._outbox, []
+                await self._transport.send(buffers)
+        except OSError as error:
+            self.close(reason_of(error))
+        finally:
+            self._writing = False
+
+
+def name_of(message: Request) -> str:
+    """ "create topic", "fetch": for error texts."""
+    name = type(message).__name__.removesuffix("Request")
+    return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()

@@ -1,0 +1,249 @@
+"""``connect()`` and ``Client``: one cluster, its background tasks, and what is opened on it.
+
+The client owns a task group; every task of its connections, producers and consumers lives there
+and ends with it. No ``ExceptionGroup`` leaves (C10): the body's exception goes on unchanged, else
+the first failure does, with further ones as its notes.
+"""
+
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from tailrace.client.cluster import Cluster
+from tailrace.client.events import EventName, Events, Hook
+from tailrace.client.guard import Guard
+from tailrace.client.net import TcpNet
+from tailrace.client.opening import Opening
+from tailrace.client.options import ClientOptions, resolve
+from tailrace.client.runtime import Runtime, SystemClock
+from tailrace.client.shapes import ClientHealth
+from tailrace.protocol import texts_client
+from tailrace.protocol.seams import ClientNet, Clock
+
+if TYPE_CHECKING:
+    from tailrace.client.admin import Admin
+
+
+def connect(
+    url: str | Sequence[str] | None = None,
+    *,
+    client_id: str | None = None,
+    tls: bool | ssl.SSLContext | None = None,
+    connect_timeout: float = 5.0,
+    request_timeout: float = 10.0,
+    max_outage: float | None = None,
+    close_timeout: float = 10.0,
+) -> "Client":
+    """A client of the cluster at ``url``; it connects at ``async with``.
+
+    ``url``: None is ``$TAILRACE_URL``, else ``tailrace://localhost:7400``. ``client_id``: None is
+    ``<program>-<pid>``. ``tls``: None is as the URL's scheme says. Durations are seconds:
+    ``connect_timeout`` over all addresses together, ``request_timeout`` for one request,
+    ``max_outage`` None to reconnect for ever, ``close_timeout`` for flushing at the end.
+
+    Raises ConfigError T080 or T082 for a URL or an argument that cannot be.
+    """
+    options = resolve(
+        url,
+        client_id=client_id,
+        tls=tls,
+        connect_timeout=connect_timeout,
+        request_timeout=request_timeout,
+        max_outage=max_outage,
+        close_timeout=close_timeout,
+    )
+    return Client(options)
+
+
+class Closable(Protocol):
+    """A producer or consumer as the client sees it when it closes."""
+
+    async def aclose(self) -> None:
+        """Flush, commit, end; safe to call again."""
+        ...
+
+
+class Client(Opening):
+    """Use as ``async with tailrace.connect() as client``; see ``connect``.
+
+    ``net``, ``clock`` and ``random`` are for the simulation.
+    """
+
+    def __init__(
+        self,
+        options: ClientOptions,
+        *,
+        net: ClientNet | None = None,
+        clock: Clock | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self.options = options
+        self.clock: Clock = clock or SystemClock()
+        self.random = random or Random()
+        self.events = Events(self.clock, self._start_soon)
+        self.runtime = Runtime(
+            net or TcpNet(), self.clock, self.random, options, self.events, self._start_soon
+        )
+        self.cluster = Cluster(self.runtime)
+        self._guard: Guard | None = None
+        self._closed = False
+        self._tasks: TaskGroup | None = None
+        self._consumers: list[Closable] = []
+        self._producers: list[Closable] = []
+        self._admin: Admin | None = None
+
+    # ── opening and closing ──────────────────────────────────────────────────────────────────
+
+    async def __aenter__(self) -> Self:
+        """Reach the cluster within ``connect_timeout``; raises ConnectError T001-T004, T120."""
+        if self._guard is not None or self._closed:
+            raise texts_client.already_closed("Client")
+        self._guard = Guard("Client")
+        self._tasks = await anyio.create_task_group().__aenter__()
+        try:
+            await self.cluster.open()
+        except BaseException as error:
+            self.cluster.close()
+            await self._end_tasks(error)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        failure: BaseException | None = None
+        try:
+            await self.aclose()
+        except BaseException as error:
+            failure = error
+        absorbed = await self._end_tasks(exc if exc is not None else failure)
+        if failure is not None and not absorbed:
+            if exc is None:
+                raise failure
+            _add_note(exc, failure)
+        return absorbed
+
+    async def aclose(self) -> None:
+        """Close the consumers, then flush and close the producers, then the connections.
+
+        Ends within ``close_timeout``. Raises CloseTimeout T026 or FlushError T025 for what was not
+        delivered. Cancelled: 2 s more, shielded, for what is under way. Safe to call again.
+        """
+        if self._closed:
+            return
+        if self._guard is not None:
+            self._guard.check()
+        failure: BaseException | None = None
+        for opened in (*self._consumers, *self._producers):
+            try:
+                await opened.aclose()
+            except BaseException as error:
+                if failure is None:
+                    failure = error
+                else:
+                    _add_note(failure, error)
+        self._closed = True
+        if self._guard is not None:
+            self._guard.close()
+        self.cluster.close()
+        if failure is not None:
+            raise failure
+
+    async def _end_tasks(self, exc: BaseException | None) -> bool:
+        """Stop the background tasks; whether ``exc`` was only their cancellation of the body.
+
+        Raises the failure of a background task if that is what ended the body.
+        """
+        assert self._tasks is not None
+        tasks, self._tasks = self._tasks, None
+        crashed = tasks.cancel_scope.cancel_called
+        tasks.cancel_scope.cancel()
+        cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
+        try:
+            # A cancellation from outside must leave as it came: only one that a background task
+            # caused is the task group's to take back.
+            if crashed and cancelled:
+                await tasks.__aexit__(type(exc), exc, exc.__traceback__ if exc else None)
+            else:
+                await tasks.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            first, *others = _leaves(group)
+            for other in others:
+                _add_note(first, other)
+            if exc is None or cancelled:
+                raise first from None
+            _add_note(exc, first)
+        return crashed and cancelled
+
+    # ── what users call ──────────────────────────────────────────────────────────────────────
+
+    @property
+    def admin(self) -> "Admin":
+        """Topics, and what the cluster looks like."""
+        from tailrace.client.admin import Admin
+
+        if self._admin is None:
+            self._admin = Admin(self)
+        return self._admin
+
+    @property
+    def cluster_id(self) -> str:
+        """The id of the cluster; UsageError T055 before ``async with``."""
+        self.check()
+        return self.cluster.cluster_id
+
+    def health(self) -> ClientHealth:
+        """Whether a broker can be reached right now; never fails, also after the end."""
+        return self.cluster.health()
+
+    def on(self, event: EventName, hook: Hook) -> None:
+        """Call ``hook`` at each such event; one that fails is logged at ERROR."""
+        self.events.on(event, hook)
+
+    # ── for the parts of the client ──────────────────────────────────────────────────────────
+
+    def check(self) -> None:
+        """Raise UsageError T053-T055 unless this is the client's own, open loop."""
+        if self._guard is None:
+            raise texts_client.not_open("Client")
+        self._guard.check()
+
+    def attach_consumer(self, consumer: Closable) -> None:
+        """The client closes it if nobody else does."""
+        self._consumers.append(consumer)
+
+    def attach_producer(self, producer: Closable) -> None:
+        """The client closes it if nobody else does, after the consumers."""
+        self._producers.append(producer)
+
+    def detach(self, closed: Closable) -> None:
+        """It is closed."""
+        for opened in (self._consumers, self._producers):
+            if closed in opened:
+                opened.remove(closed)
+
+    def _start_soon(self, fn: Callable[..., Any], *args: object) -> None:
+        """Run a background task that ends with the client. After the end: nothing."""
+        if self._tasks is not None:
+            self._tasks.start_soon(fn, *args)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _add_note(error: BaseException, other: BaseException) -> None:
+    if other is not error:
+        error.add_note(f"also failed: {type(other).__name__}: {other}")

@@ -1,0 +1,74 @@
+"""Who may use a client: the process, the thread and the event loop that opened it (C9).
+
+One ``Guard`` per public object. The check on the hot path is two comparisons: a fork and a close
+both set ``thread`` to a value no thread has, and ``refuse`` then finds out which it was.
+"""
+
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from threading import get_ident
+from typing import NoReturn, cast
+
+from tailrace.protocol import texts_client
+
+NO_THREAD = -1
+_guards: "weakref.WeakSet[Guard]" = weakref.WeakSet()
+
+
+def _in_forked_child() -> None:
+    for guard in list(_guards):
+        guard.thread = NO_THREAD
+
+
+os.register_at_fork(after_in_child=_in_forked_child)
+
+
+def running_loop_getter() -> Callable[[], object]:
+    """A fast function for "the asyncio loop that runs in this thread", None under trio.
+
+    asyncio is not imported for it: where it runs, it has been.
+    """
+    events = sys.modules.get("asyncio.events")
+    if events is None:
+        return lambda: None
+    return cast(Callable[[], object], vars(events)["_get_running_loop"])
+
+
+class Guard:
+    """Lets pass the loop it was made in, until ``close``."""
+
+    __slots__ = ("__weakref__", "_opened_by", "_pid", "loop", "running", "thread", "what")
+
+    def __init__(self, what: str) -> None:
+        self.what = what  # "Client", "Producer", "Consumer"
+        self.running = running_loop_getter()
+        self.loop = self.running()
+        self.thread = self._opened_by = get_ident()
+        self._pid = os.getpid()
+        _guards.add(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called (or the process forked)."""
+        return self.thread == NO_THREAD
+
+    def close(self) -> None:
+        """From now on every use is refused."""
+        self.thread = NO_THREAD
+
+    def check(self) -> None:
+        """Raise ForkedClientError T053, UsageError T054 or T055, or return."""
+        if get_ident() != self.thread or self.running() is not self.loop:
+            self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Say why."""
+        pid = os.getpid()
+        if pid != self._pid:
+            raise texts_client.forked(created_pid=self._pid, pid=pid)
+        if self.closed:
+            raise texts_client.already_closed(self.what)
+        kind = "thread" if get_ident() != self._opened_by else "event loop"
+        raise texts_client.wrong_thread(self.what, kind="thread" if kind == "thread" else kind)

@@ -1,0 +1,166 @@
+"""The connections to one broker: control, produce and fetch, kept apart (D17).
+
+A ``Link`` is one of them: dialled when somebody asks for it, dialled again after a loss, with a
+growing pause between failures. The control link is the broker's pulse: it is restored eagerly,
+every attempt is logged (C11), and the other two wait for it, so that a broker which is gone is
+knocked at once per pause and not three times.
+"""
+
+import copy
+import logging
+from typing import Literal, Protocol
+
+import anyio
+
+from tailrace.client.channel import Channel, Lost, open_channel
+from tailrace.client.net import reason_of
+from tailrace.client.options import Address
+from tailrace.client.retry import Backoff, reconnecting
+from tailrace.client.runtime import Runtime
+from tailrace.protocol.errors import ConnectError, TailraceError
+
+Kind = Literal["control", "produce", "fetch"]
+_log = logging.getLogger("tailrace.client")
+
+
+class Watcher(Protocol):
+    """Whom a link reports to: the cluster."""
+
+    failure: TailraceError | None  # set once the outage is over: every call raises it
+
+    @property
+    def cluster_id(self) -> str:
+        """Told to every broker, so that a wrong one can say so."""
+        ...
+
+    def link_down(self, link: "Link", reason: str) -> None:
+        """A control link was lost, or could not be dialled."""
+        ...
+
+    def link_up(self, link: "Link") -> None:
+        """A control link is open."""
+        ...
+
+
+class Link:
+    """One connection that is made again when it breaks."""
+
+    def __init__(
+        self, runtime: Runtime, watcher: Watcher, address: Address, control: "Link | None" = None
+    ) -> None:
+        self.address = address
+        self.channel: Channel | None = None
+        self.reason = ""  # of the last loss or failed attempt
+        self.closed = False
+        self._runtime = runtime
+        self._watcher = watcher
+        self._control = control  # None: this is the control link itself
+        self._backoff = Backoff(runtime.random)
+        self._not_before = 0.0
+        self._dialling = False
+        self._changed = anyio.Event()
+
+    async def get(self) -> Channel:
+        """The open channel, waiting through an outage for as long as it takes.
+
+        Raises ConnectError T005 when ``max_outage`` passed, T001 when the broker has left the
+        cluster. Cancelled: the dialling goes on in the background.
+        """
+        while self.channel is None:
+            if self._watcher.failure is not None:
+                raise copy.copy(self._watcher.failure)
+            if self.closed:
+                raise Lost(self.address, self.reason or "closed").error(0.0)
+            self.wake()
+            await self._changed.wait()
+        return self.channel
+
+    def wake(self) -> None:
+        """Dial in the background if there is no channel yet."""
+        if self.channel is None and not self._dialling and not self.closed:
+            self._dialling = True
+            self._runtime.start_soon(self._dial)
+
+    def adopt(self, channel: Channel) -> None:
+        """Use a channel that was opened elsewhere."""
+        self.channel = channel
+        channel.on_lost = self._lost
+        self._notify()
+        if self._control is None:
+            self._watcher.link_up(self)
+
+    def close(self, reason: str = "closed") -> None:
+        """For good; whoever waits is told."""
+        if self.closed:
+            return
+        self.closed = True
+        self.reason = reason
+        if self.channel is not None:
+            self.channel.close(reason)
+        self._notify()
+
+    def tell_waiters(self) -> None:
+        """The watcher's ``failure`` has been set."""
+        self._notify()
+
+    async def _dial(self) -> None:
+        try:
+            while self.channel is None and not self.closed and self._watcher.failure is None:
+                if self._control is not None:
+                    await self._control.get()
+                pause_s = self._not_before - self._runtime.clock.now()
+                if pause_s > 0:
+                    await anyio.sleep(pause_s)
+                await self._attempt()
+        except ConnectError:
+            pass  # the control link is over for good: waiters find out the same way
+        finally:
+            self._dialling = False
+            self._notify()
+
+    async def _attempt(self) -> None:
+        timeout = self._runtime.options.connect_timeout
+        try:
+            channel = await open_channel(
+                self._runtime, self.address, self._watcher.cluster_id, timeout
+            )
+        except OSError as error:
+            self._failed(reason_of(error))
+        except ConnectError as error:
+            self._failed(error.message)
+        else:
+            if self.closed:
+                channel.close()
+            else:
+                self.adopt(channel)
+
+    def _lost(self, lost: Lost) -> None:
+        channel, self.channel = self.channel, None
+        if self.closed:
+            return
+        if channel is not None and channel.answered:
+            self._backoff.reset()
+        self.reason = lost.reason
+        if self._control is None:
+            self._failed(lost.reason)
+            self.wake()
+        elif self._backoff.attempts:
+            self._failed(lost.reason)
+        else:  # first loss since it worked: try at once, as soon as the broker is there
+            self._backoff.next()
+
+    def _failed(self, reason: str) -> None:
+        self.reason = reason
+        delay_s = self._backoff.next()
+        attempt = self._backoff.attempts
+        self._not_before = self._runtime.clock.now() + delay_s
+        text = reconnecting(str(self.address), reason, attempt, delay_s)
+        _log.warning(text, extra={"event": "client.reconnecting", "code": None})
+        details = {"address": str(self.address), "attempt": attempt, "next_seconds": delay_s}
+        self._runtime.events.emit("reconnecting", reason, **details)
+        if self._control is None:
+            self._watcher.link_down(self, reason)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()

@@ -1,0 +1,261 @@
+"""The network of a real client: TCP and TLS on anyio, behind ``protocol.seams.ClientNet``.
+
+Raw non-blocking sockets and the loop's readiness calls, not anyio's streams: a request leaves by
+one ``send`` at once, a body by one gathered ``sendmsg``, and both event loops run the same code
+(raw sockets moved twice the bytes that streams did).
+
+Does not: retry, time out (callers use cancel scopes), or race several addresses of a host: they
+are tried one after the other.
+"""
+
+import errno
+import itertools
+import os
+import socket
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from tailrace.protocol.seams import Buffer
+
+_GATHER_MAX = 64  # buffers per sendmsg; the kernel's limit is 1,024
+_TLS_BYTES = 256 << 10
+
+T = TypeVar("T")
+
+_REASONS: dict[int, str] = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.ECONNRESET: "connection reset",
+    errno.ECONNABORTED: "connection aborted",
+    errno.EPIPE: "connection reset",
+    errno.ETIMEDOUT: "timed out",
+    errno.EHOSTUNREACH: "no route to host",
+    errno.ENETUNREACH: "network unreachable",
+    errno.EMFILE: "too many open files",
+}
+
+
+def reason_of(error: OSError) -> str:
+    """A few words for an error text: "connection refused"."""
+    if isinstance(error, socket.gaierror):
+        return "does not resolve"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate refused: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if error.errno is None:
+        return str(error) or "connection lost"
+    return _REASONS.get(error.errno) or os.strerror(error.errno).lower()
+
+
+class TcpNet:
+    """``ClientNet`` of production."""
+
+    async def connect(
+        self, host: str, port: int, tls: ssl.SSLContext | None
+    ) -> "TcpTransport | TlsTransport":
+        """Open a connection, or raise the OSError of the last address tried.
+
+        Cancelled: nothing stays open.
+        """
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
+        for family, kind, proto, _, address in found:
+            try:
+                sock = await _open(family, kind, proto, address)
+                break
+            except OSError as error:
+                failure = error
+        else:
+            raise failure
+        plain = TcpTransport(sock, f"{host}:{port}")
+        if tls is None:
+            return plain
+        secured = TlsTransport(plain, tls, host)
+        try:
+            await secured.handshake()
+        except BaseException:
+            secured.close()
+            raise
+        return secured
+
+
+async def _open(family: int, kind: int, proto: int, address: object) -> socket.socket:
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        code = sock.connect_ex(address)  # type: ignore[arg-type]
+        if code == errno.EINPROGRESS:
+            await anyio.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class TcpTransport:
+    """A plain connection."""
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        self._sock = sock
+        self._peer = peer
+        self._closed = False
+
+    @property
+    def peer(self) -> str:
+        """``host:port`` as it was dialled."""
+        return self._peer
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """See ``protocol.seams.Transport``."""
+        data = self._attempt(lambda: self._sock.recv(max_bytes))
+        if data is not None:
+            # Others must run between two reads of a busy peer; the data may not be lost for it.
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+        while data is None:
+            await self._wait(anyio.wait_readable)
+            data = self._attempt(lambda: self._sock.recv(max_bytes))
+        return data
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
+        """See ``protocol.seams.Transport``."""
+        await anyio.lowlevel.checkpoint()
+        waiting = deque(map(_view, buffers))
+        while waiting:
+            gathered = list(itertools.islice(waiting, _GATHER_MAX))
+            sent = self._attempt(lambda: self._sock.sendmsg(gathered))  # noqa: B023 called here
+            if sent is None:
+                await self._wait(anyio.wait_writable)
+                continue
+            while waiting and sent >= len(waiting[0]):
+                sent -= len(waiting.popleft())
+            if sent:
+                waiting[0] = waiting[0][sent:]
+
+    def send_nowait(self, data: bytes) -> int:
+        """See ``protocol.seams.Transport``."""
+        return self._attempt(lambda: self._sock.send(data)) or 0
+
+    def close(self) -> None:
+        """See ``protocol.seams.Transport``."""
+        if not self._closed:
+            self._closed = True
+            anyio.notify_closing(self._sock)
+            self._sock.close()
+
+    def _attempt(self, call: Callable[[], T]) -> T | None:
+        """The result of one system call, or None if it would block."""
+        if self._closed:
+            raise _closed_here()
+        try:
+            return call()
+        except BlockingIOError:
+            return None
+
+    async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+        try:
+            await ready(self._sock)
+        except anyio.ClosedResourceError:
+            raise _closed_here() from None
+
+
+class TlsTransport:
+    """TLS over a plain connection, by ``ssl.SSLObject`` and two memory buffers.
+
+    Only ``send`` writes to the socket: what a read makes TLS want to say (the answer to a key
+    update) leaves with the next ``send``. ``send_nowait`` takes nothing, so that the order of the
+    encrypted bytes is always that of one task.
+    """
+
+    def __init__(self, plain: TcpTransport, context: ssl.SSLContext, host: str) -> None:
+        self._plain = plain
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+
+    @property
+    def peer(self) -> str:
+        """``host:port`` as it was dialled."""
+        return self._plain.peer
+
+    async def handshake(self) -> None:
+        """Agree on keys and check the certificate; ``ssl.SSLError`` (an OSError) if that fails."""
+        while True:
+            try:
+                self._tls.do_handshake()
+                await self._flush()
+                return
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._feed()
+            except ssl.SSLError:
+                self._plain.send_nowait(self._outgoing.read())  # the alert, so that they know
+                raise
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """See ``protocol.seams.Transport``."""
+        parts: list[bytes] = []
+        size = 0
+        while size < max_bytes:
+            try:
+                part = self._tls.read(max_bytes - size)
+            except ssl.SSLWantReadError:
+                if parts:
+                    break
+                await self._feed()
+                continue
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                break  # frames carry their length: a cut stream is noticed without TLS's help
+            if not part:
+                break
+            parts.append(part)
+            size += len(part)
+        return b"".join(parts)
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
+        """See ``protocol.seams.Transport``."""
+        for view in map(_view, buffers):
+            for start in range(0, len(view), _TLS_BYTES):
+                self._tls.write(view[start : start + _TLS_BYTES])
+                await self._flush()
+
+    def send_nowait(self, data: bytes) -> int:
+        """Nothing is ever taken: see the class."""
+        return 0
+
+    def close(self) -> None:
+        """See ``protocol.seams.Transport``."""
+        self._plain.close()
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await self._plain.send([self._outgoing.read()])
+
+    async def _feed(self) -> None:
+        data = await self._plain.receive(_TLS_BYTES)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+
+def _view(buffer: Buffer) -> memoryview:
+    plain = isinstance(buffer, bytes | bytearray | memoryview)
+    return memoryview(buffer) if plain else buffer.view()
+
+
+def _closed_here() -> ConnectionAbortedError:
+    return ConnectionAbortedError(errno.ECONNABORTED, "closed here")

@@ -1,0 +1,227 @@
+"""``Client.producer`` and ``Client.consumer``, typed so that key and value types are inferred.
+
+Four overloads each: a key or value codec is either something with a type (``str``, a model, a
+``Codec[T]``; ``bytes`` when not given) or the name of one that has none (``"json"``).
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, overload
+
+from tailrace.client.codecs import Codec, CodecSpec
+from tailrace.client.records import At, TopicPartition
+
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    from typing_extensions import TypeVar
+
+if TYPE_CHECKING:
+    from tailrace.client.client import Client
+    from tailrace.client.consumer import Consumer
+    from tailrace.client.producer import Producer
+
+K = TypeVar("K", default=bytes)
+V = TypeVar("V", default=bytes)
+Typed: TypeAlias = type[K] | Codec[K]
+Untyped: TypeAlias = Literal["json", "msgpack"]
+Acks: TypeAlias = Literal["all", 1, 0]
+Compression: TypeAlias = Literal["lz4", "zstd", "none"]
+
+
+class ProducerOptions(TypedDict, total=False):
+    """The other arguments of ``Client.producer``; defaults and units in interfaces 1.1."""
+
+    acks: Acks
+    idempotent: bool
+    linger: float
+    batch_bytes: int
+    compression: Compression
+    buffer_bytes: int
+    max_in_flight: int
+    timeout: float
+    close_timeout: float | None
+
+
+class ConsumerOptions(TypedDict, total=False):
+    """The other arguments of ``Client.consumer``; defaults and units in interfaces 1.1."""
+
+    group: str | None
+    partitions: Sequence[TopicPartition] | None
+    start: At
+    commit: Literal["after", "manual"]
+    commit_interval: float
+    isolation: Literal["read_committed", "read_uncommitted"]
+    on_out_of_range: Literal["raise", "earliest", "latest"]
+    on_decode_error: Literal["raise", "skip", "dead_letter"]
+    dead_letter: str | None
+    prefetch_bytes: int
+    fetch_wait: float
+    session_timeout: float
+    rebalance_timeout: float
+    heartbeat: Literal["thread", "task"]
+    instance_id: str | None
+    max_processing: float | None
+    idle_timeout: float | None
+    stop_at_end: bool
+    close_timeout: float | None
+
+
+class Opening:
+    """Mixed into ``Client``."""
+
+    @overload
+    def producer(
+        self: "Client",
+        *,
+        key: Typed[K] = ...,
+        value: Typed[V] = ...,
+        **options: Unpack[ProducerOptions],
+    ) -> "Producer[K, V]": ...
+    @overload
+    def producer(
+        self: "Client",
+        *,
+        key: Untyped,
+        value: Typed[V] = ...,
+        **options: Unpack[ProducerOptions],
+    ) -> "Producer[Any, V]": ...
+    @overload
+    def producer(
+        self: "Client",
+        *,
+        key: Typed[K] = ...,
+        value: Untyped,
+        **options: Unpack[ProducerOptions],
+    ) -> "Producer[K, Any]": ...
+    @overload
+    def producer(
+        self: "Client", *, key: Untyped, value: Untyped, **options: Unpack[ProducerOptions]
+    ) -> "Producer[Any, Any]": ...
+    def producer(
+        self: "Client",
+        *,
+        acks: Acks = "all",
+        idempotent: bool = True,
+        linger: float = 0.005,
+        batch_bytes: int = 262_144,
+        compression: Compression = "lz4",
+        buffer_bytes: int = 67_108_864,
+        max_in_flight: int = 5,
+        timeout: float = 30.0,
+        key: CodecSpec[Any] = bytes,
+        value: CodecSpec[Any] = bytes,
+        close_timeout: float | None = None,
+    ) -> "Producer[Any, Any]":
+        """A producer; use it as ``async with client.producer() as producer``.
+
+        Durations are seconds; ``close_timeout`` None is the client's. Raises ConfigError T082 for
+        arguments that cannot be or do not go together, UsageError T053-T055.
+        """
+        from tailrace.client.producer import Producer
+        from tailrace.client.producer_options import checked
+
+        self.check()
+        options = checked(
+            acks=acks,
+            idempotent=idempotent,
+            linger=linger,
+            batch_bytes=batch_bytes,
+            compression=compression,
+            buffer_bytes=buffer_bytes,
+            max_in_flight=max_in_flight,
+            timeout=timeout,
+            close_timeout=self.options.close_timeout if close_timeout is None else close_timeout,
+        )
+        return Producer(self, options, key, value)
+
+    @overload
+    def consumer(
+        self: "Client",
+        *topics: str,
+        key: Typed[K] = ...,
+        value: Typed[V] = ...,
+        **options: Unpack[ConsumerOptions],
+    ) -> "Consumer[K, V]": ...
+    @overload
+    def consumer(
+        self: "Client",
+        *topics: str,
+        key: Untyped,
+        value: Typed[V] = ...,
+        **options: Unpack[ConsumerOptions],
+    ) -> "Consumer[Any, V]": ...
+    @overload
+    def consumer(
+        self: "Client",
+        *topics: str,
+        key: Typed[K] = ...,
+        value: Untyped,
+        **options: Unpack[ConsumerOptions],
+    ) -> "Consumer[K, Any]": ...
+    @overload
+    def consumer(
+        self: "Client",
+        *topics: str,
+        key: Untyped,
+        value: Untyped,
+        **options: Unpack[ConsumerOptions],
+    ) -> "Consumer[Any, Any]": ...
+    def consumer(
+        self: "Client",
+        *topics: str,
+        group: str | None = None,
+        partitions: Sequence[TopicPartition] | None = None,
+        start: At = "earliest",
+        key: CodecSpec[Any] = bytes,
+        value: CodecSpec[Any] = bytes,
+        commit: Literal["after", "manual"] = "after",
+        commit_interval: float = 1.0,
+        isolation: Literal["read_committed", "read_uncommitted"] = "read_committed",
+        on_out_of_range: Literal["raise", "earliest", "latest"] = "raise",
+        on_decode_error: Literal["raise", "skip", "dead_letter"] = "raise",
+        dead_letter: str | None = None,
+        prefetch_bytes: int = 16_777_216,
+        fetch_wait: float = 5.0,
+        session_timeout: float = 10.0,
+        rebalance_timeout: float = 30.0,
+        heartbeat: Literal["thread", "task"] = "thread",
+        instance_id: str | None = None,
+        max_processing: float | None = None,
+        idle_timeout: float | None = None,
+        stop_at_end: bool = False,
+        close_timeout: float | None = None,
+    ) -> "Consumer[Any, Any]":
+        """A consumer; use it as ``async with client.consumer("orders") as consumer``.
+
+        Durations are seconds. Raises ConfigError T082 for arguments that cannot be or do not go
+        together, UsageError T053-T055.
+        """
+        from tailrace.client.consumer import Consumer
+
+        self.check()
+        return Consumer(
+            self,
+            topics,
+            group=group,
+            partitions=partitions,
+            start=start,
+            key=key,
+            value=value,
+            commit=commit,
+            commit_interval=commit_interval,
+            isolation=isolation,
+            on_out_of_range=on_out_of_range,
+            on_decode_error=on_decode_error,
+            dead_letter=dead_letter,
+            prefetch_bytes=prefetch_bytes,
+            fetch_wait=fetch_wait,
+            session_timeout=session_timeout,
+            rebalance_timeout=rebalance_timeout,
+            heartbeat=heartbeat,
+            instance_id=instance_id,
+            max_processing=max_processing,
+            idle_timeout=idle_timeout,
+            stop_at_end=stop_at_end,
+            close_timeout=self.options.close_timeout if close_timeout is None else close_timeout,
+        )

@@ -1,0 +1,34 @@
+"""How long to wait before the next attempt (C11)."""
+
+from random import Random
+
+FIRST_MAX_S = 0.2
+LIMIT_S = 5.0
+
+
+class Backoff:
+    """Delays of one thing that keeps failing: 0.1-0.2 s, then twice that, up to 2.5-5 s.
+
+    Half of each delay is jitter, so that the clients of a broker that comes back do not all
+    knock at the same moment. The randomness is the client's, which makes a simulation repeat.
+    """
+
+    def __init__(self, random: Random, *, first_max: float = FIRST_MAX_S) -> None:
+        self.attempts = 0
+        self._random = random
+        self._first_max = first_max
+
+    def next(self) -> float:
+        """Seconds to wait before the next attempt, which is number ``attempts`` from now on."""
+        longest = min(LIMIT_S, self._first_max * 2.0 ** min(self.attempts, 32))
+        self.attempts += 1
+        return longest * (0.5 + self._random.random() / 2)
+
+    def reset(self) -> None:
+        """It works again: the next failure is the first one."""
+        self.attempts = 0
+
+
+def reconnecting(address: str, reason: str, attempt: int, delay_s: float) -> str:
+    """The line that every attempt to reconnect logs."""
+    return f"reconnecting {address} ({reason}), attempt {attempt}, next in {delay_s:.1f} s"
