@@ -75,13 +75,18 @@ class Platter:
 
     def __init__(self, *, ordered: bool = True, total_bytes: int = TOTAL_BYTES) -> None:
         self.root = Folder()
-        self.total_bytes = total_bytes
+        self.size_bytes = total_bytes
+        self.full = False  # as if others had taken all that is free
         self.used_bytes = 0
         self.failing_syncs = 0  # so many of the next syncs fail with EIO
         self.syncs = 0
         self.lock = threading.Lock()
         self.owners: dict[str, Life] = {}  # lock files
         self._ordered = ordered
+
+    @property
+    def free_bytes(self) -> int:
+        return 0 if self.full else max(0, self.size_bytes - self.used_bytes)
 
     def new_inode(self) -> Inode:
         return Inode(Content(ordered=self._ordered))
@@ -96,7 +101,7 @@ class Platter:
 
     def crashed(self, pick: Pick) -> "Platter":
         """A copy as a power cut now would leave it; this platter stays as it is."""
-        copy = Platter(ordered=self._ordered, total_bytes=self.total_bytes)
+        copy = Platter(ordered=self._ordered, total_bytes=self.size_bytes)
         copy.root = self.root
         copy.power_cut(pick)
         return copy
@@ -143,7 +148,7 @@ class Platter:
         """
         wanted = -(-max(end, content.high) // PAGE) * PAGE
         has = -(-content.high // PAGE) * PAGE
-        granted = min(wanted - has, max(0, self.total_bytes - self.used_bytes) // PAGE * PAGE)
+        granted = min(wanted - has, self.free_bytes // PAGE * PAGE)
         self.used_bytes += granted
         return min(end, has + granted)
 
@@ -317,7 +322,7 @@ class SimDisk:
     def usage(self, path: str) -> tuple[int, int]:
         self._life.check()
         platter = self.platter
-        return max(0, platter.total_bytes - platter.used_bytes), platter.total_bytes
+        return platter.free_bytes, platter.size_bytes
 
     def lock(self, path: str, content: str) -> SimLock:
         self._life.check()

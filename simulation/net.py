@@ -36,6 +36,10 @@ class Connection:
         self.back = back
         self.half_open = False  # one machine lost power
 
+    @property
+    def alive(self) -> bool:
+        return not self.there.reset and not (self.there.ended and self.back.ended)
+
     def reset(self) -> None:
         """Both ends get ``ConnectionResetError`` after what had already arrived."""
         self.there.break_off()
@@ -182,6 +186,8 @@ class SimNet:
         self._listeners: dict[tuple[str, int], SimListener] = {}
         self._connections: list[Connection] = []
         self._off: set[str] = set()  # machines without power
+        self._refusing: set[str] = set()
+        self._held: set[str] = set()
         self._numbers = itertools.count(1)
         self._ports = itertools.count(FIRST_FREE_PORT)
 
@@ -197,6 +203,7 @@ class SimNet:
         if key not in self._links:
             rng = seeded(self._seed, "link", source, target)
             self._links[key] = Link(rng, delay_min=self.delay_min, delay_mean=self.delay_mean)
+            self._links[key].cut = bool({source, target} & self._held)
         return self._links[key]
 
     def links(self) -> Iterable[Link]:
@@ -233,6 +240,23 @@ class SimNet:
         for connection in chosen:
             connection.reset()
         return len(chosen)
+
+    def reset_host(self, host: str) -> None:
+        """Reset every connection of a host."""
+        for connection in self._alive():
+            if host in (connection.client.name, connection.server.name):
+                connection.reset()
+
+    def refuse(self, host: str, on: bool) -> None:
+        """Connections to a host are refused, although somebody may listen there."""
+        (self._refusing.add if on else self._refusing.discard)(host)
+
+    def hold(self, host: str, on: bool) -> None:
+        """Nothing reaches a host or leaves it; what was sent arrives afterwards."""
+        (self._held.add if on else self._held.discard)(host)
+        for ends, link in self._links.items():
+            if host in ends:
+                link.cut = on
 
     def process_died(self, life: Life) -> None:
         """The system closes the sockets of a killed process."""
@@ -285,7 +309,7 @@ class SimNet:
                 await link.healed.wait(trio.current_time() + 1.0)  # the system asks again
         life.check()
         listener = self.listener(host, port)
-        if listener is None:
+        if listener is None or host in self._refusing:
             raise ConnectionRefusedError(111, "Connection refused")
         while len(listener.arrived) >= BACKLOG:
             await listener.changed.wait()
@@ -294,7 +318,7 @@ class SimNet:
         if self._rng.random() < self.reset_share:
             pipe = self._rng.choice((connection.there, connection.back))
             pipe.breaks_at = self._rng.randrange(1, self.reset_bytes_max)
-        self._connections = [*self._alive(), connection]
+        self._remember(connection)
         name = f"{life.name}:{40_000 + number}"
         listener.arrived.append(
             SimTransport(self, connection, listener.life, name, is_client=False)
@@ -302,12 +326,15 @@ class SimNet:
         listener.changed.send()
         return SimTransport(self, connection, life, f"{host}:{port}", is_client=True)
 
+    def _remember(self, connection: Connection) -> None:
+        for each in self._connections:
+            if not each.alive:
+                each.there.forget()
+                each.back.forget()
+        self._connections = [*self._alive(), connection]
+
     def _alive(self) -> list[Connection]:
-        return [
-            each
-            for each in self._connections
-            if not each.there.reset and not (each.there.ended and each.back.ended)
-        ]
+        return [each for each in self._connections if each.alive]
 
     def _close_listeners(self, life: Life) -> None:
         for key, listener in list(self._listeners.items()):

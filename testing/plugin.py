@@ -1,1 +1,62 @@
-"""pytest fixtures: a real broker for each test."""
+"""pytest fixtures: a real broker for each test.
+
+``tailrace_broker`` is a broker of its own for each test, ``tailrace_broker_session`` one for the
+whole session (with pytest-xdist: one per worker; take topic names from ``broker.name``). With
+``--tailrace-url URL`` the same tests run on that cluster; one that needs the broker's process
+(faults, clock, kill, restart) is skipped, saying so.
+
+Loaded by every pytest run on the machine: nothing is imported before a fixture is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tailrace.testing.broker import Broker
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("tailrace")
+    group.addoption(
+        "--tailrace-url",
+        metavar="URL",
+        default=None,
+        help="run tests that use tailrace_broker on this cluster (tailrace://host:port)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "tailrace: options of the tailrace fixtures")
+
+
+@pytest.fixture
+def tailrace_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """A broker for this test alone, its log in memory."""
+    yield from _broker(request.config)
+
+
+@pytest.fixture(scope="session")
+def tailrace_broker_session(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """One broker for all tests of this process; use ``broker.name("orders")`` for topics."""
+    yield from _broker(request.config)
+
+
+def _broker(config: pytest.Config) -> Iterator[Broker]:
+    url = config.getoption("--tailrace-url")
+    if url is None:
+        from tailrace.testing.broker import Broker
+
+        with Broker() as broker:
+            yield broker
+    else:
+        from tailrace.testing.remote import RemoteBroker
+
+        remote = RemoteBroker(url)
+        try:
+            yield remote
+        finally:
+            remote.stop()

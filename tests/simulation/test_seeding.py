@@ -40,7 +40,7 @@ def test_equal_seeds_give_equal_courses() -> None:
 
 
 def test_another_process_takes_the_same_course() -> None:
-    code = "from tests.simulation.test_seeding import busy, run_seeded;print(run_seeded(busy, 1).trace)"
+    code = "import tests.simulation.test_seeding as t; print(t.run_seeded(t.busy, 1).trace)"
     for hash_seed in "01":
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         output = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)

@@ -1,0 +1,288 @@
+"""Watches one broker from outside: its bytes on the network against the bytes on its disk.
+
+The oracle decodes nothing but what everybody can see, and shares no state with the broker:
+
+- S1: when a success for acks=all is handed to the network, every byte of the batch must be in the
+  durable image of the disk, under a durable name, as the producer encoded it;
+- S11: the high watermark shown to clients never falls; S12: no batch at or above it is delivered;
+- S32: what a restart recovers is a prefix of what was written and holds all that was durable;
+- S10, S15 in the log itself: offsets without gaps, each producer's sequences without repeats.
+"""
+
+from dataclasses import dataclass, field
+
+from tailrace.protocol.batch import BatchHeader, header_seed, parse_header, scan_one
+from tailrace.protocol.codec import decode_message
+from tailrace.protocol.frame import PREAMBLE, FrameLimits, FrameReader
+from tailrace.protocol.messages import (
+    ACKS_ALL,
+    Api,
+    FetchResponse,
+    ProduceRequest,
+    ProduceResponse,
+)
+from tailrace.simulation.checkers import Violation
+from tailrace.simulation.content import Content
+from tailrace.simulation.disk import Folder, Inode, Platter
+from tailrace.simulation.net import Connection
+
+PAYLOAD_AT = 45  # what the producer wrote and nobody patches (batch_layout: under checksum P)
+LIMITS = FrameLimits(frame=lambda api: 1 << 30, head=1 << 24)
+
+PartitionKey = tuple[bytes, int]  # topic id, partition
+
+
+@dataclass
+class Stream:
+    """One direction of one connection, cut into frames."""
+
+    reader: FrameReader = field(default_factory=lambda: FrameReader(LIMITS))
+    preamble_left: int = len(PREAMBLE)
+
+    def feed(self, data: bytes) -> None:
+        skipped = min(self.preamble_left, len(data))
+        self.preamble_left -= skipped
+        self.reader.feed(data[skipped:])
+
+
+@dataclass
+class Dialogue:
+    """Both directions, and the produce requests not yet answered."""
+
+    requests: Stream = field(default_factory=Stream)
+    answers: Stream = field(default_factory=Stream)
+    produced: dict[int, list[tuple[PartitionKey, bytes]]] = field(
+        default_factory=dict[int, list[tuple[PartitionKey, bytes]]]
+    )
+
+
+@dataclass
+class Scan:
+    """Where the batches of one segment file stand, as far as it was looked at."""
+
+    content: Content
+    seed: int
+    position: int = 0
+    places: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
+
+    def place(self, base_offset: int) -> tuple[int, int] | None:
+        """Position and size of the batch with that base offset."""
+        if base_offset not in self.places:
+            self._go_on()
+        return self.places.get(base_offset)
+
+    def _go_on(self) -> None:
+        content = self.content
+        data = content.view(0, content.size)
+        while self.position < content.high:
+            header = scan_one(data, self.position, self.seed)
+            if not isinstance(header, BatchHeader):
+                return
+            self.places[header.base_offset] = self.position, header.size_bytes
+            self.position += header.size_bytes
+
+
+class Oracle:
+    """See the module. ``violations`` grows as the broker goes wrong."""
+
+    def __init__(self, name: str, platter: Platter, data_dir: str) -> None:
+        self.violations: list[Violation] = []
+        self.acked_batches = 0
+        self.delivered_batches = 0
+        self._name = name
+        self._platter = platter
+        self._topics = f"{data_dir}/topics"
+        self._dialogues: dict[int, Dialogue] = {}
+        self._scans: dict[str, Scan] = {}
+        self._high_watermarks: dict[PartitionKey, int] = {}
+        self._left: tuple[Logs, Logs] | None = None  # by the last process: written, durable
+
+    def tap(self, connection: Connection, to_client: bool, data: bytes) -> None:
+        """For ``SimNet.taps``: called for every piece when it is handed to the network."""
+        if connection.server.name != self._name:
+            return
+        dialogue = self._dialogues.setdefault(connection.number, Dialogue())
+        if not to_client:
+            dialogue.requests.feed(data)
+            while (frame := dialogue.requests.reader.next()) is not None:
+                if frame.api == Api.PRODUCE:
+                    request = decode_message(ProduceRequest, frame.head)
+                    self._see_produce(dialogue, frame.correlation_id, request, frame.body)
+            return
+        dialogue.answers.feed(data)
+        while (frame := dialogue.answers.reader.next()) is not None:
+            if frame.api == Api.PRODUCE:
+                produced = dialogue.produced.pop(frame.correlation_id, [])
+                self._check_acks(produced, decode_message(ProduceResponse, frame.head))
+            elif frame.api == Api.FETCH:
+                self._check_fetch(decode_message(FetchResponse, frame.head), frame.body)
+
+    def process_ended(self) -> None:
+        """Call it when a broker is dead, before anything happens to its disk."""
+        if self._left is None:  # else it died before it served: the one before it counts
+            durable = logs(self._platter.crashed(lambda options: 0), self._topics)
+            self._left = logs(self._platter, self._topics), durable
+
+    def process_serves(self) -> None:
+        """Call it when a broker has recovered: checks S32 against what the last one left."""
+        if self._left is None:
+            return
+        written, durable = self._left
+        self._left = None
+        now = logs(self._platter, self._topics)
+        for key, old in written.items():
+            recovered = now.get(key, [])
+            same = 0
+            while same < min(len(old), len(recovered)) and old[same] == recovered[same]:
+                same += 1
+            safe = len(durable.get(key, []))
+            if same < safe:
+                self._violated("S32", f"{_name(key)}: {safe} batches were durable, {same} are left")
+            if set(recovered[same:]) & set(old[same:]):
+                self._violated("S32", f"{_name(key)}: batches behind a lost one came back")
+
+    def check_logs(self) -> None:
+        """S10 and S15 in the log files as they are now."""
+        for key, entries in logs(self._platter, self._topics).items():
+            next_offset: int | None = None
+            sequences: dict[tuple[int, int], int] = {}
+            for entry in entries:
+                header = parse_header(entry)
+                if next_offset is not None and header.base_offset != next_offset:
+                    self._violated("S10", f"{_name(key)}: {header.base_offset} after {next_offset}")
+                next_offset = header.next_offset
+                if header.producer_id >= 0:
+                    producer = header.producer_id, header.producer_epoch
+                    expected = sequences.get(producer, 0)
+                    if header.base_sequence != expected:
+                        self._violated(
+                            "S15",
+                            f"{_name(key)}@{header.base_offset}: producer {producer} has "
+                            f"sequence {header.base_sequence}, expected {expected}",
+                        )
+                    sequences[producer] = header.last_sequence + 1
+
+    def _see_produce(
+        self, dialogue: Dialogue, correlation_id: int, request: ProduceRequest, body: memoryview
+    ) -> None:
+        if request.acks != ACKS_ALL:
+            return
+        batches: list[tuple[PartitionKey, bytes]] = []
+        at = 0
+        for part in request.partitions:
+            batch = bytes(body[at + PAYLOAD_AT : at + part.length])
+            batches.append(((part.topic_id, part.partition), batch))
+            at += part.length
+        dialogue.produced[correlation_id] = batches
+
+    def _check_acks(
+        self, produced: list[tuple[PartitionKey, bytes]], response: ProduceResponse
+    ) -> None:
+        for (key, payload), result in zip(produced, response.results, strict=True):
+            if result.error is None:
+                self.acked_batches += 1
+                wrong = self._not_durable(key, result.base_offset, payload)
+                if wrong:
+                    self._violated("S1", f"{_name(key)}@{result.base_offset} acked: {wrong}")
+
+    def _not_durable(self, key: PartitionKey, offset: int, payload: bytes) -> str | None:
+        """What is missing for that batch to survive a power cut now; None if nothing is."""
+        path = f"{self._topics}/{_folder_name(key)}"
+        folder = self._platter.find(path)
+        if not isinstance(folder, Folder):
+            return "its partition has no directory"
+        bases = [int(name[:-4]) for name in folder.entries if name.endswith(".log")]
+        base = max((base for base in bases if base <= offset), default=None)
+        if base is None:
+            return "no segment holds it"
+        path = f"{path}/{base:020}.log"
+        content = self._platter.content(path)
+        if self._platter.durable_content(path) is not content:
+            return f"the name {path} is not durable"
+        place = self._place(path, content, key, offset)
+        if place is None:
+            return "it is not in the file"
+        position, size = place
+        if content.durable(position + PAYLOAD_AT, size - PAYLOAD_AT) != payload:
+            return f"its bytes at {position} are not durable (or not the producer's)"
+        return None
+
+    def _place(
+        self, path: str, content: Content, key: PartitionKey, offset: int
+    ) -> tuple[int, int] | None:
+        scan = self._scans.get(path)
+        place = scan.place(offset) if scan is not None and scan.content is content else None
+        if place is not None:
+            header = content.read(32, place[0])
+            if int.from_bytes(header[24:32], "big") == offset:
+                return place
+        # Not seen yet, or the file was cut and written anew since: look from its beginning.
+        scan = self._scans[path] = Scan(content, header_seed(*key))
+        return scan.place(offset)
+
+    def _check_fetch(self, response: FetchResponse, body: memoryview) -> None:
+        at = 0
+        for result in response.results:
+            key = result.topic_id, result.partition
+            if result.error is None:
+                shown = self._high_watermarks.get(key, 0)
+                if result.high_watermark < shown:
+                    what = f"{_name(key)}: {result.high_watermark} after {shown} was shown"
+                    self._violated("S11", what)
+                self._high_watermarks[key] = max(shown, result.high_watermark)
+            end = at + result.length
+            while at < end:
+                header = parse_header(body, at)
+                self.delivered_batches += 1
+                if header.next_offset > result.high_watermark:
+                    what = f"{_name(key)}@{header.base_offset} reaches beyond the high watermark"
+                    self._violated("S12", what)
+                at += header.size_bytes
+
+    def _violated(self, invariant: str, what: str) -> None:
+        self.violations.append(Violation(invariant, what))
+
+
+Logs = dict[PartitionKey, list[bytes]]
+
+
+def logs(platter: Platter, topics: str) -> Logs:
+    """Every batch of every partition on a disk, in order, up to the first that is not whole."""
+    found: Logs = {}
+    root = platter.find(topics)
+    if not isinstance(root, Folder):
+        return found
+    for name, folder in sorted(root.entries.items()):
+        if isinstance(folder, Folder):
+            topic, _, partition = name.rpartition("-")
+            key = bytes.fromhex(topic), int(partition)
+            found[key] = _entries(folder, header_seed(*key))
+    return found
+
+
+def _entries(folder: Folder, seed: int) -> list[bytes]:
+    entries: list[bytes] = []
+    expected: int | None = None
+    for name, node in sorted(folder.entries.items()):
+        if not name.endswith(".log") or not isinstance(node, Inode):
+            continue
+        if expected is not None and int(name[:-4]) != expected:
+            break
+        content, position = node.content, 0
+        data = content.view(0, content.size)
+        while position < content.high:
+            header = scan_one(data, position, seed)
+            if not isinstance(header, BatchHeader):
+                break
+            entries.append(bytes(data[position : position + header.size_bytes]))
+            position += header.size_bytes
+            expected = header.next_offset
+    return entries
+
+
+def _folder_name(key: PartitionKey) -> str:
+    return f"{key[0].hex()}-{key[1]}"
+
+
+def _name(key: PartitionKey) -> str:
+    return f"{key[0].hex()[:8]}[{key[1]}]"

@@ -1,0 +1,43 @@
+"""The face of ``Broker`` on a cluster that is not ours: ``pytest --tailrace-url``."""
+
+from typing import NoReturn
+
+import pytest
+
+from tailrace.testing.broker import Broker, Records
+from tailrace.testing.faults import Faults
+
+
+class RemoteBroker(Broker):
+    """Topics and records work; whatever needs the process skips the test."""
+
+    def __init__(self, url: str) -> None:
+        Records.__init__(self, url)
+        self.data_dir = None
+        self.http_url = None
+
+    @property
+    def faults(self) -> Faults:
+        _skip("faults")
+
+    def start(self) -> None:
+        _skip("start()")
+
+    def stop(self) -> None:
+        """Only close the clients made here."""
+        self.close_clients()
+
+    def restart(self, *, keep_data: bool = True, crash: bool = False) -> None:
+        _skip("restart()")
+
+    def advance(
+        self, *, seconds: float = 0, minutes: float = 0, hours: float = 0, days: float = 0
+    ) -> None:
+        _skip("advance()")
+
+    def events(self, last: int = 20) -> list[dict[str, object]]:
+        _skip("events()")
+
+
+def _skip(what: str) -> NoReturn:
+    pytest.skip(f"{what} needs a broker of the test's own; --tailrace-url gives a cluster")
