@@ -29,12 +29,14 @@ def version_mismatch(
 ) -> errors.VersionMismatch:
     """T120. ``client`` and ``broker``: their software versions; ranges of protocols, inclusive."""
     (a, b), (c, d) = client_range, broker_range
-    wanted = broker.rpartition("/")[2]
-    spec = f"~={wanted}" if b < c else f"<={wanted}"
+    client, broker = (
+        shown(client.removeprefix("tailrace/")),
+        shown(broker.removeprefix("tailrace/")),
+    )
     return errors.VersionMismatch(
         "T120",
-        f"client {shown(client)} speaks protocol {a}-{b}, broker {shown(broker)} speaks {c}-{d}",
-        f"pip install 'tailrace{shown(spec)}', or upgrade the broker.",
+        f"client {client} speaks protocol {a}-{b}, broker {broker} speaks {c}-{d}",
+        f"pip install 'tailrace~={broker}', or upgrade the broker.",
         client_range=client_range,
         broker_range=broker_range,
     )
