@@ -63,8 +63,8 @@ class DataDirectory:
         """Lock the directory and check whose it is; make it if there is none.
 
         ``cluster_id`` None: whatever the directory says, ``new_cluster_id`` for a new one.
-        Raises BrokerError T090 (in use), T091 (another broker's), T092 (newer or no format of
-        ours), T094 (``meta.json`` damaged), and ``OSError``.
+        Raises BrokerError T090 (in use), T091 (another broker's), T092 (a newer format, or
+        none of ours), and ``OSError``.
         """
         path = path.rstrip("/")
         _make_directories(disk, path)
@@ -160,10 +160,8 @@ def _read_meta(disk: Disk, path: str) -> dict[str, Any] | None:
         return None
     try:
         meta = json.loads(_read_all(disk, name))
-    except ValueError as error:
-        raise texts.corruption_found(
-            name, position=0, reason=f"not JSON ({error})", first_offset=0, next_offset=None
-        ) from None
+    except ValueError:
+        raise texts.directory_format(path, found="unreadable", newest=FORMAT) from None
     found = meta.get("format") if isinstance(meta, dict) else None
     if not isinstance(found, int) or not 1 <= found <= FORMAT:
         raise texts.directory_format(path, found=found, newest=FORMAT)

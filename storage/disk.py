@@ -119,7 +119,7 @@ class Disk(Protocol):
         ...
 
     def lock(self, path: str, content: str) -> "Lock":
-        """Take an exclusive lock for this process and write who holds it, or ``BlockingIOError``."""
+        """Take an exclusive lock and write who holds it, or ``BlockingIOError``."""
         ...
 
 

@@ -58,7 +58,9 @@ class Index:
 
     def at_offset(self, offset: int) -> IndexEntry | None:
         """The last entry at or before an offset; None: start at the first batch."""
-        return self._before(bisect_right(range(len(self)), offset - self.base_offset, key=self._delta))
+        return self._before(
+            bisect_right(range(len(self)), offset - self.base_offset, key=self._delta)
+        )
 
     def at_position(self, position: int) -> IndexEntry | None:
         """The last entry at or before a position."""

@@ -64,13 +64,19 @@ class ProducerTable:
     def get(self, producer_id: int) -> Producer | None:
         return self._producers.get(producer_id)
 
+    def copy(self) -> "ProducerTable":
+        """The table as it is now."""
+        table = ProducerTable(self._topic, self._partition)
+        table._producers = dict(self._producers)
+        return table
+
     def plan(self) -> "ProducerPlan":
         """Checks against this table that change it only when committed."""
         return ProducerPlan(self, self._topic, self._partition)
 
     def replay(self, header: BatchHeader) -> None:
         """Take in a batch that stands in the log."""
-        if header.producer_id >= 0:
+        if header.producer_id >= 0 and header.base_sequence >= 0:
             known = self._producers.get(header.producer_id)
             sent = _sent(header, header.base_offset, header.append_time)
             self.put(header.producer_id, _followed(known, header.producer_epoch, sent))
@@ -105,7 +111,11 @@ class ProducerPlan:
 
         Raises BatchRefused, OutOfOrderSequence, UnknownProducer.
         """
-        producer_id, epoch, sequence = header.producer_id, header.producer_epoch, header.base_sequence
+        producer_id, epoch, sequence = (
+            header.producer_id,
+            header.producer_epoch,
+            header.base_sequence,
+        )
         if producer_id < 0:
             return None
         known = self._changed.get(producer_id) or self._table.get(producer_id)

@@ -1,0 +1,56 @@
+"""Two small facts about a log: up to where it is durable, and where it starts.
+
+``flushed`` is overwritten in place by one plain write after each sync round (R25): it is shorter
+than a sector, checked by its checksum, survives a killed process, and never overstates. After a
+power cut it may lag. ``start`` is replaced atomically and may stand inside a segment.
+"""
+
+import struct
+from typing import NamedTuple
+
+from tailrace.storage import checkpoint
+from tailrace.storage.disk import Disk
+
+_MARK = struct.Struct(">qqQ")
+_START = struct.Struct(">q")
+
+
+class Mark(NamedTuple):
+    """Offsets below ``offset`` are durable; the next begins at ``position`` of a segment."""
+
+    offset: int
+    segment_base: int
+    position: int
+
+
+def flushed_path(directory: str) -> str:
+    return f"{directory}/flushed"
+
+
+def start_path(directory: str) -> str:
+    return f"{directory}/start"
+
+
+def encode_mark(mark: Mark) -> bytes:
+    """The ``flushed`` file; always of the same length."""
+    return checkpoint.encode(checkpoint.Kind.FLUSHED, _MARK.pack(*mark))
+
+
+def read_mark(disk: Disk, directory: str) -> Mark | None:
+    """None: missing or damaged."""
+    body = checkpoint.read(disk, flushed_path(directory), checkpoint.Kind.FLUSHED)
+    return Mark(*_MARK.unpack(body)) if body is not None and len(body) == _MARK.size else None
+
+
+def encode_start(offset: int) -> bytes:
+    """The ``start`` file."""
+    return checkpoint.encode(checkpoint.Kind.START, _START.pack(offset))
+
+
+def read_start(disk: Disk, directory: str) -> int | None:
+    """None: never set, or damaged: then the log starts with its first segment."""
+    body = checkpoint.read(disk, start_path(directory), checkpoint.Kind.START)
+    if body is None or len(body) != _START.size:
+        return None
+    found: int = _START.unpack(body)[0]
+    return found

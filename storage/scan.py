@@ -1,0 +1,125 @@
+"""Walking the bytes of one log file: what is a batch, what is not, where the next one begins.
+
+A scanner verifies everything of a batch that can be verified by itself (header check, payload
+checksum). It reads through ``read``, never through a map, so that a file may still be cut after
+it was scanned (R30), and skips holes. It decides nothing: whether a bad batch is a torn tail or
+corruption is recovery's to say (R25).
+"""
+
+import struct
+from typing import Protocol
+
+from tailrace.protocol.batch import (
+    BATCH_LENGTH_MAX,
+    HEADER_BYTES,
+    BadBatch,
+    BatchHeader,
+    EndOfLog,
+    header_ok,
+    scan_one,
+)
+
+WINDOW_BYTES = 4 * 1024 * 1024
+BATCH_BYTES_MAX = 36 + BATCH_LENGTH_MAX
+_LENGTH_AT = 32
+_LENGTH = struct.Struct(">i")
+_MAGIC_AT = 4
+_MAGIC = b"TR\x01"
+
+
+class Source(Protocol):
+    """What a scan needs of a file."""
+
+    def size(self) -> int: ...
+
+    def read(self, length: int, position: int) -> bytes: ...
+
+    def next_data(self, position: int) -> int: ...
+
+
+class Scanner:
+    """A window that moves over one file."""
+
+    def __init__(self, source: Source, seed: int) -> None:
+        self._source = source
+        self._seed = seed
+        self._size = source.size()
+        self._data = memoryview(b"")
+        self._start = 0  # position of the window in the file
+        self.read_bytes = 0
+
+    def at(self, position: int) -> BatchHeader | EndOfLog | BadBatch:
+        """What stands at a position, verified."""
+        self._hold(position, HEADER_BYTES)
+        self._hold(position, self._claimed_bytes(position))
+        return scan_one(self._data, position - self._start, self._seed)
+
+    def header_ok(self, position: int) -> bool:
+        """Whether the header check of a batch that would begin here passes."""
+        if position + HEADER_BYTES > self._size:
+            return False
+        self._hold(position, HEADER_BYTES)
+        return header_ok(self._data, position - self._start, self._seed)
+
+    def past(self, position: int) -> int:
+        """Where to search on behind a bad batch: behind all of it if its length can be believed."""
+        return position + (self._claimed_bytes(position) if self.header_ok(position) else 1)
+
+    def find(self, position: int, end: int, above: int, below: int) -> tuple[int, int] | None:
+        """The next sound batch that begins in [position, end) with above < base offset < below.
+
+        Returns its position and base offset. Batches that are not sound are passed over.
+        """
+        while position < end:
+            position = self._source.next_data(position)
+            data = self._source.read(min(WINDOW_BYTES, end + HEADER_BYTES - position), position)
+            if not data:
+                return None
+            at = data.find(_MAGIC)
+            while at >= 0:
+                candidate = position + at - _MAGIC_AT
+                if at >= _MAGIC_AT and candidate < end:
+                    base = self._sound_base(candidate)
+                    if base is not None and above < base < below:
+                        return candidate, base
+                at = data.find(_MAGIC, at + 1)
+            # Leave a few bytes, in which a magic may begin.
+            position += max(1, len(data) - _MAGIC_AT - len(_MAGIC) + 1)
+        return None
+
+    def data_end(self, position: int) -> int:
+        """Behind the last byte at or behind ``position`` that is not zero; else ``position``."""
+        found = position
+        while (position := self._source.next_data(position)) < self._size:
+            data = self._source.read(WINDOW_BYTES, position)
+            if not data:
+                break
+            kept = len(data.rstrip(b"\0"))
+            if kept:
+                found = position + kept
+            position += len(data)
+        return found
+
+    def _sound_base(self, position: int) -> int | None:
+        if not self.header_ok(position):
+            return None
+        found = self.at(position)
+        return found.base_offset if isinstance(found, BatchHeader) else None
+
+    def _claimed_bytes(self, position: int) -> int:
+        """Size of the entry by its own words, if they are possible, else that of a header."""
+        at = position - self._start + _LENGTH_AT
+        if at + _LENGTH.size > len(self._data):
+            return HEADER_BYTES
+        claimed: int = 36 + _LENGTH.unpack_from(self._data, at)[0]
+        return claimed if HEADER_BYTES <= claimed <= BATCH_BYTES_MAX else HEADER_BYTES
+
+    def _hold(self, position: int, length: int) -> None:
+        """Have [position, position + length) in the window, as far as the file goes."""
+        end = min(position + length, self._size)
+        if self._start <= position and end <= self._start + len(self._data):
+            return
+        data = self._source.read(max(length, WINDOW_BYTES), position)
+        self.read_bytes += len(data)
+        self._data = memoryview(data)
+        self._start = position
