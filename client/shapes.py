@@ -1,0 +1,176 @@
+"""What admin calls, health and hooks return: frozen dataclasses, whose names are the JSON's too.
+
+Durations end in ``_ms`` or ``_seconds``, sizes in ``_bytes``; times are ms since the epoch, UTC.
+Within a major version they only gain fields.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, cast
+
+from tailrace.client.records import TopicPartition
+
+ConfigSource = Literal["default", "file", "env", "cli", "topic"]
+PartitionStatus = Literal["ok", "under_replicated", "below_min_isr", "offline"]
+BrokerState = Literal["starting", "running", "read_only", "draining", "offline"]
+
+
+@dataclass(frozen=True)
+class ConfigEntry:
+    """One effective setting of a topic."""
+
+    key: str
+    value: str  # with its unit
+    default: str
+    source: ConfigSource  # where ``value`` comes from
+    dynamic: bool  # may change while the broker runs
+
+
+@dataclass(frozen=True)
+class PartitionInfo:
+    """One partition, as its leader sees it."""
+
+    topic: str
+    partition: int
+    leader: str | None  # broker id; None while there is none
+    leader_epoch: int
+    replicas: list[str]
+    isr: list[str]  # the replicas in sync
+    key_range: tuple[str, str]  # of xxh3-64(key): 16 hex digits each, inclusive
+    log_start: int
+    log_end: int
+    high_watermark: int
+    last_stable_offset: int
+    size_bytes: int
+    segments: int
+    last_append_time: int | None  # None: empty
+    status: PartitionStatus
+
+
+@dataclass(frozen=True)
+class TopicInfo:
+    """One topic in a list."""
+
+    name: str
+    topic_id: str  # UUID text
+    internal: bool
+    partitions: int
+    replicas: int
+    min_isr: int
+    cleanup: str
+    durability: str
+    size_bytes: int
+    records: int  # sum of log_end - log_start
+    under_replicated: int
+    offline: int
+
+
+@dataclass(frozen=True)
+class TopicDetail(TopicInfo):
+    """One topic with its settings and partitions."""
+
+    config: list[ConfigEntry]
+    partition_list: list[PartitionInfo]
+    groups: list[str]
+
+
+@dataclass(frozen=True)
+class BrokerInfo:
+    """One broker."""
+
+    id: str
+    address: str
+    http: str | None
+    rack: str | None
+    version: str
+    broker_epoch: int
+    state: BrokerState
+    leaders: int
+    replicas: int
+    disk_free_bytes: int
+    disk_total_bytes: int
+    uptime_ms: int
+    last_seen: int
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    """The whole cluster."""
+
+    cluster_id: str
+    version: str
+    controller: str | None
+    metadata: Literal["embedded", "etcd"]
+    metadata_ok: bool
+    brokers: list[BrokerInfo]
+    topics: int
+    partitions: int
+    under_replicated: int
+    below_min_isr: int
+    offline: int
+    healthy: bool
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class ClientHealth:
+    """``client.health()``. ``healthy`` is ``state == "ok"``; ``reason`` says why it is not."""
+
+    state: Literal["connecting", "ok", "reconnecting", "closed"]
+    healthy: bool
+    reason: str | None
+    address: str | None
+
+
+@dataclass(frozen=True)
+class ProducerHealth:
+    """``producer.health()``."""
+
+    state: Literal["ok", "reconnecting", "stalled", "closed"]
+    healthy: bool
+    reason: str | None
+    buffered_records: int
+    buffered_bytes: int
+    in_flight: int  # requests
+    oldest_pending_ms: int | None
+    last_ack: int | None
+
+
+@dataclass(frozen=True)
+class ConsumerHealth:
+    """``consumer.health()``. ``stalled``: a record in the way cannot be delivered."""
+
+    state: Literal["starting", "ok", "rebalancing", "reconnecting", "stalled", "closed"]
+    healthy: bool
+    reason: str | None
+    assigned: list[TopicPartition]
+    lag_records: int | None  # None until the first answer to a fetch
+    last_record: int | None  # when records were last handed out
+    last_commit: int | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a hook of ``client.on`` is told."""
+
+    name: str
+    at: int
+    reason: str
+    details: dict[str, object]
+
+
+def to_json(shape: object) -> Any:
+    """The JSON value of a shape: objects by their names, lists for tuples.
+
+    A ``TopicPartition`` is an object of its two names; anything that is no shape stays as it is.
+    """
+    if isinstance(shape, TopicPartition):
+        return shape._asdict()
+    if is_dataclass(shape):
+        return {field.name: to_json(getattr(shape, field.name)) for field in fields(shape)}
+    if isinstance(shape, dict):
+        items = cast("Mapping[Any, Any]", shape).items()
+        return {key: to_json(value) for key, value in items}
+    if isinstance(shape, list | tuple):
+        return [to_json(item) for item in cast("list[Any]", shape)]
+    return shape
