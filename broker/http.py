@@ -103,8 +103,8 @@ async def _serve_once(view: HttpView, token: str | None, listener: socket.socket
 
 def _assemble(view: HttpView, token: str | None) -> tuple[Any, Any, Any]:
     """hypercorn's serve, the application, and hypercorn's settings: all the imports of HTTP."""
+    import hypercorn.trio
     from hypercorn.config import Config
-    from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType]
 
     settings = Config()
     settings.errorlog = logger
@@ -113,8 +113,8 @@ def _assemble(view: HttpView, token: str | None) -> tuple[Any, Any, Any]:
     settings.read_timeout = READ_TIMEOUT_S
     settings.keep_alive_timeout = KEEP_ALIVE_S
     settings.graceful_timeout = DRAIN_S
-    hypercorn_serve: Any = serve
-    return hypercorn_serve, application(view, token), settings
+    worker: Any = hypercorn.trio  # its own annotations are incomplete
+    return worker.serve, application(view, token), settings
 
 
 def application(view: HttpView, token: str | None) -> "Starlette":

@@ -67,14 +67,16 @@ def as_text(record: logging.LogRecord, broker: str) -> str:
     """``2026-11-20 10:00:00.123 INFO broker.ready message key=value``, in UTC."""
     line = document(record, broker)
     ms, code, message = line.pop("time"), line.pop("code"), shown(line.pop("message"))
-    trace = line.pop("traceback", "").splitlines()
+    below = line.pop("traceback", "").splitlines()
+    for name in [name for name, value in line.items() if isinstance(value, list)]:
+        below += [f"{name}:", *(f"  {item}" for item in line.pop(name))]
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(ms // 1000))
     head = f"{stamp}.{ms % 1000:03d} {record.levelname} {line.pop('event')}"
     if code is not None and not message.startswith(f"{code}:"):
         message = f"{code}: {message}"
     del line["level"], line["broker"]
     fields = (f"{name}={_plain(value)}" for name, value in line.items())
-    rows = (f"\n    {shown(row)}" for row in trace)
+    rows = (f"\n    {shown(row)}" for row in below)
     return " ".join((head, message, *fields)) + "".join(rows)
 
 

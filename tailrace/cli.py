@@ -46,7 +46,7 @@ COMMANDS: dict[str, Place] = {
     "segment": Place("tailrace.storage.cli", "segment", "Inspect log files offline."),
     "bench": Place("tailrace.bench.cli", "bench", "Measure produce, consume and end to end."),
     "doctor": Place("tailrace.cli_doctor", "doctor", "Check this machine and the broker."),
-    "config": Place("tailrace.broker.cli", "config", "Show, explain and check settings.", True),
+    "config": Place("tailrace.broker.cli_config", "config", "Show, explain and check settings.", True),
     "explain": Place("tailrace.cli_explain", "explain", "Explain an error code."),
     "completion": Place("tailrace.cli_explain", "completion", "Print shell completion."),
 }

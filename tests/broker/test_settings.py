@@ -1,9 +1,12 @@
 """The table of settings: canonical texts, kinds and bounds."""
 
+from pathlib import Path
+
 import pytest
 
 from tailrace.broker.kinds import Address
 from tailrace.broker.settings import LATER_SECTIONS, SETTINGS, Setting, setting_of
+from tests.broker.configuration_page import page
 
 EVERY = pytest.mark.parametrize("setting", SETTINGS.values(), ids=lambda one: one.key)
 
@@ -116,3 +119,8 @@ def test_listeners_have_any_name_that_survives_an_environment_variable() -> None
     assert setting_of("listeners.peer-2.bind") is SETTINGS["listeners.*.bind"]
     for key in ("listeners.Peer.bind", "listeners.*.bind", "listeners.a.b.bind", "listeners..bind"):
         assert setting_of(key) is None
+
+
+def test_page_of_the_documentation_is_made_from_the_table() -> None:
+    written = (Path(__file__).parent.parent.parent / "docs/configuration.md").read_text()
+    assert written == page(), "python -m tests.broker.configuration_page > docs/configuration.md"

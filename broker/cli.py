@@ -1,0 +1,155 @@
+"""``tailrace dev`` and ``tailrace serve``.
+
+Commands return their exit code. What a command prints goes through the ``Console`` in the root
+context's ``obj``; errors are raised, the root makes them text, but for a broker that could not
+start or go on: its exit codes are those of a daemon (``process.failure_code``).
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from tailrace.broker.cli_config import console_of, report_check
+from tailrace.broker.config import Config, Given, Sources, find_file, load
+from tailrace.broker.config_values import read_options
+from tailrace.protocol import texts_cli
+from tailrace.protocol.console import Console
+from tailrace.protocol.errors import TailraceError
+
+if TYPE_CHECKING:
+    from tailrace.broker.server import Ready
+
+DEV_DEFAULTS = {
+    "broker.auto_create": "true",
+    "storage.data_dir": "./.tailrace",
+    "log.format": "text",
+}
+MEMORY_DIRECTORY = "/dev/shm"
+_PORT = click.IntRange(0, 65535)
+
+
+@click.command()
+@click.option("--brokers", type=click.IntRange(1, 9), default=1, metavar="N", help="Default 1.")
+@click.option("--port", type=_PORT, default=7400, metavar="PORT", help="Default 7400; 0: any free.")
+@click.option("--http-port", type=_PORT, default=7480, metavar="PORT", help="Default 7480; 0: any.")
+@click.option("--data", default=None, metavar="DIR", help="Default ./.tailrace")
+@click.option("--memory", is_flag=True, help="Keep data in memory, gone at exit.")
+@click.option("--no-auto-create", is_flag=True, help="Do not create topics on first use.")
+@click.pass_context
+def dev(
+    ctx: click.Context,
+    brokers: int,
+    port: int,
+    http_port: int,
+    data: str | None,
+    memory: bool,
+    no_auto_create: bool,
+) -> int:
+    """Start a broker for development."""
+    if brokers > 1:
+        raise texts_cli.later_command(f"dev --brokers {brokers}")
+    if memory and data is not None:
+        raise click.UsageError("--memory and --data exclude each other")
+    console = console_of(ctx)
+    options: list[Given] = []
+
+    def option(key: str, value: str, name: str) -> None:
+        options.append(Given(key, value, "cli", name))
+
+    if ctx.get_parameter_source("port") is ParameterSource.COMMANDLINE:
+        option("listeners.client.bind", f"127.0.0.1:{port}", "--port")
+    if ctx.get_parameter_source("http_port") is ParameterSource.COMMANDLINE:
+        option("http.bind", f"127.0.0.1:{http_port}", "--http-port")
+    if data is not None:
+        option("storage.data_dir", data, "--data")
+    if no_auto_create:
+        option("broker.auto_create", "false", "--no-auto-create")
+    with memory_directory(wanted=memory) as directory:
+        if directory is not None:
+            option("storage.data_dir", directory, "--memory")
+        log_format = "text" if console.output == "table" else "json"
+        defaults = {**DEV_DEFAULTS, "log.format": log_format}
+        sources = Sources(None, dict(os.environ), tuple(options), defaults)
+        config = load(sources)
+
+        def human(ready: "Ready") -> str:
+            kept = "in memory (gone at exit)" if memory else f"{config.storage.data_dir}"
+            kept += "" if memory else " (delete to reset)"
+            return (
+                f"broker ready {ready.url}, http {ready.http or 'off'}, data {kept},"
+                " Ctrl-C to stop\ntry: tailrace produce hello"
+            )
+
+        return run_broker(console, config, sources, human)
+
+
+@contextmanager
+def memory_directory(*, wanted: bool) -> Iterator[str | None]:
+    """A private directory in memory (else in the temporary one) that is removed afterwards."""
+    if not wanted:
+        yield None
+        return
+    parent = MEMORY_DIRECTORY if os.access(MEMORY_DIRECTORY, os.W_OK | os.X_OK) else None
+    directory = tempfile.mkdtemp(prefix="tailrace-dev-", dir=parent)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@click.command()
+@click.option("-c", "--config", "path", metavar="FILE", help="The configuration file.")
+@click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="One value.")
+@click.option("--data", default=None, metavar="DIR", help="The data directory.")
+@click.option("--check", is_flag=True, help="Check the configuration and exit.")
+@click.pass_context
+def serve(
+    ctx: click.Context,
+    path: str | None,
+    assignments: tuple[str, ...],
+    data: str | None,
+    check: bool,
+) -> int:
+    """Run a broker as a daemon."""
+    console = console_of(ctx)
+    options = read_options(assignments)
+    if data is not None:
+        options.append(Given("storage.data_dir", data, "cli", "--data"))
+    sources = Sources(find_file(path, os.environ), dict(os.environ), tuple(options))
+    if check:
+        return report_check(console, sources)
+    return run_broker(console, load(sources), sources, lambda ready: None)
+
+
+def run_broker(
+    console: Console, config: Config, sources: Sources, human: "Callable[[Ready], str | None]"
+) -> int:
+    """Run it until it ends; the exit code. ``human`` is what to print when it is ready."""
+    from tailrace.broker import process  # trio, and with it half of the start
+
+    def announce(ready: "Ready") -> None:
+        if console.output != "table":
+            click.echo(json.dumps(ready_document(ready)))
+        elif not console.quiet and (text := human(ready)) is not None:
+            click.echo(text, err=True)
+
+    try:
+        return process.run(config, sources, announce)
+    except TailraceError as error:
+        click.echo(console.render_error(error), err=True)
+        return process.failure_code(error)
+
+
+def ready_document(ready: "Ready") -> dict[str, object]:
+    """The one line of ``-O json``."""
+    return {
+        **{"event": "ready", "url": ready.url, "http": ready.http, "data_dir": ready.data_dir},
+        **{"broker_id": ready.broker_id, "pid": os.getpid()},
+    }

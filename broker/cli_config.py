@@ -1,0 +1,153 @@
+"""``tailrace config``: show, explain, check settings, and print a file of defaults."""
+
+import difflib
+import json
+import os
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+from tailrace.broker.config import Config, Sources, Value, examine, find_file, load
+from tailrace.broker.settings import SETTINGS, Setting
+from tailrace.protocol import texts_config
+from tailrace.protocol.console import EXIT_USAGE, Console, align, error_document
+from tailrace.protocol.errors import TailraceError
+
+DOC_COLUMNS = 90
+
+_FILE = click.option("-c", "--config", "path", metavar="FILE", help="The configuration file.")
+
+
+@click.group()
+def config() -> None:
+    """Show, explain and check settings."""
+
+
+def load_sources(path: str | None) -> Config:
+    """The configuration that ``serve`` would run with."""
+    return load(Sources(find_file(path, os.environ), dict(os.environ)))
+
+
+@config.command("show")
+@_FILE
+@click.pass_context
+def config_show(ctx: click.Context, path: str | None) -> int:
+    """Every setting with its value and where it comes from."""
+    values = sorted(load_sources(path).values.values(), key=lambda value: value.key)
+    rows: list[tuple[str, ...]] = [("KEY", "VALUE", "SOURCE", "ORIGIN")]
+    rows += [(v.key, v.text or '""', v.source, v.origin) for v in values]
+    document = {"settings": [entry_document(value) for value in values]}
+    click.echo(console_of(ctx).render(document, align(rows)))
+    return 0
+
+
+@config.command("explain")
+@click.argument("key")
+@_FILE
+@click.pass_context
+def config_explain(ctx: click.Context, key: str, path: str | None) -> int:
+    """What a setting means, its value and where that comes from."""
+    values = load_sources(path).values
+    if key not in values:
+        if key in SETTINGS and not SETTINGS[key].exists:
+            raise texts_config.setting_later("config explain", key, release=SETTINGS[key].later)
+        similar = difflib.get_close_matches(key, list(values), n=1)
+        raise texts_config.setting_unknown(
+            "config explain", key, similar=similar[0] if similar else None
+        )
+    value = values[key]
+    setting = value.setting
+    lines = [
+        f"{key} = {toml_value(setting, value.text)}",
+        f"  {setting.doc}",
+        f"  kind {setting.kind.name}, default {toml_value(setting, value.default)}",
+        f"  from {value.origin}" + (", reread on SIGHUP" if setting.dynamic else ""),
+    ]
+    if setting.per_topic:
+        lines.append(f"  per topic: tailrace topic alter NAME --set {setting.name}=VALUE")
+    document = {**entry_document(value), "doc": setting.doc}
+    click.echo(console_of(ctx).render(document, "\n".join(lines)))
+    return 0
+
+
+@config.command("check")
+@click.argument("file")
+@click.pass_context
+def config_check(ctx: click.Context, file: str) -> int:
+    """Check a configuration file; exit 2 if something is wrong."""
+    return report_check(console_of(ctx), Sources(Path(file), dict(os.environ)))
+
+
+def report_check(console: Console, sources: Sources) -> int:
+    """Every error there is; the exit code."""
+    found, errors = examine(sources)
+    problems: list[TailraceError] = list(errors)
+    if found is not None:
+        problems += check_files(found)
+    document = {"ok": not problems, "errors": [error_document(error) for error in problems]}
+    text = "\n".join(f"error: {error}" for error in problems) or "configuration ok"
+    click.echo(console.render(document, text), err=bool(problems) and console.output == "table")
+    return EXIT_USAGE if problems else 0
+
+
+def check_files(config: Config) -> list[TailraceError]:
+    """What is wrong with the files the configuration names."""
+    from tailrace.broker.security import read_token, server_context
+
+    problems: list[TailraceError] = []
+    checks: list[Callable[[], object]] = []
+    if any(listener.tls for listener in config.listeners):
+        checks.append(lambda: server_context(config.security))
+    if config.http.bind is not None and config.http.token_file:
+        checks.append(lambda: read_token(config.http.token_file))
+    for check in checks:
+        try:
+            check()
+        except TailraceError as error:
+            problems.append(error)
+    return problems
+
+
+@config.command("init")
+def config_init() -> int:
+    """Print a commented file with every default."""
+    click.echo(default_file(), nl=False)
+    return 0
+
+
+def default_file() -> str:
+    """Every setting as a comment, by section: nothing in it changes anything."""
+    lines = ["# tailrace: every setting with its default. Uncomment what you change."]
+    section = ""
+    for setting in SETTINGS.values():
+        if not setting.exists:
+            continue
+        head, _, name = setting.key.replace("*", "client").rpartition(".")
+        if head != section:
+            section = head
+            lines += ["", f"[{section}]"]
+        lines += [f"# {row}" for row in textwrap.wrap(setting.doc, DOC_COLUMNS)]
+        lines.append(f"# {name} = {toml_value(setting, setting.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def console_of(ctx: click.Context) -> Console:
+    """The options of this run of the command line."""
+    found = ctx.find_root().obj
+    return found if isinstance(found, Console) else Console()
+
+
+def toml_value(setting: Setting, text: str) -> str:
+    """A canonical text as TOML: numbers and booleans bare, all else quoted."""
+    bare = text in ("true", "false") or text.isdigit()
+    return text if setting.kind.toml and bare else json.dumps(text)
+
+
+def entry_document(value: Value) -> Mapping[str, object]:
+    """ConfigEntry, with the place it was written."""
+    return {
+        **{"key": value.key, "value": value.text, "default": value.default},
+        **{"source": value.source, "dynamic": value.setting.dynamic, "origin": value.origin},
+    }

@@ -1,0 +1,212 @@
+"""One broker as a process: signals, the service manager, logs, the exit code.
+
+    SIGTERM, SIGINT   stop gracefully; a second one, or shutdown_timeout, forces the end (exit 1)
+    SIGHUP            read the dynamic settings again, name every other one that changed
+    SIGUSR1           log the task tree and what every connection is waiting for
+
+The broker itself is ``server.py``; here is only what makes it a good daemon. Exit codes: 0 a
+graceful stop, 1 failed to start or forced, 2 configuration, 7 storage failure.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import FrameType
+
+import trio
+
+from tailrace.broker.config import Config, Sources, build, changed_keys, examine
+from tailrace.broker.logs import LogHandler, configure, set_level
+from tailrace.broker.sdnotify import Notifier
+from tailrace.broker.server import Ready, Server
+from tailrace.broker.system import system_world
+from tailrace.protocol.console import EXIT_FAILED, EXIT_STORAGE, EXIT_USAGE, exit_code
+from tailrace.protocol.errors import TailraceError
+
+logger = logging.getLogger("tailrace.broker.process")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+PULSE_S = 0.5  # how often the event loop is felt
+EXIT_CODES = frozenset((EXIT_FAILED, EXIT_USAGE, EXIT_STORAGE))
+
+
+def run(config: Config, sources: Sources, announce: Callable[[Ready], None]) -> int:
+    """Run a broker until it is told to stop; the exit code. Raises what kept it from starting.
+
+    ``announce`` is called once, when the broker is ready.
+    """
+    handler = configure(level=config.log.level, format=config.log.format, broker=config.broker.id)
+    process = Process(config, sources, announce, handler)
+    try:
+        return trio.run(process.main)
+    except BaseExceptionGroup as group:
+        # The nursery's wrapping is no news to anybody (C10).
+        raise first_of(group) from None
+    finally:
+        process.notifier.close()
+
+
+def first_of(group: BaseException) -> BaseException:
+    """The error a group is about: one with a code before any other."""
+    leaves = list(_leaves(group))
+    return next((one for one in leaves if isinstance(one, TailraceError)), leaves[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def failure_code(error: TailraceError) -> int:
+    """The exit code of a broker that could not start or go on."""
+    code = exit_code(error)
+    return code if code in EXIT_CODES else EXIT_FAILED
+
+
+class Process:
+    """The tasks around one server."""
+
+    def __init__(
+        self,
+        config: Config,
+        sources: Sources,
+        announce: Callable[[Ready], None],
+        handler: LogHandler,
+    ) -> None:
+        self.notifier = Notifier(os.environ)
+        self._config = config
+        self._sources = sources
+        self._announce = announce
+        self._handler = handler
+        self._server = Server(system_world(), config)
+        self._ready = False
+        self._stopping = False
+        self._forced = False
+
+    async def main(self) -> int:
+        """Run the server until it ends; the exit code."""
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._heed, signals, nursery)
+                nursery.start_soon(self._pulse)
+                await self._serve()
+                nursery.cancel_scope.cancel()
+        return EXIT_FAILED if self._forced else 0
+
+    async def _serve(self) -> None:
+        async with trio.open_nursery() as nursery:
+            ready = await nursery.start(self._server.run)
+            self._ready = True
+            self.notifier.ready(f"serving {ready.url}")
+            self._announce(ready)
+
+    # ── signals ──────────────────────────────────────────────────────────────────────────────
+
+    async def _heed(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                self._reload()
+            elif number == signal.SIGUSR1:
+                self._describe()
+            elif self._stopping:
+                self._force(f"second signal {signal.Signals(number).name}")
+            else:
+                self._stopping = True
+                self.notifier.stopping()
+                nursery.start_soon(self._watch_stop)
+                self._server.stop()
+
+    async def _watch_stop(self) -> None:
+        await trio.sleep(self._config.broker.shutdown_timeout_s)
+        self._force(f"shutdown_timeout {self._config.values['broker.shutdown_timeout'].text}")
+
+    def _force(self, why: str) -> None:
+        if not self._forced:
+            self._forced = True
+            extra = {"event": "broker.forced", "reason": why}
+            logger.error("stopping at once: %s; the rest is skipped", why, extra=extra)
+            self._server.kill()
+
+    def _reload(self) -> None:
+        """Read the configuration again, apply what may change, name what may not."""
+        config, errors = examine(self._sources)
+        for error in errors:
+            extra = {"event": "config.refused", "code": error.code}
+            logger.error("configuration not reread: %s", error, extra=extra)
+        if config is None:
+            return
+        applied: list[str] = []
+        values = dict(self._config.values)
+        for key in changed_keys(self._config, config):
+            value = config.values.get(key)
+            if value is not None and value.setting.dynamic:
+                values[key] = value
+                applied.append(key)
+                continue
+            where = "gone" if value is None else f"now {value.text!r} in {value.origin}"
+            extra = {"event": "config.needs_restart", "key": key}
+            logger.warning("%s changed (%s) and keeps its old value", key, where, extra=extra)
+        self._config = build(values)
+        set_level(self._config.log.level)
+        extra = {"event": "config.reread", "applied": ", ".join(applied)}
+        logger.info("configuration reread", extra=extra)
+
+    def _describe(self) -> None:
+        root = trio.lowlevel.current_root_task()
+        assert root is not None, "not inside trio"
+        extra = {
+            "event": "broker.tasks",
+            "tasks": list(task_tree(root)),
+            "requests": self._server.open_requests(),
+        }
+        logger.info("task tree and open requests", extra=extra)
+
+    # ── the pulse ────────────────────────────────────────────────────────────────────────────
+
+    async def _pulse(self) -> None:
+        """Feel how late the event loop is, and tell whoever waits for a sign of life."""
+        metrics, watchdog_s = self._server.metrics, self.notifier.watchdog_s
+        metrics.tasks.read = lambda: {(): trio.lowlevel.current_statistics().tasks_living}
+        interval = PULSE_S if watchdog_s is None else min(PULSE_S, watchdog_s)
+        told = -float("inf")
+        while True:
+            due = trio.current_time() + interval
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            metrics.event_loop_lag.observe(max(0.0, now - due))
+            self._handler.flush_suppressed()
+            if watchdog_s is not None and now - told >= watchdog_s - interval / 2:
+                self.notifier.watchdog()
+                told = now
+            if not self._ready:
+                health = self._server.health
+                self.notifier.status(
+                    f"recovering: {health.partitions_done:,} of {health.partitions_total:,}"
+                    " partitions open"
+                )
+
+
+def task_tree(task: trio.lowlevel.Task, depth: int = 0) -> Iterator[str]:
+    """Every task under one, indented, with the line it waits in."""
+    yield f"{'  ' * depth}{task.name}  {_waits_in(task)}"
+    for nursery in task.child_nurseries:
+        for child in sorted(nursery.child_tasks, key=lambda one: one.name):
+            yield from task_tree(child, depth + 1)
+
+
+def _waits_in(task: trio.lowlevel.Task) -> str:
+    """The innermost line of our own, or the innermost at all."""
+    own = last = ""
+    for frame, line in task.iter_await_frames():
+        last = _place(frame, line)
+        if "tailrace" in frame.f_globals.get("__name__", ""):
+            own = last
+    return own or last
+
+
+def _place(frame: FrameType, line: int) -> str:
+    return f"{frame.f_globals.get('__name__', '?')}:{line} {frame.f_code.co_name}"
