@@ -1,0 +1,284 @@
+"""``client.admin``: topics, and what the cluster looks like.
+
+Each call asks any broker, waits out an outage and tries again until ``request_timeout``, then
+raises RequestTimeout T034 or the last error. A try whose answer got lost may have been carried
+out; the next one then finds the topic made or gone as asked, and that counts as success.
+"""
+
+import math
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
+
+import anyio
+
+from tailrace.client.records import ConfigValue
+from tailrace.client.retry import Backoff
+from tailrace.client.shapes import (
+    BrokerInfo,
+    BrokerState,
+    ClusterInfo,
+    ConfigEntry,
+    ConfigSource,
+    PartitionInfo,
+    PartitionStatus,
+    TopicDetail,
+    TopicInfo,
+)
+from tailrace.protocol import texts_config
+from tailrace.protocol.errors import TailraceError, TopicExists, TopicNotFound
+from tailrace.protocol.messages import Request, Response
+from tailrace.protocol.messages_admin import (
+    AlterTopicRequest,
+    BrokerDescription,
+    ConfigChange,
+    ConfigItem,
+    CreateTopicRequest,
+    DeleteTopicRequest,
+    DeleteTopicResponse,
+    DescribeClusterRequest,
+    DescribeClusterResponse,
+    DescribeTopicsRequest,
+    DescribeTopicsResponse,
+    PartitionDescription,
+    TopicDescription,
+    TopicResponse,
+)
+
+if TYPE_CHECKING:
+    from tailrace.client.client import Client
+
+R = TypeVar("R", bound=Response)
+
+
+class Admin:
+    """Made by ``client.admin``.
+
+    Every call raises UsageError T053-T055 for misuse, ConnectError T005 after ``max_outage``.
+    Cancelled, a change may still take effect.
+    """
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    async def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        replicas: int | None = None,
+        config: Mapping[str, ConfigValue] | None = None,
+        exist_ok: bool = False,
+    ) -> TopicDetail:
+        """Create a topic and return it, ready for use.
+
+        None leaves a count to the broker's ``[topic]`` settings; the keys of ``config`` are
+        theirs too, its numbers are seconds or bytes. With ``exist_ok`` an existing topic is
+        returned.
+
+        Raises TopicExists T012 (with ``exist_ok`` only if a value given here differs),
+        InvalidName T013, ConfigError T080-T083.
+        """
+        items = _items(config or {})
+        request = CreateTopicRequest(name, partitions, replicas, items, exist_ok)
+        try:
+            response = await self._ask(request, TopicResponse, repeated=TopicExists)
+        except _Repeated:
+            request = CreateTopicRequest(name, partitions, replicas, items, True)
+            response = await self._ask(request, TopicResponse)
+        self._client.cluster.invalidate(name)
+        return topic_detail(response.topic)
+
+    async def delete_topic(self, name: str, *, missing_ok: bool = False) -> None:
+        """Delete a topic and its records. The name may be used again at once.
+
+        Raises TopicNotFound T010 unless ``missing_ok``.
+        """
+        try:
+            request = DeleteTopicRequest(name)
+            await self._ask(request, DeleteTopicResponse, repeated=TopicNotFound)
+        except _Repeated:
+            pass
+        except TopicNotFound:
+            if not missing_ok:
+                raise
+        finally:
+            self._client.cluster.invalidate(name)
+
+    async def list_topics(self, *, internal: bool = False) -> list[TopicInfo]:
+        """All topics, sorted by name; ``internal``: those whose names begin with ``__`` too."""
+        response = await self._ask(DescribeTopicsRequest(None, internal), DescribeTopicsResponse)
+        return sorted((topic_info(topic) for topic in response.topics), key=lambda t: t.name)
+
+    async def describe_topic(self, name: str) -> TopicDetail:
+        """One topic with its settings and partitions. Raises TopicNotFound T010."""
+        response = await self._ask(DescribeTopicsRequest((name,), True), DescribeTopicsResponse)
+        return topic_detail(response.topics[0])
+
+    async def alter_topic(
+        self, name: str, *, config: Mapping[str, ConfigValue | None]
+    ) -> TopicDetail:
+        """Change settings, all of them or none; None takes a setting back to its default.
+
+        Raises TopicNotFound T010, ConfigError T080-T083.
+        """
+        changes = tuple(
+            ConfigChange(key, None if value is None else _text(key, value))
+            for key, value in config.items()
+        )
+        response = await self._ask(AlterTopicRequest(name, changes), TopicResponse)
+        self._client.cluster.invalidate(name)
+        return topic_detail(response.topic)
+
+    async def describe_cluster(self) -> ClusterInfo:
+        """Brokers, their health, and what is wrong if anything is."""
+        response = await self._ask(DescribeClusterRequest(), DescribeClusterResponse)
+        return cluster_info(response)
+
+    async def _ask(
+        self,
+        request: Request,
+        expected: type[R],
+        *,
+        repeated: type[TailraceError] | None = None,
+    ) -> R:
+        """Try until ``request_timeout``.
+
+        ``repeated``: the error that means "done already" where an earlier try's answer was lost;
+        it is raised as ``_Repeated`` then.
+        """
+        client = self._client
+        client.check()
+        backoff = Backoff(client.random)
+        ends_at = client.clock.now() + client.options.request_timeout
+        uncertain = False
+        while True:
+            try:
+                response, _ = await client.cluster.leader_request(
+                    None, request, timeout=max(0.001, ends_at - client.clock.now())
+                )
+                assert isinstance(response, expected)
+                return response
+            except TailraceError as error:
+                pause_s = backoff.next()
+                if uncertain and repeated is not None and isinstance(error, repeated):
+                    raise _Repeated from error
+                lasting = not error.retriable or error.code in ("T005", "T034")
+                if lasting or client.clock.now() + pause_s >= ends_at:
+                    raise
+                uncertain = uncertain or error.code == "T001"
+                await anyio.sleep(pause_s)
+
+
+class _Repeated(Exception):
+    """A second try found done what the first one asked."""
+
+
+def _items(config: Mapping[str, ConfigValue]) -> tuple[ConfigItem, ...]:
+    return tuple(ConfigItem(key, _text(key, value)) for key, value in config.items())
+
+
+def _text(key: str, value: ConfigValue) -> str:
+    """As the broker reads it; it gives a bare number the unit of its key."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    if not math.isfinite(value):
+        raise texts_config.bad_argument(
+            key, value, call="config", expected="a finite number", hint="Use 'forever'."
+        )
+    return str(int(value)) if value == int(value) else str(value)
+
+
+# ── messages to shapes ───────────────────────────────────────────────────────────────────────
+
+
+def topic_info(topic: TopicDescription) -> TopicInfo:
+    """A topic as a list shows it."""
+    return TopicInfo(
+        name=topic.name,
+        topic_id=str(uuid.UUID(bytes=topic.topic_id)),
+        internal=topic.internal,
+        partitions=len(topic.partitions),
+        replicas=topic.replicas,
+        min_isr=topic.min_isr,
+        cleanup=topic.cleanup,
+        durability=topic.durability,
+        size_bytes=sum(p.size_bytes for p in topic.partitions),
+        records=sum(p.log_end - p.log_start for p in topic.partitions),
+        under_replicated=sum(len(p.isr) < len(p.replicas) for p in topic.partitions),
+        offline=sum(p.status == "offline" for p in topic.partitions),
+    )
+
+
+def topic_detail(topic: TopicDescription) -> TopicDetail:
+    """A topic with all that belongs to it."""
+    return TopicDetail(
+        **vars(topic_info(topic)),
+        config=[
+            ConfigEntry(e.key, e.value, e.default, cast(ConfigSource, e.source), e.dynamic)
+            for e in topic.config
+        ],
+        partition_list=[partition_info(topic.name, p) for p in topic.partitions],
+        groups=list(topic.groups),
+    )
+
+
+def partition_info(topic: str, partition: PartitionDescription) -> PartitionInfo:
+    """One partition."""
+    return PartitionInfo(
+        topic=topic,
+        partition=partition.partition,
+        leader=partition.leader,
+        leader_epoch=partition.leader_epoch,
+        replicas=list(partition.replicas),
+        isr=list(partition.isr),
+        key_range=(f"{partition.key_first:016x}", f"{partition.key_last:016x}"),
+        log_start=partition.log_start,
+        log_end=partition.log_end,
+        high_watermark=partition.high_watermark,
+        last_stable_offset=partition.last_stable_offset,
+        size_bytes=partition.size_bytes,
+        segments=partition.segments,
+        last_append_time=partition.last_append_time,
+        status=cast(PartitionStatus, partition.status),
+    )
+
+
+def broker_info(broker: BrokerDescription) -> BrokerInfo:
+    """One broker."""
+    return BrokerInfo(
+        id=broker.broker_id,
+        address=broker.address,
+        http=broker.http,
+        rack=broker.rack,
+        version=broker.version,
+        broker_epoch=broker.broker_epoch,
+        state=cast(BrokerState, broker.state),
+        leaders=broker.leaders,
+        replicas=broker.replicas,
+        disk_free_bytes=broker.disk_free_bytes,
+        disk_total_bytes=broker.disk_total_bytes,
+        uptime_ms=broker.uptime_ms,
+        last_seen=broker.last_seen,
+    )
+
+
+def cluster_info(cluster: DescribeClusterResponse) -> ClusterInfo:
+    """The cluster; ``healthy``: nothing stands under ``problems``."""
+    return ClusterInfo(
+        cluster_id=cluster.cluster_id,
+        version=cluster.version,
+        controller=cluster.controller,
+        metadata=cast(Literal["embedded", "etcd"], cluster.metadata),
+        metadata_ok=cluster.metadata_ok,
+        brokers=[broker_info(broker) for broker in cluster.brokers],
+        topics=cluster.topics,
+        partitions=cluster.partitions,
+        under_replicated=cluster.under_replicated,
+        below_min_isr=cluster.below_min_isr,
+        offline=cluster.offline,
+        healthy=not cluster.problems,
+        problems=list(cluster.problems),
+    )
