@@ -179,7 +179,7 @@ def _check_types(name: str, elements: Sequence[Any], allowed: set[type]) -> None
 def _check_headers(name: str, column: Sequence[Any]) -> None:
     # Flattened, so that every look at all of them is one call into C.
     _check_types(name, column, {list, tuple, type(None)})
-    present = list(filter(None, column))
+    present: list[Sequence[Any]] = [of_record for of_record in column if of_record]
     headers = list(chain.from_iterable(present))
     if len(headers) > HEADERS_MAX or max(map(len, present), default=0) > ARRAY_LENGTH_MAX:
         raise BatchError(
