@@ -6,7 +6,7 @@ nothing; later ones of the same producer see that. Nothing of the log changes he
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from tailrace.protocol import texts
@@ -32,8 +32,7 @@ class LogConfig:
         assert 0 < self.segment_bytes <= SEGMENT_BYTES_MAX, "positions are 32 bits wide"
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """Where a batch stands: its first offset, the one behind its last, its append time in ms."""
 
     base_offset: int
@@ -50,45 +49,51 @@ class Placed(NamedTuple):
     next_offset: int
 
 
-@dataclass(slots=True)
 class Group:
     """Batches that go into one segment, in one gathered write."""
 
-    base_offset: int  # of the first
-    rolls: bool  # a new segment begins with them
-    buffers: list[memoryview] = field(default_factory=list[memoryview])
-    placed: list[Placed] = field(default_factory=list[Placed])
-    size_bytes: int = 0
+    __slots__ = ("base_offset", "buffers", "placed", "rolls", "size_bytes")
 
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a plan needs to know of its log."""
-
-    topic: str
-    partition: int
-    seed: int
-    config: LogConfig
-    leader_epoch: int
-    now_ms: int
-    append_time: int  # max of the clock and the batch before (R20)
+    def __init__(self, base_offset: int, *, rolls: bool) -> None:
+        self.base_offset = base_offset  # of the first
+        self.rolls = rolls  # a new segment begins with them
+        self.buffers: list[memoryview] = []
+        self.placed: list[Placed] = []
+        self.size_bytes = 0
 
 
 class AppendPlan:
     """The outcome of planning: a result per batch, and what to write."""
 
-    def __init__(self, context: Context, active: Segment, producers: ProducerPlan) -> None:
-        self._context = context
-        self._producers = producers
+    def __init__(
+        self,
+        name: tuple[str, int],
+        seed: int,
+        config: LogConfig,
+        active: Segment,
+        producers: ProducerPlan,
+        *,
+        leader_epoch: int,
+        now_ms: int,
+        append_time: int,
+    ) -> None:
+        self.producers = producers
+        self.results: list[Appended | TailraceError] = []
+        self.groups: list[Group] = []
+        self._name = name
+        self._seed = seed
+        self._config = config
+        self._leader_epoch = leader_epoch
+        self._now_ms = now_ms
+        self._append_time = append_time
         self._offset = active.next_offset
         self._base = active.base_offset  # of the segment that the next batch goes into
         self._position = active.size_bytes
         self._length = active.length
         self._since = active.first_append_time
-        self.results: list[Appended | TailraceError] = []
-        self.groups: list[Group] = []
 
     def take(self, batches: Sequence[memoryview]) -> None:
+        """Plan these batches, in order."""
         for entry in batches:
             try:
                 self.results.append(self._place(entry))
@@ -96,63 +101,59 @@ class AppendPlan:
                 self.results.append(error)
 
     def _place(self, entry: memoryview) -> Appended:
-        context = self._context
+        topic, partition = self._name
+        ahead_max = self._config.timestamp_ahead_max_ms
         header = verify_produced(
-            entry,
-            context.seed,
-            context.now_ms,
-            context.config.timestamp_ahead_max_ms,
-            topic=context.topic,
-            partition=context.partition,
+            entry, self._seed, self._now_ms, ahead_max, topic=topic, partition=partition
         )
         self._check_size(header)
-        if (sent := self._producers.check(header)) is not None:
+        if (sent := self.producers.check(header)) is not None:
             return Appended(sent.base_offset, sent.next_offset, sent.append_time, duplicate=True)
-        base, time = self._offset, context.append_time
+        base, time = self._offset, self._append_time
         patch(
             entry,
-            seed=context.seed,
+            seed=self._seed,
             base_offset=base,
-            leader_epoch=context.leader_epoch,
+            leader_epoch=self._leader_epoch,
             append_time=time,
         )
-        placed = Placed(header, base, base + header.last_offset_delta + 1)
-        group = self._group(placed)
+        following = base + header.last_offset_delta + 1
+        group = self._group(header, base, following)
+        size = len(entry)
         group.buffers.append(entry)
-        group.placed.append(placed)
-        group.size_bytes += len(entry)
-        self._position += len(entry)
-        self._offset = placed.next_offset
-        self._producers.add(header, base, time)
-        return Appended(base, placed.next_offset, time)
+        group.placed.append(Placed(header, base, following))
+        group.size_bytes += size
+        self._position += size
+        self._offset = following
+        self.producers.add(header, base, time)
+        return Appended(base, following, time)
 
-    def _group(self, placed: Placed) -> Group:
+    def _group(self, header: BatchHeader, base: int, following: int) -> Group:
         """The group that the batch joins: the last one, unless a segment ends before it."""
-        rolls = self._position > 0 and self._is_full(placed)
+        rolls = self._position > 0 and self._is_full(header.size_bytes, following)
         if rolls:
-            self._base, self._position = placed.base_offset, 0
-            self._length, self._since = self._context.config.segment_bytes, -1
+            self._base, self._position = base, 0
+            self._length, self._since = self._config.segment_bytes, -1
         if self._since < 0:
-            self._since = self._context.append_time
+            self._since = self._append_time
         if rolls or not self.groups:
-            self.groups.append(Group(placed.base_offset, rolls))
+            self.groups.append(Group(base, rolls=rolls))
         return self.groups[-1]
 
-    def _is_full(self, placed: Placed) -> bool:
-        age_max = self._context.config.segment_age_ms
+    def _is_full(self, size_bytes: int, following: int) -> bool:
+        age_max = self._config.segment_age_ms
         return (
-            self._position + placed.header.size_bytes > self._length
-            or placed.next_offset - self._base > OFFSETS_MAX
-            or (age_max is not None and self._context.append_time - self._since >= age_max > 0)
+            self._position + size_bytes > self._length
+            or following - self._base > OFFSETS_MAX
+            or (age_max is not None and self._append_time - self._since >= age_max)
         )
 
     def _check_size(self, header: BatchHeader) -> None:
         """Refuse what surely holds a record above the limit; columns stay closed."""
-        if header.compression != "none":
+        limit = self._config.record_bytes_max
+        if header.size_bytes <= limit or header.compression != "none":
             return
-        limit = self._context.config.record_bytes_max
         size = (header.size_bytes - HEADER_BYTES) // header.record_count
         if size > limit + RECORD_OVERHEAD_BYTES:
-            raise texts.record_too_large(
-                self._context.topic, self._context.partition, size=size, limit=limit
-            )
+            topic, partition = self._name
+            raise texts.record_too_large(topic, partition, size=size, limit=limit)

@@ -12,6 +12,7 @@ Directories are named by topic id, never by a string of a client (safety 9.5).
 
 import json
 import re
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tailrace.protocol import texts
@@ -34,17 +35,26 @@ def parse_partition_name(name: str) -> tuple[bytes, int] | None:
     return (bytes.fromhex(found[1]), int(found[2])) if found else None
 
 
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """``meta.json``: whose directory this is."""
+
+    format: int
+    cluster_id: str
+    broker_id: str
+
+
 class DataDirectory:
     """An open, locked data directory. Made by ``open``, given back by ``release``."""
 
     def __init__(
-        self, disk: Disk, path: str, lock: Lock, meta: dict[str, Any], *, clean: bool, suspect: bool
+        self, disk: Disk, path: str, lock: Lock, meta: Meta, *, clean: bool, suspect: bool
     ) -> None:
         self._disk = disk
         self._lock = lock
         self.path = path
-        self.cluster_id: str = meta["cluster_id"]
-        self.broker_id: str = meta["broker_id"]
+        self.cluster_id = meta.cluster_id
+        self.broker_id = meta.broker_id
         self.was_clean = clean  # the last user stopped gracefully, after flushing everything
         self.was_suspect = suspect  # the last user saw a sync fail
 
@@ -72,20 +82,16 @@ class DataDirectory:
         try:
             meta = _read_meta(disk, path)
             if meta is None:
-                meta = {
-                    "format": FORMAT,
-                    "cluster_id": cluster_id or new_cluster_id,
-                    "broker_id": broker_id,
-                }
-                checkpoint.write(disk, f"{path}/meta.json", json.dumps(meta).encode() + b"\n")
-            found = (meta["broker_id"], meta["cluster_id"])
-            if found != (broker_id, cluster_id or meta["cluster_id"]):
+                meta = Meta(FORMAT, cluster_id or new_cluster_id, broker_id)
+                data = json.dumps(asdict(meta)).encode() + b"\n"
+                checkpoint.write(disk, f"{path}/meta.json", data)
+            if (broker_id, cluster_id or meta.cluster_id) != (meta.broker_id, meta.cluster_id):
                 raise texts.directory_foreign(
                     path,
-                    broker=found[0],
-                    cluster=found[1],
+                    broker=meta.broker_id,
+                    cluster=meta.cluster_id,
                     configured_broker=broker_id,
-                    configured_cluster=cluster_id or found[1],
+                    configured_cluster=cluster_id or meta.cluster_id,
                 )
             disk.make_directory(f"{path}/topics")
             suspect = disk.exists(f"{path}/suspect")
@@ -154,20 +160,18 @@ def _take(disk: Disk, path: str, content: str) -> Lock:
         raise texts.directory_locked(path, pid=int(pid), role=role, broker=broker) from None
 
 
-def _read_meta(disk: Disk, path: str) -> dict[str, Any] | None:
+def _read_meta(disk: Disk, path: str) -> Meta | None:
     name = f"{path}/meta.json"
     if not disk.exists(name):
         return None
     try:
-        meta = json.loads(_read_all(disk, name))
-    except ValueError:
+        fields: dict[str, Any] = json.loads(_read_all(disk, name))
+        meta = Meta(fields["format"], str(fields["cluster_id"]), str(fields["broker_id"]))
+    except (ValueError, KeyError, TypeError):
         raise texts.directory_format(path, found="unreadable", newest=FORMAT) from None
-    found = meta.get("format") if isinstance(meta, dict) else None
-    if not isinstance(found, int) or not 1 <= found <= FORMAT:
-        raise texts.directory_format(path, found=found, newest=FORMAT)
-    if not all(isinstance(meta.get(key), str) for key in ("cluster_id", "broker_id")):
-        raise texts.directory_format(path, found="without owner", newest=FORMAT)
-    return dict(meta)
+    if meta.format != FORMAT:
+        raise texts.directory_format(path, found=meta.format, newest=FORMAT)
+    return meta
 
 
 def _read_all(disk: Disk, path: str) -> bytes:

@@ -81,8 +81,7 @@ def recover(
     disk: Disk,
     path: str,
     *,
-    topic: str,
-    partition: int,
+    name: tuple[str, int],
     seed: int,
     segment_bytes: int,
     interval: int,
@@ -90,9 +89,12 @@ def recover(
     suspect: bool,
     verify: Literal["tail", "full"],
 ) -> Recovered:
-    """Open what is in the directory, or make a new log. Raises ``OSError`` only."""
-    work = _Recovery(disk, path, ProducerTable(topic, partition), seed, segment_bytes, interval)
-    work.run(clean=clean, suspect=suspect, full=verify == "full", name=(topic, partition))
+    """Open what is in the directory, or make a new log. Raises ``OSError`` only.
+
+    ``name``: topic and partition, for messages; for the rest see ``Log.open``.
+    """
+    work = _Recovery(disk, path, ProducerTable(*name), seed, segment_bytes, interval)
+    work.run(clean=clean, suspect=suspect, full=verify == "full", name=name)
     return Recovered(
         work.segments, work.producers, work.epochs, work.start, work.quarantined, work.report
     )
@@ -119,7 +121,7 @@ def zero(file: File, position: int, end: int) -> None:
         position += len(data)
 
 
-def verify_segment(disk: Disk, segment: Segment, interval: int, seed: int) -> list[Quarantine]:
+def verify_segment(disk: Disk, segment: Segment, seed: int) -> list[Quarantine]:
     """Verify every batch of a segment that was taken on trust (R24); what is damaged in it.
 
     Reads through a file of its own and changes nothing: may run in a worker thread.
@@ -128,7 +130,7 @@ def verify_segment(disk: Disk, segment: Segment, interval: int, seed: int) -> li
     if trusted is None:
         return []
     directory = checkpoint.parent(segment.path)
-    work = _Recovery(disk, directory, ProducerTable("", 0), seed, 0, interval)
+    work = _Recovery(disk, directory, ProducerTable("", 0), seed, 0, ZERO_BYTES)
     work.mark = Mark(trusted.next_offset, -1, 0)
     work.scan(
         Segment(disk, directory, segment.base_offset), trusted.next_offset, trusted.size_bytes

@@ -1,9 +1,10 @@
 """One sync round: everything that several logs wrote since the last, made durable together.
 
 The event loop takes a ``SyncPoint`` from each dirty log, a thread runs ``sync_round`` over all of
-them, and the loop tells each log ``mark_synced``. Beside the log files a round carries what was
-waiting for one: names of new segments, index files of sealed ones, producer snapshots. The order
-is that of R22 and R23: contents, then names, then directories.
+them, and the loop tells each log ``mark_synced``; ``Unsynced`` is what a log keeps for that.
+Beside the log files a round carries what was waiting for one: names of new segments, index files
+of sealed ones, producer snapshots. The order is that of R22 and R23: contents, then names, then
+directories.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +12,10 @@ from dataclasses import dataclass, field
 
 from tailrace.storage import checkpoint
 from tailrace.storage.disk import Disk, File
-from tailrace.storage.marks import Mark
+from tailrace.storage.marks import Mark, encode_mark, flushed_path
 from tailrace.storage.segment import Segment
+
+SIDECARS_MAX = 8  # waiting for a round; a log that is never synced writes them itself
 
 
 @dataclass(eq=False, slots=True)
@@ -29,9 +32,9 @@ class Sidecar:
 class SyncPoint:
     """What one log had written at one moment."""
 
+    owner: "Unsynced"  # a truncated log has a new one: older points are void
     end: int  # all offsets below will be durable
     mark: Mark
-    generation: int  # of the log; a truncation makes older points void
     directory: str
     names: int  # changes of names so far
     sync_names: bool  # a segment was created or removed since the last point
@@ -63,3 +66,89 @@ def sync_round(disk: Disk, points: Sequence[SyncPoint]) -> None:
         if point.sync_names or any(sidecar.written for sidecar in point.sidecars):
             disk.sync_directory(point.directory)
         point.durable = True
+
+
+class Unsynced:
+    """What one log wrote since its last sync, and how far it is durable."""
+
+    def __init__(self, disk: Disk, directory: str, flushed: int) -> None:
+        self.flushed = flushed  # all offsets below are durable
+        self._disk = disk
+        self._directory = directory
+        self._segments: list[Segment] = []  # in order
+        self._zeros: Segment | None = None
+        self._names_changed = 0
+        self._names_synced = 0
+        self._sidecars: list[Sidecar] = []
+        self._mark_file: File | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a round has anything to do."""
+        names = self._names_changed > self._names_synced
+        return bool(self._segments or self._zeros or self._sidecars or names)
+
+    def wrote(self, segment: Segment) -> None:
+        """Batches were appended to a segment."""
+        if not self._segments or self._segments[-1] is not segment:
+            self._segments.append(segment)
+
+    def wrote_zeros(self, segment: Segment) -> None:
+        """The file changed, though no batch did."""
+        self._zeros = segment
+
+    def named(self) -> None:
+        """A file was made; its name counts after the next round."""
+        self._names_changed += 1
+
+    def add(self, sidecar: Sidecar) -> None:
+        """Write a sidecar with the next round. Raises ``OSError`` only where too many wait."""
+        self._sidecars.append(sidecar)
+        while len(self._sidecars) > SIDECARS_MAX:
+            oldest = self._sidecars.pop(0)
+            checkpoint.write(self._disk, oldest.path, oldest.content())
+            oldest.done()
+
+    def forget(self, segment: Segment) -> None:
+        """A segment was removed."""
+        self._segments = [s for s in self._segments if s is not segment]
+        self._sidecars = [s for s in self._sidecars if s.path != segment.index_path]
+
+    def point(self, active: Segment) -> SyncPoint:
+        """Everything that is written by now."""
+        segments = list(self._segments)
+        if self._zeros is not None and self._zeros not in segments:
+            segments.append(self._zeros)
+        self._zeros = None
+        return SyncPoint(
+            owner=self,
+            end=active.next_offset,
+            mark=Mark(active.next_offset, active.base_offset, active.size_bytes),
+            directory=self._directory,
+            names=self._names_changed,
+            sync_names=self._names_changed > self._names_synced,
+            segments=[(segment, segment.size_bytes) for segment in segments],
+            files=[segment.file for segment in segments],
+            sidecars=list(self._sidecars),
+        )
+
+    def synced(self, point: SyncPoint) -> None:
+        """A round with this point ended well. Writes the mark."""
+        assert point.durable, "only sync_round makes a point durable"
+        for segment, size_bytes in point.segments:
+            segment.synced_bytes = max(segment.synced_bytes, size_bytes)
+        self._segments = [s for s in self._segments if s.synced_bytes < s.size_bytes]
+        self._names_synced = max(self._names_synced, point.names)
+        for sidecar in point.sidecars:
+            if sidecar.written and sidecar in self._sidecars:
+                self._sidecars.remove(sidecar)
+                sidecar.done()
+        if point.end > self.flushed:
+            self.flushed = point.end
+            if self._mark_file is None:
+                self._mark_file = self._disk.open(flushed_path(self._directory))
+            self._mark_file.write([encode_mark(point.mark)], 0)
+
+    def close(self) -> None:
+        if self._mark_file is not None:
+            self._mark_file.close()

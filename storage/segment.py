@@ -82,7 +82,6 @@ class Segment:
         self.unverified: Summary | None = None  # what was taken on trust since the log was opened
         self.synced_bytes = 0  # below: durable
         self.zeroed_bytes = 0  # below: written, with batches or with zeros ahead of them
-        self.zeros_unsynced = False
         self._file: File | None = None
         self._index: Index | None = None
         self._indexed_to = 0  # position from which on the next batch may get an entry
@@ -120,9 +119,18 @@ class Segment:
 
     def extend(self, length: int) -> None:
         """Give the file its full length, if it has not."""
-        if self.file.size() < length:
+        if self.length < length:
             self.file.resize(length)
             self.length = length
+
+    def write(self, buffers: Sequence[memoryview], size_bytes: int) -> None:
+        """Put batches behind the last one; they count once they are added. Raises ``OSError``."""
+        self.extend(self.size_bytes + size_bytes)
+        self.file.write(buffers, self.size_bytes)
+
+    def set_indexed(self) -> None:
+        """Its index file is durable."""
+        self.indexed = True
 
     def adopt(self, summary: Summary) -> None:
         """Take everything from a sound index file instead of a scan."""
@@ -228,22 +236,19 @@ class Segment:
             position, offset = step.end, step.next_offset
         return position, offset
 
-    def at_time(self, time_ms: int, holes: Sequence[Quarantine]) -> Step | None:
-        """The first batch appended at or after a time, or None."""
+    def at_time(self, time_ms: int, start: int, holes: Sequence[Quarantine]) -> Step | None:
+        """The first batch appended at or after a time that ends above offset ``start``, or None."""
         near = self.index.before_time(time_ms)
         position = near.position if near else 0
-        ends = {hole.position: hole.end for hole in holes if hole.file == self.path}
-        inside = [
-            hole.end for hole in holes if hole.file == self.path and hole.position <= position
-        ]
-        position = max([position, *inside])
+        inside = [hole for hole in holes if hole.file == self.path]
         view = self.file.view(0, self.size_bytes)
         while position < self.size_bytes:
-            if position in ends and ends[position] > position:
-                position = ends[position]
+            hole = next((h for h in inside if h.position <= position < h.end), None)
+            if hole is not None:
+                position = hole.end
                 continue
             step = self.step(view, position)
-            if step.append_time >= time_ms:
+            if step.append_time >= time_ms and step.next_offset > start:
                 return step
             position = step.end
         return None

@@ -1,0 +1,149 @@
+"""Reading a log: slices of whole batches, as they are stored, and what may not be served.
+
+- Batches are found by offset or time and never decoded; bytes are handed out as file ranges.
+- A quarantined range is never served, nor is a segment of which a batch was not verified since
+  the log was opened: it is verified first, in a thread if the caller asks before it reads (R24).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial as bind
+
+from tailrace.protocol import texts
+from tailrace.protocol.errors import CorruptBatch
+from tailrace.storage.disk import Disk
+from tailrace.storage.recovery import verify_segment
+from tailrace.storage.segment import Quarantine, Range, Segment
+from tailrace.storage.segments import Segments
+
+
+@dataclass(frozen=True, slots=True)
+class LogSlice:
+    """Whole batches, in order, as ranges of log files. Empty: no ranges, length 0."""
+
+    ranges: list[Range]
+    first_offset: int  # of the first batch: may be below the offset asked for
+    next_offset: int  # where to read on
+    length: int  # bytes
+
+
+class Reader:
+    """The reading side of one log. ``start`` is the log's; ``holes`` are by offset."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        segments: Segments,
+        holes: Sequence[Quarantine],
+        *,
+        name: tuple[str, int],
+        broker: str,
+        seed: int,
+    ) -> None:
+        self._disk = disk
+        self._segments = segments
+        self._name = name
+        self._broker = broker
+        self._seed = seed
+        self.holes: list[Quarantine] = []
+        self.fence(holes)
+
+    def fence(self, holes: Sequence[Quarantine]) -> None:
+        """Add quarantined ranges."""
+        # A new list each time: a read that is under way in another thread keeps the old one.
+        self.holes = sorted({*self.holes, *holes}, key=lambda hole: hole.first_offset)
+
+    def forget_below(self, offset: int) -> None:
+        """Drop the holes that lie below a new log start."""
+        self.holes = [hole for hole in self.holes if hole.next_offset > offset]
+
+    def read(self, start: int, offset: int, bytes_max: int, up_to: int) -> LogSlice:
+        """See ``Log.read``; ``up_to`` is not above the log end."""
+        if not start <= offset <= up_to:
+            topic, partition = self._name
+            raise texts.offset_out_of_range(
+                topic, partition, requested=offset, start=start, end=up_to
+            )
+        ranges: list[Range] = []
+        first, at, left = offset, offset, bytes_max
+        while at < up_to and (left > 0 or not ranges):
+            hole = self._hole_from(at)
+            segment = None if hole is not None and hole.first_offset <= at else self._find(at)
+            if segment is None or segment.unverified is not None:
+                if ranges:
+                    break
+                if hole is not None and segment is None:
+                    raise self._corrupt(at, hole)
+                assert segment is not None
+                self.verify(segment)
+                continue
+            step = segment.locate(at, self.holes)
+            if step.next_offset > up_to or (ranges and step.end - step.position > left):
+                break
+            here = hole is not None and hole.file == segment.path
+            stop = hole.position if hole is not None and here else segment.size_bytes
+            end, at = segment.extent(step, left, up_to, stop)
+            if not ranges:
+                first = step.base_offset
+            ranges.append(Range(segment.file, step.position, end - step.position))
+            left -= end - step.position
+        return LogSlice(ranges, first, at, bytes_max - left)
+
+    def offset_for_time(self, start: int, time_ms: int, up_to: int) -> tuple[int, int] | None:
+        """See ``Log.offset_for_time``."""
+        for segment in self._segments:
+            if segment.last_append_time < time_ms or segment.next_offset <= start:
+                continue
+            if segment.unverified is not None:
+                self.verify(segment)
+            found = segment.at_time(time_ms, start, self.holes)
+            if found is not None:
+                below = found.next_offset <= up_to
+                return (max(found.base_offset, start), found.append_time) if below else None
+        return None
+
+    def pending(self, offset: int) -> Callable[[], None] | None:
+        """See ``Log.verify_pending``."""
+        segment = self._find(offset)
+        return None if segment.unverified is None else bind(self.verify, segment)
+
+    def boundary(self, offset: int) -> tuple[Segment, int, int]:
+        """Where a truncation to ``offset`` cuts: segment, position, offset that begins there."""
+        segment = self._find(offset)
+        hole = self._hole_from(offset)
+        if hole is not None and hole.first_offset <= offset:
+            return segment, hole.position, hole.first_offset
+        if segment.unverified is not None:
+            self.verify(segment)
+            return self.boundary(offset)
+        step = segment.locate(offset, self.holes)
+        return segment, step.position, step.base_offset
+
+    def verify(self, segment: Segment) -> None:
+        """Verify what was taken on trust, and fence in what is damaged."""
+        self.fence(verify_segment(self._disk, segment, self._seed))
+        segment.unverified = None
+
+    def _find(self, offset: int) -> Segment:
+        return self._segments.find(offset)
+
+    def _hole_from(self, offset: int) -> Quarantine | None:
+        """The hole that holds an offset, or the next one behind it."""
+        if not self.holes:
+            return None
+        return next((hole for hole in self.holes if hole.next_offset > offset), None)
+
+    def _corrupt(self, offset: int, hole: Quarantine) -> CorruptBatch:
+        topic, partition = self._name
+        file = hole.file.rpartition("/")[2]
+        error = texts.corrupt_batch(
+            topic,
+            partition,
+            offset=offset,
+            broker=self._broker,
+            reason=f"{hole.reason}, {file} byte {hole.position}",
+            next_offset=hole.next_offset,
+        )
+        where = {"file": hole.file, "position": hole.position, "first_offset": hole.first_offset}
+        error.details.update(where)
+        return error
