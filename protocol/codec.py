@@ -56,7 +56,11 @@ _unpack: Callable[[bytes], Any] = partial(
 
 
 def encode_message(message: object) -> bytes:
-    """The head of a message. Raises ConnectError T121 if a text in it is not Unicode."""
+    """The head of a message.
+
+    Raises ConnectError T121 if it cannot travel: a number outside its range, a text that is not
+    Unicode. The connection stays good: nothing was sent.
+    """
     try:
         return _pack(_ENCODERS[type(message)](message))
     except (ValueError, OverflowError) as error:
@@ -189,15 +193,20 @@ def _encoder(cls: type) -> Convert:
         row_of: Callable[[Any], Row] = lambda message: tuple(getattr(message, n) for n in names)  # noqa: E731
     else:
         row_of = attrgetter(*names)
+    ranges = _ranges(schema)
     nested = [(i, field.encode) for i, field in enumerate(schema) if field.encode is not None]
-    if not nested:
-        return row_of
 
-    def encode(message: Any) -> list[Any]:
-        row = list(row_of(message))
+    def encode(message: Any) -> Sequence[Any]:
+        row = row_of(message)
+        for i, name, low, high in ranges:
+            if row[i] is not None and not low <= row[i] <= high:
+                raise _Mismatch(f"{name} {row[i]} is outside {low} to {high}")
+        if not nested:
+            return row
+        values = list(row)
         for i, convert in nested:
-            row[i] = convert(row[i])
-        return row
+            values[i] = convert(values[i])
+        return values
 
     return encode
 
@@ -206,15 +215,15 @@ def _decoder(cls: type) -> Convert:
     """From what msgpack read to a message; raises ``_Mismatch``."""
     schema = _schema(cls)
     shapes = frozenset(itertools.product(*(field.kinds for field in schema)))
-    ranges = [(i, *field.bounds) for i, field in enumerate(schema) if field.bounds is not None]
+    ranges = _ranges(schema)
     nested = [(i, field.decode) for i, field in enumerate(schema) if field.decode is not None]
 
     def decode(row: Row) -> Any:
         if type(row) is not tuple or tuple(map(type, row)) not in shapes:
             raise _Mismatch(_why(cls, schema, row))
-        for i, low, high in ranges:
+        for i, name, low, high in ranges:
             if row[i] is not None and not low <= row[i] <= high:
-                raise _Mismatch(f"{schema[i].name} {row[i]} is outside {low} to {high}")
+                raise _Mismatch(f"{name} {row[i]} is outside {low} to {high}")
         if nested:
             values = list(row)
             for i, convert in nested:
@@ -223,6 +232,11 @@ def _decoder(cls: type) -> Convert:
         return cls(*row)
 
     return decode
+
+
+def _ranges(schema: Sequence[_Field]) -> list[tuple[int, str, int, int]]:
+    """Position, name and bounds of the integers."""
+    return [(i, f.name, *f.bounds) for i, f in enumerate(schema) if f.bounds is not None]
 
 
 def _why(cls: type, schema: Sequence[_Field], row: Row | None) -> str:

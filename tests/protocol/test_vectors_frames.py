@@ -3,7 +3,7 @@
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -41,7 +41,7 @@ def described(value: Any) -> Any:
 
 def build(hint: Any, value: Any) -> Any:
     """The message that the notation of the vectors describes."""
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (UnionType, Union):
         return None if value is None else build(get_args(hint)[0], value)
     if get_origin(hint) is tuple:
         return tuple(build(get_args(hint)[0], item) for item in value)
