@@ -21,7 +21,7 @@ from tailrace.protocol.errors import BrokerError, TailraceError
 from tailrace.storage import checkpoint, marks
 from tailrace.storage.append import Appended, AppendPlan, Group, LogConfig
 from tailrace.storage.disk import Disk
-from tailrace.storage.epochs import EpochHistory, encode_epochs
+from tailrace.storage.epochs import EpochStart, encode_epochs
 from tailrace.storage.index import encode_index
 from tailrace.storage.marks import Mark
 from tailrace.storage.producers import ProducerTable, encode_producers
@@ -148,9 +148,9 @@ class Log:
         return self._append_time if self._append_time >= 0 else None
 
     @property
-    def epochs(self) -> EpochHistory:
-        """To be read only; ``begin_epoch`` and ``truncate_to`` change it."""
-        return self._epochs
+    def epochs(self) -> Sequence[EpochStart]:
+        """Which leader epoch began at which offset; empty before the first."""
+        return self._epochs.entries
 
     @property
     def producers(self) -> ProducerTable:
