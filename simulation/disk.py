@@ -47,6 +47,16 @@ class Folder:
         _apply(self.entries, change)
         self.pending.append(change)
 
+    def pending_count(self) -> int:
+        """Changes of names and of contents, here and below, whose fate a power cut decides."""
+        below = 0
+        for node in self.entries.values():
+            if isinstance(node, Folder):
+                below += node.pending_count()
+            else:
+                below += len(node.content.pending)
+        return len(self.pending) + below
+
     def sync(self) -> None:
         self.durable = dict(self.entries)
         self.pending.clear()

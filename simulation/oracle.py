@@ -9,6 +9,7 @@ The oracle decodes nothing but what everybody can see, and shares no state with 
 - S10, S15 in the log itself: offsets without gaps, each producer's sequences without repeats.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tailrace.protocol.batch import BatchHeader, header_seed, parse_header, scan_one
@@ -25,6 +26,7 @@ from tailrace.simulation.checkers import Violation
 from tailrace.simulation.content import Content
 from tailrace.simulation.disk import Folder, Inode, Platter
 from tailrace.simulation.net import Connection
+from tailrace.storage.directory import parse_partition_name, partition_name
 
 PAYLOAD_AT = 45  # what the producer wrote and nobody patches (batch_layout: under checksum P)
 LIMITS = FrameLimits(frame=lambda api: 1 << 30, head=1 << 24)
@@ -56,12 +58,17 @@ class Dialogue:
     )
 
 
+Rot = list[tuple[str, int, int]]  # bits that were flipped on purpose: file, position, mask
+
+
 @dataclass
 class Scan:
     """Where the batches of one segment file stand, as far as it was looked at."""
 
+    path: str
     content: Content
     seed: int
+    rot: Rot
     position: int = 0
     places: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
 
@@ -72,14 +79,11 @@ class Scan:
         return self.places.get(base_offset)
 
     def _go_on(self) -> None:
-        content = self.content
-        data = content.view(0, content.size)
-        while self.position < content.high:
-            header = scan_one(data, self.position, self.seed)
-            if not isinstance(header, BatchHeader):
-                return
-            self.places[header.base_offset] = self.position, header.size_bytes
-            self.position += header.size_bytes
+        for position, header in batches(
+            self.path, self.content, self.seed, self.rot, self.position
+        ):
+            self.places[header.base_offset] = position, header.size_bytes
+            self.position = position + header.size_bytes
 
 
 class Oracle:
@@ -89,6 +93,7 @@ class Oracle:
         self.violations: list[Violation] = []
         self.acked_batches = 0
         self.delivered_batches = 0
+        self.rot: Rot = []
         self._name = name
         self._platter = platter
         self._topics = f"{data_dir}/topics"
@@ -120,8 +125,8 @@ class Oracle:
     def process_ended(self) -> None:
         """Call it when a broker is dead, before anything happens to its disk."""
         if self._left is None:  # else it died before it served: the one before it counts
-            durable = logs(self._platter.crashed(lambda options: 0), self._topics)
-            self._left = logs(self._platter, self._topics), durable
+            durable = self._logs(self._platter.crashed(lambda options: 0))
+            self._left = self._logs(self._platter), durable
 
     def process_serves(self) -> None:
         """Call it when a broker has recovered: checks S32 against what the last one left."""
@@ -129,7 +134,7 @@ class Oracle:
             return
         written, durable = self._left
         self._left = None
-        now = logs(self._platter, self._topics)
+        now = self._logs(self._platter)
         for key, old in written.items():
             recovered = now.get(key, [])
             same = 0
@@ -143,7 +148,7 @@ class Oracle:
 
     def check_logs(self) -> None:
         """S10 and S15 in the log files as they are now."""
-        for key, entries in logs(self._platter, self._topics).items():
+        for key, entries in self._logs(self._platter).items():
             next_offset: int | None = None
             sequences: dict[tuple[int, int], int] = {}
             for entry in entries:
@@ -161,6 +166,14 @@ class Oracle:
                             f"sequence {header.base_sequence}, expected {expected}",
                         )
                     sequences[producer] = header.last_sequence + 1
+
+    def damage(self, path: str, position: int, mask: int) -> None:
+        """Flip bits of a file, now. The oracle goes on to see what stood there before."""
+        self._platter.content(path).flip(position, mask)
+        self.rot.append((path, position, mask))
+
+    def _logs(self, platter: Platter) -> "Logs":
+        return logs(platter, self._topics, self.rot)
 
     def _see_produce(
         self, dialogue: Dialogue, correlation_id: int, request: ProduceRequest, body: memoryview
@@ -187,7 +200,7 @@ class Oracle:
 
     def _not_durable(self, key: PartitionKey, offset: int, payload: bytes) -> str | None:
         """What is missing for that batch to survive a power cut now; None if nothing is."""
-        path = f"{self._topics}/{_folder_name(key)}"
+        path = f"{self._topics}/{partition_name(*key)}"
         folder = self._platter.find(path)
         if not isinstance(folder, Folder):
             return "its partition has no directory"
@@ -217,7 +230,7 @@ class Oracle:
             if int.from_bytes(header[24:32], "big") == offset:
                 return place
         # Not seen yet, or the file was cut and written anew since: look from its beginning.
-        scan = self._scans[path] = Scan(content, header_seed(*key))
+        scan = self._scans[path] = Scan(path, content, header_seed(*key), self.rot)
         return scan.place(offset)
 
     def _check_fetch(self, response: FetchResponse, body: memoryview) -> None:
@@ -246,21 +259,44 @@ class Oracle:
 Logs = dict[PartitionKey, list[bytes]]
 
 
-def logs(platter: Platter, topics: str) -> Logs:
+def logs(platter: Platter, topics: str, rot: Rot) -> Logs:
     """Every batch of every partition on a disk, in order, up to the first that is not whole."""
     found: Logs = {}
     root = platter.find(topics)
     if not isinstance(root, Folder):
         return found
     for name, folder in sorted(root.entries.items()):
-        if isinstance(folder, Folder):
-            topic, _, partition = name.rpartition("-")
-            key = bytes.fromhex(topic), int(partition)
-            found[key] = _entries(folder, header_seed(*key))
+        key = parse_partition_name(name)
+        if isinstance(folder, Folder) and key is not None:
+            found[key] = _entries(f"{topics}/{name}", folder, header_seed(*key), rot)
     return found
 
 
-def _entries(folder: Folder, seed: int) -> list[bytes]:
+def batches(
+    path: str, content: Content, seed: int, rot: Rot, position: int = 0
+) -> Iterator[tuple[int, BatchHeader]]:
+    """Position and header of every batch of a segment file, as if nothing had rotted."""
+    data = undamaged(path, content, rot)
+    while position < content.high:
+        header = scan_one(data, position, seed)
+        if not isinstance(header, BatchHeader):
+            return
+        yield position, header
+        position += header.size_bytes
+
+
+def undamaged(path: str, content: Content, rot: Rot) -> memoryview:
+    """The bytes of a file, flipped bits put right."""
+    flips = [(position, mask) for rotten, position, mask in rot if rotten == path]
+    if not flips:
+        return content.view(0, content.size)
+    data = bytearray(content.view(0, content.high))
+    for position, mask in flips:
+        data[position] ^= mask
+    return memoryview(data)
+
+
+def _entries(path: str, folder: Folder, seed: int, rot: Rot) -> list[bytes]:
     entries: list[bytes] = []
     expected: int | None = None
     for name, node in sorted(folder.entries.items()):
@@ -268,20 +304,11 @@ def _entries(folder: Folder, seed: int) -> list[bytes]:
             continue
         if expected is not None and int(name[:-4]) != expected:
             break
-        content, position = node.content, 0
-        data = content.view(0, content.size)
-        while position < content.high:
-            header = scan_one(data, position, seed)
-            if not isinstance(header, BatchHeader):
-                break
+        data = undamaged(f"{path}/{name}", node.content, rot)
+        for position, header in batches(f"{path}/{name}", node.content, seed, rot):
             entries.append(bytes(data[position : position + header.size_bytes]))
-            position += header.size_bytes
             expected = header.next_offset
     return entries
-
-
-def _folder_name(key: PartitionKey) -> str:
-    return f"{key[0].hex()}-{key[1]}"
 
 
 def _name(key: PartitionKey) -> str:

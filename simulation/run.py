@@ -6,6 +6,7 @@ from typing import TypeVar
 import trio
 
 from tailrace.client.client import Client
+from tailrace.client.options import resolve
 from tailrace.simulation.chance import seeded
 from tailrace.simulation.clock import SimClock
 from tailrace.simulation.life import Life
@@ -33,16 +34,23 @@ class SimCluster:
         self._clients = 0
 
     def client(self, name: str | None = None, **options: float) -> Client:
-        """A client on a host of its own; ``options`` as for ``tailrace.connect``."""
+        """A client on a host of its own; ``options`` are the durations of ``connect``."""
         self._clients += 1
         name = name or f"c{self._clients}"
         return Client(
-            [node.address for node in self.nodes.values()],
-            client_id=name,
+            resolve(
+                [node.address for node in self.nodes.values()],
+                client_id=name,
+                tls=None,
+                connect_timeout=options.pop("connect_timeout", 5.0),
+                request_timeout=options.pop("request_timeout", 10.0),
+                max_outage=options.pop("max_outage", None),
+                close_timeout=options.pop("close_timeout", 10.0),
+                **options,
+            ),
             net=self.net.client(Life(name)),
             clock=self.clock,
             random=seeded(self.seed, "client", name),
-            **options,
         )
 
 

@@ -6,6 +6,7 @@ the file is synced, and a crash puts it back. Names are not taken back.
 """
 
 import errno
+import os
 import threading
 from collections.abc import Sequence
 
@@ -75,7 +76,10 @@ class ProbedDisk(OsDisk):
 
     def open(self, path: str, *, create: bool = False) -> ProbedFile:
         self.life.check()
-        return ProbedFile(self, path, super().open(path, create=create).fileno())
+        opened = super().open(path, create=create)
+        file = ProbedFile(self, path, os.dup(opened.fileno()))
+        opened.close()
+        return file
 
     def sync(self, files: Sequence[File]) -> None:
         self.life.check()
