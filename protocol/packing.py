@@ -56,7 +56,7 @@ def unpack(
         return array
 
     try:
-        _check_complete(data)
+        check_complete(data)
         return _unpackb(
             data,
             raw=False,
@@ -73,7 +73,7 @@ def unpack(
         raise PackingError(f"no valid msgpack: {str(error) or type(error).__name__}") from error
 
 
-def _check_complete(data: bytes | bytearray | memoryview) -> None:
+def check_complete(data: bytes | bytearray | memoryview) -> None:
     """Walk over one value without building it; ``PackingError`` unless it ends where ``data`` does.
 
     A thousand nested headers of 3 bytes that each claim 10,000 elements would take 80 MB; the

@@ -1,6 +1,7 @@
 """The batch vectors, both ways: bytes to records and records to bytes."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +95,13 @@ def encoded(vector: dict[str, Any]) -> bytes:
 def test_the_printed_vector_is_the_one_in_the_file() -> None:
     assert stored("two_records") == PRINTED
     assert header_seed(bytes(range(16)), 3) == 0x9BCBB2B9
+
+
+def test_the_example_of_the_grammar_is_that_vector() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "log_format.md").read_text()
+    block = page.split("101 bytes:\n\n```\n")[1].split("```")[0]
+    fields = [line.strip().split("  ")[0] for line in block.splitlines()]
+    assert bytes.fromhex("".join(fields)) == PRINTED
 
 
 @pytest.mark.parametrize("name", NAMES)
