@@ -33,8 +33,9 @@ _LZ4_MAGIC = b"\x04\x22\x4d\x18"
 _LZ4_FLAG_DICTIONARY = 0x01
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
-_lz4_compress = cast(Callable[[Buffer], bytes], lz4.frame.compress)  # pyright: ignore[reportUnknownMemberType]
-_lz4_decompressor = cast(Callable[[], Any], lz4.frame.LZ4FrameDecompressor)
+_lz4 = cast(Any, lz4.frame)  # the library ships no types
+_lz4_compress: Callable[[Buffer], bytes] = _lz4.compress
+_lz4_decompressor: Callable[[], Any] = _lz4.LZ4FrameDecompressor
 
 
 class CompressionError(ValueError):
