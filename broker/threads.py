@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
@@ -67,8 +68,6 @@ def _work_through(jobs: "SimpleQueue[_Job | None]") -> None:
     while (job := jobs.get()) is not None:
         work, task, token = job
         result = outcome.capture(work)
-        try:
+        with suppress(trio.RunFinishedError):  # else nobody is left to be told
             token.run_sync_soon(trio.lowlevel.reschedule, task, result)
-        except trio.RunFinishedError:
-            pass  # nobody is left to be told
         del job, work, task, token, result  # nothing of the last job outlives it while we wait

@@ -1,0 +1,65 @@
+"""One append per partition and wake-up, whoever brought the batches.
+
+Connections only gather. This task, woken by the first batch, runs once every connection that was
+readable in the same turn of the event loop has been read, and writes what all of them brought
+with one gathered write per partition: 615,000 against 210,000 small requests per second
+(performance.md 3).
+"""
+
+from collections.abc import Callable
+
+from tailrace.broker.bell import Bell
+from tailrace.broker.flusher import Flusher
+from tailrace.broker.metrics import Metrics
+from tailrace.broker.partition import Partition, Producing
+from tailrace.protocol.errors import BrokerError
+from tailrace.protocol.seams import Clock
+
+
+class Appender:
+    def __init__(
+        self,
+        clock: Clock,
+        flusher: Flusher,
+        metrics: Metrics,
+        *,
+        maybe: Callable[[str, float], bool],
+        answered: Callable[[], None],
+        failed: Callable[[BrokerError], None],
+    ) -> None:
+        self._clock = clock
+        self._flusher = flusher
+        self._metrics = metrics
+        self._maybe = maybe
+        self._answered = answered  # called once answers were made: sends them
+        self._failed = failed  # told of a log that can no more be trusted, which ends the broker
+        self._pending: list[Partition] = []
+        self._bell = Bell()
+
+    def add(self, partition: Partition, entry: memoryview, producing: Producing, slot: int) -> None:
+        """Append the batch at the end of this turn; ``producing`` is told what became of it."""
+        if partition.gather(entry, producing, slot):
+            self._pending.append(partition)
+            self._bell.ring()
+
+    async def run(self) -> None:
+        while True:
+            await self._bell.wait()
+            self.round()
+
+    def round(self) -> None:
+        """Append everything that was gathered."""
+        pending, self._pending = self._pending, []
+        now_ms = self._clock.wall_ms()
+        for partition in pending:
+            before = self._clock.now()
+            if self._maybe("log.early_roll", 0.02):
+                partition.roll(now_ms)
+            try:
+                partition.append(now_ms)
+            except BrokerError as error:
+                self._failed(error)
+                raise
+            self._metrics.append_duration.observe(self._clock.now() - before)
+            self._flusher.written(partition)
+        self._answered()

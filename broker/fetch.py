@@ -1,0 +1,202 @@
+"""Fetch: whole batches below the high watermark, waiting for them if there are none.
+
+- An answer holds at most ``bytes_max`` (bounded by ``limits.fetch_size``), and of one partition
+  at most 1 MiB, but the first batch of the answer comes whole even if it is larger: else a reader
+  could never pass it (KIP-74).
+- Fewer than ``bytes_min`` bytes, no error, time left: the fetch parks, without a task, at its
+  partitions and with the timers. The first of watermark, deadline and shutdown takes it up again.
+- A sealed segment is verified once, in a worker thread, before its bytes are served (R24).
+- Bytes are passed on as ranges of files; nothing is decoded or copied.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from tailrace.broker.call import Call
+from tailrace.broker.limits import (
+    FETCH_PARTITION_BYTES_MAX,
+    FETCH_WAIT_MS_MAX,
+    PARTITIONS_PER_REQUEST_MAX,
+)
+from tailrace.broker.node import Node
+from tailrace.broker.partition import Partition
+from tailrace.broker.timers import Timer
+from tailrace.protocol import texts, texts_wire
+from tailrace.protocol.errors import TailraceError, to_wire
+from tailrace.protocol.messages import FetchPartition, FetchRequest, FetchResponse, FetchResult
+from tailrace.protocol.seams import FileRange
+from tailrace.storage.log import LogSlice
+
+LATE_S = 0.05  # how late a wake-up is where the simulation delays one
+
+
+@dataclass(slots=True)
+class Collected:
+    """What one look at the partitions found."""
+
+    results: list[FetchResult] = field(default_factory=list[FetchResult])
+    slices: list[tuple[Partition, LogSlice]] = field(
+        default_factory=list[tuple[Partition, LogSlice]]
+    )
+    length: int = 0
+    code: str = "ok"  # or the first error's
+    unverified: list[tuple[Partition, int]] = field(default_factory=list[tuple[Partition, int]])
+
+
+class Fetch:
+    """One fetch request in hand. Parked or not, it is answered exactly once."""
+
+    __slots__ = ("_call", "_deadline", "_node", "_request", "_timer", "_working")
+
+    def __init__(self, node: Node, call: Call, request: FetchRequest) -> None:
+        self._node = node
+        self._call = call
+        self._request = request
+        wait_ms = min(request.wait_ms, FETCH_WAIT_MS_MAX)
+        self._deadline = trio.current_time() + wait_ms / 1000
+        self._timer: Timer | None = None  # set while parked
+        self._working = False  # a task verifies a segment for us
+
+    def step(self, *, last: bool = False) -> None:
+        """Answer, or verify what must be first, or park. ``last``: park no more."""
+        last = last or self._node.state() == "draining"
+        found = self._collect()
+        if found.unverified:
+            self._working = True
+            self._unpark()
+            self._call.spawn(partial(self._verify, found.unverified))
+        elif last or found.code != "ok" or self._is_due(found):
+            self._answer(found)
+        elif self._timer is None:
+            self._park()
+
+    def _is_due(self, found: Collected) -> bool:
+        return found.length >= self._request.bytes_min or trio.current_time() >= self._deadline
+
+    def wake(self) -> None:
+        """A partition has more, or went offline."""
+        if self._timer is None or self._working:
+            return
+        if self._node.world.maybe("fetch.late_wakeup", 0.05):
+            self._node.timers.at(trio.current_time() + LATE_S, self._late)
+        else:
+            self.step()
+
+    def finish(self) -> None:
+        """Answer now with what there is: deadline or shutdown."""
+        self.step(last=True)
+
+    async def _verify(self, unverified: Sequence[tuple[Partition, int]]) -> None:
+        for partition, offset in unverified:
+            await partition.verify(offset, self._node.world.offload)
+        self._working = False
+        self.step()
+
+    def _late(self) -> None:
+        if self._timer is not None and not self._working:
+            self.step()
+            self._node.outbox.flush()
+
+    def _expire(self) -> None:
+        self.finish()
+        self._node.outbox.flush()
+
+    def _park(self) -> None:
+        self._timer = self._node.timers.at(self._deadline, self._expire)
+        self._node.parked[self] = None
+        for wanted in self._request.partitions:
+            self._node.shelf.find(wanted.topic_id, wanted.partition).park(self)
+
+    def _unpark(self) -> None:
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        self._timer = None
+        self._node.parked.pop(self, None)
+        for wanted in self._request.partitions:
+            partition = self._node.shelf.get(wanted.topic_id, wanted.partition)
+            if partition is not None:
+                partition.unpark(self)
+
+    def abandon(self) -> None:
+        """The connection is gone."""
+        self._unpark()
+
+    def _answer(self, found: Collected) -> None:
+        self._unpark()
+        ranges: list[FileRange] = []
+        for partition, piece in found.slices:
+            partition.metrics.bytes_out.inc(piece.length)
+            ranges.extend(piece.ranges)
+        response = FetchResponse(tuple(found.results))
+        self._call.answer(response, ranges, found.length, found.code)
+
+    def _collect(self) -> Collected:
+        found = Collected()
+        bytes_max = min(self._request.bytes_max, self._node.config.limits.fetch_size_bytes)
+        if self._node.world.maybe("fetch.tiny", 0.05):
+            bytes_max = 1
+        for wanted in self._request.partitions:
+            try:
+                self._read(wanted, bytes_max, found)
+            except TailraceError as error:
+                if found.code == "ok":
+                    found.code = error.code
+                result = FetchResult(
+                    wanted.topic_id, wanted.partition, to_wire(error), -1, -1, -1, -1, 0
+                )
+                found.results.append(result)
+        return found
+
+    def _read(self, wanted: FetchPartition, bytes_max: int, found: Collected) -> None:
+        partition = self._node.shelf.find(wanted.topic_id, wanted.partition)
+        _check_epoch(partition, wanted)
+        if partition.log.verify_pending(wanted.offset) is not None:
+            found.unverified.append((partition, wanted.offset))
+            return
+        left = min(bytes_max - found.length, wanted.bytes_max, FETCH_PARTITION_BYTES_MAX)
+        piece = partition.read(wanted.offset, max(left, 0))
+        # Only the first batch of an answer may be larger than asked for.
+        length = 0 if piece.length > left and found.length else piece.length
+        if length:
+            found.slices.append((partition, piece))
+            found.length += length
+        high_watermark = partition.high_watermark
+        found.results.append(
+            FetchResult(
+                wanted.topic_id,
+                wanted.partition,
+                None,
+                partition.log.start,
+                high_watermark,
+                high_watermark,
+                partition.log.end,
+                length,
+            )
+        )
+
+
+def _check_epoch(partition: Partition, wanted: FetchPartition) -> None:
+    """A reader that knows another epoch looks at the metadata again (R2)."""
+    current = partition.leadership.leader_epoch
+    if wanted.leader_epoch not in (-1, current):
+        raise texts.epoch_fenced(
+            partition.topic, partition.number, yours=wanted.leader_epoch, current=current
+        )
+
+
+def fetch(node: Node, call: Call, request: FetchRequest) -> None:
+    """Answer at once if there is enough, else when there is."""
+    if request.replica_id is not None:
+        raise texts_wire.malformed_frame("this broker has no followers; replica_id must be nil")
+    if len(request.partitions) > PARTITIONS_PER_REQUEST_MAX:
+        raise texts_wire.malformed_frame(
+            f"{len(request.partitions)} partitions in one request, "
+            f"{PARTITIONS_PER_REQUEST_MAX} are allowed"
+        )
+    pending = Fetch(node, call, request)
+    call.abandoned = pending.abandon
+    pending.step()

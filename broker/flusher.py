@@ -1,0 +1,170 @@
+"""Group commit: one sync round per disk for all who wait (R27, R32).
+
+While a round is under way appends go on; the next round covers them. Acks leave from the end of
+the round that covers them, never before it (S1).
+
+A sync that failed is never tried again (R21): nothing is known about what the kernel still holds.
+Everybody who waits gets T093, the data directory is marked suspect, and the broker ends.
+
+Topics by durability: ``fsync`` joins the next round, ``replicated`` a round each
+``sync_interval``, ``os`` none at all.
+
+While the disk is idle zeros are written ahead of the logs in use, as overwriting them is synced in
+half the time (D8).
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+import trio
+
+from tailrace.broker.bell import Bell
+from tailrace.broker.metrics import Metrics
+from tailrace.broker.partition import AHEAD_AGAIN_BYTES, Partition
+from tailrace.broker.world import Offload
+from tailrace.protocol import texts
+from tailrace.protocol.errors import BrokerError
+from tailrace.protocol.seams import Clock
+from tailrace.storage.disk import Disk
+from tailrace.storage.rounds import SyncPoint, sync_round
+
+log = logging.getLogger("tailrace.broker.flusher")
+
+ROUND_PARTITIONS_MAX = 100  # in one round, so that its first partition does not wait for 1,000
+AHEAD_CHUNK_BYTES = 262_144  # written and synced at once: what somebody may have to wait behind
+AHEAD_IDLE_S = 0.01  # without a write, before the disk counts as idle
+
+
+class Flusher:
+    """``failed`` is told of a failed sync before the error ends the flusher and the broker."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        path: str,
+        thread: Offload,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        answered: Callable[[], None],
+        failed: Callable[[BrokerError], None],
+    ) -> None:
+        self._disk = disk
+        self._path = path
+        self._thread = thread
+        self._clock = clock
+        self._metrics = metrics
+        self._answered = answered
+        self._failed = failed
+        self._dirty: dict[Partition, None] = {}
+        self._lazy: dict[Partition, None] = {}
+        self._bell = Bell()
+        self._ahead: dict[Partition, None] = {}  # in use, and short of zeros
+        self._ahead_bell = Bell()
+        self._written_at = 0.0
+        self._syncing: frozenset[Partition] = frozenset()
+        self._round_over = trio.Event()
+
+    def written(self, partition: Partition) -> None:
+        """The partition's log may have grown."""
+        if not partition.serving or not partition.log.needs_sync:
+            return
+        if partition.config.durability == "fsync":
+            self._dirty[partition] = None
+            self._bell.ring()
+            self._written_at = trio.current_time()
+            if partition.ahead_bytes >= AHEAD_AGAIN_BYTES:
+                self._ahead[partition] = None
+                self._ahead_bell.ring()
+        elif partition.config.durability == "replicated":
+            self._lazy[partition] = None
+
+    async def run(self) -> None:
+        """Sync what becomes dirty, for ever."""
+        while True:
+            await self._bell.wait()
+            while self._dirty:
+                await self.flush(list(self._dirty)[:ROUND_PARTITIONS_MAX])
+
+    async def run_lazy(self, interval_s: float) -> None:
+        """Sync each ``interval_s`` what nobody waits for."""
+        while True:
+            await trio.sleep(interval_s)
+            if self._lazy:
+                self._dirty.update(self._lazy)
+                self._lazy.clear()
+                self._bell.ring()
+
+    async def run_ahead(self) -> None:
+        """Write zeros ahead where they are short, as long as nobody wants the disk."""
+        while True:
+            await self._ahead_bell.wait()
+            while self._ahead:
+                idle_at = self._written_at + AHEAD_IDLE_S
+                if self._dirty or self._syncing or trio.current_time() < idle_at:
+                    await trio.sleep(AHEAD_IDLE_S)
+                    continue
+                partition = next(iter(self._ahead))
+                if not partition.serving or not self._write_ahead(partition):
+                    del self._ahead[partition]
+                    partition.ahead_bytes = 0
+                else:
+                    await self.flush([partition])
+
+    def _write_ahead(self, partition: Partition) -> bool:
+        """Write some zeros; whether any were missing."""
+        try:
+            return partition.log.write_ahead(AHEAD_CHUNK_BYTES) > 0
+        except OSError as error:
+            log.debug("no zeros ahead of %s: %s", partition, error)
+            return False
+
+    async def flush(self, partitions: Sequence[Partition]) -> None:
+        """One round for these partitions; whoever waited for it is answered at its end."""
+        while self._syncing:
+            await self._round_over.wait()
+        points = [(one, one.log.sync_point()) for one in partitions]
+        batches = sum(one.unsynced_batches for one in partitions)
+        for partition in partitions:
+            self._dirty.pop(partition, None)
+            self._lazy.pop(partition, None)
+            partition.unsynced_batches = 0
+        self._syncing = frozenset(partitions)
+        began = self._clock.now()
+        try:
+            await self._thread.run(sync_round, self._disk, [point for _, point in points])
+        except OSError as error:
+            broken = texts.sync_failed(self._path, reason=str(error))
+            self._failed(broken)
+            raise broken from error
+        finally:
+            self._syncing = frozenset()
+            self._round_over.set()
+            self._round_over = trio.Event()
+        self._metrics.fsync_duration.observe(self._clock.now() - began)
+        self._metrics.fsync_batches.observe(batches)
+        for partition, point in points:
+            if partition.serving:
+                _mark(partition, point)
+                partition.advance()
+        self._answered()
+
+    async def forget(self, partitions: Iterable[Partition]) -> None:
+        """Return once no round touches these partitions, nor will."""
+        gone = set(partitions)
+        for partition in gone:
+            self._dirty.pop(partition, None)
+            self._lazy.pop(partition, None)
+        while self._syncing & gone:
+            await self._round_over.wait()
+
+
+def _mark(partition: Partition, point: SyncPoint) -> None:
+    try:
+        partition.log.mark_synced(point)
+    except OSError as error:  # a full disk: the mark on the disk may lag, recovery allows for it
+        log.warning(
+            "the flushed mark of %s could not be written: %s",
+            *(partition, error),
+            extra={"event": "disk.low", "code": None},
+        )

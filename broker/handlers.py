@@ -1,0 +1,161 @@
+"""What each request does: the table, and the handlers that answer at once.
+
+A handler returns its response; or nothing, if the answer follows later (produce, fetch); or work
+for a task of its own, if it must wait for the metadata store. A TailraceError it raises is the
+answer; a ConnectError among them ends the connection.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from tailrace.broker import handlers_admin as admin
+from tailrace.broker.call import Call
+from tailrace.broker.fetch import fetch
+from tailrace.broker.limits import IN_FLIGHT_MAX, PARTITIONS_PER_REQUEST_MAX
+from tailrace.broker.node import Node
+from tailrace.broker.partition import Partition
+from tailrace.broker.produce import produce
+from tailrace.protocol import texts, texts_wire
+from tailrace.protocol.connection import SERVED
+from tailrace.protocol.errors import ConnectError, TailraceError, to_wire
+from tailrace.protocol.messages import (
+    OFFSET_EARLIEST,
+    OFFSET_LATEST,
+    PROTOCOL,
+    Api,
+    HelloRequest,
+    HelloResponse,
+    InitProducerIdRequest,
+    InitProducerIdResponse,
+    ListOffsetsRequest,
+    ListOffsetsResponse,
+    OffsetFound,
+    OffsetQuery,
+    Response,
+)
+
+CLIENT_ID_MAX = 255
+Later = Callable[[], Awaitable[Response]]
+
+
+def take_up(node: Node, call: Call) -> None:
+    """Do what was asked: answer now, later, or with an error. ConnectError: close."""
+    try:
+        outcome = HANDLERS[call.incoming.api](node, call, call.incoming.message)
+    except ConnectError:
+        raise
+    except TailraceError as error:
+        call.fail(error)
+        return
+    if callable(outcome):
+        work: Later = outcome
+
+        async def go_on() -> None:
+            call.answer(await work())
+
+        call.spawn(go_on)
+    elif outcome is not None:
+        call.answer(outcome)
+
+
+def hello(node: Node, call: Call, request: HelloRequest) -> Response:
+    if not 1 <= len(request.client_id) <= CLIENT_ID_MAX or not request.client_id.isprintable():
+        raise texts.invalid_id("client id", request.client_id)
+    call.greeted(request.client_id)
+    limits = node.config.limits
+    return HelloResponse(
+        protocol=PROTOCOL,
+        broker_id=node.broker_id,
+        cluster_id=node.cluster_id,
+        software=node.software,
+        apis=SERVED,
+        request_bytes_max=limits.request_size_bytes,
+        fetch_bytes_max=limits.fetch_size_bytes,
+        in_flight_max=IN_FLIGHT_MAX,
+        idle_ms=int(limits.idle_connection_s * 1000),
+    )
+
+
+def list_offsets(node: Node, call: Call, request: ListOffsetsRequest) -> Response | Later:
+    if len(request.partitions) > PARTITIONS_PER_REQUEST_MAX:
+        raise texts_wire.malformed_frame(
+            f"{len(request.partitions)} partitions in one request, "
+            f"{PARTITIONS_PER_REQUEST_MAX} are allowed"
+        )
+    if any(_unverified(node, query) for query in request.partitions):
+        return partial(_verify_and_list, node, request)
+    return _list_offsets(node, request)
+
+
+async def _verify_and_list(node: Node, request: ListOffsetsRequest) -> Response:
+    for query in request.partitions:
+        while (found := _unverified(node, query)) is not None:
+            partition, offset = found
+            await partition.verify(offset, node.world.offload)
+    return _list_offsets(node, request)
+
+
+def _unverified(node: Node, query: OffsetQuery) -> tuple[Partition, int] | None:
+    """What must be verified in a thread before the log is searched by time (R24)."""
+    partition = node.shelf.get(query.topic_id, query.partition)
+    if query.time < 0 or partition is None or not partition.serving:
+        return None
+    for segment in partition.log.segments():
+        if segment.last_append_time is not None and segment.last_append_time >= query.time:
+            offset = max(segment.base_offset, partition.log.start)
+            pending = partition.log.verify_pending(offset)
+            return (partition, offset) if pending is not None else None
+    return None
+
+
+def _list_offsets(node: Node, request: ListOffsetsRequest) -> Response:
+    return ListOffsetsResponse(tuple(_find_offset(node, query) for query in request.partitions))
+
+
+def _find_offset(node: Node, query: OffsetQuery) -> OffsetFound:
+    where = query.topic_id, query.partition
+    try:
+        partition = node.shelf.find(*where)
+        if partition.offline is not None:
+            raise partition.offline
+    except TailraceError as error:
+        return OffsetFound(*where, to_wire(error), -1, -1, -1)
+    end = partition.high_watermark
+    epoch = partition.leadership.leader_epoch
+    if query.time == OFFSET_EARLIEST:
+        return OffsetFound(*where, None, partition.log.start, -1, epoch)
+    if query.time != OFFSET_LATEST:
+        found = partition.log.offset_for_time(query.time, end)
+        if found is not None:
+            return OffsetFound(*where, None, *found, epoch)
+    return OffsetFound(*where, None, end, -1, epoch)
+
+
+def init_producer_id(node: Node, call: Call, request: InitProducerIdRequest) -> Response | Later:
+    if request.transactional_id is not None:
+        raise texts_wire.malformed_frame("transactional_id must be nil: transactions come later")
+    taken = node.producer_ids.take_now()
+    if taken is not None:
+        return InitProducerIdResponse(taken, 0)
+
+    async def take() -> Response:
+        return InitProducerIdResponse(await node.producer_ids.take(), 0)
+
+    return take
+
+
+Handler = Callable[[Node, Call, Any], "Response | Later | None"]
+HANDLERS: dict[Api, Handler] = {
+    Api.HELLO: hello,
+    Api.METADATA: admin.metadata,
+    Api.PRODUCE: produce,
+    Api.FETCH: fetch,
+    Api.LIST_OFFSETS: list_offsets,
+    Api.INIT_PRODUCER_ID: init_producer_id,
+    Api.CREATE_TOPIC: admin.create_topic,
+    Api.DELETE_TOPIC: admin.delete_topic,
+    Api.ALTER_TOPIC: admin.alter_topic,
+    Api.DESCRIBE_TOPICS: admin.describe_topics,
+    Api.DESCRIBE_CLUSTER: admin.describe_cluster,
+}

@@ -1,0 +1,87 @@
+"""What the parts of one broker share: its identity, its partitions, its pace-makers.
+
+Built by ``server.py``; connections and handlers get it whole. It decides nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from tailrace.broker.appender import Appender
+from tailrace.broker.bell import Bell
+from tailrace.broker.config import Config
+from tailrace.broker.flusher import Flusher
+from tailrace.broker.limits import Admission, MemoryBudget
+from tailrace.broker.metrics import Histogram, Metrics, Series
+from tailrace.broker.producer_ids import ProducerIds
+from tailrace.broker.shelf import Shelf
+from tailrace.broker.timers import Timers
+from tailrace.broker.topics import Topics
+from tailrace.broker.world import World
+from tailrace.protocol.messages import Api
+
+if TYPE_CHECKING:
+    from tailrace.broker.connection import Connection
+    from tailrace.broker.fetch import Fetch
+
+State = Literal["starting", "running", "read_only", "draining"]
+
+
+class Outbox:
+    """Connections that have answers to send. One flush per wake-up joins them (performance 5.1)."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Connection] = []
+
+    def add(self, connection: "Connection") -> None:
+        self._waiting.append(connection)
+
+    def flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for connection in waiting:
+            connection.flush()
+
+
+@dataclass(eq=False)
+class Node:
+    """One running broker."""
+
+    world: World
+    config: Config
+    metrics: Metrics
+    broker_id: str
+    cluster_id: str
+    broker_epoch: int
+    software: str  # name and version, for the handshake
+    shelf: Shelf
+    topics: Topics
+    producer_ids: ProducerIds
+    appender: Appender
+    flusher: Flusher
+    timers: Timers
+    outbox: Outbox
+    memory: MemoryBudget
+    admission: Admission
+    state: Callable[[], State]
+    addresses: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
+    http: str | None = None
+    left: Bell = field(default_factory=Bell)  # rung when a connection has ended
+    connections: "dict[Connection, None]" = field(default_factory=dict["Connection", None])
+    parked: "dict[Fetch, None]" = field(default_factory=dict["Fetch", None])  # long polls
+    started_at: float = 0.0  # trio's time
+    _counted: dict[tuple[Api, str], tuple[Series, Histogram]] = field(
+        default_factory=dict[tuple[Api, str], tuple[Series, Histogram]]
+    )
+
+    def count(self, api: Api, code: str, seconds: float) -> None:
+        """One more request answered; ``code`` is "ok" or an error's."""
+        counted = self._counted.get((api, code))
+        if counted is None:
+            name = api.name.lower()
+            counted = (
+                self.metrics.requests.of(name, code),
+                self.metrics.request_duration.histogram(name),
+            )
+            self._counted[api, code] = counted
+        counted[0].inc()
+        counted[1].observe(seconds)

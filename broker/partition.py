@@ -1,0 +1,220 @@
+"""One partition: its log, its leadership, and those who wait for it.
+
+Appending, syncing and reading meet here; all of it is synchronous, so nothing needs a lock.
+
+Invariants:
+- batches enter the log in the order they were gathered: a connection's order is kept;
+- ``unacked`` holds exactly the batches with acks=all between the high watermark and the log's
+  end, in order of arrival; a batch leaves it once, by the watermark (S1) or by an error;
+- nobody reads at or above the high watermark (S12);
+- an offline partition serves nothing and appends nothing.
+"""
+
+import errno
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+import trio
+
+from tailrace.broker.catalog import Leadership, Topic
+from tailrace.broker.config import TopicConfig
+from tailrace.broker.metrics import TopicMetrics
+from tailrace.broker.replica import Replica
+from tailrace.broker.world import Offload
+from tailrace.protocol import texts
+from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.messages import ACKS_ALL
+from tailrace.storage.log import Appended, Log, LogSlice
+
+AHEAD_AGAIN_BYTES = 2 * 1024 * 1024  # appended since zeros were last written ahead
+AHEAD_START_BYTES = AHEAD_AGAIN_BYTES - 65_536  # one that is hardly used gets no zeros
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Producing(Protocol):
+    """A produce request in hand. Each slot is settled or refused once."""
+
+    acks: int
+
+    def settle(self, slot: int, written: Appended, log_start: int) -> None: ...
+
+    def refuse(self, slot: int, error: TailraceError) -> None: ...
+
+
+class Reader(Protocol):
+    """Somebody who waits for records."""
+
+    def wake(self) -> None:
+        """There is more to read, or never will be. Must not raise."""
+        ...
+
+
+Gathered = tuple[memoryview, Producing, int]
+
+
+class Partition:
+    def __init__(
+        self,
+        topic: Topic,
+        number: int,
+        config: TopicConfig,
+        log: Log,
+        metrics: TopicMetrics,
+        no_room: Callable[["Partition"], TailraceError],
+    ) -> None:
+        self.topic = topic.name
+        self.topic_id = topic.topic_id
+        self.number = number
+        self.config = config
+        self.log = log
+        self.metrics = metrics
+        self.leadership = Leadership(None, 0, ())
+        # Until everything recovered is synced nothing of it is shown (S12): see ``advance``.
+        self.replica = Replica(0, config.durability, log.start)
+        self.offline: TailraceError | None = None
+        self.unsynced_batches = 0
+        self.ahead_bytes = AHEAD_START_BYTES  # written since zeros were last written ahead
+        self._no_room = no_room  # what to tell a producer when the disk is full
+        self._gathered: list[Gathered] = []
+        self._unacked: deque[tuple[int, Producing, int, Appended]] = deque()
+        self._verifying = trio.Lock()
+        self._readers: dict[Reader, None] = {}  # in order of arrival
+
+    def __repr__(self) -> str:
+        return f"<Partition {self.topic}[{self.number}]>"
+
+    @property
+    def high_watermark(self) -> int:
+        return self.replica.high_watermark
+
+    @property
+    def serving(self) -> bool:
+        return self.offline is None
+
+    def lead(self, leadership: Leadership) -> None:
+        """Begin the epoch in which this broker leads."""
+        assert leadership.leader_epoch > self.leadership.leader_epoch, "epochs only rise (S9)"
+        assert self.log.epochs[-1].epoch == leadership.leader_epoch, "begun in the log first (R8)"
+        self.leadership = leadership
+        self.replica.leader_epoch = leadership.leader_epoch
+
+    def reconfigure(self, config: TopicConfig) -> None:
+        self.config = config
+        self.replica.durability = config.durability
+        self.advance()
+
+    # ── producing ────────────────────────────────────────────────────────────────────────────
+
+    def gather(self, entry: memoryview, producing: Producing, slot: int) -> bool:
+        """Keep a batch for the next append; whether it is the first one kept."""
+        self._gathered.append((entry, producing, slot))
+        return len(self._gathered) == 1
+
+    def roll(self, now_ms: int) -> None:
+        """Begin a new segment early (the simulation likes that)."""
+        with suppress(OSError):
+            self.log.roll_if_old(now_ms + self.config.segment_age_ms)
+
+    def append(self, now_ms: int) -> None:
+        """Write all that was gathered, with one gathered write, and settle what may be."""
+        gathered, self._gathered = self._gathered, []
+        if self.offline is not None:
+            _refuse(gathered, self.offline)
+            return
+        epoch = self.leadership.leader_epoch
+        try:
+            outcomes = self.log.append(
+                [entry for entry, _, _ in gathered], leader_epoch=epoch, now_ms=now_ms
+            )
+        except OSError as error:
+            # The log is as it was. Without room the broker lives on; anything else is a disk
+            # that lost a write, and the partition stops rather than guess.
+            if error.errno in NO_ROOM:
+                _refuse(gathered, self._no_room(self))
+            else:
+                broken = texts.partition_offline(self.topic, self.number, reason=str(error))
+                self.fail(broken)
+                _refuse(gathered, broken)
+            return
+        log_start = self.log.start
+        for (entry, producing, slot), outcome in zip(gathered, outcomes, strict=True):
+            if isinstance(outcome, TailraceError):
+                producing.refuse(slot, outcome)
+                continue
+            self._count(entry, outcome)
+            if producing.acks == ACKS_ALL and outcome.next_offset > self.high_watermark:
+                self._unacked.append((outcome.next_offset, producing, slot, outcome))
+            else:
+                producing.settle(slot, outcome, log_start)
+        self.advance()
+
+    def advance(self) -> None:
+        """Let the high watermark follow the log; settle and wake whoever waited for it."""
+        if not self.replica.observe(end=self.log.end, flushed=self.log.flushed):
+            return
+        high_watermark, log_start = self.high_watermark, self.log.start
+        unacked = self._unacked
+        while unacked and unacked[0][0] <= high_watermark:
+            _, producing, slot, written = unacked.popleft()
+            producing.settle(slot, written, log_start)
+        self._wake_readers()
+
+    def fail(self, error: TailraceError) -> None:
+        """Go offline: whoever waits gets the error, and so does whoever comes."""
+        self.offline = error
+        for _, producing, slot, _ in self._unacked:
+            producing.refuse(slot, error)
+        self._unacked.clear()
+        gathered, self._gathered = self._gathered, []
+        _refuse(gathered, error)
+        self._wake_readers()
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────
+
+    def read(self, offset: int, bytes_max: int) -> LogSlice:
+        """Whole batches from the one that holds ``offset``, below the high watermark.
+
+        Empty at the high watermark. T033 offline, T041 out of range, T035 damaged there.
+        """
+        if self.offline is not None:
+            raise self.offline
+        if not self.log.start <= offset <= self.high_watermark:
+            raise texts.offset_out_of_range(
+                self.topic,
+                self.number,
+                requested=offset,
+                start=self.log.start,
+                end=self.high_watermark,
+            )
+        return self.log.read(offset, bytes_max, self.high_watermark)
+
+    async def verify(self, offset: int, offload: Offload) -> None:
+        """Verify the segment that holds ``offset``, in a thread, if that was not done (R24)."""
+        async with self._verifying:  # many may wait for the same segment: it is read once
+            work = self.log.verify_pending(offset)
+            if work is not None:
+                await offload.run(work)
+
+    def park(self, reader: Reader) -> None:
+        self._readers[reader] = None
+
+    def unpark(self, reader: Reader) -> None:
+        self._readers.pop(reader, None)
+
+    def _wake_readers(self) -> None:
+        for reader in list(self._readers):
+            reader.wake()
+
+    def _count(self, entry: memoryview, written: Appended) -> None:
+        if not written.duplicate:
+            self.unsynced_batches += 1
+            self.metrics.records_in.inc(written.next_offset - written.base_offset)
+            self.metrics.bytes_in.inc(len(entry))
+            self.ahead_bytes += len(entry)
+
+
+def _refuse(gathered: list[Gathered], error: TailraceError) -> None:
+    for _, producing, slot in gathered:
+        producing.refuse(slot, error)

@@ -1,0 +1,413 @@
+"""One broker, from start to stop. Read this file first.
+
+    run
+    └ services     http, timers, appender, flusher (and its lazy and ahead rounds), janitor, sweep
+      └ connections    one accept loop per listener, one task per connection
+
+Start: lock the data directory, open the metadata store, open and recover every log, take the lead
+in new epochs, bind, serve. HTTP is there before recovery begins, to tell how far it is.
+
+Stop, in stages: ``drain`` (nothing new is accepted), ``handover`` (leaderships; none on a single
+node), ``finish`` (requests in hand are answered), ``flush`` (all logs synced), ``release`` (the
+``clean`` file, the lock). ``kill`` skips what is left of them.
+
+A failed sync ends the broker with T093: whoever waits is told, the directory is marked suspect,
+nothing is tried again (R21).
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from uuid import UUID
+
+import trio
+
+from tailrace.broker import listener
+from tailrace.broker.appender import Appender
+from tailrace.broker.config import Config
+from tailrace.broker.flusher import ROUND_PARTITIONS_MAX, Flusher
+from tailrace.broker.health import Health
+from tailrace.broker.http import serve_http
+from tailrace.broker.janitor import Janitor
+from tailrace.broker.kinds import Address
+from tailrace.broker.limits import Admission, MemoryBudget
+from tailrace.broker.metadata import MetadataStore
+from tailrace.broker.metrics import Metrics
+from tailrace.broker.node import Node, Outbox, State
+from tailrace.broker.producer_ids import ProducerIds
+from tailrace.broker.registry import Registry
+from tailrace.broker.security import server_context
+from tailrace.broker.shelf import Shelf
+from tailrace.broker.timers import Timers
+from tailrace.broker.topics import Topics
+from tailrace.broker.world import Listener, World
+from tailrace.protocol import texts_config
+from tailrace.protocol.errors import BrokerError, TailraceError
+from tailrace.storage.directory import DataDirectory
+
+log = logging.getLogger("tailrace.broker.server")
+
+ROLE = "broker"
+CLOSE_S = 5.0  # for closing what is left, also when cancelled (R41)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A broker that serves."""
+
+    url: str  # of its first listener, as clients take it
+    addresses: dict[str, tuple[str, int]]  # by listener: what clients are told
+    http: str | None
+    broker_id: str
+    cluster_id: str
+    data_dir: str
+
+
+class Server:
+    """``run`` it once. The other methods may be called from any task of the same trio run."""
+
+    def __init__(self, world: World, config: Config) -> None:
+        self._world = world
+        self._config = config
+        self.health = Health()
+        self.metrics = Metrics(
+            version=version(), topics_max=config.metrics.topics_max, clock=world.clock.now
+        )
+        self._state: State = "starting"
+        self._scope = trio.CancelScope()
+        self._stop_asked = trio.Event()
+        self._node: Node | None = None
+        self._janitor: Janitor | None = None
+        self._directory: DataDirectory | None = None
+        self._began = 0.0
+
+    @property
+    def state(self) -> State:
+        if self._state == "running" and self.health.disk_low:
+            return "read_only"
+        return self._state
+
+    async def run(self, *, task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until ``stop`` has come to its end, or ``kill``.
+
+        Raises BrokerError T090-T094, ConfigError T082 (an address, a certificate), T100 and
+        ``OSError`` if it cannot start, T093 if a sync failed. Cancelled: like ``kill``.
+        """
+        self._began = trio.current_time()
+        try:
+            with self._scope:
+                await self._run(task_status)
+        except BaseExceptionGroup as group:
+            reasons = [one for one in _leaves(group) if isinstance(one, TailraceError)]
+            if not reasons:
+                raise
+            raise reasons[0] from None
+        finally:
+            self._set_state("draining")
+
+    def stop(self) -> None:
+        """Begin to stop gracefully."""
+        self._stop_asked.set()
+
+    def kill(self) -> None:
+        """End at once: nothing is flushed or handed over; the next start recovers."""
+        self._scope.cancel()
+
+    def clean_now(self) -> None:
+        """Let the housekeeping look at once: a test has moved the clock or filled the disk."""
+        if self._janitor is not None:
+            self._janitor.check_disk()
+            self._janitor.now()
+
+    def open_requests(self) -> list[str]:
+        """What every connection is waiting for, one line each."""
+        if self._node is None:
+            return []
+        return [line for one in self._node.connections for line in one.open_requests()]
+
+    # ── start ────────────────────────────────────────────────────────────────────────────────
+
+    async def _run(self, task_status: trio.TaskStatus[Ready]) -> None:
+        async with trio.open_nursery() as services:
+            http = None
+            if self._config.http.bind is not None:
+                http = await services.start(serve_http, self, self._config.http)
+            directory = await self._world.offload.run(self._open_directory)
+            self._directory = directory
+            try:
+                store = await self._world.open_metadata(directory.path)
+                try:
+                    await self._run_on(directory, store, http, services, task_status)
+                finally:
+                    with trio.move_on_after(CLOSE_S, shield=True):
+                        await store.aclose()
+            finally:
+                directory.release()
+            services.cancel_scope.cancel()
+
+    def _open_directory(self) -> DataDirectory:
+        new_id = UUID(bytes=self._world.rng("cluster id").randbytes(16), version=4)
+        return DataDirectory.open(
+            self._world.disk,
+            self._config.storage.data_dir,
+            broker_id=self._config.broker.id,
+            cluster_id=None,
+            new_cluster_id=str(new_id),
+            role=ROLE,
+            pid=self._world.pid,
+        )
+
+    async def _run_on(
+        self,
+        directory: DataDirectory,
+        store: MetadataStore,
+        http: str | None,
+        services: trio.Nursery,
+        task_status: trio.TaskStatus[Ready],
+    ) -> None:
+        """With the directory locked and the store open."""
+        registry = Registry(
+            *(store, self._config.broker.id, self._world.clock),
+            *(self.metrics, self.health),
+        )
+        about = {"version": version(), "since": self._world.clock.wall_ms()}
+        epoch = await registry.join(directory.cluster_id, directory.path, about)
+        node, janitor = self._assemble(directory, registry, epoch, http)
+        try:
+            await self._recover(node, directory)
+            self._node, self._janitor = node, janitor
+            for work in (
+                *(node.timers.run, node.appender.run, node.flusher.run, node.flusher.run_ahead),
+                *(janitor.run_retention, janitor.run_disk, partial(listener.sweep, node)),
+                partial(node.flusher.run_lazy, self._config.storage.sync_interval_s),
+            ):
+                services.start_soon(work)
+            await self._serve(node, directory, registry, task_status)
+        finally:
+            node.shelf.close()
+
+    def _assemble(
+        self, directory: DataDirectory, registry: Registry, epoch: int, http: str | None
+    ) -> tuple[Node, Janitor]:
+        world, config, metrics = self._world, self._config, self.metrics
+        outbox = Outbox()
+        min_free = config.storage.min_free
+        shelf = Shelf(
+            *(world, directory, metrics, self.health, config.broker.id),
+            verify=config.storage.verify_on_start,
+            min_free=config.values["storage.min_free"].text,
+        )
+        metrics.partitions = shelf.gauges
+        flusher = Flusher(
+            *(world.disk, directory.path, world.offload.dedicated("sync"), world.clock, metrics),
+            answered=outbox.flush,
+            failed=self._storage_failed,
+        )
+        appender = Appender(
+            *(world.clock, flusher, metrics),
+            maybe=world.maybe,
+            answered=outbox.flush,
+            failed=self._storage_failed,
+        )
+        topics = Topics(world, config, registry, shelf, flusher, metrics)
+        node = Node(
+            world=world,
+            config=config,
+            metrics=metrics,
+            broker_id=config.broker.id,
+            cluster_id=directory.cluster_id,
+            broker_epoch=epoch,
+            software=f"tailrace/{version()}",
+            shelf=shelf,
+            topics=topics,
+            producer_ids=ProducerIds(registry),
+            appender=appender,
+            flusher=flusher,
+            timers=Timers(),
+            outbox=outbox,
+            memory=MemoryBudget(config.limits.request_memory_bytes),
+            admission=Admission(config.limits.connections, config.limits.connections_per_ip),
+            state=lambda: self.state,
+            http=http,
+            started_at=self._began,
+        )
+        janitor = Janitor(world, directory.path, min_free, shelf, flusher, self.health, metrics)
+        return node, janitor
+
+    async def _recover(self, node: Node, directory: DataDirectory) -> None:
+        await node.topics.start(clean=directory.was_clean, suspect=directory.was_suspect)
+        if directory.was_suspect:
+            await self._world.offload.run(directory.clear_suspect)
+        seconds = trio.current_time() - self._began
+        self.metrics.recovery_duration.set(seconds)
+        self.health.recovered = True
+        recovered = [partition.log.recovery for partition in node.shelf]
+        log.info(
+            "recovered %d partitions in %.2f s: %d batches of %d bytes checked, %d bytes cut",
+            *(len(recovered), seconds, sum(one.batches for one in recovered)),
+            sum(one.scanned_bytes for one in recovered),
+            sum(one.truncated_bytes for one in recovered),
+            extra={"event": "broker.recovered", "code": None, "clean": directory.was_clean},
+        )
+
+    # ── serve, stop ──────────────────────────────────────────────────────────────────────────
+
+    async def _serve(
+        self,
+        node: Node,
+        directory: DataDirectory,
+        registry: Registry,
+        task_status: trio.TaskStatus[Ready],
+    ) -> None:
+        bound = await self._bind(node)
+        try:
+            async with trio.open_nursery() as connections:
+                for name, one in bound.items():
+                    connections.start_soon(
+                        listener.accept_connections, node, one, name, connections
+                    )
+                self._set_state("running")
+                self.health.listening = tuple(
+                    str(Address(one.host, one.port)) for one in bound.values()
+                )
+                ready = self._ready(node, directory)
+                log.info(
+                    "broker %s serves %s",
+                    *(node.broker_id, ready.url),
+                    extra={"event": "broker.ready", "code": None, "url": ready.url},
+                )
+                task_status.started(ready)
+                await self._stop_asked.wait()
+                await self._drain(node, bound)
+        finally:
+            for one in bound.values():
+                one.close()
+        await self._flush(node)
+        await self._release(node, directory, registry)
+
+    async def _bind(self, node: Node) -> dict[str, Listener]:
+        """Bind every listener; ConfigError T082 if one cannot be."""
+        tls = None
+        if any(one.tls for one in self._config.listeners):
+            tls = await self._world.offload.run(server_context, self._config.security)
+        bound: dict[str, Listener] = {}
+        for one in self._config.listeners:
+            try:
+                opened = await self._world.net.listen(*one.bind, tls=tls if one.tls else None)
+            except OSError as error:
+                for other in bound.values():
+                    other.close()
+                raise texts_config.settings_contradict(
+                    f"listeners.{one.name}.bind",
+                    origin=self._config.values[f"listeners.{one.name}.bind"].origin,
+                    problem=f"{one.bind} cannot be bound: {error.strerror or error}",
+                    hint=f"Stop what listens there, or set listeners.{one.name}.bind.",
+                ) from error
+            bound[one.name] = opened
+            told = one.advertise or Address(opened.host, 0)
+            node.addresses[one.name] = (told.host, told.port or opened.port)
+        return bound
+
+    def _ready(self, node: Node, directory: DataDirectory) -> Ready:
+        first = next(one for one in self._config.listeners if one.name == "client")
+        scheme = "tailraces" if first.tls else "tailrace"
+        return Ready(
+            url=f"{scheme}://{Address(*node.addresses[first.name])}",
+            addresses=dict(node.addresses),
+            http=node.http,
+            broker_id=node.broker_id,
+            cluster_id=node.cluster_id,
+            data_dir=directory.path,
+        )
+
+    async def _drain(self, node: Node, bound: dict[str, Listener]) -> None:
+        """The stages up to ``finish``."""
+        began = trio.current_time()
+        self._set_state("draining")
+        self.health.draining = True
+        self.health.listening = ()
+        self._stage("drain", began)
+        for one in bound.values():
+            one.close()
+        for connection in list(node.connections):
+            connection.stop_taking()
+        self._stage("handover", began)
+        for fetch in list(node.parked):
+            fetch.finish()
+        node.outbox.flush()
+        self._stage("finish", began)
+        while node.connections:
+            await node.left.wait()
+
+    async def _flush(self, node: Node) -> None:
+        self._stage("flush", trio.current_time())
+        partitions = [one for one in node.shelf if one.serving]
+        for partition in partitions:
+            partition.log.settle()
+        for first in range(0, len(partitions), ROUND_PARTITIONS_MAX):
+            await node.flusher.flush(partitions[first : first + ROUND_PARTITIONS_MAX])
+
+    async def _release(self, node: Node, directory: DataDirectory, registry: Registry) -> None:
+        self._stage("release", trio.current_time())
+        node.shelf.close()
+        try:
+            await self._world.offload.run(directory.mark_clean)
+        except OSError as error:
+            log.warning(
+                "the clean file could not be written, the next start checks the logs: %s",
+                error,
+                extra={"event": "broker.stopping", "code": None, "stage": "release"},
+            )
+        await registry.leave()
+
+    def _stage(self, stage: str, began: float) -> None:
+        elapsed_ms = int((trio.current_time() - began) * 1000)
+        log.info(
+            "stopping: %s",
+            stage,
+            extra={
+                "event": "broker.stopping",
+                "code": None,
+                "stage": stage,
+                "elapsed_ms": elapsed_ms,
+            },
+        )
+
+    def _storage_failed(self, error: BrokerError) -> None:
+        """A sync failed: tell everybody who waits, and remember it on the disk."""
+        log.critical("%s", error, extra={"event": "storage.failed", "code": error.code})
+        node, directory = self._node, self._directory
+        assert node is not None
+        assert directory is not None
+        for partition in node.shelf:
+            partition.fail(error)
+        node.outbox.flush()
+        try:
+            directory.mark_suspect()
+        except OSError as second:
+            log.error(
+                "the directory could not be marked suspect: %s",
+                second,
+                extra={"event": "storage.failed", "code": error.code},
+            )
+
+    def _set_state(self, state: State) -> None:
+        self._state = state
+        self.metrics.set_state(state)
+
+
+@cache
+def version() -> str:
+    """Of this software."""
+    from importlib.metadata import version as installed  # 10 ms, once
+
+    return installed("tailrace")
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for one in group.exceptions:
+        if isinstance(one, BaseExceptionGroup):
+            yield from _leaves(one)
+        else:
+            yield one

@@ -1,0 +1,257 @@
+"""All partitions of this broker: open and recover, look up, close.
+
+Invariants:
+- a partition is on the shelf from when its log was recovered until its topic is deleted; one
+  that could not be opened has an error in its place, and the rest goes on;
+- a directory that the metadata store does not know is left alone, and one that the store knows
+  to have been opened before is never made anew: both would hide a loss (R26, S3).
+"""
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import trio
+
+from tailrace.broker.catalog import Catalog, Leadership, Topic
+from tailrace.broker.config import TopicConfig
+from tailrace.broker.health import Health
+from tailrace.broker.metrics import Metrics, PartitionGauges
+from tailrace.broker.partition import Partition
+from tailrace.broker.registry import PartitionId
+from tailrace.broker.world import World
+from tailrace.protocol import texts
+from tailrace.protocol.errors import TailraceError
+from tailrace.storage.directory import DataDirectory
+from tailrace.storage.log import Log, LogConfig
+
+log = logging.getLogger("tailrace.broker.shelf")
+
+OPEN_AT_ONCE_MAX = 4  # logs being recovered at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """One partition to be opened."""
+
+    topic: Topic
+    number: int
+    config: TopicConfig
+    leadership: Leadership
+
+
+class Shelf:
+    def __init__(
+        self,
+        world: World,
+        directory: DataDirectory,
+        metrics: Metrics,
+        health: Health,
+        broker_id: str,
+        *,
+        verify: Literal["tail", "full"],
+        min_free: str,
+    ) -> None:
+        self.read_only_free_bytes: int | None = None  # set while writes are refused (R28)
+        self._world = world
+        self._directory = directory
+        self._metrics = metrics
+        self._health = health
+        self._broker_id = broker_id
+        self._verify = verify
+        self._min_free = min_free
+        self._partitions: dict[PartitionId, Partition] = {}
+        self._broken: dict[PartitionId, TailraceError] = {}
+        self.catalog = Catalog()
+
+    # ── look up ──────────────────────────────────────────────────────────────────────────────
+
+    def find(self, topic_id: bytes, number: int) -> Partition:
+        """The partition, or T010, T011, or what keeps it from being served."""
+        partition = self._partitions.get((topic_id, number))
+        if partition is not None:
+            return partition
+        if (broken := self._broken.get((topic_id, number))) is not None:
+            raise broken
+        topic = self.catalog.by_id.get(topic_id)
+        if topic is None or topic.state != "live":
+            raise texts.topic_id_not_found(topic_id, broker=self._broker_id)
+        raise texts.partition_not_found(topic.name, number, partitions=len(topic.partitions))
+
+    def get(self, topic_id: bytes, number: int) -> Partition | None:
+        return self._partitions.get((topic_id, number))
+
+    def __iter__(self) -> Iterator[Partition]:
+        return iter(tuple(self._partitions.values()))
+
+    def of(self, topic: Topic) -> list[Partition]:
+        """The partitions of a topic that are open."""
+        numbers = range(len(topic.partitions))
+        found = (self._partitions.get((topic.topic_id, number)) for number in numbers)
+        return [partition for partition in found if partition is not None]
+
+    def check_writable(self, partition: Partition) -> None:
+        """Raise T031 while the disk is below its reserve."""
+        if self.read_only_free_bytes is not None:
+            raise self.no_room(partition)
+
+    def no_room(self, partition: Partition) -> TailraceError:
+        """T031, for the reserve and for a write that found the disk full."""
+        free_bytes = self.read_only_free_bytes
+        if free_bytes is None:
+            free_bytes, _ = self._world.disk.usage(self._directory.path)
+        return texts.storage_full(
+            *(partition.topic, partition.number),
+            broker=self._broker_id,
+            free_bytes=free_bytes,
+            min_free=self._min_free,
+            retry_after_s=RETRY_AFTER_S,
+        )
+
+    def gauges(self) -> Iterator[PartitionGauges]:
+        """Every partition, for a scrape."""
+        for one in self:
+            yield PartitionGauges(
+                topic=one.topic,
+                partition=one.number,
+                log_end=one.log.end,
+                high_watermark=one.high_watermark,
+                size_bytes=one.log.size_bytes,
+                segments=one.log.segment_count,
+                leader=one.serving,
+                status="ok" if one.serving else "offline",
+                durability=one.config.durability,
+            )
+
+    # ── open, close, remove ──────────────────────────────────────────────────────────────────
+
+    async def open(self, openings: Sequence[Opening], *, clean: bool, suspect: bool) -> None:
+        """Open and recover these partitions, some at a time."""
+        self._health.partitions_total += len(openings)
+        waiting = iter(openings)
+
+        async def work() -> None:
+            for opening in waiting:
+                await self._open(opening, clean=clean, suspect=suspect)
+                self._health.partitions_done += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(OPEN_AT_ONCE_MAX, len(openings))):
+                nursery.start_soon(work)
+
+    async def _open(self, opening: Opening, *, clean: bool, suspect: bool) -> None:
+        topic, number = opening.topic, opening.number
+        path = self._directory.partition_path(topic.topic_id, number)
+        where = (topic.topic_id, number)
+        if opening.leadership.leader_epoch > 0 and not self._world.disk.exists(path):
+            self._broken[where] = self._missing(topic, number, path)
+            return
+        try:
+            opened = await self._world.offload.run(
+                Log.open,
+                self._world.disk,
+                path,
+                topic_id=topic.topic_id,
+                partition=number,
+                config=log_config(opening.config),
+                now_ms=self._world.clock.wall_ms(),
+                clean=clean,
+                verify=self._verify,
+                suspect=suspect,
+                topic=topic.name,
+                broker=self._broker_id,
+            )
+        except OSError as error:
+            self._broken[where] = texts.partition_offline(topic.name, number, reason=str(error))
+            log.error("%s", self._broken[where], extra={"event": "partition.offline"})
+            return
+        partition = Partition(
+            topic, number, opening.config, opened, self._metrics.topic(topic.name), self.no_room
+        )
+        self._partitions[where] = partition
+        partition.advance()
+        self._report(partition, path)
+
+    def reconfigure(self, topic: Topic, config: TopicConfig) -> None:
+        """Let new settings of a topic hold."""
+        for partition in self.of(topic):
+            partition.log.reconfigure(log_config(config))
+            partition.reconfigure(config)
+
+    async def remove(self, topic: Topic) -> None:
+        """Take a topic's partitions off the shelf and remove their bytes, whatever was open."""
+        gone = texts.topic_id_not_found(topic.topic_id, broker=self._broker_id)
+        for number in range(len(topic.partitions)):
+            where = (topic.topic_id, number)
+            self._broken.pop(where, None)
+            partition = self._partitions.pop(where, None)
+            if partition is not None:
+                partition.fail(gone)
+                partition.log.close(clean=False)
+            await self._world.offload.run(self._directory.remove_partition, *where)
+
+    def close(self) -> None:
+        """Close every log. After a graceful stop they were settled and flushed before."""
+        for partition in self:
+            partition.log.close(clean=False)
+
+    def report_strangers(self, known: Collection[PartitionId]) -> None:
+        """Name directories that no topic owns; whose they are is not ours to guess (R26)."""
+        for where in self._directory.partitions():
+            if where not in known:
+                log.warning(
+                    "%s belongs to no topic of this cluster; it is left alone",
+                    self._directory.partition_path(*where),
+                    extra={"event": "recovery.unknown_directory", "code": None},
+                )
+
+    def _missing(self, topic: Topic, number: int, path: str) -> TailraceError:
+        """A log that was there is gone: it stays offline until the topic is deleted or the
+        directory restored. Starting it empty would use its offsets again (S10)."""
+        reason = f"its directory {path} is missing"
+        self._metrics.data_loss_possible.inc()
+        error = texts.partition_offline(topic.name, number, reason=reason)
+        log.error("%s", error, extra={"event": "data-loss-possible", "code": error.code})
+        return error
+
+    def _report(self, partition: Partition, path: str) -> None:
+        """Say what recovery checked and cut (S3, R25)."""
+        report = partition.log.recovery
+        self._metrics.recovery_truncated_bytes.inc(report.truncated_bytes)
+        for cut in report.cuts:
+            log.warning(
+                "%s[%d]: cut %d bytes of a torn tail from %s at %d; it ends at offset %d",
+                *(partition.topic, partition.number, cut.bytes, cut.file, cut.position, cut.offset),
+                extra={"event": "recovery.truncated", "code": None, "truncated_bytes": cut.bytes},
+            )
+        if report.data_loss_possible:
+            self._metrics.data_loss_possible.inc()
+            log.error(
+                "%s[%d]: good batches lay behind the cut in %s: acknowledged records may be lost",
+                *(partition.topic, partition.number, path),
+                extra={"event": "data-loss-possible", "code": None},
+            )
+        for damage in partition.log.quarantined:
+            partition.metrics.corrupt_batches.inc()
+            error = texts.corruption_found(
+                damage.file,
+                position=damage.position,
+                reason=damage.reason,
+                first_offset=damage.first_offset,
+                next_offset=damage.next_offset,
+            )
+            log.error("%s", error, extra={"event": "recovery.corruption", "code": error.code})
+
+
+RETRY_AFTER_S = 5.0  # what a producer refused for want of room is told
+
+
+def log_config(config: TopicConfig) -> LogConfig:
+    """What the log itself has to know of a topic's settings."""
+    return LogConfig(
+        segment_bytes=config.segment_size_bytes,
+        segment_age_ms=config.segment_age_ms,
+        timestamp_ahead_max_ms=config.timestamp_ahead_max_ms,
+        record_bytes_max=config.max_record_bytes,
+    )
