@@ -25,11 +25,11 @@ _PREFIXES: tuple[tuple[bytes, str], ...] = (
 _KAFKA_API_MAX = 100  # a Kafka request: u32 size, u16 api key, u16 api version
 _KAFKA_VERSION_MAX = 20
 
+_SORRY = b"This port speaks tailrace/1. HTTP is served on port 7480.\n"
 _REFUSALS = {
     HTTP: (
         b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
-        b"Content-Length: 62\r\n\r\n"
-        b"This port speaks tailrace/1. HTTP is served on port 7480.     \n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(_SORRY), _SORRY)
     ),
     TLS: b"\x15\x03\x01\x00\x02\x02\x46",  # fatal alert: protocol_version
     "Redis": b"-ERR this port speaks tailrace/1\r\n",
