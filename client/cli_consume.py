@@ -18,6 +18,7 @@ from tailrace.client.cli_offsets import Position, parse_range
 from tailrace.client.cli_run import connect_by, say
 from tailrace.client.client import Client
 from tailrace.client.consumer import Consumer
+from tailrace.client.offsets import list_offsets
 from tailrace.client.record_json import Decode, compact
 from tailrace.client.records import Batch, TopicPartition
 from tailrace.protocol import texts, texts_cli
@@ -263,7 +264,9 @@ async def find_partitions(
         existing = [partition.partition for partition in metadata.partitions]
         for number in numbers:
             if number not in existing:
-                raise texts.partition_not_found(topic=topic, partition=number, count_=len(existing))
+                raise texts.partition_not_found(
+                    topic=topic, partition=number, partitions=len(existing)
+                )
         found += [TopicPartition(topic, number) for number in numbers or existing]
     return found
 
@@ -277,13 +280,13 @@ async def resolve(
     if position.kind == "time":
         assert position.time is not None
         time_ms = int(position.time.timestamp() * 1_000)
-        return await client.offsets(partitions, time_ms)
+        return await list_offsets(client, partitions, time_ms)
     if position.kind == "start":
-        return await client.offsets(partitions, "earliest")
-    ends = await client.offsets(partitions, "latest")
+        return await list_offsets(client, partitions, "earliest")
+    ends = await list_offsets(client, partitions, "latest")
     if position.kind == "end":
         return ends
-    starts = await client.offsets(partitions, "earliest")
+    starts = await list_offsets(client, partitions, "earliest")
     return {p: max(starts[p], ends[p] - position.number) for p in partitions}
 
 

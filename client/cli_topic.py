@@ -165,7 +165,9 @@ def describe_table(detail: TopicDetail) -> str:
             f"{format_count(detail.records)} records",
         )
     )
-    rows = [("PART", "LEADER", "ISR", "START", "END", "SIZE", "LAST APPEND", "STATUS")]
+    rows: list[tuple[str, ...]] = [
+        ("PART", "LEADER", "ISR", "START", "END", "SIZE", "LAST APPEND", "STATUS")
+    ]
     rows += [partition_row(partition) for partition in detail.partition_list]
     return f"{head}\n{align(rows)}"
 

@@ -5,8 +5,8 @@ to stderr). Exit codes are part of the contract: scripts branch on them.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from tailrace.protocol.errors import TailraceError
@@ -29,18 +29,21 @@ _EXIT_CODES: dict[str, int] = {
 }
 
 
+Output = Literal["table", "json", "ndjson"]
+OUTPUTS: dict[str, Output] = {"table": "table", "json": "json", "ndjson": "ndjson"}
+
+
 @dataclass
 class Console:
     """The global options of one run of the command line."""
 
-    output: Literal["table", "json", "ndjson"] = "table"
+    output: Output = "table"
     url: str | None = None
     timeout_seconds: float = 10.0
     tls_ca: str | None = None
     quiet: bool = False
     verbose: bool = False
     color: bool = True
-    warnings: list[str] = field(default_factory=list[str])
 
     def render(self, document: Mapping[str, object], table: str) -> str:
         """The result as asked for; ndjson is one line per element of a one-list document."""
@@ -84,7 +87,7 @@ def exit_code(error: TailraceError) -> int:
     return _EXIT_CODES.get(error.code, EXIT_FAILED)
 
 
-def align(rows: list[tuple[str, ...]]) -> str:
+def align(rows: Sequence[Sequence[str]]) -> str:
     """Rows as columns two spaces apart, without trailing blanks."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

@@ -46,7 +46,7 @@ COMMANDS: dict[str, Place] = {
     "segment": Place("tailrace.storage.cli", "segment", "Inspect log files offline."),
     "bench": Place("tailrace.bench.cli", "bench", "Measure produce, consume and end to end."),
     "doctor": Place("tailrace.cli_doctor", "doctor", "Check this machine and the broker."),
-    "config": Place("tailrace.broker.cli_config", "config", "Show, explain and check settings.", True),
+    "config": Place("tailrace.broker.cli_config", "config", "Show and check settings.", True),
     "explain": Place("tailrace.cli_explain", "explain", "Explain an error code."),
     "completion": Place("tailrace.cli_explain", "completion", "Print shell completion."),
 }
@@ -148,10 +148,10 @@ def console_of(ctx: click.Context) -> Console:
     root = ctx.find_root()
     if not isinstance(root.obj, Console):
         output = os.environ.get("TAILRACE_OUTPUT", "table")
-        if output not in ("table", "json", "ndjson"):
+        if output not in consoles.OUTPUTS:
             raise click.UsageError(f"TAILRACE_OUTPUT is '{output}', not table, json or ndjson")
         root.obj = Console(
-            output=output,
+            output=consoles.OUTPUTS[output],
             url=os.environ.get("TAILRACE_URL"),
             color="NO_COLOR" not in os.environ,
         )
@@ -218,15 +218,15 @@ def path_of(ctx: click.Context | None) -> str:
     return "tailrace" if ctx is None else ctx.command_path
 
 
-def asked_output(arguments: Sequence[str]) -> Any:
+def asked_output(arguments: Sequence[str]) -> consoles.Output:
     """The output asked for, even if the command line turns out wrong before it is parsed."""
+    asked = os.environ.get("TAILRACE_OUTPUT", "table")
     for at, argument in enumerate(arguments):
         if argument in ("-O", "--output") and at + 1 < len(arguments):
-            return arguments[at + 1]
-        for prefix in ("-O", "--output="):
-            if argument.startswith(prefix) and len(argument) > len(prefix):
-                return argument.removeprefix(prefix)
-    return os.environ.get("TAILRACE_OUTPUT", "table")
+            asked = arguments[at + 1]
+        elif argument.startswith(("-O", "--output=")) and argument != "-O":
+            asked = argument.removeprefix("--output=").removeprefix("-O")
+    return consoles.OUTPUTS.get(asked, "table")
 
 
 def log_to_stderr() -> None:

@@ -65,9 +65,9 @@ def run_checks(console: Console, path: str | None) -> Iterable[Check]:
     yield extras()
     folder = Path(tempfile.gettempdir())
     if importlib.util.find_spec("msgspec") is not None:
-        from tailrace.broker.config import load_config
+        from tailrace.broker.cli_config import load_sources
 
-        config = load_config(path)
+        config = load_sources(path)
         yield ports(config)
         folder = nearest(Path(config.storage.data_dir))
     yield nofile()
@@ -93,10 +93,10 @@ def extras() -> Check:
 def ports(config: "Config") -> Check:
     """A port is fine if it is free, or if a broker of ours already has it."""
     taken: list[str] = []
-    for name, listener in config.listeners.items():
-        host, _, port = listener.bind.rpartition(":")
-        if not can_bind(host.strip("[]"), int(port)) and not speaks_tailrace(host, int(port)):
-            taken.append(f"{listener.bind} (listeners.{name})")
+    for listener in config.listeners:
+        host, port = listener.bind.host, listener.bind.port
+        if not can_bind(host, port) and not speaks_tailrace(host, port):
+            taken.append(f"{listener.bind} (listeners.{listener.name})")
     if not taken:
         return Check("ports", True, [], "free, or a broker has them")
     fix = "Stop what listens there, or set another listeners.NAME.bind."
@@ -117,7 +117,7 @@ def can_bind(host: str, port: int) -> bool:
 def speaks_tailrace(host: str, port: int) -> bool:
     from tailrace.protocol.connection import ClientConnection
 
-    reach = "127.0.0.1" if host in ("0.0.0.0", "") else host.strip("[]")
+    reach = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     machine = ClientConnection("doctor", "tailrace-doctor")
     try:
         with socket.create_connection((reach, port), timeout=1) as connection:
