@@ -39,7 +39,12 @@ def encode_mark(mark: Mark) -> bytes:
 def read_mark(disk: Disk, directory: str) -> Mark | None:
     """None: missing or damaged."""
     body = checkpoint.read(disk, flushed_path(directory), checkpoint.Kind.FLUSHED)
-    return Mark(*_MARK.unpack(body)) if body is not None and len(body) == _MARK.size else None
+    return None if body is None else decode_mark(body)
+
+
+def decode_mark(body: memoryview) -> Mark | None:
+    """From the body of the file."""
+    return Mark(*_MARK.unpack(body)) if len(body) == _MARK.size else None
 
 
 def encode_start(offset: int) -> bytes:
