@@ -5,11 +5,10 @@ context's ``obj``; errors are raised, the root makes them text, but for a broker
 start or go on: its exit codes are those of a daemon (``process.failure_code``).
 """
 
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from tailrace.broker.cli_config import console_of, report_check
 from tailrace.broker.config import Config, Given, Sources, find_file, load
 from tailrace.broker.config_values import read_options
 from tailrace.protocol import texts_cli
-from tailrace.protocol.console import Console
+from tailrace.protocol.console import Console, compact
 from tailrace.protocol.errors import TailraceError
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def dev(
 
 
 @contextmanager
-def memory_directory(*, wanted: bool) -> Iterator[str | None]:
+def memory_directory(*, wanted: bool) -> Generator[str | None]:
     """A private directory in memory (else in the temporary one) that is removed afterwards."""
     if not wanted:
         yield None
@@ -136,7 +135,7 @@ def run_broker(
 
     def announce(ready: "Ready") -> None:
         if console.output != "table":
-            click.echo(json.dumps(ready_document(ready)))
+            click.echo(compact(ready_document(ready)))
         elif not console.quiet and (text := human(ready)) is not None:
             click.echo(text, err=True)
 

@@ -23,6 +23,7 @@ from tailrace.broker.health import Health
 from tailrace.broker.kinds import Address
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.security import read_token
+from tailrace.protocol import texts_config
 from tailrace.protocol.console import error_document
 from tailrace.protocol.texts_client import not_authorised
 
@@ -58,7 +59,7 @@ async def serve_http(
 ) -> None:
     """Serve until cancelled; ``task_status`` gets the URL, with the real port, once it is bound.
 
-    OSError if the address cannot be bound, ConfigError T082 if the token file is of no use.
+    ConfigError T082 if the address cannot be bound or the token file is of no use.
     """
     assert config.bind is not None, "HTTP is off"
     token = read_token(config.token_file) if config.token_file else None
@@ -79,18 +80,26 @@ async def serve_http(
 
 
 async def bind(address: Address) -> socket.socket:
-    """A listening socket; OSError if the address is taken or not ours."""
-    found = await trio.socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
-    family, kind, protocol, _, target = found[0]
-    listener = socket.socket(family, kind, protocol)
+    """A listening socket; ConfigError T082 if the address is taken or not ours."""
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind(target)
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
+        found = await trio.socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, target = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            listener.bind(target)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise texts_config.settings_contradict(
+            "http.bind",
+            origin="http.bind",
+            problem=f"{address} cannot be bound: {error.strerror or error}",
+            hint="Stop what listens there, or set http.bind.",
+        ) from error
     return listener
 
 
@@ -107,7 +116,8 @@ def _assemble(view: HttpView, token: str | None) -> tuple[Any, Any, Any]:
     from hypercorn.config import Config
 
     settings = Config()
-    settings.errorlog = logger
+    settings.errorlog = logging.getLogger("tailrace.broker.http.hypercorn")
+    settings.errorlog.setLevel(logging.WARNING)  # below, it tells how to quit it
     settings.accesslog = None
     settings.include_server_header = False
     settings.read_timeout = READ_TIMEOUT_S

@@ -149,7 +149,7 @@ class Metrics:
         self._topics_max = topics_max
         self._topics: dict[str, TopicMetrics] = {}
         self._other: TopicMetrics | None = None  # made when it is first needed
-        self.partitions: Callable[[], Iterable[PartitionGauges]] = lambda: ()  # set by the shelf
+        self.partitions: Callable[[], Iterable[PartitionGauges]] = lambda: ()
         began = clock()
         self._add_broker(version, lambda: clock() - began)
         self._add_requests()
@@ -173,6 +173,10 @@ class Metrics:
             for family in self.families:
                 if "topic" in family.labels:
                     family.forget("topic", name)
+
+    def watch_partitions(self, read: Callable[[], Iterable[PartitionGauges]]) -> None:
+        """Where a scrape finds the partitions."""
+        self.partitions = read
 
     @property
     def truncated(self) -> bool:

@@ -8,11 +8,13 @@ The broker itself is ``server.py``; here is only what makes it a good daemon. Ex
 graceful stop, 1 failed to start or forced, 2 configuration, 7 storage failure.
 """
 
+import errno
 import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import FrameType
+from typing import cast
 
 import trio
 
@@ -36,6 +38,7 @@ def run(config: Config, sources: Sources, announce: Callable[[Ready], None]) -> 
 
     ``announce`` is called once, when the broker is ready.
     """
+    os.umask(0o077)  # whatever we make is for us alone, SQLite's files too
     handler = configure(level=config.log.level, format=config.log.format, broker=config.broker.id)
     process = Process(config, sources, announce, handler)
     try:
@@ -47,22 +50,19 @@ def run(config: Config, sources: Sources, announce: Callable[[Ready], None]) -> 
         process.notifier.close()
 
 
-def first_of(group: BaseException) -> BaseException:
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error a group is about: one with a code before any other."""
-    leaves = list(_leaves(group))
-    return next((one for one in leaves if isinstance(one, TailraceError)), leaves[0])
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+    coded = group.subgroup(TailraceError)
+    one: BaseException = group if coded is None else coded
+    while isinstance(one, BaseExceptionGroup):
+        one = cast(BaseException, one.exceptions[0])
+    return one
 
 
 def failure_code(error: TailraceError) -> int:
     """The exit code of a broker that could not start or go on."""
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
+        return EXIT_FAILED  # whoever has the address may go away: worth another try
     code = exit_code(error)
     return code if code in EXIT_CODES else EXIT_FAILED
 

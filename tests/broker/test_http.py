@@ -158,10 +158,10 @@ def test_useless_token_file_stops_the_start(tmp_path: Path) -> None:
         trio.run(main)
 
 
-def test_taken_port_is_an_os_error() -> None:
+def test_taken_port_is_named() -> None:
     async def use(browser: Browser, view: View) -> None:
         taken = HttpConfig(Address("127.0.0.1", browser.port), "")
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(ConfigError, match=r"T082: .* cannot be bound: Address already in use"):
             await serve_http(view, taken)
 
     run(use)

@@ -57,7 +57,7 @@ def test_topics_above_the_limit_are_summed_and_the_metric_says_so() -> None:
     metrics = make(topics_max=2)
     for name in ("a", "b", "c", "d"):
         metrics.topic(name).records_in.inc()
-    metrics.partitions = lambda: [partition("a"), partition("c"), partition("d")]
+    metrics.watch_partitions(lambda: [partition("a"), partition("c"), partition("d")])
     found = scrape(metrics, detailed=True)
     assert found['topic_records_in_total{topic="__other__"}'] == 2
     assert found['topic_size_bytes{topic="__other__"}'] == 200
@@ -99,11 +99,12 @@ def test_bounds_are_those_of_the_contract() -> None:
 
 def test_partitions_are_counted_by_state() -> None:
     metrics = make()
-    metrics.partitions = lambda: [
+    gauges = [
         partition("a"),
         partition("a", 1, status="offline", leader=False),
         partition("b", durability="os"),
     ]
+    metrics.watch_partitions(lambda: gauges)
     found = scrape(metrics)
     assert (found["partitions"], found["partitions_leader"]) == (3, 2)
     assert (found["partitions_offline"], found["partitions_below_min_isr"]) == (1, 0)
@@ -114,7 +115,7 @@ def test_partitions_are_counted_by_state() -> None:
 def test_series_per_partition_are_detailed_only() -> None:
     metrics = make()
     metrics.topic("a")
-    metrics.partitions = lambda: [partition("a")]
+    metrics.watch_partitions(lambda: [partition("a")])
     assert not [name for name in scrape(metrics) if name.startswith("partition_")]
     found = scrape(metrics, detailed=True)
     assert found['partition_log_end{partition="0",topic="a"}'] == 7
@@ -150,7 +151,7 @@ def test_label_values_are_escaped() -> None:
 def test_operations_page_lists_every_family() -> None:
     page = (Path(__file__).parent.parent.parent / "docs/operations.md").read_text()
     metrics = make()
-    metrics.partitions = lambda: [partition("a")]
+    metrics.watch_partitions(lambda: [partition("a")])
     text = Exposition(metrics).text(detailed=True).decode()
     families = set(re.findall(r"^# TYPE tailrace_(\w+)", text, re.MULTILINE))
     assert families - set(re.findall(r"`(\w+)", page)) == set()
