@@ -53,7 +53,8 @@ class Index:
 
     def add(self, offset: int, position: int, append_time: int) -> None:
         """Append an entry, behind all others."""
-        assert isinstance(self._entries, bytearray), "a sealed index does not grow"
+        if not isinstance(self._entries, bytearray):
+            self._entries = bytearray(self._entries)  # a log that was closed cleanly goes on
         self._entries += _ENTRY.pack(offset - self.base_offset, position, append_time)
 
     def at_offset(self, offset: int) -> IndexEntry | None:

@@ -33,11 +33,17 @@ BROKER_FILES = ("LOCK", "meta.json", "clean", "suspect", "metadata.sqlite")
 
 
 class MovableClock:
-    """The system's clocks, the wall clock shifted by ``Broker.advance``."""
+    """The system's clocks, shifted by ``Broker.advance``.
+
+    Both of them: retention moves with the monotonic one, so that a step of the wall clock alone
+    removes nothing (S29). Timeouts and leases are trio's and the metadata store's, not moved.
+    """
 
     def __init__(self) -> None:
         self.shift_ms = 0
-        self.now = time.monotonic
+
+    def now(self) -> float:
+        return time.monotonic() + self.shift_ms / 1000
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000 + self.shift_ms
@@ -176,7 +182,8 @@ class Machine:
                 return SimMeta(self._keep, life)
             from tailrace.broker.metadata_embedded import EmbeddedStore
 
-            return await EmbeddedStore.open(f"{directory}/metadata.sqlite", offload, self.clock)
+            unmoved = MovableClock()
+            return await EmbeddedStore.open(f"{directory}/metadata.sqlite", offload, unmoved)
 
         return World(
             clock=self.clock,

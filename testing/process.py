@@ -6,6 +6,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 import trio
+import trio.testing
 
 from tailrace.broker.config import from_mapping
 from tailrace.broker.server import Ready, Server
@@ -14,6 +15,7 @@ from tailrace.testing.machine import Machine
 
 T = TypeVar("T")
 
+CLEAN_S = 1.0  # a broker that is busy for longer cleans while the test goes on
 STOP_S = 10.0  # a graceful stop that takes longer is a bug of the broker
 
 
@@ -90,9 +92,16 @@ class Process:
             standing.wait()
 
     def run_janitor(self) -> None:
-        """Let retention look at the clock now."""
-        assert self._server is not None
-        self.call(self._server.clean_now)
+        """Let the housekeeping look at clock and disk now, and wait until it has."""
+        server = self._server
+        assert server is not None
+
+        async def clean() -> None:
+            server.clean_now()
+            with trio.move_on_after(CLEAN_S):
+                await trio.testing.wait_all_tasks_blocked()
+
+        self.call(clean)
 
     @property
     def alive(self) -> bool:
