@@ -1,0 +1,144 @@
+"""The oracle sees an ack that came too early, a lost batch, a watermark that falls."""
+
+from tailrace.protocol.batch import encode_batch, header_seed
+from tailrace.protocol.codec import encode_message
+from tailrace.protocol.frame import PREAMBLE, encode_frame
+from tailrace.protocol.messages import (
+    Api,
+    FetchResponse,
+    FetchResult,
+    ProducePartition,
+    ProduceRequest,
+    ProduceResponse,
+    ProduceResult,
+)
+from tailrace.simulation.disk import Platter, SimDisk
+from tailrace.simulation.life import Life
+from tailrace.simulation.link import Link, Pipe
+from tailrace.simulation.net import Connection
+from tailrace.simulation.oracle import Oracle
+from tailrace.storage.directory import partition_name
+from tailrace.storage.log import Appended, Log, LogConfig
+
+TOPIC_ID = bytes(range(16))
+
+
+class Broker:
+    """A log and the oracle that watches it; requests and answers are made by hand."""
+
+    def __init__(self) -> None:
+        self.platter = Platter()
+        self.oracle = Oracle("n1", self.platter, "/data")
+        self._disk = SimDisk(self.platter, Life("n1"))
+        for path in ("/data", "/data/topics"):
+            self._disk.make_directory(path)
+            self._disk.sync_directory(path.rpartition("/")[0] or "/")
+        self.connection = connection()
+        self.correlation_id = 0
+        self.oracle.tap(self.connection, False, PREAMBLE)
+        self.oracle.tap(self.connection, True, PREAMBLE)
+        self.open()
+
+    def open(self) -> None:
+        self.log = Log.open(
+            self._disk,
+            f"/data/topics/{partition_name(TOPIC_ID, 3)}",
+            topic_id=TOPIC_ID,
+            partition=3,
+            config=LogConfig(segment_bytes=4096),
+            now_ms=2000,
+            clean=False,
+        )
+
+    def produce(self, value: bytes, *, sync: bool = True, store: bool = True) -> None:
+        entry = bytearray(
+            encode_batch(
+                header_seed(TOPIC_ID, 3), values=[value], keys=None, timestamps=1000, headers=None
+            )
+        )
+        request = ProduceRequest(-1, 1000, (ProducePartition(TOPIC_ID, 3, len(entry)),))
+        self.say(Api.PRODUCE, encode_message(request), bytes(entry), to_client=False)
+        offset = 0
+        if store:
+            [made] = self.log.append([memoryview(entry)], leader_epoch=0, now_ms=1000)
+            assert isinstance(made, Appended)
+            offset = made.base_offset
+            if sync:
+                self.log.sync()
+        answer = ProduceResponse((ProduceResult(None, offset, 1000, 0),))
+        self.say(Api.PRODUCE, encode_message(answer), b"", to_client=True)
+
+    def show_watermark(self, offset: int) -> None:
+        result = FetchResult(TOPIC_ID, 3, None, 0, offset, offset, offset, 0)
+        self.say(Api.FETCH, encode_message(FetchResponse((result,))), b"", to_client=True)
+
+    def say(self, api: Api, head: bytes, body: bytes, *, to_client: bool) -> None:
+        frame = encode_frame(api, 1, self.correlation_id, head, len(body)) + body
+        for at in range(0, len(frame), 7):
+            self.oracle.tap(self.connection, to_client, frame[at : at + 7])
+
+    def found(self) -> list[str]:
+        return [violation.invariant for violation in self.oracle.violations]
+
+
+def connection() -> Connection:
+    from random import Random
+
+    link = Link(Random(0), delay_min=0.0, delay_mean=1.0)
+    return Connection(1, Life("c1"), Life("n1"), Pipe(link), Pipe(link))
+
+
+def test_a_durable_ack_is_fine() -> None:
+    broker = Broker()
+    for size in (10, 3000, 3000, 10):
+        broker.produce(b"x" * size)
+    assert broker.found() == []
+    assert broker.oracle.acked_batches == 4
+
+
+def test_an_ack_before_the_sync_is_found() -> None:
+    broker = Broker()
+    broker.produce(b"a", sync=False)
+    assert broker.found() == ["S1"]
+
+
+def test_an_ack_for_nothing_is_found() -> None:
+    broker = Broker()
+    broker.produce(b"a")
+    broker.produce(b"b", store=False)
+    assert broker.found() == ["S1"]
+
+
+def test_a_watermark_that_falls_is_found() -> None:
+    broker = Broker()
+    for offset in (3, 5, 5, 4):
+        broker.show_watermark(offset)
+    assert broker.found() == ["S11"]
+
+
+def test_a_recovery_that_loses_what_was_durable_is_found() -> None:
+    broker = Broker()
+    for value in (b"a", b"b", b"c"):
+        broker.produce(value)
+    broker.oracle.process_ended()
+    broker.open()
+    broker.oracle.process_serves()
+    assert broker.found() == []
+    broker.oracle.process_ended()
+    broker.log.truncate_to(2)
+    broker.oracle.process_serves()
+    assert broker.found() == ["S32"]
+
+
+def test_damage_on_purpose_is_no_loss() -> None:
+    broker = Broker()
+    for value in (b"a", b"b", b"c"):
+        broker.produce(value)
+    broker.oracle.process_ended()
+    path = f"/data/topics/{partition_name(TOPIC_ID, 3)}/{0:020}.log"
+    broker.oracle.damage(path, 60, 1)
+    broker.open()
+    assert broker.log.quarantined
+    broker.oracle.process_serves()
+    broker.produce(b"d")
+    assert broker.found() == []
