@@ -282,3 +282,25 @@ CATALOGUE: dict[str, Entry] = {
     row[0].code: _entry(*row)
     for row in sorted((*_BROKER_ROWS, *CLIENT_ROWS), key=lambda row: row[0].code)
 }
+
+
+def page() -> str:
+    """docs/errors.md, whole."""
+    lines = [
+        "# Errors",
+        "",
+        "Every error is a subclass of `tailrace.TailraceError` with `code`, `message`, `hint`,",
+        "`retriable` and `details`; it prints as `CODE: message. hint`. `tailrace explain CODE`",
+        "shows the same text as this page, which is made from it. Retriable means: the same call",
+        "may succeed later (the SDK has already retried until its timeout). A `warning` is logged",
+        "or warned, never raised.",
+    ]
+    for entry in CATALOGUE.values():
+        retriable = ", retriable" if entry.retriable else ""
+        lines += ["", f"## {entry.code}", "", f"`{entry.class_name}`{retriable}. {entry.cause}", ""]
+        lines += [f"**Fix:** {entry.fix}", "", "```", entry.example, "```"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -48,6 +48,7 @@ from tests.protocol.reference_frame import body_of, load, paths
 NOTHING = memoryview(b"")
 TOPIC = b"0123456789abcdef"
 HELLO = HelloResponse(1, "n1", "c1", "tailrace/0.1.0", SERVED, 1 << 24, 1 << 23, 16, 600_000)
+ASKED = [p for p in paths() if "_request" in p.stem and "hello" not in p.stem]
 METADATA = MetadataResponse("c1", "n1", (), ())
 
 
@@ -232,11 +233,9 @@ def test_requests_answered_while_iterating_never_fill_the_connection(pair: Pair)
 # ── what the broker refuses ──────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("path", paths(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ASKED, ids=lambda path: path.stem)
 def test_every_prefix_of_every_request_waits_and_its_damage_is_typed(path: Path) -> None:
     vector = load(path)
-    if vector["message"] in ("HelloRequest", "ErrorResponse") or "Request" not in vector["message"]:
-        return
     data = bytes.fromhex(vector["hex"])
     for length in range(len(data)):
         server = Pair().greet().server
