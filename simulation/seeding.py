@@ -9,15 +9,16 @@ tailrace code in it.
 
 import gc
 import hashlib
+import importlib
+import inspect
 import itertools
 import os
 import random
 import struct
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -26,7 +27,6 @@ from typing import Any, Generic, TypeVar
 import trio
 import trio.abc
 import trio.testing
-from trio._core import _run as trio_run
 
 T = TypeVar("T")
 
@@ -36,6 +36,9 @@ FORBIDDEN: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (os, ("urandom",)),
     (uuid, ("uuid1", "uuid4")),
 )
+
+DETERMINISTIC = "_ALLOW_DETERMINISTIC_SCHEDULING"  # sorts each round's tasks before the shuffle
+GENERATOR = "_r"  # shuffles them
 
 _simulating: dict[int, random.Random] = {}  # thread -> its generator
 _install = threading.Lock()
@@ -111,7 +114,7 @@ class _ByThread(random.Random):
 
 
 @contextmanager
-def _seeded_thread(seed: int) -> Iterator[None]:
+def _seeded_thread(seed: int) -> Generator[None]:
     thread = threading.get_ident()
     assert thread not in _simulating, "this thread simulates already"
     with _install:
@@ -128,20 +131,20 @@ def _seeded_thread(seed: int) -> Iterator[None]:
 
 
 def _take_over() -> None:
-    names = vars(trio_run)
-    assert "_ALLOW_DETERMINISTIC_SCHEDULING" in names, "trio has changed: see safety 6.2"
-    assert isinstance(names.get("_r"), random.Random), "trio has changed: see safety 6.2"
-    _originals[trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING"] = names[
-        "_ALLOW_DETERMINISTIC_SCHEDULING"
-    ]
-    _originals[trio_run, "_r"] = names["_r"]
-    names["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
-    names["_r"] = _ByThread(names["_r"])
+    core = importlib.import_module("trio._core._run")
+    assert hasattr(core, DETERMINISTIC), "trio has changed: see safety 6.2"
+    generator = getattr(core, GENERATOR, None)
+    assert isinstance(generator, random.Random), "trio has changed: see safety 6.2"
+    _replace(core, DETERMINISTIC, True)
+    _replace(core, GENERATOR, _ByThread(generator))
     for module, functions in FORBIDDEN:
         for name in functions:
-            original = getattr(module, name)
-            _originals[module, name] = original
-            setattr(module, name, _trap(f"{module.__name__}.{name}", original))
+            _replace(module, name, _trap(f"{module.__name__}.{name}", getattr(module, name)))
+
+
+def _replace(module: ModuleType, name: str, value: object) -> None:
+    _originals[module, name] = getattr(module, name)
+    setattr(module, name, value)
 
 
 def _give_back() -> None:
@@ -153,7 +156,10 @@ def _give_back() -> None:
 def _trap(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     def trapped(*args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() in _simulating:
-            caller = sys._getframe(1).f_globals.get("__name__", "")
+            frame = inspect.currentframe()
+            assert frame is not None
+            assert frame.f_back is not None
+            caller = frame.f_back.f_globals.get("__name__", "")
             if caller.startswith("tailrace."):
                 raise AssertionError(f"{caller} uses {name}(): it must ask its World")
         return original(*args, **kwargs)
@@ -162,7 +168,7 @@ def _trap(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _collected_later() -> Iterator[None]:
+def _collected_later() -> Generator[None]:
     """No finaliser runs at a moment that depends on what else the process has done."""
     enabled = gc.isenabled()
     gc.disable()

@@ -4,7 +4,7 @@
 of either is ``FaultTarget``. Faults may be nested and combined.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
@@ -13,7 +13,7 @@ from tailrace.broker.world import Delay, Drop, Fail, Fault, Hold
 from tailrace.protocol.catalogue import CATALOGUE
 from tailrace.protocol.messages import Api, WireError
 
-ApiName = Literal["produce", "fetch", "metadata", "admin"]
+ApiName = Literal["produce", "fetch", "metadata", "commit", "group", "admin"]
 LATER = ("commit", "group")  # come with the consumer groups
 
 APIS: dict[str, frozenset[Api]] = {
@@ -96,7 +96,7 @@ class Faults:
         self._target = target
 
     @contextmanager
-    def refuse_connections(self) -> Iterator[None]:
+    def refuse_connections(self) -> Generator[None]:
         """New connections are refused; those that are open go on."""
         self._target.refuse(True)
         try:
@@ -105,7 +105,7 @@ class Faults:
             self._target.refuse(False)
 
     @contextmanager
-    def drop_connections(self, api: ApiName | None = None) -> Iterator[None]:
+    def drop_connections(self, api: ApiName | None = None) -> Generator[None]:
         """A request of that api closes its connection and has no effect; with None all do, and
         the connections that are open now are closed at once."""
         with self._rule(Rule(_apis(api), Drop())):
@@ -133,7 +133,7 @@ class Faults:
         return self._rule(Rule(_apis(api) - {Api.HELLO}, Fail(wire), times))
 
     @contextmanager
-    def disk_full(self) -> Iterator[None]:
+    def disk_full(self) -> Generator[None]:
         """Writes are refused with T031 until there is room again."""
         self._target.fill_disk(True)
         try:
@@ -142,7 +142,7 @@ class Faults:
             self._target.fill_disk(False)
 
     @contextmanager
-    def slow_disk(self, seconds: float) -> Iterator[None]:
+    def slow_disk(self, seconds: float) -> Generator[None]:
         """Every sync takes ``seconds`` longer, and so does every durable ack."""
         self._target.slow_disk(seconds)
         try:
@@ -151,7 +151,7 @@ class Faults:
             self._target.slow_disk(0)
 
     @contextmanager
-    def pause(self) -> Iterator[None]:
+    def pause(self) -> Generator[None]:
         """The broker stands still: accepts, reads and answers nothing."""
         self._target.pause(True)
         try:
@@ -160,7 +160,7 @@ class Faults:
             self._target.pause(False)
 
     @contextmanager
-    def _rule(self, rule: Rule) -> Iterator[None]:
+    def _rule(self, rule: Rule) -> Generator[None]:
         self._target.rules.add(rule)
         try:
             yield

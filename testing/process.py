@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import trio
 import trio.testing
@@ -145,6 +145,7 @@ class Process:
 
 def _single(error: BaseException) -> BaseException:
     """The one error of a group, as the process would have named it."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    if isinstance(error, BaseExceptionGroup):
+        inner = cast("tuple[BaseException, ...]", error.exceptions)
+        return _single(inner[0]) if len(inner) == 1 else cast("BaseException", error)
     return error
