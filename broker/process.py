@@ -45,7 +45,8 @@ def run(config: Config, sources: Sources, announce: Callable[[Ready], None]) -> 
         return trio.run(process.main)
     except BaseExceptionGroup as group:
         # The nursery's wrapping is no news to anybody (C10).
-        raise first_of(group) from None
+        error = first_of(group)
+        raise error from error.__cause__
     finally:
         process.notifier.close()
 

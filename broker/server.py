@@ -102,7 +102,7 @@ class Server:
             reasons = [one for one in _leaves(group) if isinstance(one, TailraceError)]
             if not reasons:
                 raise
-            raise reasons[0] from None
+            raise reasons[0] from reasons[0].__cause__
         finally:
             self._set_state("draining")
 

@@ -1,0 +1,349 @@
+"""A broker as a real process: ready lines, signals, exit codes, systemd."""
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailrace.broker.process import failure_code, first_of
+from tailrace.protocol.errors import BrokerError, ConfigError, MetadataUnavailable
+
+pytestmark = pytest.mark.slow
+
+SECONDS_MAX = 20.0
+
+
+class Broker:
+    """``tailrace`` in a child process, with its logs as JSON."""
+
+    def __init__(self, folder: Path, *arguments: str, environ: dict[str, str] | None = None):
+        self._log = (folder / f"stderr-{time.monotonic_ns()}").open("w+")
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("TAILRACE", "NOTIFY"))}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tailrace.cli", *arguments],
+            cwd=folder,
+            env=clean | (environ or {}),
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def ready(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], SECONDS_MAX)
+        line = self.process.stdout.readline() if readable else ""
+        assert line, self.stderr()
+        document: dict[str, Any] = json.loads(line)
+        return document
+
+    def send(self, *signals: signal.Signals) -> None:
+        """All at once: the process is stopped meanwhile."""
+        self.process.send_signal(signal.SIGSTOP)
+        for one in signals:
+            self.process.send_signal(one)
+        self.process.send_signal(signal.SIGCONT)
+
+    def wait(self) -> int:
+        return self.process.wait(SECONDS_MAX)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def stderr(self) -> str:
+        return Path(self._log.name).read_text()
+
+    def logged(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stderr().splitlines() if line.startswith("{")]
+
+    def wait_logged(self, event: str) -> dict[str, Any]:
+        """The newest line of an event, when it is there."""
+        deadline = time.monotonic() + SECONDS_MAX
+        while time.monotonic() < deadline:
+            found = [line for line in self.logged() if line["event"] == event]
+            if found:
+                return found[-1]
+            select.select([], [], [], 0.005)
+        raise AssertionError(f"no {event} in {self.stderr()}")
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(SECONDS_MAX)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._log.close()
+
+
+Start = Callable[..., Broker]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start brokers on ./data, port 0, without HTTP, with JSON on stdout."""
+    made: list[Broker] = []
+
+    def begin(*arguments: str, http: str = "", environ: dict[str, str] | None = None) -> Broker:
+        base = ("-O", "json", "serve", "--data", "data", "--set", "listeners.client.bind=[::1]:0")
+        made.append(
+            Broker(tmp_path, *base, "--set", f"http.bind={http}", *arguments, environ=environ)
+        )
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Start]:
+    """Start any command."""
+    made: list[Broker] = []
+
+    def begin(*arguments: str, environ: dict[str, str] | None = None) -> Broker:
+        made.append(Broker(tmp_path, *arguments, environ=environ))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.close()
+
+
+def test_ready_line_tells_where_and_who(start: Start) -> None:
+    broker = start(http="127.0.0.1:0")
+    ready = broker.ready()
+    assert ready.pop("url").startswith("tailrace://[::1]:")
+    with urllib.request.urlopen(f"{ready.pop('http')}/readyz") as answer:
+        assert json.load(answer)["status"] == "ok"
+    pid = broker.process.pid
+    assert ready == {"event": "ready", "data_dir": "data", "broker_id": "n1", "pid": pid}
+    assert broker.stop() == 0
+
+
+def test_dev_says_the_two_lines_and_keeps_its_data_here(run: Start, tmp_path: Path) -> None:
+    broker = run("dev", "--port", "0", "--http-port", "0")
+    deadline = time.monotonic() + SECONDS_MAX
+    while "\ntry: " not in broker.stderr() and time.monotonic() < deadline:
+        select.select([], [], [], 0.005)
+    broker.process.send_signal(signal.SIGINT)
+    assert broker.wait() == 0
+    said = re.search(
+        r"^broker ready tailrace://127\.0\.0\.1:\d+, http http://127\.0\.0\.1:\d+, data"
+        r" \./\.tailrace \(delete to reset\), Ctrl-C to stop\ntry: tailrace produce hello\n",
+        broker.stderr(),
+        re.MULTILINE,
+    )
+    assert said, broker.stderr()
+    assert (tmp_path / ".tailrace/clean").exists()
+
+
+def test_memory_directory_is_private_and_gone_at_exit(run: Start) -> None:
+    broker = run("-O", "json", "dev", "--port", "0", "--http-port", "0", "--memory")
+    directory = Path(broker.ready()["data_dir"])
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert broker.stop() == 0
+    assert not directory.exists()
+
+
+def test_data_directory_is_for_its_owner_alone(start: Start, tmp_path: Path) -> None:
+    broker = start()
+    broker.ready()
+    paths = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+    for path in paths:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+    lock = (tmp_path / "data/LOCK").read_text()
+    assert lock == f"{broker.process.pid} broker n1\n"
+    assert broker.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_gracefully_in_stages(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    broker = start()
+    broker.ready()
+    broker.process.send_signal(number)
+    assert broker.wait() == 0
+    stages = [line for line in broker.logged() if line["event"] == "broker.stopping"]
+    assert [line["stage"] for line in stages] == [
+        *("drain", "handover", "finish", "flush", "release"),
+    ]
+    assert all(isinstance(line["elapsed_ms"], int) for line in stages)
+    assert (tmp_path / "data/clean").exists()
+
+
+def test_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
+    broker = start()
+    broker.ready()
+    broker.send(signal.SIGTERM, signal.SIGINT)
+    assert broker.wait() == 1
+    assert "second signal" in broker.wait_logged("broker.forced")["message"]
+    assert not (tmp_path / "data/clean").exists()
+
+
+def test_shutdown_timeout_ends_it(start: Start, tmp_path: Path) -> None:
+    broker = start("--set", "broker.shutdown_timeout=0s")
+    broker.ready()
+    assert broker.stop() == 1
+    assert broker.wait_logged("broker.forced")["reason"] == "shutdown_timeout 0s"
+    assert not (tmp_path / "data/clean").exists()
+
+
+def test_locked_directory_is_refused_with_its_owner(start: Start) -> None:
+    first = start()
+    first.ready()
+    second = start()
+    assert second.wait() == 1
+    error = json.loads(second.stderr().splitlines()[-1])["error"]
+    assert error["code"] == "T090"
+    assert f"is locked by pid {first.process.pid} (broker, broker n1)" in error["message"]
+    assert first.stop() == 0
+
+
+def test_directory_of_another_broker_is_refused(start: Start) -> None:
+    first = start()
+    first.ready()
+    assert first.stop() == 0
+    second = start("--set", "broker.id=n2")
+    assert second.wait() == 1
+    assert '"T091"' in second.stderr()
+
+
+def test_taken_address_is_exit_1_and_named(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        broker = start("--set", f"listeners.client.bind={address}")
+        assert broker.wait() == 1
+        assert f"{address} cannot be bound: Address already in use" in broker.stderr()
+        broker = start(http=address)
+        assert broker.wait() == 1
+        assert f"{address} cannot be bound: Address already in use" in broker.stderr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "code"),
+    [
+        (("--set", "storage.datadir=/x"), {}, "T080"),
+        ((), {"TAILRACE_LIMITS__CONNECTIONS": "many"}, "T082"),
+        (("-c", "missing.toml"), {}, "T082"),
+        (("--set", "http.bind=0.0.0.0:0"), {}, "T085"),
+        (("--set", "topic.cleanup=compact"), {}, "T086"),
+    ],
+)
+def test_wrong_configuration_is_exit_2(
+    start: Start, arguments: tuple[str, ...], environ: dict[str, str], code: str
+) -> None:
+    broker = start(*arguments, environ=environ)
+    assert broker.wait() == 2
+    assert json.loads(broker.stderr())["error"]["code"] == code
+
+
+def test_check_says_whether_it_would_start(start: Start, tmp_path: Path) -> None:
+    good = start("--check")
+    assert good.ready() == {"ok": True, "errors": []}
+    assert good.wait() == 0
+    bad = start("--check", "--set", "topic.min_isr=3", "--set", "topic.durability=replicated")
+    assert [error["code"] for error in bad.ready()["errors"]] == ["T081", "T083"]
+    assert bad.wait() == 2
+    assert not (tmp_path / "data").exists()
+
+
+def test_several_brokers_come_with_clusters(run: Start) -> None:
+    broker = run("dev", "--brokers", "3")
+    assert broker.wait() == 2
+    assert broker.stderr().startswith("error: T086: 'dev --brokers 3' comes with a later release")
+
+
+def test_sighup_applies_what_is_dynamic_and_names_the_rest(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "tailrace.toml"
+    file.write_text('[log]\nlevel = "info"\n')
+    broker = start()
+    broker.ready()
+    file.write_text('[log]\nlevel = "warning"\n[limits]\nconnections = 7\n[broker]\nid = "n2"\n')
+    broker.process.send_signal(signal.SIGHUP)
+    named = broker.wait_logged("config.needs_restart")
+    deadline = time.monotonic() + SECONDS_MAX
+    while len(broker.logged()) < 4 and time.monotonic() < deadline:
+        select.select([], [], [], 0.005)
+    keys = [line["key"] for line in broker.logged() if line["event"] == "config.needs_restart"]
+    assert keys == ["broker.id", "limits.connections"]
+    assert named["level"] == "warning"
+    assert broker.stop() == 0
+    # At level warning the stages of the stop are no longer logged.
+    assert not [line for line in broker.logged() if line["event"] == "broker.stopping"]
+
+
+def test_sighup_with_a_broken_file_changes_nothing(start: Start, tmp_path: Path) -> None:
+    broker = start()
+    broker.ready()
+    (tmp_path / "tailrace.toml").write_text("[log]\nlevel = 'loud'\n")
+    # The file did not exist at the start, so that none is read: environment and options only.
+    broker.process.send_signal(signal.SIGHUP)
+    assert broker.wait_logged("config.reread")["applied"] == ""
+    assert broker.stop() == 0
+
+    second = start()
+    assert second.wait() == 2
+    (tmp_path / "tailrace.toml").write_text("[log]\nlevel = 'info'\n")
+    third = start()
+    third.ready()
+    (tmp_path / "tailrace.toml").write_text("[log]\nlevel = 'loud'\n")
+    third.process.send_signal(signal.SIGHUP)
+    assert third.wait_logged("config.refused")["code"] == "T082"
+    assert third.stop() == 0
+
+
+def test_sigusr1_logs_tasks_and_open_requests(start: Start) -> None:
+    broker = start()
+    broker.ready()
+    broker.process.send_signal(signal.SIGUSR1)
+    line = broker.wait_logged("broker.tasks")
+    assert any("Process._serve" in task or "Server.run" in task for task in line["tasks"])
+    assert any("tailrace.broker.listener:" in task for task in line["tasks"])
+    assert line["requests"] == []
+    assert broker.stop() == 0
+
+
+def test_systemd_is_told_ready_watchdog_and_stopping(start: Start, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(SECONDS_MAX)
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "20000"}
+        broker = start(environ=environ)
+        messages: list[str] = []
+        while not messages or not messages[-1].startswith("WATCHDOG=1"):
+            messages.append(manager.recv(1000).decode())
+            if messages[-1].startswith(("STATUS=", "WATCHDOG=")) and "READY" not in str(messages):
+                messages.pop()
+        assert messages[0].startswith("READY=1\nSTATUS=serving tailrace://[::1]:")
+        assert broker.stop() == 0
+        while not messages[-1].startswith("STOPPING=1"):
+            messages.append(manager.recv(1000).decode())
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [("T080", 2), ("T082", 2), ("T090", 1), ("T092", 1), ("T093", 7), ("T100", 1)],
+)
+def test_exit_codes_are_those_of_a_daemon(code: str, exit_code: int) -> None:
+    assert failure_code(BrokerError(code, "x")) == exit_code
+
+
+def test_error_with_a_code_wins_over_its_company() -> None:
+    coded = ConfigError("T082", "x")
+    group = BaseExceptionGroup("", [OSError("a"), ExceptionGroup("", [ValueError(), coded])])
+    assert first_of(group) is coded
+    other = OSError("b")
+    assert first_of(BaseExceptionGroup("", [ExceptionGroup("", [other])])) is other
+    assert failure_code(MetadataUnavailable("T100", "x")) == 1
