@@ -24,12 +24,14 @@ from tailrace.broker.metrics import TopicMetrics
 from tailrace.broker.replica import Replica
 from tailrace.broker.world import Offload
 from tailrace.protocol import texts
+from tailrace.protocol.batch_header import base_timestamp
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import ACKS_ALL
 from tailrace.storage.log import Appended, Log, LogSlice
 
 AHEAD_AGAIN_BYTES = 2 * 1024 * 1024  # appended since zeros were last written ahead
 AHEAD_START_BYTES = AHEAD_AGAIN_BYTES - 65_536  # one that is hardly used gets no zeros
+OLD_MS = 7 * 86_400_000  # event times older than that are counted, not refused (R20)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -213,6 +215,8 @@ class Partition:
             self.metrics.records_in.inc(written.next_offset - written.base_offset)
             self.metrics.bytes_in.inc(len(entry))
             self.ahead_bytes += len(entry)
+            if base_timestamp(entry) < written.append_time - OLD_MS:
+                self.metrics.old_timestamps.inc()
 
 
 def _refuse(gathered: list[Gathered], error: TailraceError) -> None:

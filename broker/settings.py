@@ -267,7 +267,7 @@ _LIMITS = (
     ),
     Setting(
         "limits.request_memory",
-        size(16 * MIB),
+        size(16 * MIB, or_unlimited=True),
         "512MiB",
         "Memory for all requests in hand; beyond it connections wait to be read.",
     ),

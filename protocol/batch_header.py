@@ -35,6 +35,7 @@ ATTRIBUTE_DELETE_HORIZON = 0x40  # the base timestamp is when tombstones here ma
 ATTRIBUTES_KNOWN = 0x7F
 
 _OFFSET_MAX = (1 << 63) - 1
+_BASE_TIMESTAMP = Struct(">q")  # at 51
 _HEADER = Struct(">IHBBQqqiibIhiqqqhii")
 
 
@@ -116,6 +117,12 @@ def parse_header(data: Buffer, position: int = 0) -> BatchHeader:
     if reason := malformed(header):
         raise BatchError(reason)
     return header
+
+
+def base_timestamp(entry: Buffer) -> int:
+    """Event time of the first record, of bytes that are known to be a batch."""
+    timestamp: int = _BASE_TIMESTAMP.unpack_from(entry, 51)[0]
+    return timestamp
 
 
 def foreign(header: BatchHeader) -> Literal["magic", "version", "format"] | None:
