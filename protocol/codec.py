@@ -189,10 +189,7 @@ def _encoder(cls: type) -> Convert:
     """From a message to the sequence that msgpack packs."""
     schema = _schema(cls)
     names = [field.name.rpartition(".")[2] for field in schema]
-    if len(names) < 2:  # attrgetter of one name gives no tuple, of none does not exist
-        row_of: Callable[[Any], Row] = lambda message: tuple(getattr(message, n) for n in names)  # noqa: E731
-    else:
-        row_of = attrgetter(*names)
+    row_of = _row_getter(names)
     ranges = _ranges(schema)
     nested = [(i, field.encode) for i, field in enumerate(schema) if field.encode is not None]
 
@@ -209,6 +206,13 @@ def _encoder(cls: type) -> Convert:
         return values
 
     return encode
+
+
+def _row_getter(names: Sequence[str]) -> Callable[[Any], Row]:
+    if len(names) > 1:
+        return attrgetter(*names)
+    # attrgetter of one name gives no tuple, and there is none of no name.
+    return lambda message: tuple(getattr(message, name) for name in names)
 
 
 def _decoder(cls: type) -> Convert:

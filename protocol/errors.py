@@ -30,7 +30,7 @@ given there are empty (``""``, ``0``, ``[]`` … or None).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import UnionType
@@ -98,8 +98,14 @@ def _kind(annotation: Any) -> Kind:
     return cast(Kind, getattr(annotation, "__origin__", annotation))
 
 
+_EMPTY: dict[Kind, Callable[[], object]] = {
+    kind: kind for kind in (str, int, float, bool, list, dict, tuple)
+}
+
+
 def _empty(kind: Kind) -> object:
-    return kind() if kind in (str, int, float, bool, list, dict, tuple) else None  # type: ignore[operator]
+    make = _EMPTY.get(kind)
+    return None if make is None else make()
 
 
 @dataclass(frozen=True, slots=True)

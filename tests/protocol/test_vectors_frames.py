@@ -45,10 +45,10 @@ def build(hint: Any, value: Any) -> Any:
         return None if value is None else build(get_args(hint)[0], value)
     if get_origin(hint) is tuple:
         return tuple(build(get_args(hint)[0], item) for item in value)
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         hints = get_type_hints(hint)
         assert list(value) == list(hints), "fields stand in the order of the wire"
-        return hint(*(build(hints[name], item) for name, item in value.items()))  # type: ignore[operator]
+        return hint(*(build(hints[name], item) for name, item in value.items()))
     if isinstance(value, dict):
         return value["map"] if "map" in value else bytes.fromhex(value["hex"])
     return value
