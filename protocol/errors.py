@@ -36,7 +36,7 @@ from functools import partial
 from types import UnionType
 from typing import Any, ClassVar, cast
 
-from tailrace.protocol.messages import Scalar, WireError
+from tailrace.protocol.fields import Scalar, WireError
 
 Kind = type | UnionType
 INTERNAL = frozenset({"T032", "T036", "T037", "T038", "T039", "T045"})

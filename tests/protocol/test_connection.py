@@ -447,3 +447,19 @@ def test_every_prefix_of_the_preamble_waits() -> None:
         server = ServerConnection("x")
         assert list(server.feed(PREAMBLE[:length])) == []
         assert server.missing_bytes == len(PREAMBLE) - length
+
+
+@given(pieces=st.lists(st.binary(max_size=80), max_size=4), greeted=st.booleans())
+def test_any_bytes_end_in_a_message_a_typed_error_or_waiting(
+    pieces: list[bytes], greeted: bool
+) -> None:
+    for side in ("server", "client"):
+        pair = Pair()
+        if greeted:
+            pair.greet()
+        machine: ServerConnection | ClientConnection = getattr(pair, side)
+        try:
+            for piece in pieces:
+                assert not list(machine.feed(piece))
+        except ConnectError as error:
+            assert error.code in ("T004", "T121", "T122", "T124")  # noqa: PT017 - most inputs fail
