@@ -113,8 +113,9 @@ class DataDirectory:
         checkpoint.write(self._disk, f"{self.path}/clean", f"{self.broker_id}\n".encode())
 
     def mark_suspect(self) -> None:
-        """A sync failed. Stays until ``clear_suspect``."""
-        checkpoint.write(self._disk, f"{self.path}/suspect", f"{self.broker_id}\n".encode())
+        """A sync failed. Stays until ``clear_suspect``; empty, so that it needs no sync itself."""
+        self._disk.open(f"{self.path}/suspect", create=True).close()
+        self._disk.sync_directory(self.path)
 
     def clear_suspect(self) -> None:
         """Every log was opened with ``suspect`` and so written and synced anew."""

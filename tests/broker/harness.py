@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +17,8 @@ from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import (
     ConfigItem,
     CreateTopicRequest,
+    DeleteTopicRequest,
+    DeleteTopicResponse,
     FetchPartition,
     FetchRequest,
     FetchResponse,
@@ -59,14 +60,21 @@ async def serving(
 ) -> AsyncIterator[tuple[Server, Ready]]:
     """A broker that serves; stopped gracefully at the end."""
     server = Server(change(system_world()), config(tmp_path, settings))
+    ended = trio.Event()
+
+    async def serve(task_status: trio.TaskStatus[Ready]) -> None:
+        try:
+            await server.run(task_status=task_status)
+        finally:
+            ended.set()
+
     async with trio.open_nursery() as nursery:
-        ready = await nursery.start(server.run)
+        ready = await nursery.start(serve)
         try:
             yield server, ready
             server.stop()
             with trio.fail_after(10):
-                while server.state != "draining" or nursery.child_tasks:
-                    await trio.sleep(0.001)
+                await ended.wait()
         finally:
             server.kill()
 
@@ -118,6 +126,10 @@ class Client:
         answer, _ = await self.ask(request, TopicResponse)
         return answer.topic.topic_id
 
+    async def delete(self, name: str) -> bytes:
+        answer, _ = await self.ask(DeleteTopicRequest(name), DeleteTopicResponse)
+        return answer.topic_id
+
     async def metadata(self, *names: str, auto_create: bool = False) -> MetadataResponse:
         request = MetadataRequest(names or None, auto_create)
         return (await self.ask(request, MetadataResponse))[0]
@@ -132,18 +144,41 @@ class Client:
         return answer.results[0]
 
     async def fetch(
-        self, topic_id: bytes, offset: int = 0, partition: int = 0, wait_ms: int = 0, **changes: int
+        self,
+        topic_id: bytes,
+        offset: int = 0,
+        partition: int = 0,
+        wait_ms: int = 0,
+        bytes_min: int = 1,
+        bytes_max: int = 1 << 20,
     ) -> tuple[FetchResponse, memoryview]:
-        wanted = FetchPartition(topic_id, partition, offset, 1 << 20, -1, -1, -1)
-        request = FetchRequest(wait_ms, 1, 1 << 23, 0, None, -1, (wanted,))
-        return await self.ask(replace(request, **changes), FetchResponse)
+        request = fetch_request(topic_id, offset, partition, wait_ms, bytes_min, bytes_max)
+        return await self.ask(request, FetchResponse)
+
+
+def fetch_request(
+    topic_id: bytes,
+    offset: int = 0,
+    partition: int = 0,
+    wait_ms: int = 0,
+    bytes_min: int = 1,
+    bytes_max: int = 1 << 20,
+) -> FetchRequest:
+    wanted = FetchPartition(topic_id, partition, offset, bytes_max, -1, -1, -1)
+    return FetchRequest(wait_ms, bytes_min, bytes_max, 0, None, -1, (wanted,))
 
 
 def batch(topic_id: bytes, values: Sequence[bytes], partition: int = 0, **how: int) -> bytes:
     seed = header_seed(topic_id, partition)
     times = [NOW_MS] * len(values)
     return encode_batch(
-        seed, values=values, keys=None, timestamps=times, headers=None, compression="none", **how
+        seed,
+        values=list(values),
+        keys=None,
+        timestamps=times,
+        headers=None,
+        compression="none",
+        **how,
     )
 
 

@@ -1,0 +1,252 @@
+"""One partition: order, acks by the high watermark, readers, a full and a broken disk."""
+
+import errno
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tailrace.broker.catalog import Leadership, new_topic
+from tailrace.broker.config import Durability, TopicConfig, from_mapping
+from tailrace.broker.metrics import Metrics
+from tailrace.broker.partition import Partition
+from tailrace.broker.shelf import log_config
+from tailrace.protocol import texts
+from tailrace.protocol.errors import (
+    OffsetOutOfRange,
+    OutOfOrderSequence,
+    PartitionOffline,
+    StorageFull,
+    TailraceError,
+)
+from tailrace.storage.disk import OsDisk, OsFile
+from tailrace.storage.log import Appended, Log
+from tailrace.storage.rounds import sync_round
+from tests.broker.harness import NOW_MS, batch
+
+ID = bytes(range(16))
+
+
+def settings(durability: Durability) -> TopicConfig:
+    return replace(from_mapping({}).topic, durability=durability)
+
+
+class FullDisk(OsDisk):
+    """Fails writes with an errno on command."""
+
+    error: int | None = None
+
+    def open(self, path: str, *, create: bool = False) -> OsFile:
+        file = super().open(path, create=create)
+        write = file.write
+
+        def failing(buffers: Sequence[bytes | bytearray | memoryview], position: int) -> None:
+            if self.error is not None:
+                raise OSError(self.error, "planted")
+            write(buffers, position)
+
+        file.write = failing  # type: ignore[method-assign]
+        return file
+
+
+class Producer:
+    """A produce request with one batch per slot."""
+
+    def __init__(self, acks: int = -1) -> None:
+        self.acks = acks
+        self.outcomes: dict[int, Appended | TailraceError] = {}
+
+    def settle(self, slot: int, written: Appended, log_start: int) -> None:
+        assert slot not in self.outcomes
+        self.outcomes[slot] = written
+
+    def refuse(self, slot: int, error: TailraceError) -> None:
+        assert slot not in self.outcomes
+        self.outcomes[slot] = error
+
+
+class Reader:
+    woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+class Bench:
+    """A partition on a disk, synced by hand."""
+
+    def __init__(self, path: Path, durability: Durability = "fsync") -> None:
+        config = settings(durability)
+        self.disk = FullDisk()
+        self.log = Log.open(
+            self.disk,
+            str(path / "log"),
+            topic_id=ID,
+            partition=0,
+            config=log_config(config),
+            now_ms=NOW_MS,
+            clean=False,
+            topic="orders",
+        )
+        topic = new_topic("orders", ID, partitions=1, replicas=None, config={}, broker_id="n1")
+        metrics = Metrics(version="0", topics_max=10, clock=lambda: 0.0)
+        self.partition = Partition(topic, 0, config, self.log, metrics.topic("orders"), _no_room)
+        self.partition.advance()
+        self.log.begin_epoch(1)
+        self.partition.lead(Leadership("n1", 1, ("n1",)))
+
+    def send(self, *batches: bytes, acks: int = -1) -> Producer:
+        producer = Producer(acks)
+        for slot, entry in enumerate(batches):
+            self.partition.gather(memoryview(bytearray(entry)), producer, slot)
+        self.partition.append(NOW_MS)
+        return producer
+
+    def sync(self) -> None:
+        point = self.log.sync_point()
+        sync_round(self.disk, [point])
+        self.log.mark_synced(point)
+        self.partition.advance()
+
+
+def _no_room(partition: Partition) -> TailraceError:
+    return texts.storage_full(
+        "orders", 0, broker="n1", free_bytes=0, min_free="5%", retry_after_s=5.0
+    )
+
+
+def values(*texts_: bytes) -> bytes:
+    return batch(ID, texts_)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.log.close(clean=False)
+
+
+def base_offsets(producer: Producer) -> list[int]:
+    outcomes = [producer.outcomes[slot] for slot in sorted(producer.outcomes)]
+    return [one.base_offset for one in outcomes if isinstance(one, Appended)]
+
+
+def test_acks_all_is_settled_by_the_sync_that_covers_it_and_no_earlier(bench: Bench) -> None:
+    first = bench.send(values(b"a", b"b"))
+    point = bench.log.sync_point()
+    second = bench.send(values(b"c"))
+    assert first.outcomes == {}
+    assert bench.partition.high_watermark == 0
+    sync_round(bench.disk, [point])
+    bench.log.mark_synced(point)
+    bench.partition.advance()
+    assert base_offsets(first) == [0]
+    assert second.outcomes == {}
+    assert bench.partition.high_watermark == 2
+    bench.sync()
+    assert base_offsets(second) == [2]
+
+
+@pytest.mark.parametrize("acks", [0, 1])
+def test_weaker_acks_are_settled_by_the_write(bench: Bench, acks: int) -> None:
+    assert base_offsets(bench.send(values(b"a"), acks=acks)) == [0]
+    assert bench.partition.high_watermark == 0  # and yet nobody sees it before it is durable
+
+
+@pytest.mark.parametrize("durability", ["os", "replicated"])
+def test_weaker_durability_settles_acks_all_by_the_write(
+    tmp_path: Path, durability: Durability
+) -> None:
+    bench = Bench(tmp_path, durability)
+    assert base_offsets(bench.send(values(b"a"))) == [0]
+    assert bench.partition.high_watermark == 1
+    bench.log.close(clean=False)
+
+
+def test_batches_enter_the_log_in_the_order_they_were_gathered(bench: Bench) -> None:
+    producer = bench.send(*(values(bytes([number])) for number in range(20)))
+    bench.sync()
+    assert base_offsets(producer) == list(range(20))
+
+
+def test_a_refused_batch_does_not_hold_up_the_others(bench: Bench) -> None:
+    damaged = bytearray(values(b"b"))
+    damaged[-1] ^= 1
+    producer = bench.send(values(b"a"), bytes(damaged), values(b"c"))
+    assert list(producer.outcomes) == [1]
+    bench.sync()
+    assert base_offsets(producer) == [0, 1]
+
+
+def test_a_duplicate_waits_for_the_original_and_gets_its_offset(bench: Bench) -> None:
+    entry = batch(ID, [b"a"], producer_id=7, producer_epoch=0, base_sequence=0)
+    original, again = bench.send(entry), bench.send(entry)
+    assert again.outcomes == {}
+    bench.sync()
+    assert base_offsets(original) == base_offsets(again) == [0]
+    later = bench.send(entry)
+    assert base_offsets(later) == [0]  # durable already
+    gap = bench.send(batch(ID, [b"c"], producer_id=7, producer_epoch=0, base_sequence=5))
+    assert isinstance(gap.outcomes[0], OutOfOrderSequence)
+
+
+def test_readers_see_only_what_is_below_the_high_watermark(bench: Bench) -> None:
+    reader = Reader()
+    bench.partition.park(reader)
+    bench.send(values(b"a"))
+    assert bench.partition.read(0, 1 << 20).length == 0
+    with pytest.raises(OffsetOutOfRange):
+        bench.partition.read(1, 1 << 20)
+    assert reader.woken == 0
+    bench.sync()
+    assert reader.woken == 1
+    assert bench.partition.read(0, 1 << 20).next_offset == 1
+    bench.partition.unpark(reader)
+    bench.send(values(b"b"))
+    bench.sync()
+    assert reader.woken == 1
+
+
+def test_a_full_disk_is_told_and_changes_nothing(bench: Bench) -> None:
+    bench.disk.error = errno.ENOSPC
+    refused = bench.send(values(b"a"))
+    assert isinstance(refused.outcomes[0], StorageFull)
+    assert bench.log.end == 0
+    bench.disk.error = None
+    accepted = bench.send(values(b"b"))
+    bench.sync()
+    assert base_offsets(accepted) == [0]
+
+
+def test_a_write_that_fails_otherwise_takes_the_partition_offline(bench: Bench) -> None:
+    waiting = bench.send(values(b"a"))
+    reader = Reader()
+    bench.partition.park(reader)
+    bench.disk.error = errno.EIO
+    failed = bench.send(values(b"b"))
+    assert isinstance(waiting.outcomes[0], PartitionOffline)
+    assert isinstance(failed.outcomes[0], PartitionOffline)
+    assert reader.woken == 1
+    bench.disk.error = None
+    assert isinstance(bench.send(values(b"c")).outcomes[0], PartitionOffline)
+    with pytest.raises(PartitionOffline):
+        bench.partition.read(0, 1)
+
+
+def test_the_high_watermark_never_falls_when_durability_rises(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "os")
+    bench.send(values(b"a"))
+    assert bench.partition.high_watermark == 1
+    bench.partition.reconfigure(settings("fsync"))
+    assert bench.partition.high_watermark == 1
+    waiting = bench.send(values(b"b"))
+    assert waiting.outcomes == {}
+    bench.sync()
+    assert base_offsets(waiting) == [1]
+    bench.log.close(clean=False)
+
+
+def test_epochs_only_rise(bench: Bench) -> None:
+    with pytest.raises(AssertionError):
+        bench.partition.lead(Leadership("n1", 1, ("n1",)))
