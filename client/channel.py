@@ -10,8 +10,10 @@ Invariants:
 """
 
 import math
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import anyio
 
@@ -23,6 +25,7 @@ from tailrace.protocol.connection import ClientConnection
 from tailrace.protocol.errors import ConnectError, TailraceError
 from tailrace.protocol.messages import HelloResponse, Request, Response
 from tailrace.protocol.seams import Transport
+from tailrace.protocol.texts_wire import other_protocol
 
 JOIN_BYTES_MAX = 16 << 10  # bodies up to this leave in one piece with their head
 READ_BYTES_MIN = 64 << 10
@@ -43,7 +46,14 @@ class Lost:
         return texts_client.no_broker([(str(self.address), self.reason)], elapsed_s=elapsed_s)
 
 
-Outcome = Response | TailraceError | Lost
+class Written(Enum):
+    """The outcome of a request that gets no answer (acks 0): the socket has all of it."""
+
+    WRITTEN = 1
+
+
+WRITTEN = Written.WRITTEN
+Outcome = Response | TailraceError | Lost | Written
 OnOutcome = Callable[[Outcome, memoryview], None]
 NO_BODY = memoryview(b"")
 
@@ -59,7 +69,10 @@ async def open_channel(
     """
     options = runtime.options
     with anyio.move_on_after(timeout):
-        transport = await runtime.net.connect(address.host, address.port, options.tls)
+        try:
+            transport = await runtime.net.connect(address.host, address.port, options.tls)
+        except ssl.SSLError as error:
+            raise _not_tls(address, error) from error
         connection = ClientConnection(options.client_id, SOFTWARE, cluster_id, str(address))
         try:
             hello = await _greet(transport, connection)
@@ -70,6 +83,16 @@ async def open_channel(
         runtime.start_soon(channel.read)
         return channel
     raise TimeoutError
+
+
+def _not_tls(address: Address, error: ssl.SSLError) -> OSError | ConnectError:
+    """T004 if the other side does not speak TLS at all."""
+    reason = error.reason or ""
+    if "ALERT_PROTOCOL_VERSION" in reason:  # what a plain tailrace listener answers to TLS
+        return other_protocol(str(address), found="plain tailrace/1", expected="TLS")
+    if reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"):
+        return other_protocol(str(address), found="something else", expected="TLS")
+    return error
 
 
 async def _greet(transport: Transport, connection: ClientConnection) -> HelloResponse:
@@ -105,6 +128,7 @@ class Channel:
         self._waiting: dict[int, OnOutcome] = {}
         self._outbox: list[bytes | bytearray | memoryview] = []
         self._writing = False
+        self._unanswered: list[OnOutcome] = []
         self._room: anyio.Event | None = None
 
     @property
@@ -113,10 +137,11 @@ class Channel:
         return len(self._waiting)
 
     def post(self, message: Request, body: Body, on_outcome: OnOutcome) -> None:
-        """Send now; ``on_outcome`` is called later, never before this returns.
+        """Send now; ``on_outcome`` is called later.
 
-        A produce request with acks 0 gets no answer: its outcome never comes. Raises ConnectError
-        T122 if the broker does not serve the request. The channel must not be lost.
+        A produce request with acks 0 gets no answer: its outcome is ``WRITTEN``, which may come
+        before this returns. Raises ConnectError T122 if the broker does not serve the request. The
+        channel must not be lost.
         """
         assert self.lost is None
         length = sum(map(len, body))
@@ -124,10 +149,14 @@ class Channel:
         correlation_id, data = self._connection.request(message, length)
         if self._connection.in_flight > before:
             self._waiting[correlation_id] = on_outcome
+        else:
+            self._unanswered.append(on_outcome)
         if length <= JOIN_BYTES_MAX:
             self._write([data + b"".join(body)] if body else [data])
         else:
             self._write([data, *body])
+        if not self._outbox and not self._writing:
+            self._all_written()
 
     async def request(
         self, message: Request, body: Body = (), *, timeout: float = math.inf
@@ -166,6 +195,7 @@ class Channel:
             raise outcome.error(elapsed)
         if isinstance(outcome, TailraceError):
             raise outcome
+        assert not isinstance(outcome, Written), "only the sender asks without wanting an answer"
         return outcome, content
 
     def close(self, reason: str = "closed") -> None:
@@ -175,8 +205,9 @@ class Channel:
         self.lost = Lost(self.address, reason)
         self._transport.close()
         self._outbox.clear()
-        waiting, self._waiting = self._waiting, {}
-        for on_outcome in waiting.values():
+        waiting = [*self._waiting.values(), *self._unanswered]
+        self._waiting, self._unanswered = {}, []
+        for on_outcome in waiting:
             on_outcome(self.lost, NO_BODY)
         self._make_room()
         if self.on_lost is not None:
@@ -229,10 +260,17 @@ class Channel:
             while self._outbox:
                 buffers, self._outbox = self._outbox, []
                 await self._transport.send(buffers)
+            self._writing = False
+            self._all_written()
         except OSError as error:
             self.close(reason_of(error))
         finally:
             self._writing = False
+
+    def _all_written(self) -> None:
+        unanswered, self._unanswered = self._unanswered, []
+        for on_outcome in unanswered:
+            on_outcome(WRITTEN, NO_BODY)
 
 
 def name_of(message: Request) -> str:

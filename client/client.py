@@ -87,7 +87,13 @@ class Client(Opening):
         self.random = random or Random()
         self.events = Events(self.clock, self._start_soon)
         self.runtime = Runtime(
-            net or TcpNet(), self.clock, self.random, options, self.events, self._start_soon
+            net=net or TcpNet(),
+            clock=self.clock,
+            random=self.random,
+            options=options,
+            events=self.events,
+            start_soon=self._start_soon,
+            alive=self._tasks_run,
         )
         self.cluster = Cluster(self.runtime)
         self._guard: Guard | None = None
@@ -170,8 +176,8 @@ class Client(Opening):
         try:
             # A cancellation from outside must leave as it came: only one that a background task
             # caused is the task group's to take back.
-            if crashed and cancelled:
-                await tasks.__aexit__(type(exc), exc, exc.__traceback__ if exc else None)
+            if exc is not None and crashed and cancelled:
+                await tasks.__aexit__(type(exc), exc, exc.__traceback__)
             else:
                 await tasks.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
@@ -234,6 +240,9 @@ class Client(Opening):
         """Run a background task that ends with the client. After the end: nothing."""
         if self._tasks is not None:
             self._tasks.start_soon(fn, *args)
+
+    def _tasks_run(self) -> bool:
+        return self._tasks is not None and not self._tasks.cancel_scope.cancel_called
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import anyio
 
@@ -84,7 +85,7 @@ class Cluster:
         self.brokers: dict[str, Broker] = {}
         self._runtime = runtime
         self._cluster_id = ""
-        self._state = "connecting"
+        self._state: Literal["connecting", "open", "closed"] = "connecting"
         self._topics: dict[str, TopicMetadata] = {}
         self._fetches: dict[tuple[str, bool], _Fetch] = {}
         self._watchers: list[Callable[[], None]] = []
@@ -214,8 +215,7 @@ class Cluster:
         """For ``Client.health``."""
         address = str(self._home.address) if self._home else None
         if self._state != "open":
-            state = "closed" if self._state == "closed" else "connecting"
-            return ClientHealth(state, False, self._reason, address)
+            return ClientHealth(self._state, False, self._reason, address)
         if self.failure is not None:
             return ClientHealth("reconnecting", False, str(self.failure), address)
         if self._outage_began is not None:

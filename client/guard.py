@@ -19,7 +19,7 @@ _guards: "weakref.WeakSet[Guard]" = weakref.WeakSet()
 
 def _in_forked_child() -> None:
     for guard in list(_guards):
-        guard.thread = NO_THREAD
+        guard.trip()
 
 
 os.register_at_fork(after_in_child=_in_forked_child)
@@ -39,23 +39,24 @@ def running_loop_getter() -> Callable[[], object]:
 class Guard:
     """Lets pass the loop it was made in, until ``close``."""
 
-    __slots__ = ("__weakref__", "_opened_by", "_pid", "loop", "running", "thread", "what")
+    __slots__ = ("__weakref__", "_opened_by", "_pid", "closed", "loop", "running", "thread", "what")
 
     def __init__(self, what: str) -> None:
         self.what = what  # "Client", "Producer", "Consumer"
+        self.closed = False
         self.running = running_loop_getter()
         self.loop = self.running()
         self.thread = self._opened_by = get_ident()
         self._pid = os.getpid()
         _guards.add(self)
 
-    @property
-    def closed(self) -> bool:
-        """Whether ``close`` was called (or the process forked)."""
-        return self.thread == NO_THREAD
-
     def close(self) -> None:
         """From now on every use is refused."""
+        self.closed = True
+        self.trip()
+
+    def trip(self) -> None:
+        """From now on the fast check fails, and the caller looks closer."""
         self.thread = NO_THREAD
 
     def check(self) -> None:
@@ -70,5 +71,5 @@ class Guard:
             raise texts_client.forked(created_pid=self._pid, pid=pid)
         if self.closed:
             raise texts_client.already_closed(self.what)
-        kind = "thread" if get_ident() != self._opened_by else "event loop"
-        raise texts_client.wrong_thread(self.what, kind="thread" if kind == "thread" else kind)
+        own_thread = get_ident() == self._opened_by
+        raise texts_client.wrong_thread(self.what, kind="event loop" if own_thread else "thread")

@@ -253,8 +253,9 @@ class TlsTransport:
 
 
 def _view(buffer: Buffer) -> memoryview:
-    plain = isinstance(buffer, bytes | bytearray | memoryview)
-    return memoryview(buffer) if plain else buffer.view()
+    if isinstance(buffer, bytes | bytearray | memoryview):
+        return memoryview(buffer)
+    return buffer.view()
 
 
 def _closed_here() -> ConnectionAbortedError:

@@ -6,10 +6,11 @@ Four overloads each: a key or value codec is either something with a type (``str
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast, overload
 
 from tailrace.client.codecs import Codec, CodecSpec
-from tailrace.client.records import At, TopicPartition
+from tailrace.client.records import Acks, At, TopicPartition
+from tailrace.protocol.batch import Compression
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
@@ -25,8 +26,6 @@ K = TypeVar("K", default=bytes)
 V = TypeVar("V", default=bytes)
 Typed: TypeAlias = type[K] | Codec[K]
 Untyped: TypeAlias = Literal["json", "msgpack"]
-Acks: TypeAlias = Literal["all", 1, 0]
-Compression: TypeAlias = Literal["lz4", "zstd", "none"]
 
 
 class ProducerOptions(TypedDict, total=False):
@@ -72,7 +71,7 @@ class Opening:
 
     @overload
     def producer(
-        self: "Client",
+        self,
         *,
         key: Typed[K] = ...,
         value: Typed[V] = ...,
@@ -80,7 +79,7 @@ class Opening:
     ) -> "Producer[K, V]": ...
     @overload
     def producer(
-        self: "Client",
+        self,
         *,
         key: Untyped,
         value: Typed[V] = ...,
@@ -88,7 +87,7 @@ class Opening:
     ) -> "Producer[Any, V]": ...
     @overload
     def producer(
-        self: "Client",
+        self,
         *,
         key: Typed[K] = ...,
         value: Untyped,
@@ -96,10 +95,10 @@ class Opening:
     ) -> "Producer[K, Any]": ...
     @overload
     def producer(
-        self: "Client", *, key: Untyped, value: Untyped, **options: Unpack[ProducerOptions]
+        self, *, key: Untyped, value: Untyped, **options: Unpack[ProducerOptions]
     ) -> "Producer[Any, Any]": ...
     def producer(
-        self: "Client",
+        self,
         *,
         acks: Acks = "all",
         idempotent: bool = True,
@@ -119,10 +118,11 @@ class Opening:
         arguments that cannot be or do not go together, UsageError T053-T055.
         """
         from tailrace.client.producer import Producer
-        from tailrace.client.producer_options import checked
+        from tailrace.client.producer_options import ProducerOptions as Options, checked
 
-        self.check()
-        options = checked(
+        client = cast("Client", self)
+        client.check()
+        options = Options(
             acks=acks,
             idempotent=idempotent,
             linger=linger,
@@ -131,13 +131,13 @@ class Opening:
             buffer_bytes=buffer_bytes,
             max_in_flight=max_in_flight,
             timeout=timeout,
-            close_timeout=self.options.close_timeout if close_timeout is None else close_timeout,
+            close_timeout=client.options.close_timeout if close_timeout is None else close_timeout,
         )
-        return Producer(self, options, key, value)
+        return Producer(client, checked(options), key, value)
 
     @overload
     def consumer(
-        self: "Client",
+        self,
         *topics: str,
         key: Typed[K] = ...,
         value: Typed[V] = ...,
@@ -145,7 +145,7 @@ class Opening:
     ) -> "Consumer[K, V]": ...
     @overload
     def consumer(
-        self: "Client",
+        self,
         *topics: str,
         key: Untyped,
         value: Typed[V] = ...,
@@ -153,7 +153,7 @@ class Opening:
     ) -> "Consumer[Any, V]": ...
     @overload
     def consumer(
-        self: "Client",
+        self,
         *topics: str,
         key: Typed[K] = ...,
         value: Untyped,
@@ -161,14 +161,14 @@ class Opening:
     ) -> "Consumer[K, Any]": ...
     @overload
     def consumer(
-        self: "Client",
+        self,
         *topics: str,
         key: Untyped,
         value: Untyped,
         **options: Unpack[ConsumerOptions],
     ) -> "Consumer[Any, Any]": ...
     def consumer(
-        self: "Client",
+        self,
         *topics: str,
         group: str | None = None,
         partitions: Sequence[TopicPartition] | None = None,
@@ -199,9 +199,10 @@ class Opening:
         """
         from tailrace.client.consumer import Consumer
 
-        self.check()
+        client = cast("Client", self)
+        client.check()
         return Consumer(
-            self,
+            client,
             topics,
             group=group,
             partitions=partitions,
@@ -223,5 +224,5 @@ class Opening:
             max_processing=max_processing,
             idle_timeout=idle_timeout,
             stop_at_end=stop_at_end,
-            close_timeout=self.options.close_timeout if close_timeout is None else close_timeout,
+            close_timeout=client.options.close_timeout if close_timeout is None else close_timeout,
         )

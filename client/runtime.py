@@ -1,6 +1,7 @@
 """What every part of one client shares, in one value; the simulation gives another set."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -30,3 +31,4 @@ class Runtime:
     options: ClientOptions
     events: Events
     start_soon: StartSoon  # into the client's task group, which ends them all
+    alive: Callable[[], bool]  # whether those tasks still run

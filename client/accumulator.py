@@ -1,0 +1,370 @@
+"""Records on their way out, as columns: batches, and the lane of each partition. Pure.
+
+A record that was accepted lies in exactly one ``PendingBatch`` of one ``Lane`` until its outcome
+is known. Invariants:
+
+- a batch's records are in the order in which they were accepted, and so are a lane's batches:
+  ``in_flight``, then ``returned``, then ``waiting`` is the order in which they reach the log (C2);
+- nothing leaves a lane while a batch that came back waits for those in flight behind it;
+- a sequence number under an identity belongs to one batch for ever. Batches are renumbered only
+  under a new identity, and only when no copy of them can still be written (C3);
+- at most ``window`` batches of a lane have an open outcome: the broker remembers as many (R35).
+
+What is decided here takes ``now`` as an argument; ``sender.py`` acts on it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tailrace.client.retry import Backoff
+from tailrace.protocol.batch import (
+    Compression,
+    RecordHeaders,
+    encode_batch,
+    header_seed,
+)
+from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.messages import TopicMetadata
+from tailrace.protocol.routing import Router
+from tailrace.protocol.texts import partition_not_found
+
+RECORD_OVERHEAD_BYTES = 16  # what a record costs beside its key, value and headers, at most
+GROWN_BYTES = 1 << 20  # what a batch may grow to while all slots to its leader are taken
+AGE_MAX_S = 0.1  # a batch takes no record that is so much younger than its first
+WINDOW = 5  # batches of one producer whose sequences a partition remembers
+SEQUENCES = 1 << 31
+
+SEQUENCE_LOST = frozenset({"T038", "T039"})
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes a retry recognisable."""
+
+    producer_id: int
+    epoch: int
+
+
+class Settable(Protocol):
+    """An event somebody waits for."""
+
+    def set(self) -> None:
+        """Wake them."""
+        ...
+
+
+class PendingBatch:
+    """Records of one partition that leave together, and later what became of them."""
+
+    __slots__ = (
+        *("accepted_at", "append_time", "attempts", "awaited", "base_offset", "claimed", "count"),
+        *("done", "encoded", "error", "event", "headers", "keys", "lane", "last_error", "limit"),
+        *("number", "out_of_sequence", "sequence", "size", "timestamps", "uncertain", "urgent"),
+        "values",
+    )
+
+    def __init__(self, lane: "Lane", number: int, accepted_at: float, limit: int) -> None:
+        self.lane = lane
+        self.number = number  # rises with acceptance over all lanes
+        self.accepted_at = accepted_at  # of the first record, the client's monotonic clock
+        self.limit = limit  # bytes at which somebody must decide what next
+        self.size = 0  # bytes, uncompressed, overhead included
+        self.count = 0  # set when the batch is closed
+        self.values: list[bytes | None] = []
+        self.timestamps: list[int] = []
+        self.keys: list[bytes | None] | None = None  # None while no record has one
+        self.headers: list[RecordHeaders | None] | None = None
+        self.urgent = False  # does not wait for company
+        self.attempts = 0
+        self.sequence = -1  # of the first record, under the lane's identity; -1: none yet
+        self.encoded: bytes | None = None
+        self.uncertain = False  # an attempt ended without an answer: it may have been written
+        self.last_error: TailraceError | None = None
+        self.out_of_sequence = False  # the last attempt ended with T038 or T039
+        self.done = False
+        self.error: TailraceError | None = None
+        self.base_offset = -1
+        self.append_time = -1
+        self.event: Settable | None = None
+        self.claimed = 0  # records whose outcome a send or send_many reports
+        self.awaited: set[int] = set()  # records whose Delivery was awaited
+
+    def add(
+        self,
+        value: bytes | None,
+        key: bytes | None,
+        timestamp: int,
+        headers: RecordHeaders,
+        size: int,
+    ) -> int:
+        """Append one record; its index. ``size`` counts the overhead too."""
+        values = self.values
+        index = len(values)
+        values.append(value)
+        self.timestamps.append(timestamp)
+        self.size += size
+        if self.keys is not None:
+            self.keys.append(key)
+        elif key is not None:
+            self.keys = [None] * index
+            self.keys.append(key)
+        if self.headers is not None:
+            self.headers.append(headers or None)
+        elif headers:
+            self.headers = [None] * index
+            self.headers.append(headers)
+        return index
+
+    def extend(
+        self,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None] | None,
+        timestamps: Sequence[int],
+        headers: Sequence[RecordHeaders] | None,
+        size: int,
+    ) -> int:
+        """Append columns of equal length; the index of their first record."""
+        first = len(self.values)
+        self.values += values
+        self.timestamps += timestamps
+        self.size += size
+        if keys is not None or self.keys is not None:
+            self.keys = self.keys or [None] * first
+            self.keys += [None] * len(values) if keys is None else keys
+        if headers is not None or self.headers is not None:
+            self.headers = self.headers or [None] * first
+            self.headers += [None] * len(values) if headers is None else headers
+        return first
+
+    def encode(self, compression: Compression) -> bytes:
+        """The bytes of the entry; kept for further attempts."""
+        if self.encoded is None:
+            identity = self.lane.identity
+            self.encoded = encode_batch(
+                self.lane.seed,
+                values=self.values,
+                keys=self.keys,
+                timestamps=self.timestamps,
+                headers=self.headers,
+                producer_id=-1 if identity is None else identity.producer_id,
+                producer_epoch=-1 if identity is None else identity.epoch,
+                base_sequence=self.sequence if identity is not None else -1,
+                compression=compression,
+            )
+        return self.encoded
+
+    def finish(self, base_offset: int, append_time: int, error: TailraceError | None) -> None:
+        """The outcome; wakes whoever waits, and lets go of the bytes."""
+        assert not self.done
+        self.count = len(self.values)
+        self.done = True
+        self.base_offset = base_offset
+        self.append_time = append_time
+        self.error = error
+        self.values, self.keys, self.headers, self.encoded = [], None, None, None
+        if self.event is not None:
+            self.event.set()
+
+    @property
+    def unheard(self) -> int:
+        """Records whose outcome nobody asked for."""
+        return self.count - self.claimed - len(self.awaited)
+
+
+class Lane:
+    """One partition of one producer: what waits, what is in flight, what came back."""
+
+    def __init__(
+        self, topic: str, topic_id: bytes, partition: int, window: int, backoff: Backoff
+    ) -> None:
+        self.topic = topic
+        self.topic_id = topic_id
+        self.latest_topic_id = topic_id
+        self.partition = partition
+        self.seed = header_seed(topic_id, partition)
+        self.leader: str | None = None
+        self.window = window
+        self.backoff = backoff
+        self.not_before = 0.0  # pause after a refusal
+        self.open: PendingBatch | None = None  # takes records; the last of ``waiting``
+        self.waiting: deque[PendingBatch] = deque()
+        self.in_flight: deque[PendingBatch] = deque()
+        self.returned: list[PendingBatch] = []
+        self.identity: Identity | None = None
+        self.next_sequence = 0
+        # A batch was given up that may have been written under this identity: then a later one
+        # that may have been written too cannot be told from a lost one.
+        self.gave_up_uncertain = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything has no outcome yet."""
+        return bool(self.waiting or self.in_flight or self.returned)
+
+    def batches(self) -> list[PendingBatch]:
+        """All without an outcome, in order."""
+        found = (*self.in_flight, *self.returned, *self.waiting)
+        return sorted((b for b in found if not b.done), key=_number)
+
+    def oldest(self) -> PendingBatch | None:
+        """The first without an outcome."""
+        if self.in_flight or self.returned:
+            sent = [batch for batch in (*self.in_flight, *self.returned) if not batch.done]
+            if sent:
+                return min(sent, key=_number)
+        return self.waiting[0] if self.waiting else None
+
+    def start_batch(self, number: int, now: float, limit: int) -> PendingBatch:
+        """A new open batch at the end."""
+        self.open = PendingBatch(self, number, now, limit)
+        self.waiting.append(self.open)
+        return self.open
+
+    def ready(self, now: float, *, idle: bool, linger: float, batch_bytes: int) -> bool:
+        """Whether the first waiting batch should leave. ``idle``: nothing else is under way."""
+        if not self.waiting or self.returned or now < self.not_before:
+            return False
+        if len(self.in_flight) >= self.window:
+            return False
+        first = self.waiting[0]
+        return (
+            idle
+            or first is not self.open
+            or first.urgent
+            or first.size >= batch_bytes
+            or now >= first.accepted_at + linger
+        )
+
+    def take(self) -> PendingBatch:
+        """The first waiting batch, closed, numbered and in flight."""
+        batch = self.waiting.popleft()
+        if batch is self.open:
+            self.open = None
+        if self.identity is not None and batch.sequence < 0:
+            batch.sequence = self.next_sequence
+            self.next_sequence = (self.next_sequence + len(batch.values)) % SEQUENCES
+        batch.attempts += 1
+        self.in_flight.append(batch)
+        return batch
+
+    def acknowledged(self, batch: PendingBatch) -> None:
+        """It is in the log; also when its records were given up before the answer came."""
+        self.in_flight.remove(batch)
+        self.backoff.reset()
+
+    def came_back(self, batch: PendingBatch, error: TailraceError, *, uncertain: bool) -> None:
+        """An attempt failed. ``uncertain``: it may have been written all the same."""
+        self.in_flight.remove(batch)
+        batch.uncertain = batch.uncertain or uncertain
+        batch.out_of_sequence = error.code in SEQUENCE_LOST
+        if not batch.out_of_sequence or batch.last_error is None:
+            batch.last_error = error  # T038 mostly echoes what befell the batch before
+        if batch.done:
+            self._given_up(batch)
+        else:
+            self.returned.append(batch)
+
+    def give_up(self, batch: PendingBatch) -> None:
+        """It got its outcome (a failure) without the log. In flight it stays until answered."""
+        if batch in self.in_flight:
+            return
+        if batch in self.returned:
+            self.returned.remove(batch)
+        else:
+            self.waiting.remove(batch)
+        if batch is self.open:
+            self.open = None
+        self._given_up(batch)
+
+    def _given_up(self, batch: PendingBatch) -> None:
+        if batch.sequence >= 0 and batch.uncertain:
+            self.gave_up_uncertain = True
+
+    def line_up(self) -> PendingBatch | None:
+        """Once nothing is in flight, what came back goes to the front again, in order.
+
+        Returns the first of it, None if there is none or it is too early.
+        """
+        if self.in_flight or not self.returned:
+            return None
+        self.returned.sort(key=_number)
+        self.waiting.extendleft(reversed(self.returned))
+        self.returned = []
+        return self.waiting[0]
+
+    def may_renumber(self, first: PendingBatch) -> bool:
+        """Whether no copy of ``first`` can be written any more, after T038 or T039 for it.
+
+        Such an answer says that a batch before it is missing, so it was not written, nor can it
+        be: unless the missing one was given up on the way and may still arrive.
+        """
+        return not (first.uncertain and self.gave_up_uncertain)
+
+    def renumber(self) -> None:
+        """Everything that waits gets new sequences, under the next identity."""
+        assert not self.in_flight
+        assert not self.returned
+        self.identity = None
+        self.next_sequence = 0
+        self.gave_up_uncertain = False
+        for batch in self.waiting:
+            batch.sequence = -1
+            batch.encoded = None
+
+    def follow_topic(self) -> bool:
+        """Move to the topic that now has the name, if it was made again; False: not yet."""
+        if self.topic_id != self.latest_topic_id:
+            if self.in_flight or self.returned:
+                return False
+            self.topic_id = self.latest_topic_id
+            self.seed = header_seed(self.topic_id, self.partition)
+            self.renumber()
+        return True
+
+
+def _number(batch: PendingBatch) -> int:
+    return batch.number
+
+
+class TopicRoute:
+    """Where the records of a topic go."""
+
+    def __init__(self, topic: TopicMetadata, new_lane: Callable[[int], Lane]) -> None:
+        self.name = topic.name
+        self.lanes: list[Lane] = []
+        self._new_lane = new_lane
+        self.update(topic)
+        self.sticky = self.lanes[0]  # where keyless records go until its batch leaves
+
+    def update(self, topic: TopicMetadata) -> None:
+        """Take in newer metadata: leaders, more partitions, another topic under the name."""
+        self.metadata = topic
+        self.record_bytes_max = topic.record_bytes_max
+        partitions = sorted(topic.partitions, key=lambda told: told.partition)
+        for number, told in enumerate(partitions):
+            assert told.partition == number, "partitions are numbered from 0"
+            if number == len(self.lanes):
+                self.lanes.append(self._new_lane(number))
+        for lane in self.lanes:
+            known = lane.partition < len(partitions)
+            lane.leader = partitions[lane.partition].leader if known else None
+            lane.latest_topic_id = topic.topic_id
+        self.partition_count = len(partitions)
+        self.router = Router([told.key_first for told in partitions])
+
+    def lane(self, partition: int | None, key: bytes | None) -> Lane:
+        """Where a record goes. Raises PartitionNotFound T011."""
+        if partition is not None:
+            if not 0 <= partition < self.partition_count:
+                raise partition_not_found(self.name, partition, partitions=self.partition_count)
+            return self.lanes[partition]
+        return self.sticky if key is None else self.lanes[self.router.partition(key)]
+
+    def turn(self, left: Lane) -> None:
+        """A batch left ``left``: keyless records go to the next partition that has a leader."""
+        if left is self.sticky:
+            number = left.partition
+            others = self.lanes[number + 1 : self.partition_count] + self.lanes[: number + 1]
+            self.sticky = next((lane for lane in others if lane.leader is not None), others[0])
