@@ -1,0 +1,271 @@
+"""``Consumer``: records out of topics, in the order of each partition.
+
+The contract is interfaces 1.3; what stands behind it is in ``feed.py``. Groups come in a later
+release: a consumer reads fixed partitions, or all of its topics, and commits nothing.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Literal, Self
+
+from tailrace.client.codecs import CodecSpec
+from tailrace.client.consumer_options import DecodePolicy, check_options
+from tailrace.client.feed import Feed
+from tailrace.client.offsets import time_of
+from tailrace.client.reading import (
+    BatchReader,
+    PartitionsReader,
+    PartitionStream,
+    RecordReader,
+    Source,
+)
+from tailrace.client.records import At, Batch, K, Record, TopicPartition, V
+from tailrace.client.shapes import ConsumerHealth
+from tailrace.protocol import texts_client, texts_config
+
+if TYPE_CHECKING:
+    from tailrace.client.client import Client
+    from tailrace.client.partition_buffer import PartitionBuffer
+    from tailrace.client.policy import ErrorPolicy
+
+__all__ = ["Consumer", "PartitionStream"]
+
+
+class Consumer(Generic[K, V]):
+    """Made by ``client.consumer``; use it as ``async with client.consumer("orders") as consumer``.
+
+    Read it in one way: ``async for``, ``batches()``, ``partitions()`` or ``run()``; a second way
+    is UsageError T055. Reading ends without error only by ``idle_timeout`` or ``stop_at_end``; it
+    waits through outages, and raises
+
+    - DecodeError T060 or CorruptBatch T035 at a record that cannot be handed out; the position
+      stays there until ``seek``, reading on tries the same record again;
+    - OffsetOutOfRange T041 where the position is outside the log, by ``on_out_of_range``;
+    - TopicNotFound T010 if the topic was deleted, ConnectError T005 after ``max_outage``;
+    - UsageError T053-T055 for misuse, after ``aclose`` too.
+
+    Cancelling a wait loses nothing: the next call returns the record that was waited for.
+    """
+
+    def __init__(
+        self,
+        client: "Client",
+        topics: Sequence[str],
+        *,
+        group: str | None,
+        partitions: Sequence[TopicPartition] | None,
+        start: At,
+        key: CodecSpec[K],
+        value: CodecSpec[V],
+        isolation: Literal["read_committed", "read_uncommitted"],
+        on_out_of_range: Literal["raise", "earliest", "latest"],
+        on_decode_error: DecodePolicy,
+        dead_letter: str | None,
+        prefetch_bytes: int,
+        fetch_wait: float,
+        idle_timeout: float | None,
+        stop_at_end: bool,
+        close_timeout: float,
+        **of_groups: object,
+    ) -> None:
+        """See ``Client.consumer``. Raises ConfigError T082, and T086 for what comes later."""
+        self._options = check_options(
+            topics,
+            group=group,
+            partitions=partitions,
+            start=start,
+            key=key,
+            value=value,
+            isolation=isolation,
+            on_out_of_range=on_out_of_range,
+            on_decode_error=on_decode_error,
+            dead_letter=dead_letter,
+            prefetch_bytes=prefetch_bytes,
+            fetch_wait=fetch_wait,
+            idle_timeout=idle_timeout,
+            stop_at_end=stop_at_end,
+            close_timeout=close_timeout,
+            of_groups=of_groups,
+        )
+        self._client = client
+        self._feed = Feed(client, self._options)
+        self._source: Source | None = None
+        self._records: RecordReader[K, V] | None = None
+        client.attach_consumer(self)
+
+    async def __aenter__(self) -> Self:
+        """Find the partitions and where to start.
+
+        Raises TopicNotFound T010, PartitionNotFound T011, RequestTimeout T034 if that could not be
+        learnt within ``request_timeout``. Nothing is fetched before somebody reads.
+        """
+        await self._feed.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop reading; whoever waits gets UsageError T055, a partition stream ends.
+
+        Safe to call again. Raises what the producer of dead letters raises when it closes.
+        """
+        if self._feed.closed:
+            return
+        try:
+            await self._feed.close()
+        finally:
+            self._client.detach(self)
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────
+
+    def __aiter__(self) -> AsyncIterator[Record[K, V]]:
+        """Records one by one. A loop that was left may be entered again: it goes on."""
+        self._feed.read_as("async for")
+        if self._records is None:
+            self._records = RecordReader(self._feed, self._whole)
+        return self._records
+
+    def batches(
+        self, *, max_records: int = 500, max_wait: float = 0.2
+    ) -> AsyncIterator[Batch[K, V]]:
+        """Batches of one partition each, never empty.
+
+        One is handed out when ``max_records`` are there, ``max_wait`` seconds after its first
+        record came, or when no more fit into ``prefetch_bytes``. Reading its columns builds no
+        ``Record``: the fastest way to consume.
+        """
+        self._feed.read_as("batches()")
+        return BatchReader[K, V](
+            self._feed, self._whole, max_records=max_records, max_wait=max_wait
+        )
+
+    def partitions(self) -> AsyncIterator[PartitionStream[K, V]]:
+        """A stream for each partition, to be read by a task of its own.
+
+        After the last partition it waits until all streams have ended.
+        """
+        self._feed.read_as("partitions()")
+        return PartitionsReader[K, V](self._feed)
+
+    async def run(
+        self,
+        handler: Callable[[Record[K, V]], Awaitable[None]],
+        *,
+        in_flight: int = 64,
+        order: Literal["key", "partition", "none"] = "key",
+        on_error: "ErrorPolicy | None" = None,
+        drain_timeout: float = 30.0,
+        signals: bool = True,
+    ) -> None:
+        """Call ``handler`` with every record, up to ``in_flight`` of them at a time.
+
+        ``order``: records of one key (one partition) are handled one after the other; a record
+        without a key waits for none. ``on_error``: see ``tailrace.retry``; None raises the first
+        exception and cancels the other handlers. On SIGTERM or SIGINT (in the main thread, if
+        ``signals``) it takes no more records, gives what is in flight ``drain_timeout`` seconds to
+        finish, and returns; a second signal ends it at once. When reading ends it waits for what
+        is in flight. Cancelled: the handlers are cancelled too.
+        """
+        from tailrace.client.run import run
+
+        self._feed.read_as("run()")
+        records: RecordReader[K, V] = RecordReader(self._feed, self._whole)
+        await run(
+            self._feed.dead_letters,
+            records,
+            handler,
+            in_flight=in_flight,
+            order=order,
+            policy=on_error,
+            drain_timeout=drain_timeout,
+            signals=signals,
+        )
+
+    def _whole(self) -> Source:
+        """All partitions, for the one reader."""
+        if self._source is None:
+            kind = self._feed.read_by or ""
+            self._source = Source(self._feed, list(self._feed.buffers.values()), kind)
+        return self._source
+
+    # ── positions ────────────────────────────────────────────────────────────────────────────
+
+    async def seek(self, partition: TopicPartition, to: int | At) -> None:
+        """Hand out the record at offset ``to`` next, or the first one appended at that time.
+
+        An offset outside the log is noticed when it is read. Raises ConfigError T082 for a
+        negative offset or a naive datetime, UsageError T055 if the partition is not assigned.
+        Cancelled: the position has not moved.
+        """
+        await self._feed.open()
+        buffer = self._feed.buffer(partition)
+        if isinstance(to, int):
+            if isinstance(to, bool) or to < 0:
+                raise texts_config.bad_argument(
+                    "to",
+                    to,
+                    call="consumer.seek()",
+                    expected="an offset from 0 on",
+                    hint="Use 'earliest', 'latest' or a datetime to seek by time.",
+                )
+            offset = to
+        else:
+            time_of(to, call="consumer.seek()", key="to")
+            offset = (await self._feed.offsets([partition], to))[partition]
+        buffer.seek(offset)
+        self._feed.moved(buffer)
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        """Hand out nothing of these (none given: of any) until ``resume``."""
+        for buffer in self._chosen(partitions):
+            buffer.pause()
+        self._feed.jumped()
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        """Go on with these (none given: with all) where they were paused."""
+        for buffer in self._chosen(partitions):
+            buffer.resume()
+            self._feed.moved(buffer)
+
+    def _chosen(self, partitions: Sequence[TopicPartition]) -> "list[PartitionBuffer]":
+        self._feed.check()
+        if not partitions:
+            return list(self._feed.buffers.values())
+        return [self._feed.buffer(partition) for partition in partitions]
+
+    def position(self, partition: TopicPartition) -> int:
+        """The offset of the next record to be handed out."""
+        return self._feed.buffer(partition).position
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """Records not handed out yet, as of the last fetch; without those not fetched yet."""
+        self._feed.check()
+        lags = {at: buffer.lag for at, buffer in self._feed.buffers.items()}
+        return {at: lag for at, lag in lags.items() if lag is not None}
+
+    @property
+    def assignment(self) -> frozenset[TopicPartition]:
+        """The partitions it reads; empty before ``async with``."""
+        return frozenset(self._feed.buffers)
+
+    def health(self) -> ConsumerHealth:
+        """How it is doing; asks nobody, never fails, also after the end."""
+        return self._feed.health()
+
+    # ── commits: with a group only ───────────────────────────────────────────────────────────
+
+    async def commit(
+        self, offsets: Mapping[TopicPartition, int] | None = None, *, metadata: str = ""
+    ) -> None:
+        """UsageError T055: a consumer without a group has nothing to commit to."""
+        raise texts_client.no_group("commit()")
+
+    async def committed(self) -> dict[TopicPartition, int | None]:
+        """UsageError T055: a consumer without a group has committed nothing."""
+        raise texts_client.no_group("committed()")

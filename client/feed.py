@@ -1,0 +1,250 @@
+"""What stands behind a consumer: its partitions, their buffers, and what to do with bad records.
+
+``Consumer`` is the face of it; the readers (``reading.py``) take records out of it.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tailrace.client.codecs import Undecodable
+from tailrace.client.consumer_options import ConsumerOptions
+from tailrace.client.dead_letters import DeadLetters
+from tailrace.client.fetcher import Fetcher
+from tailrace.client.guard import Guard
+from tailrace.client.offsets import list_offsets, partition_of
+from tailrace.client.partition_buffer import Budget, PartitionBuffer
+from tailrace.client.records import At, Record, TopicPartition
+from tailrace.client.shapes import ConsumerHealth
+from tailrace.protocol import texts_client, texts_group
+from tailrace.protocol.errors import TailraceError
+
+if TYPE_CHECKING:
+    from tailrace.client.client import Client
+    from tailrace.client.reading import Source
+
+_log = logging.getLogger("tailrace.client")
+
+
+class Feed:
+    """See the module."""
+
+    def __init__(self, client: "Client", options: ConsumerOptions) -> None:
+        self.client = client
+        self.options = options
+        self.buffers: dict[TopicPartition, PartitionBuffer] = {}
+        self.dead_letters = DeadLetters(client)
+        self.read_by: str | None = None  # "async for", "batches()" … : one for ever
+        self.last_record: int | None = None  # when records were last handed out
+        self.skipped = 0  # older records that start='latest' left out
+        self.sources: list[Source] = []
+        self.on_jump: list[Callable[[], None]] = []  # readers forget what they prepared
+        self._guard: Guard | None = None
+        budget = Budget(options.prefetch_bytes)
+        self._budget = budget
+        self.fetcher = Fetcher(client, options.fetch, budget, self._changed)
+        self._route: dict[PartitionBuffer, Source] = {}
+
+    # ── opening and closing ──────────────────────────────────────────────────────────────────
+
+    @property
+    def opened(self) -> bool:
+        """Whether the partitions are known."""
+        return self._guard is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._guard is not None and self._guard.closed
+
+    async def open(self) -> None:
+        """Find the partitions and where to start; nothing is fetched before somebody reads.
+
+        Raises TopicNotFound T010, PartitionNotFound T011, RequestTimeout T034 and what
+        ``Client`` raises. Cancelled: it may be called again.
+        """
+        if self._guard is not None:
+            self._guard.check()
+            return
+        self.client.check()
+        ids: dict[TopicPartition, bytes] = {}
+        if self.options.partitions is None:
+            for topic in self.options.topics:
+                metadata = await self.client.cluster.topic(topic)
+                for one in metadata.partitions:
+                    ids[TopicPartition(topic, one.partition)] = metadata.topic_id
+        else:
+            for at in self.options.partitions:
+                metadata = await self.client.cluster.topic(at.topic)
+                partition_of(metadata, at.partition)
+                ids[TopicPartition(*at)] = metadata.topic_id
+        positions = await self.offsets(ids, self.options.start)
+        if self.options.start == "latest":
+            starts = await self.offsets(ids, "earliest")
+            self.skipped = sum(positions[at] - starts[at] for at in ids)
+        ends = await self.offsets(ids, "latest") if self.options.stop_at_end else None
+        if self._guard is None:  # another task may have been faster
+            self._guard = Guard("Consumer")
+            self._assign(ids, positions, ends)
+
+    def _assign(
+        self,
+        ids: Mapping[TopicPartition, bytes],
+        positions: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int] | None,
+    ) -> None:
+        for at, topic_id in ids.items():
+            buffer = PartitionBuffer(
+                at, topic_id, positions[at], codecs=self.options.codecs, budget=self._budget
+            )
+            if ends is not None:
+                buffer.stop = ends[at]
+            self.buffers[at] = buffer
+            self.fetcher.add(buffer)
+
+    async def offsets(
+        self, partitions: Mapping[TopicPartition, object] | list[TopicPartition], at: At
+    ) -> dict[TopicPartition, int]:
+        """Of partitions by time, as this consumer's isolation sees them."""
+        isolation = self.options.fetch.isolation
+        return await list_offsets(self.client, partitions, at, isolation=isolation)
+
+    async def close(self) -> None:
+        """End what runs in the background. Safe to call again."""
+        if self.closed:
+            return
+        if self._guard is None:
+            self._guard = Guard("Consumer")
+        else:
+            self._guard.check()
+        self._guard.close()
+        self.fetcher.close()
+        self.jumped()
+        for source in self.sources:
+            source.wake()
+        await self.dead_letters.aclose()
+
+    # ── checks ───────────────────────────────────────────────────────────────────────────────
+
+    def check(self) -> None:
+        """Raise UsageError T053-T055, or what ended the fetching for good."""
+        if self._guard is None:
+            raise texts_client.not_open("Consumer")
+        self._guard.check()
+        if self.fetcher.failure is not None:
+            raise copy.copy(self.fetcher.failure)
+
+    def read_as(self, kind: str) -> None:
+        """UsageError T055 if the consumer is read in another way already."""
+        if self.read_by is None:
+            self.read_by = kind
+        elif self.read_by != kind:
+            raise texts_client.second_reader(first=self.read_by, second=kind)
+
+    def buffer(self, at: TopicPartition) -> PartitionBuffer:
+        """Of an assigned partition, else UsageError T055."""
+        self.check()
+        buffer = self.buffers.get(at)
+        if buffer is None:
+            raise texts_client.not_assigned(*at)
+        return buffer
+
+    # ── readers ──────────────────────────────────────────────────────────────────────────────
+
+    def attach(self, source: "Source", buffers: list[PartitionBuffer]) -> None:
+        """``source`` is told when these have something new."""
+        self.sources.append(source)
+        for buffer in buffers:
+            self._route[buffer] = source
+
+    def jumped(self) -> None:
+        """A position moved, or something was paused: prepared records no longer count."""
+        for forget in self.on_jump:
+            forget()
+
+    def _changed(self, buffer: PartitionBuffer | None) -> None:
+        if buffer is None:
+            for source in self.sources:
+                source.wake()
+        elif buffer in self._route:
+            self._route[buffer].arrived(buffer)
+
+    def moved(self, buffer: PartitionBuffer) -> None:
+        """After a seek or resume."""
+        self.jumped()
+        self._changed(buffer)
+        self.fetcher.consider(buffer)
+
+    # ── records that cannot be handed out ────────────────────────────────────────────────────
+
+    def stall(self, buffer: PartitionBuffer, error: TailraceError) -> None:
+        """A record in the way is about to be raised."""
+        buffer.stalled = error
+        topic, partition = buffer.at
+        details = {"topic": topic, "partition": partition, "offset": buffer.position}
+        self.client.events.emit("stalled", str(error), **details)
+
+    async def undecodable(self, buffer: PartitionBuffer, found: Undecodable) -> None:
+        """Deal with the record at the position by ``on_decode_error``; "raise" raises T060.
+
+        A dead letter is durable before the position moves on. Cancelled: the record comes again.
+        """
+        stored, index, generation = buffer.stored, buffer.index, buffer.generation
+        assert stored is not None
+        error = found.error(*buffer.at, stored.offset(index))
+        policy, topic = self.options.on_decode_error, self.options.dead_letter
+        if policy == "raise":
+            self.stall(buffer, error)
+            raise error
+        if topic is not None:
+            await self.dead_letters.send(topic, Record(stored, index), error, 1)
+        _log.warning(
+            "%s; %s",
+            error,
+            "skipped" if topic is None else f"written to {topic}",
+            extra={"event": "consumer.undecodable", "code": error.code},
+        )
+        if (buffer.stored, buffer.index, buffer.generation) == (stored, index, generation):
+            buffer.step_over()
+
+    # ── what is to be seen ───────────────────────────────────────────────────────────────────
+
+    def at_end(self) -> bool:
+        """Whether all that was readable at the last answers was handed out."""
+        return all(buffer.lag == 0 for buffer in self.buffers.values())
+
+    def tell_quiet_end(self) -> None:
+        """Log T072 (C17)."""
+        positions = [(at.topic, at.partition, b.position) for at, b in self.buffers.items()]
+        notice = texts_group.at_the_end(positions, skipped=self.skipped)
+        level = logging.WARNING if self.skipped else logging.INFO
+        _log.log(level, "%s", notice, extra={"event": "consumer.at_end", "code": notice.code})
+
+    def health(self) -> ConsumerHealth:
+        """See ``Consumer.health``."""
+        lags = [buffer.lag for buffer in self.buffers.values()]
+        known = [lag for lag in lags if lag is not None]
+        stalled = next((b.stalled for b in self.buffers.values() if b.stalled), None)
+        fetcher, client = self.fetcher, self.client.health()
+        state: Any = "ok"
+        reason: str | None = None
+        if self.closed or client.state == "closed":
+            state = "closed"
+        elif fetcher.failure is not None:
+            state, reason = "stalled", str(fetcher.failure)
+        elif stalled is not None:
+            state, reason = "stalled", str(stalled)
+        elif client.state == "reconnecting" or fetcher.trouble is not None:
+            state, reason = "reconnecting", fetcher.trouble or client.reason
+        elif not known:
+            state = "starting"
+        return ConsumerHealth(
+            state=state,
+            healthy=state == "ok",
+            reason=reason,
+            assigned=sorted(self.buffers),
+            lag_records=sum(known) if known and len(known) == len(lags) else None,
+            last_record=self.last_record,
+            last_commit=None,
+        )

@@ -1,0 +1,362 @@
+"""The ways to take records out of a feed: one by one, in batches, partition by partition.
+
+Invariants:
+- what is handed out was taken after the last ``await`` of the call: a cancelled ``__anext__``
+  loses nothing, the next call returns that record (C6);
+- a loop over records touches the event loop when it has to wait, and otherwise once in about a
+  millisecond, however long the caller takes for each record;
+- partitions take turns: none waits for another to run dry.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Self
+
+import anyio
+import anyio.lowlevel
+
+from tailrace.client.codecs import Undecodable
+from tailrace.client.records import Batch, K, Record, Slice, V
+from tailrace.protocol import texts_client, texts_config
+from tailrace.protocol.errors import CorruptBatch, TailraceError, UsageError
+
+if TYPE_CHECKING:
+    from tailrace.client.feed import Feed
+    from tailrace.client.partition_buffer import PartitionBuffer
+
+QUIET_S = 10.0  # at the end of the log for so long: T072 (C17)
+CHECKPOINT_S = 0.001
+WINDOW_MAX = 1_024  # records handed out between two looks at the clock
+
+_new: Callable[[Any], Any] = object.__new__
+
+
+class Source:
+    """Some partitions of a feed, read by one reader."""
+
+    def __init__(self, feed: "Feed", buffers: "Sequence[PartitionBuffer]", kind: str) -> None:
+        self.feed = feed
+        self.kind = kind  # "async for", "batches()" … for error texts
+        self._buffers = list(buffers)
+        self._ready: dict[PartitionBuffer, None] = dict.fromkeys(buffers)  # in turn
+        self._event: anyio.Event | None = None  # while somebody waits
+        self._quiet_since: float | None = None
+        self._told_quiet = False
+        self._breathed_at = 0.0  # last checkpoint
+        feed.attach(self, self._buffers)
+
+    @property
+    def ended(self) -> bool:
+        """Whether every partition came to the end it was to be read to."""
+        return all(buffer.finished for buffer in self._buffers)
+
+    def wake(self) -> None:
+        """Whoever waits looks again."""
+        if self._event is not None:
+            self._event.set()
+
+    def arrived(self, buffer: "PartitionBuffer") -> None:
+        """It has something new."""
+        self._ready[buffer] = None
+        self.wake()
+
+    def loaded(self) -> "Iterator[PartitionBuffer]":
+        """Partitions with records at hand, in turn. Raises what stands in the way of one."""
+        for buffer in list(self._ready):
+            if not buffer.paused and self._load(buffer):
+                yield buffer
+            else:
+                self._ready.pop(buffer, None)
+
+    def _load(self, buffer: "PartitionBuffer") -> bool:
+        failure: TailraceError | None
+        try:
+            if buffer.load():
+                self.feed.fetcher.consider(buffer)
+                return True
+            failure = buffer.take_failure()
+        except CorruptBatch as error:
+            failure = error
+        self.feed.fetcher.consider(buffer)
+        if failure is not None:
+            self.feed.stall(buffer, failure)
+            raise failure
+        return False
+
+    def handed_out(self, buffer: "PartitionBuffer") -> None:
+        """Records of it were: it is the next one's turn, and there is room for more."""
+        if len(self._ready) > 1:
+            self._ready.pop(buffer, None)
+            self._ready[buffer] = None
+        self._quiet_since = None
+        self._told_quiet = False
+        self.feed.last_record = self.feed.client.clock.wall_ms()
+        self.feed.fetcher.consider(buffer)
+
+    async def breathe(self) -> None:
+        """A checkpoint, if the last one was long ago."""
+        now = self.feed.client.clock.now()
+        if now - self._breathed_at >= CHECKPOINT_S:
+            await anyio.lowlevel.checkpoint()
+            self._breathed_at = self.feed.client.clock.now()
+
+    async def wait(self, until: float | None = None) -> bool:
+        """Wait for news, or for a moment by the client's clock; False: ``idle_timeout`` is over.
+
+        UsageError T055 if somebody waits already. Cancelled: nothing happened.
+        """
+        clock, idle_timeout = self.feed.client.clock, self.feed.options.idle_timeout
+        now = clock.now()
+        if self._quiet_since is None:
+            self._quiet_since = now
+        quiet_s = now - self._quiet_since
+        if idle_timeout is not None and quiet_s >= idle_timeout:
+            return False
+        if quiet_s >= QUIET_S and not self._told_quiet and self.feed.at_end():
+            self._told_quiet = True
+            self.feed.tell_quiet_end()
+        pauses = [QUIET_S if quiet_s >= QUIET_S else QUIET_S - quiet_s]
+        if idle_timeout is not None:
+            pauses.append(idle_timeout - quiet_s)
+        if until is not None:
+            pauses.append(until - now)
+        with anyio.move_on_after(max(0.0, min(pauses))):
+            await self.news()
+        self._breathed_at = clock.now()
+        return True
+
+    async def news(self) -> None:
+        """Wait until ``wake``; UsageError T055 if somebody does already."""
+        if self._event is not None:
+            raise texts_client.second_reader(first=self.kind, second=self.kind)
+        self._event = anyio.Event()
+        try:
+            await self._event.wait()
+        finally:
+            self._event = None
+
+
+class RecordReader(Generic[K, V]):
+    """Records one by one.
+
+    ``__anext__`` hands out of a window that was prepared in one go: most calls run to their end
+    without a look at the event loop, the clock or the buffers.
+    """
+
+    def __init__(self, feed: "Feed", open_source: Callable[[], Source]) -> None:
+        self._feed = feed
+        self._open_source = open_source
+        self._source: Source | None = None
+        self._left = 0  # records of the window
+        self._next: Callable[[], Record[K, V]]
+        self._window = 16
+        self._window_began = 0.0
+        feed.on_jump.append(self._forget)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Record[K, V]:
+        """The next record; raises what stands in its way (see ``Consumer``)."""
+        if self._left:
+            self._left -= 1
+            return self._next()
+        return await self._advance()
+
+    async def _advance(self) -> Record[K, V]:
+        feed = self._feed
+        await feed.open()
+        source = self._source
+        if source is None:
+            source = self._source = self._open_source()
+        self._adapt_window()
+        await source.breathe()
+        while True:
+            feed.check()
+            buffer = next(source.loaded(), None)
+            if buffer is not None:
+                self._window_began = feed.client.clock.now()
+                found = buffer.take(self._window)
+                if isinstance(found, Slice):
+                    break
+                await feed.undecodable(buffer, found)
+            elif source.ended or not await source.wait():
+                raise StopAsyncIteration
+        source.handed_out(buffer)
+        self._next = _records(buffer, found).__next__
+        self._left = found.stop - found.start - 1
+        return self._next()
+
+    def _adapt_window(self) -> None:
+        """As many records as the caller works off in about a millisecond."""
+        took_s = self._feed.client.clock.now() - self._window_began
+        if took_s < CHECKPOINT_S / 2:
+            self._window = min(self._window * 2, WINDOW_MAX)
+        elif took_s > CHECKPOINT_S:
+            self._window = max(self._window // 2, 1)
+
+    def _forget(self) -> None:
+        self._left = 0
+
+
+def _records(buffer: "PartitionBuffer", found: Slice) -> Iterator[Record[Any, Any]]:
+    """The records of a slice; the buffer's position moves with each."""
+    stored = found.stored
+    for index in range(found.start, found.stop):
+        record: Record[Any, Any] = _new(Record)
+        record._stored = stored  # pyright: ignore[reportPrivateUsage]
+        record._index = index  # pyright: ignore[reportPrivateUsage]
+        buffer.index = index + 1
+        yield record
+
+
+class BatchReader(Generic[K, V]):
+    """Records of one partition at a time, as many as are there (``Consumer.batches``)."""
+
+    def __init__(
+        self,
+        feed: "Feed",
+        open_source: Callable[[], Source],
+        *,
+        max_records: int,
+        max_wait: float,
+    ) -> None:
+        call = "consumer.batches()"
+        if isinstance(max_records, bool) or max_records < 1:
+            raise texts_config.bad_argument(
+                "max_records", max_records, call=call, expected="at least 1", hint="Example: 500"
+            )
+        if not max_wait >= 0:
+            raise texts_config.bad_argument(
+                "max_wait", max_wait, call=call, expected="seconds, 0 or more", hint="Example: 0.2"
+            )
+        self._feed = feed
+        self._open_source = open_source
+        self._source: Source | None = None
+        self._max_records = max_records
+        self._max_wait = max_wait
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch[K, V]:
+        """The next batch, never an empty one."""
+        feed = self._feed
+        await feed.open()
+        source = self._source
+        if source is None:
+            source = self._source = self._open_source()
+        await source.breathe()
+        while True:
+            feed.check()
+            buffer, until = self._due(source)
+            if buffer is not None:
+                found = self._gather(buffer)
+                if isinstance(found, Batch):
+                    source.handed_out(buffer)
+                    return found
+                if found is not None:
+                    await feed.undecodable(buffer, found)
+            elif (until is None and source.ended) or not await source.wait(until):
+                raise StopAsyncIteration
+
+    def _due(self, source: Source) -> "tuple[PartitionBuffer | None, float | None]":
+        """A partition whose batch is full or has waited long enough, else when one will have."""
+        now = self._feed.client.clock.now()
+        until: float | None = None
+        for buffer in source.loaded():
+            due = buffer.waiting_since + self._max_wait
+            # One that nothing more is being fetched for will not get fuller by waiting.
+            if buffer.available >= self._max_records or now >= due or not buffer.in_flight:
+                return buffer, None
+            until = due if until is None else min(until, due)
+        return None, until
+
+    def _gather(self, buffer: "PartitionBuffer") -> "Batch[K, V] | Undecodable | None":
+        """A batch; why there is none; or None if there is nothing after all."""
+        slices: list[Slice] = []
+        left = self._max_records
+        while left:
+            try:
+                if not buffer.load():
+                    break
+            except CorruptBatch:
+                if not slices:
+                    raise
+                break  # what comes before it is handed out first; it will be met again
+            found = buffer.take(left)
+            if isinstance(found, Undecodable):
+                if not slices:
+                    return found
+                break
+            slices.append(found)
+            buffer.index = found.stop
+            left -= found.stop - found.start
+        return Batch(*buffer.at, slices, buffer.position) if slices else None
+
+
+class PartitionStream(Generic[K, V]):
+    """The records of one partition; ends on close. One reader."""
+
+    def __init__(self, feed: "Feed", buffer: "PartitionBuffer", on_end: Callable[[], None]) -> None:
+        self.topic, self.partition = buffer.at
+        self.ended = False
+        self._feed = feed
+        self._on_end = on_end
+        source = Source(feed, [buffer], "async for over a PartitionStream")
+        self._records: RecordReader[K, V] = RecordReader(feed, lambda: source)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Record[K, V]:
+        """The next record of the partition; raises what stands in its way (see ``Consumer``)."""
+        try:
+            return await self._records.__anext__()
+        except StopAsyncIteration:
+            self._end()
+            raise
+        except UsageError as error:
+            if error.code != "T055" or not self._feed.closed:
+                raise
+            self._end()
+            raise StopAsyncIteration from None
+
+    async def commit(self, next_offset: int | None = None) -> None:
+        """UsageError T055: a consumer without a group has nothing to commit to."""
+        raise texts_client.no_group("commit()")
+
+    def _end(self) -> None:
+        self.ended = True
+        self._on_end()
+
+
+class PartitionsReader(Generic[K, V]):
+    """Each partition when it is assigned (``Consumer.partitions``)."""
+
+    def __init__(self, feed: "Feed") -> None:
+        self._feed = feed
+        self._streams: list[PartitionStream[K, V]] = []
+        self._left: list[PartitionBuffer] | None = None
+        self._source: Source | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> PartitionStream[K, V]:
+        """The next stream; after the last one it waits until all of them have ended."""
+        feed = self._feed
+        await feed.open()
+        await anyio.lowlevel.checkpoint()
+        if self._source is None or self._left is None:
+            self._source = Source(feed, [], "partitions()")
+            self._left = list(feed.buffers.values())
+        while True:
+            feed.check()
+            if self._left:
+                buffer = self._left.pop(0)
+                stream = PartitionStream[K, V](feed, buffer, self._source.wake)
+                self._streams.append(stream)
+                return stream
+            if all(stream.ended for stream in self._streams):
+                raise StopAsyncIteration
+            await self._source.news()

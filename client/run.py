@@ -1,0 +1,224 @@
+"""``Consumer.run``: a handler for every record, many at a time, in the order that matters.
+
+``Lanes`` decides what may be handled now; each record is handled in a task of its own. Invariants:
+
+- records of one lane (a key, or a partition) are handled one after the other, in their order;
+- at most ``in_flight`` records were taken from the consumer and are not done.
+"""
+
+import logging
+import signal
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from typing import Any, Literal
+
+import anyio
+from anyio.abc import TaskGroup
+
+from tailrace.client.dead_letters import DeadLetters
+from tailrace.client.policy import ErrorPolicy
+from tailrace.client.records import K, Record, V
+from tailrace.protocol import texts, texts_config
+
+Order = Literal["key", "partition", "none"]
+ORDERS = ("key", "partition", "none")
+_log = logging.getLogger("tailrace.client")
+
+
+class Lanes:
+    """Which of the taken records may be handled now: at most one of each lane."""
+
+    def __init__(self, order: Order) -> None:
+        self.taken = 0  # not done yet
+        self._order = order
+        self._runnable: deque[tuple[Hashable, Record[Any, Any]]] = deque()
+        self._behind: dict[Hashable, deque[Record[Any, Any]]] = {}  # of lanes that are busy
+
+    def push(self, record: Record[Any, Any]) -> None:
+        """Take one more."""
+        self.taken += 1
+        lane = self._lane(record)
+        if lane is None:
+            self._runnable.append((None, record))
+        elif (queue := self._behind.get(lane)) is not None:
+            queue.append(record)
+        else:
+            self._behind[lane] = deque()
+            self._runnable.append((lane, record))
+
+    def pop(self) -> tuple[Hashable, Record[Any, Any]] | None:
+        """One that may be handled now, with its lane; None if there is none."""
+        return self._runnable.popleft() if self._runnable else None
+
+    def done(self, lane: Hashable) -> None:
+        """One of the lane is; the next of it may run."""
+        self.taken -= 1
+        if lane is None:
+            return
+        queue = self._behind[lane]
+        if queue:
+            self._runnable.append((lane, queue.popleft()))
+        else:
+            del self._behind[lane]
+
+    def _lane(self, record: Record[Any, Any]) -> Hashable:
+        if self._order == "partition":
+            return record.topic, record.partition
+        if self._order == "key" and record.raw_key is not None:
+            return record.topic, record.partition, record.raw_key
+        return None
+
+
+class _Run:
+    """One call of ``run``: a task that reads, and one for each record that is handled."""
+
+    def __init__(
+        self,
+        letters: DeadLetters,
+        handler: Callable[[Record[Any, Any]], Awaitable[None]],
+        policy: ErrorPolicy | None,
+        order: Order,
+        in_flight: int,
+    ) -> None:
+        self.failure: BaseException | None = None  # the first one
+        self.reading = anyio.CancelScope()
+        self.everything = anyio.CancelScope()
+        self.lanes = Lanes(order)
+        self._letters = letters
+        self._handler = handler
+        self._policy = policy
+        self._in_flight = in_flight
+        self._room: anyio.Event | None = None  # while reading waits for it
+
+    async def go(self, records: AsyncIterator[Record[Any, Any]]) -> None:
+        """Until reading has ended and every record is done, or ``everything`` is cancelled."""
+        with self.everything:
+            async with anyio.create_task_group() as tasks:
+                try:
+                    with self.reading:
+                        async for record in records:
+                            self.lanes.push(record)
+                            self._start(tasks)
+                            await self._wait_for_room()
+                except Exception as error:  # what reading raises is what run raises
+                    self._fail(error)
+
+    def drain(self, timeout: float) -> None:
+        """Take no more records; what is in flight has so many seconds."""
+        self.reading.cancel()
+        self.everything.deadline = anyio.current_time() + timeout
+
+    async def _wait_for_room(self) -> None:
+        while self.lanes.taken >= self._in_flight:
+            self._room = anyio.Event()
+            await self._room.wait()
+
+    def _start(self, tasks: TaskGroup) -> None:
+        while (found := self.lanes.pop()) is not None:
+            tasks.start_soon(self._handle_one, tasks, *found)
+
+    def _fail(self, error: BaseException) -> None:
+        self.failure = self.failure or error
+        self.everything.cancel()
+
+    async def _handle_one(self, tasks: TaskGroup, lane: Hashable, record: Record[Any, Any]) -> None:
+        try:
+            await self._handle(record)
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # the border to the user's handler
+            self._fail(error)
+            return
+        self.lanes.done(lane)
+        self._start(tasks)
+        if self._room is not None:
+            self._room.set()
+
+    async def _handle(self, record: Record[Any, Any]) -> None:
+        policy, attempt = self._policy, 0
+        while True:
+            attempt += 1
+            try:
+                await self._handler(record)
+                return
+            except Exception as error:  # the border to the user's handler
+                if policy is None or not isinstance(error, policy.on):
+                    raise
+                if attempt >= policy.attempts:
+                    if policy.then == "raise":
+                        raise
+                    await self._give_up(record, error, attempt, policy.topic)
+                    return
+            await anyio.sleep(policy.delay(attempt))
+
+    async def _give_up(
+        self, record: Record[Any, Any], error: Exception, attempts: int, topic: str | None
+    ) -> None:
+        if topic is not None:
+            await self._letters.send(topic, record, error, attempts)
+        _log.warning(
+            "%s failed %s times (%s); %s",
+            texts.record_name(record.topic, record.partition, record.offset),
+            attempts,
+            texts.error_summary(error),
+            "skipped" if topic is None else f"written to {topic}",
+            extra={"event": "consumer.given_up", "code": None},
+        )
+
+
+async def run(
+    letters: DeadLetters,
+    records: AsyncIterator[Record[K, V]],
+    handler: Callable[[Record[K, V]], Awaitable[None]],
+    *,
+    in_flight: int,
+    order: Order,
+    policy: ErrorPolicy | None,
+    drain_timeout: float,
+    signals: bool,
+) -> None:
+    """See ``Consumer.run``."""
+    _check(in_flight, order, drain_timeout)
+    this = _Run(letters, handler, policy, order, in_flight)
+    if signals and threading.current_thread() is threading.main_thread():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_watch_signals, this, drain_timeout)
+            await this.go(records)
+            tasks.cancel_scope.cancel()
+    else:
+        await this.go(records)
+    if this.failure is not None:
+        raise this.failure
+    if this.lanes.taken:
+        _log.warning(
+            "run() stopped with %s records not finished within drain_timeout %s s",
+            this.lanes.taken,
+            drain_timeout,
+            extra={"event": "consumer.not_drained", "code": None},
+        )
+
+
+async def _watch_signals(this: _Run, drain_timeout: float) -> None:
+    """The first signal drains, the second one ends at once."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        drained = False
+        async for _ in received:
+            this.drain(0.0 if drained else drain_timeout)
+            drained = True
+
+
+def _check(in_flight: int, order: str, drain_timeout: float) -> None:
+    call = "consumer.run()"
+    if isinstance(in_flight, bool) or in_flight < 1:
+        raise texts_config.bad_argument(
+            "in_flight", in_flight, call=call, expected="at least 1", hint="Example: 64"
+        )
+    if order not in ORDERS:
+        raise texts_config.bad_argument(
+            "order", order, call=call, expected=f"one of {ORDERS}", hint="Default: 'key'"
+        )
+    if not drain_timeout >= 0:
+        raise texts_config.bad_argument(
+            "drain_timeout", drain_timeout, call=call, expected="0 or more", hint="Example: 30.0"
+        )
