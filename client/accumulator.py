@@ -16,7 +16,7 @@ What is decided here takes ``now`` as an argument; ``sender.py`` acts on it.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from tailrace.client.retry import Backoff
 from tailrace.protocol.batch import (
@@ -105,16 +105,16 @@ class PendingBatch:
         values.append(value)
         self.timestamps.append(timestamp)
         self.size += size
-        if self.keys is not None:
-            self.keys.append(key)
-        elif key is not None:
-            self.keys = [None] * index
-            self.keys.append(key)
-        if self.headers is not None:
-            self.headers.append(headers or None)
-        elif headers:
-            self.headers = [None] * index
-            self.headers.append(headers)
+        if key is not None or self.keys is not None:
+            keys = self.keys
+            if keys is None:
+                keys = self.keys = _nothing(index)
+            keys.append(key)
+        if headers or self.headers is not None:
+            column = self.headers
+            if column is None:
+                column = self.headers = _nothing(index)
+            column.append(headers or None)
         return index
 
     def extend(
@@ -131,11 +131,11 @@ class PendingBatch:
         self.timestamps += timestamps
         self.size += size
         if keys is not None or self.keys is not None:
-            self.keys = self.keys or [None] * first
-            self.keys += [None] * len(values) if keys is None else keys
+            before = _nothing(first) if self.keys is None else self.keys
+            self.keys = [*before, *(_nothing(len(values)) if keys is None else keys)]
         if headers is not None or self.headers is not None:
-            self.headers = self.headers or [None] * first
-            self.headers += [None] * len(values) if headers is None else headers
+            heads = _nothing(first) if self.headers is None else self.headers
+            self.headers = [*heads, *(_nothing(len(values)) if headers is None else headers)]
         return first
 
     def encode(self, compression: Compression) -> bytes:
@@ -322,6 +322,10 @@ class Lane:
             self.seed = header_seed(self.topic_id, self.partition)
             self.renumber()
         return True
+
+
+def _nothing(count: int) -> list[Any]:
+    return [None] * count
 
 
 def _number(batch: PendingBatch) -> int:

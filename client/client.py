@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -248,7 +248,7 @@ class Client(Opening):
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
+            yield from _leaves(cast(BaseExceptionGroup[BaseException], error))
         else:
             yield error
 

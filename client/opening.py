@@ -1,29 +1,33 @@
 """``Client.producer`` and ``Client.consumer``, typed so that key and value types are inferred.
 
-Four overloads each: a key or value codec is either something with a type (``str``, a model, a
-``Codec[T]``; ``bytes`` when not given) or the name of one that has none (``"json"``).
+Nine overloads each: a key or value codec is not given (``bytes``), or something with a type
+(``str``, a model, a ``Codec[T]``), or the name of one that has none (``"json"``).
 """
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from tailrace.client.codecs import Codec, CodecSpec
 from tailrace.client.records import Acks, At, TopicPartition
 from tailrace.protocol.batch import Compression
-
-if sys.version_info >= (3, 13):
-    from typing import TypeVar
-else:
-    from typing_extensions import TypeVar
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client
     from tailrace.client.consumer import Consumer
     from tailrace.client.producer import Producer
 
-K = TypeVar("K", default=bytes)
-V = TypeVar("V", default=bytes)
+K = TypeVar("K")
+V = TypeVar("V")
 Typed: TypeAlias = type[K] | Codec[K]
 Untyped: TypeAlias = Literal["json", "msgpack"]
 
@@ -70,29 +74,35 @@ class Opening:
     """Mixed into ``Client``."""
 
     @overload
+    def producer(self, **options: Unpack[ProducerOptions]) -> "Producer[bytes, bytes]": ...
+    @overload
     def producer(
-        self,
-        *,
-        key: Typed[K] = ...,
-        value: Typed[V] = ...,
-        **options: Unpack[ProducerOptions],
+        self, *, value: Typed[V], **options: Unpack[ProducerOptions]
+    ) -> "Producer[bytes, V]": ...
+    @overload
+    def producer(
+        self, *, value: Untyped, **options: Unpack[ProducerOptions]
+    ) -> "Producer[bytes, Any]": ...
+    @overload
+    def producer(
+        self, *, key: Typed[K], **options: Unpack[ProducerOptions]
+    ) -> "Producer[K, bytes]": ...
+    @overload
+    def producer(
+        self, *, key: Typed[K], value: Typed[V], **options: Unpack[ProducerOptions]
     ) -> "Producer[K, V]": ...
     @overload
     def producer(
-        self,
-        *,
-        key: Untyped,
-        value: Typed[V] = ...,
-        **options: Unpack[ProducerOptions],
-    ) -> "Producer[Any, V]": ...
+        self, *, key: Typed[K], value: Untyped, **options: Unpack[ProducerOptions]
+    ) -> "Producer[K, Any]": ...
     @overload
     def producer(
-        self,
-        *,
-        key: Typed[K] = ...,
-        value: Untyped,
-        **options: Unpack[ProducerOptions],
-    ) -> "Producer[K, Any]": ...
+        self, *, key: Untyped, **options: Unpack[ProducerOptions]
+    ) -> "Producer[Any, bytes]": ...
+    @overload
+    def producer(
+        self, *, key: Untyped, value: Typed[V], **options: Unpack[ProducerOptions]
+    ) -> "Producer[Any, V]": ...
     @overload
     def producer(
         self, *, key: Untyped, value: Untyped, **options: Unpack[ProducerOptions]
@@ -137,35 +147,39 @@ class Opening:
 
     @overload
     def consumer(
-        self,
-        *topics: str,
-        key: Typed[K] = ...,
-        value: Typed[V] = ...,
-        **options: Unpack[ConsumerOptions],
+        self, *topics: str, **options: Unpack[ConsumerOptions]
+    ) -> "Consumer[bytes, bytes]": ...
+    @overload
+    def consumer(
+        self, *topics: str, value: Typed[V], **options: Unpack[ConsumerOptions]
+    ) -> "Consumer[bytes, V]": ...
+    @overload
+    def consumer(
+        self, *topics: str, value: Untyped, **options: Unpack[ConsumerOptions]
+    ) -> "Consumer[bytes, Any]": ...
+    @overload
+    def consumer(
+        self, *topics: str, key: Typed[K], **options: Unpack[ConsumerOptions]
+    ) -> "Consumer[K, bytes]": ...
+    @overload
+    def consumer(
+        self, *topics: str, key: Typed[K], value: Typed[V], **options: Unpack[ConsumerOptions]
     ) -> "Consumer[K, V]": ...
     @overload
     def consumer(
-        self,
-        *topics: str,
-        key: Untyped,
-        value: Typed[V] = ...,
-        **options: Unpack[ConsumerOptions],
-    ) -> "Consumer[Any, V]": ...
-    @overload
-    def consumer(
-        self,
-        *topics: str,
-        key: Typed[K] = ...,
-        value: Untyped,
-        **options: Unpack[ConsumerOptions],
+        self, *topics: str, key: Typed[K], value: Untyped, **options: Unpack[ConsumerOptions]
     ) -> "Consumer[K, Any]": ...
     @overload
     def consumer(
-        self,
-        *topics: str,
-        key: Untyped,
-        value: Untyped,
-        **options: Unpack[ConsumerOptions],
+        self, *topics: str, key: Untyped, **options: Unpack[ConsumerOptions]
+    ) -> "Consumer[Any, bytes]": ...
+    @overload
+    def consumer(
+        self, *topics: str, key: Untyped, value: Typed[V], **options: Unpack[ConsumerOptions]
+    ) -> "Consumer[Any, V]": ...
+    @overload
+    def consumer(
+        self, *topics: str, key: Untyped, value: Untyped, **options: Unpack[ConsumerOptions]
     ) -> "Consumer[Any, Any]": ...
     def consumer(
         self,

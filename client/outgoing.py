@@ -18,11 +18,11 @@ Column = list[bytes | None]
 
 def checked_headers(headers: RecordHeaders) -> tuple[tuple[str, bytes | None], ...]:
     """A copy that nobody changes any more; TypeError unless they are (text, bytes or None)."""
-    for header in headers:
-        name, value = header
-        if not isinstance(name, str) or not (value is None or type(value) is bytes):
-            raise TypeError(f"a header is a pair of str and (bytes or None), not {header!r}")
-    return tuple(cast("tuple[str, bytes | None]", tuple(header)) for header in headers)
+    copied = tuple((name, value) for name, value in headers)
+    for name, value in copied:
+        if type(name) is not str or not (value is None or type(value) is bytes):
+            raise TypeError(f"a header is (str, bytes or None), not ({name!r}, {value!r})")
+    return copied
 
 
 def headers_size(headers: RecordHeaders) -> int:

@@ -5,7 +5,7 @@ to columns, no coroutine and no primitive of the event loop (D19). ``send_many``
 whole. Everything behind that is in ``sender.py``.
 """
 
-import sys
+import inspect
 import warnings
 from collections.abc import Awaitable, Sequence
 from threading import get_ident
@@ -195,16 +195,17 @@ class Producer(Generic[K, V]):
         if route is None:
             return None
         if type(value) is bytes and self._plain_value:
-            size = len(value)
+            data: bytes | None = value
+            size = len(data)
         else:
-            value = encode_value(self._value_codec, value, topic=topic, part="value")
-            size = 0 if value is None else len(value)
-        lane = route.sticky
+            data = encode_value(self._value_codec, value, topic=topic, part="value")
+            size = 0 if data is None else len(data)
+        lane, raw_key = route.sticky, None
         if key is not None:
-            if not self._plain_key or type(key) is not bytes:
-                key = encode_value(self._key_codec, key, topic=topic, part="key")
-            size += len(key)
-            lane = route.lane(partition, key)
+            raw_key = encode_value(self._key_codec, key, topic=topic, part="key")
+            assert raw_key is not None
+            size += len(raw_key)
+            lane = route.lane(partition, raw_key)
         elif partition is not None:
             lane = route.lane(partition, None)
         if timestamp is None:
@@ -219,7 +220,7 @@ class Producer(Generic[K, V]):
         size += RECORD_OVERHEAD_BYTES
         if not self._room.free_for(size):
             return None
-        batch, index = self._sender.append(lane, value, key, timestamp, headers, size)
+        batch, index = self._sender.append(lane, data, raw_key, timestamp, headers, size)
         if index == 0:
             self._sender.soon(lane)
         return Delivery(batch, index)
@@ -426,7 +427,7 @@ class Producer(Generic[K, V]):
 
 def _caller() -> tuple[str, int]:
     """File and line of the user's call: the first frame outside of this room."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__package__") == __package__:
         frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno
+    return (frame.f_code.co_filename, frame.f_lineno) if frame is not None else ("?", 0)
