@@ -70,6 +70,7 @@ def dev(
         option("storage.data_dir", data, "--data")
     if no_auto_create:
         option("broker.auto_create", "false", "--no-auto-create")
+    options += verbosity(console)
     with memory_directory(wanted=memory) as directory:
         if directory is not None:
             option("storage.data_dir", directory, "--memory")
@@ -121,10 +122,16 @@ def serve(
     options = read_options(assignments)
     if data is not None:
         options.append(Given("storage.data_dir", data, "cli", "--data"))
+    options += verbosity(console)
     sources = Sources(find_file(path, os.environ), dict(os.environ), tuple(options))
     if check:
         return report_check(console, sources)
     return run_broker(console, load(sources), sources, lambda ready: None)
+
+
+def verbosity(console: Console) -> list[Given]:
+    """What ``-v`` means for a broker."""
+    return [Given("log.level", "debug", "cli", "-v")] if console.verbose else []
 
 
 def run_broker(

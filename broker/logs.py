@@ -186,6 +186,7 @@ def configure(*, level: str, format: str, broker: str, stream: TextIO | None = N
     for old in [one for one in root.handlers if isinstance(one, LogHandler)]:
         root.removeHandler(old)
         old.close()
+    logging.getLogger("tailrace").handlers.clear()  # ``-v`` of the command line has put one there
     root.addHandler(handler)
     set_level(level)
     return handler

@@ -100,7 +100,12 @@ class Process:
 
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
-            ready = await nursery.start(self._server.run)
+            try:
+                ready = await nursery.start(self._server.run)
+            except RuntimeError:
+                if self._forced:
+                    return  # killed before it was ready, so that it never said that it is
+                raise
             self._ready = True
             self.notifier.ready(f"serving {ready.url}")
             self._announce(ready)

@@ -1,5 +1,6 @@
 """A broker as a real process: ready lines, signals, exit codes, systemd."""
 
+import io
 import json
 import os
 import re
@@ -15,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from tailrace.broker import process
+from tailrace.broker.config import Sources, from_mapping
+from tailrace.broker.health import Health
+from tailrace.broker.logs import LogHandler, as_json
+from tailrace.broker.metrics import Metrics
 from tailrace.broker.process import failure_code, first_of
 from tailrace.protocol.errors import BrokerError, ConfigError, MetadataUnavailable
 
@@ -347,3 +354,33 @@ def test_error_with_a_code_wins_over_its_company() -> None:
     other = OSError("b")
     assert first_of(BaseExceptionGroup("", [ExceptionGroup("", [other])])) is other
     assert failure_code(MetadataUnavailable("T100", "x")) == 1
+
+
+class NeverReady:
+    """A server that is still recovering when the signals come."""
+
+    def __init__(self, *_: object) -> None:
+        self.health = Health()
+        self.metrics = Metrics(version="0", topics_max=1, clock=time.monotonic)
+        self._scope = trio.CancelScope()
+
+    async def run(self, *, task_status: trio.TaskStatus[object]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        with self._scope:
+            await trio.sleep_forever()
+
+    def stop(self) -> None:
+        """Too early: there is nothing to stop yet."""
+
+    def kill(self) -> None:
+        self._scope.cancel()
+
+
+def test_two_signals_end_a_broker_that_is_not_ready_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "Server", NeverReady)
+    handler = LogHandler(io.StringIO(), broker="n1", render=as_json)
+    announced: list[object] = []
+    one = process.Process(from_mapping({}), Sources(), announced.append, handler)
+    assert trio.run(one.main) == 1
+    assert announced == []
