@@ -8,9 +8,9 @@ Invariants:
 """
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import trio
 
@@ -28,7 +28,10 @@ from tailrace.storage.log import Log, LogConfig
 
 log = logging.getLogger("tailrace.broker.shelf")
 
+T = TypeVar("T")
+
 OPEN_AT_ONCE_MAX = 4  # logs being recovered at the same time
+RETRY_AFTER_S = 5.0  # what a producer refused for want of room is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +132,22 @@ class Shelf:
     async def open(self, openings: Sequence[Opening], *, clean: bool, suspect: bool) -> None:
         """Open and recover these partitions, some at a time."""
         self._health.partitions_total += len(openings)
-        waiting = iter(openings)
 
-        async def work() -> None:
-            for opening in waiting:
-                await self._open(opening, clean=clean, suspect=suspect)
-                self._health.partitions_done += 1
+        async def open_one(opening: Opening) -> None:
+            await self._open(opening, clean=clean, suspect=suspect)
+            self._health.partitions_done += 1
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(OPEN_AT_ONCE_MAX, len(openings))):
-                nursery.start_soon(work)
+        await _some_at_a_time(openings, open_one)
+
+    async def lead(self, leaderships: Mapping[PartitionId, Leadership]) -> None:
+        """Begin these epochs, in the logs first (R8)."""
+
+        async def lead_one(where: PartitionId) -> None:
+            partition, leadership = self._partitions[where], leaderships[where]
+            await self._world.offload.run(partition.log.begin_epoch, leadership.leader_epoch)
+            partition.lead(leadership)
+
+        await _some_at_a_time(list(leaderships), lead_one)
 
     async def _open(self, opening: Opening, *, clean: bool, suspect: bool) -> None:
         topic, number = opening.topic, opening.number
@@ -244,7 +253,17 @@ class Shelf:
             log.error("%s", error, extra={"event": "recovery.corruption", "code": error.code})
 
 
-RETRY_AFTER_S = 5.0  # what a producer refused for want of room is told
+async def _some_at_a_time(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Do it for all, by as many tasks as a disk is good for."""
+    waiting = iter(items)
+
+    async def worker() -> None:
+        for item in waiting:
+            await work(item)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(OPEN_AT_ONCE_MAX, len(items))):
+            nursery.start_soon(worker)
 
 
 def log_config(config: TopicConfig) -> LogConfig:

@@ -247,11 +247,7 @@ class Topics:
             for one in openings
             if self._shelf.get(one.topic.topic_id, one.number) is not None
         }
-        for where, leadership in (await self._registry.elect(opened)).items():
-            partition = self._shelf.get(*where)
-            assert partition is not None, "only a change, of which there is one, removes partitions"
-            await self._world.offload.run(partition.log.begin_epoch, leadership.leader_epoch)
-            partition.lead(leadership)
+        await self._shelf.lead(await self._registry.elect(opened))
 
     async def _refresh(self) -> None:
         """After a change that failed half-way: do what the store says (R16)."""
