@@ -398,7 +398,8 @@ class Log:
     def truncate_to(self, offset: int) -> None:
         """Remove all batches that end above ``offset``, durably. They must not be committed.
 
-        Everything else is then read from the files again, as after a crash.
+        No sync round with this log may be under way; older sync points are void. Everything else
+        is then read from the files again, as after a crash.
         """
         self._ready()
         assert self.start <= offset

@@ -111,21 +111,29 @@ class IndexInfo:
     append_time: int
 
 
+def place_of(path: str) -> tuple[bytes, int, int]:
+    """Topic id, partition and base offset of a log file, by the names in its path.
+
+    Raises InputError T062 if the path is no log file of a partition.
+    """
+    directory, _, name = os.path.abspath(path).rpartition("/")
+    where = parse_partition_name(directory.rpartition("/")[2])
+    bases = numbered([name], "", LOG)
+    if where is None or not bases:
+        reason = f"{path} is not <topic id>-<partition>/<20 digits>{LOG}"
+        raise texts_cli.invalid_input(reason, hint="See: tailrace segment --help")
+    return (*where, bases[0])
+
+
 class LogFile:
     """One log file, open for reading, with what its name and its neighbours say of it."""
 
     def __init__(self, path: str) -> None:
         """Raises InputError T062 if the path is no log file of a partition."""
-        directory, _, name = os.path.abspath(path).rpartition("/")
-        where = parse_partition_name(directory.rpartition("/")[2])
-        bases = numbered([name], "", LOG)
-        if where is None or not bases:
-            reason = f"{path} is not <topic id>-<partition>/<20 digits>{LOG}"
-            raise texts_cli.invalid_input(reason, hint="See: tailrace segment --help")
         self.path = path
-        self.topic_id, self.partition = where
-        self.base_offset = bases[0]
-        self.seed = header_seed(*where)
+        self.topic_id, self.partition, self.base_offset = place_of(path)
+        self.seed = header_seed(self.topic_id, self.partition)
+        directory = os.path.dirname(os.path.abspath(path))
         later = [at for at in numbered(os.listdir(directory), "", LOG) if at > self.base_offset]
         self.end_offset = later[0] if later else None  # where the next segment begins
         mark = read_mark(directory)

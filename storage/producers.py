@@ -191,9 +191,9 @@ def decode_producers(
         for _ in range(count):
             producer_id, epoch, length = _PRODUCER.unpack_from(body, at)
             at += _PRODUCER.size
-            if not 1 <= length <= WINDOW:
-                return None
             rows = body[at : at + length * _SENT.size]
+            if not 1 <= length <= WINDOW or len(rows) < length * _SENT.size:
+                return None
             table.put(producer_id, Producer(epoch, tuple(map(Sent._make, _SENT.iter_unpack(rows)))))
             at += len(rows)
     except struct.error:

@@ -174,15 +174,17 @@ class _Recovery:
         self._finish(names, suspect=suspect)
 
     def _names(self) -> list[str]:
-        """The files there are, without those a crash left half made."""
+        """The files there are, without those a crash left half made or half removed."""
         if not self.disk.exists(self.path):
             self.disk.make_directory(self.path)
             self.disk.sync_directory(checkpoint.parent(self.path))
         names = self.disk.list(self.path)
-        for name in names:
-            if name.endswith(checkpoint.TEMPORARY):
-                self.disk.remove(f"{self.path}/{name}")
-        return names
+        half_made = {name for name in names if name.endswith(checkpoint.TEMPORARY)}
+        bases = set(numbered(names, "", ".log"))
+        orphans = {f"{at:020}.index" for at in numbered(names, "", ".index") if at not in bases}
+        for name in half_made | orphans:
+            self.disk.remove(f"{self.path}/{name}")
+        return [name for name in names if name not in half_made | orphans]
 
     def _read_marks(self, names: list[str], bases: list[int]) -> None:
         start = marks.read_start(self.disk, self.path)
@@ -209,13 +211,16 @@ class _Recovery:
         end = self.mark.offset
         if end > self.start:
             self._quarantine_missing(end)
-        self.start = min(self.start, end)
-        checkpoint.write(
-            self.disk, marks.flushed_path(self.path), marks.encode_mark(Mark(end, end, 0))
-        )
         segment = Segment(self.disk, self.path, end)
         segment.create(self.segment_bytes)
-        self.disk.sync([segment.file])
+        small = {
+            marks.flushed_path(self.path): marks.encode_mark(Mark(end, end, 0)),
+            marks.start_path(self.path): marks.encode_start(self.start),
+        }
+        staged = [checkpoint.stage(self.disk, path, data) for path, data in small.items()]
+        self.disk.sync([segment.file, *staged])
+        for path in small:
+            checkpoint.publish(self.disk, path)
         self.disk.sync_directory(self.path)
         self.segments = [segment]
 
@@ -286,9 +291,6 @@ class _Recovery:
                 self.producers, self.producers_from = table, at
                 break
             self.report.rebuilt.append(file)
-        else:
-            if len(self.segments) > 1 and not snapshots:
-                self.report.rebuilt.append("producers")
         body = checkpoint.read(self.disk, f"{self.path}/epochs", checkpoint.Kind.EPOCHS)
         epochs = None if body is None else decode_epochs(body)
         if epochs is None:

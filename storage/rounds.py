@@ -25,6 +25,7 @@ class Sidecar:
     path: str
     content: Callable[[], bytes]  # called in the sync thread; must not see later changes
     done: Callable[[], None]  # called in the loop once it is durable
+    taken: bool = False  # by a round that may be under way
     written: bool = False
 
 
@@ -103,15 +104,18 @@ class Unsynced:
 
     def add(self, sidecar: Sidecar) -> None:
         """Write a sidecar with the next round. Raises ``OSError`` only where too many wait."""
+        self._sidecars = [s for s in self._sidecars if s.path != sidecar.path or s.taken]
         self._sidecars.append(sidecar)
-        while len(self._sidecars) > SIDECARS_MAX:
-            oldest = self._sidecars.pop(0)
+        waiting = [s for s in self._sidecars if not s.taken]
+        for oldest in waiting[:-SIDECARS_MAX]:
             checkpoint.write(self._disk, oldest.path, oldest.content())
+            self._sidecars.remove(oldest)
             oldest.done()
 
     def forget(self, segment: Segment) -> None:
         """A segment was removed."""
         self._segments = [s for s in self._segments if s is not segment]
+        self._zeros = None if self._zeros is segment else self._zeros
         self._sidecars = [s for s in self._sidecars if s.path != segment.index_path]
 
     def point(self, active: Segment) -> SyncPoint:
@@ -120,6 +124,9 @@ class Unsynced:
         if self._zeros is not None and self._zeros not in segments:
             segments.append(self._zeros)
         self._zeros = None
+        sidecars = [sidecar for sidecar in self._sidecars if not sidecar.taken]
+        for sidecar in sidecars:
+            sidecar.taken = True
         return SyncPoint(
             owner=self,
             end=active.next_offset,
@@ -129,7 +136,7 @@ class Unsynced:
             sync_names=self._names_changed > self._names_synced,
             segments=[(segment, segment.size_bytes) for segment in segments],
             files=[segment.file for segment in segments],
-            sidecars=list(self._sidecars),
+            sidecars=sidecars,
         )
 
     def synced(self, point: SyncPoint) -> None:
@@ -140,6 +147,7 @@ class Unsynced:
         self._segments = [s for s in self._segments if s.synced_bytes < s.size_bytes]
         self._names_synced = max(self._names_synced, point.names)
         for sidecar in point.sidecars:
+            sidecar.taken = False  # one that could not be written waits for the next round
             if sidecar.written and sidecar in self._sidecars:
                 self._sidecars.remove(sidecar)
                 sidecar.done()

@@ -68,10 +68,10 @@ class Scanner:
     def find(self, position: int, end: int, above: int, below: int) -> tuple[int, int] | None:
         """The next sound batch that begins in [position, end) with above < base offset < below.
 
-        Returns its position and base offset. Batches that are not sound are passed over.
+        Returns its position and base offset. Passed over is what is not sound, and what stands
+        in the wrong place: a batch before one that does not continue it.
         """
-        while position < end:
-            position = self._source.next_data(position)
+        while (position := self._source.next_data(position)) < end:
             data = self._source.read(min(WINDOW_BYTES, end + HEADER_BYTES - position), position)
             if not data:
                 return None
@@ -79,7 +79,7 @@ class Scanner:
             while at >= 0:
                 candidate = position + at - _MAGIC_AT
                 if at >= _MAGIC_AT and candidate < end:
-                    base = self._sound_base(candidate)
+                    base = self._base_in_place(candidate)
                     if base is not None and above < base < below:
                         return candidate, base
                 at = data.find(_MAGIC, at + 1)
@@ -100,11 +100,15 @@ class Scanner:
             position += len(data)
         return found
 
-    def _sound_base(self, position: int) -> int | None:
-        if not self.header_ok(position):
+    def _base_in_place(self, position: int) -> int | None:
+        found = self.at(position) if self.header_ok(position) else None
+        if not isinstance(found, BatchHeader):
             return None
-        found = self.at(position)
-        return found.base_offset if isinstance(found, BatchHeader) else None
+        following = self.at(position + found.size_bytes)
+        misplaced = (
+            isinstance(following, BatchHeader) and following.base_offset != found.next_offset
+        )
+        return None if misplaced else found.base_offset
 
     def _claimed_bytes(self, position: int) -> int:
         """Size of the entry by its own words, if they are possible, else that of a header."""
