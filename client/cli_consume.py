@@ -13,20 +13,19 @@ from typing import get_args
 import anyio
 import click
 
-from tailrace.client.cli_format import AnyRecord, compile_format, document, terminal_line
+from tailrace.client.cli_format import AnyRecord, Write, printer
 from tailrace.client.cli_offsets import Position, parse_range
-from tailrace.client.cli_run import connect_by, say
+from tailrace.client.cli_pipes import until_stdout_closes
+from tailrace.client.cli_run import connect_by, duration_s, say
 from tailrace.client.client import Client
 from tailrace.client.consumer import Consumer
 from tailrace.client.offsets import list_offsets
-from tailrace.client.record_json import Decode, compact
 from tailrace.client.records import Batch, TopicPartition
 from tailrace.protocol import texts, texts_cli
 from tailrace.protocol.console import EXIT_INTERRUPTED, Console
-from tailrace.protocol.units import parse_duration_s
+from tailrace.protocol.record_json import Decode
 
 BATCH_RECORDS = 10_000
-BATCH_WAIT_SECONDS = 0.02
 DECODES = click.Choice(get_args(Decode))
 
 
@@ -35,7 +34,8 @@ class Run:
     """What to read, how to print it, and how far it got."""
 
     console: Console
-    write: Callable[[Batch[bytes, bytes]], None]
+    write: Write
+    at_end: Callable[[], None]
     limit: int | None = None
     ends: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
     positions: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
@@ -68,41 +68,6 @@ class Run:
         return f"resume at {places}" if places else "nothing was read"
 
 
-def writer(
-    console: Console, template: str | None, decode: Decode
-) -> Callable[[Batch[bytes, bytes]], None]:
-    """How batches are printed, by the options."""
-    out = sys.stdout.buffer
-    if console.output == "ndjson":
-        return lambda batch: each(batch, lambda r: compact(document(r, decode)).encode() + b"\n")
-    if template is not None:
-        render = compile_format(template)
-        return lambda batch: each(batch, lambda record: render(record) + b"\n")
-    if sys.stdout.isatty():
-        return lambda batch: each(batch, lambda r: terminal_line(r, decode).encode() + b"\n")
-    if decode != "auto":
-        return lambda batch: each(batch, lambda r: compact_value(r, decode) + b"\n")
-
-    def values_only(batch: Batch[bytes, bytes]) -> None:
-        out.write(b"\n".join([value or b"" for value in batch.values]) + b"\n")
-
-    return values_only
-
-
-def each(batch: Batch[bytes, bytes], render: Callable[[AnyRecord], bytes]) -> None:
-    sys.stdout.buffer.write(b"".join([render(record) for record in batch]))
-
-
-def compact_value(record: AnyRecord, decode: Decode) -> bytes:
-    value = document(record, decode)["value"]
-    return (value if isinstance(value, str) else compact(value)).encode()
-
-
-def collect(into: list[dict[str, object]], decode: Decode) -> Callable[[Batch[bytes, bytes]], None]:
-    """For ``-O json``: one document at the end."""
-    return lambda batch: into.extend(document(record, decode) for record in batch)
-
-
 @click.command()
 @click.argument("topics", nargs=-1, required=True)
 @click.option("-g", "--group", help="Consumer group (comes in a later release).")
@@ -113,9 +78,9 @@ def collect(into: list[dict[str, object]], decode: Decode) -> Callable[[Batch[by
 @click.option("-f", "--format", "template", help="%t %p %o %k %v %h %d %a, \\n \\t.")
 @click.option("--decode", type=DECODES, default="auto")
 @click.option("--idle", metavar="DUR", help="Stop when nothing came for so long.")
-@click.pass_context
+@click.pass_obj
 def consume(
-    ctx: click.Context,
+    console: Console,
     topics: tuple[str, ...],
     group: str | None,
     offset: str,
@@ -125,19 +90,15 @@ def consume(
     template: str | None,
     decode: Decode,
     idle: str | None,
-) -> None:
+) -> int:
     """Print the records of TOPICS, and go on until Ctrl-C, -n, -e or --idle."""
-    console: Console = ctx.obj
     if group is not None:
         raise texts_cli.later_command(command="consume -g")
     start, to = parse_range(offset, datetime.now(UTC))
     if console.output == "json" and limit is None and not stop_at_end and idle is None and not to:
         raise click.UsageError("-O json needs an end: -n, -e or --idle (or use -O ndjson)")
-    records: list[dict[str, object]] = []
-    as_json = console.output == "json"
-    run = Run(console, collect(records, decode) if as_json else writer(console, template, decode))
-    run.limit = limit
-    idle_seconds = None if idle is None else parse_duration_s(idle)
+    run = Run(console, *printer(console, template, decode), limit=limit)
+    idle_seconds = duration_s("--idle", idle)
 
     async def work() -> None:
         async with connect_by(console) as client:
@@ -150,9 +111,7 @@ def consume(
                 await seek_all(client, consumer, partitions, start, run)
                 await print_all(consumer, run)
 
-    finish(ctx, run, work)
-    if as_json:
-        click.echo(compact({"records": records}))
+    return finish(run, work)
 
 
 @click.command()
@@ -162,23 +121,20 @@ def consume(
 @click.option("-p", "--partition", "numbers", type=click.IntRange(min=0), multiple=True)
 @click.option("--format", "template", help="As for consume.")
 @click.option("--decode", type=DECODES, default="auto")
-@click.pass_context
+@click.pass_obj
 def tail(
-    ctx: click.Context,
+    console: Console,
     topic: str,
     count: int,
     follow: bool,
     numbers: tuple[int, ...],
     template: str | None,
     decode: Decode,
-) -> None:
+) -> int:
     """Print the last N records of TOPIC by append time, then exit or follow."""
-    console: Console = ctx.obj
     if console.output == "json" and follow:
         raise click.UsageError("-O json needs an end: leave out -f (or use -O ndjson)")
-    found: list[dict[str, object]] = []
-    as_json = console.output == "json"
-    run = Run(console, collect(found, decode) if as_json else writer(console, template, decode))
+    run = Run(console, *printer(console, template, decode))
 
     async def work() -> None:
         async with connect_by(console) as client:
@@ -195,36 +151,31 @@ def tail(
                         await consumer.seek(partition, end)
                     await print_all(consumer, run)
 
-    finish(ctx, run, work)
-    if as_json:
-        click.echo(compact({"records": found}))
+    return finish(run, work)
 
 
 @click.command()
 @click.argument("place", metavar="TOPIC:P:OFF[-OFF]")
 @click.option("--decode", type=DECODES, default="auto")
-@click.pass_context
-def cat(ctx: click.Context, place: str, decode: Decode) -> None:
+@click.pass_obj
+def cat(console: Console, place: str, decode: Decode) -> int:
     """Print records by offset; both ends are included."""
-    console: Console = ctx.obj
     partition, first, last = parse_place(place)
-    found: list[dict[str, object]] = []
-    as_json = console.output == "json"
-    run = Run(console, collect(found, decode) if as_json else writer(console, None, decode))
-    run.ends = {partition: last + 1}
+    run = Run(console, *printer(console, None, decode))
 
     async def work() -> None:
         async with connect_by(console) as client:
-            ends = await resolve(client, [partition], Position("end"))
-            if last >= ends[partition]:
-                run.ends = ends
+            await find_partitions(client, (partition.topic,), (partition.partition,))
+            start = (await resolve(client, [partition], Position("start")))[partition]
+            end = (await resolve(client, [partition], Position("end")))[partition]
+            if not start <= first < end:
+                raise texts.offset_out_of_range(*partition, requested=first, start=start, end=end)
+            run.ends = {partition: min(last + 1, end)}
             async with client.consumer(partitions=[partition], stop_at_end=True) as consumer:
                 await consumer.seek(partition, first)
                 await print_all(consumer, run)
 
-    finish(ctx, run, work)
-    if as_json:
-        click.echo(compact({"records": found}))
+    return finish(run, work)
 
 
 def parse_place(place: str) -> tuple[TopicPartition, int, int]:
@@ -236,19 +187,21 @@ def parse_place(place: str) -> tuple[TopicPartition, int, int]:
     return TopicPartition(topic, int(number)), int(first), int(last or first)
 
 
-def finish(ctx: click.Context, run: Run, work: Callable[[], Awaitable[None]]) -> None:
-    """Run to the end; on Ctrl-C say where to go on, and exit with 130."""
+def finish(run: Run, work: Callable[[], Awaitable[None]]) -> int:
+    """Run to the end; on Ctrl-C say where to go on. The exit code."""
     try:
-        anyio.run(work, backend="asyncio")
+        anyio.run(until_stdout_closes, work, backend="asyncio")
     except KeyboardInterrupt:
         say(run.console, run.resume_line())
-        ctx.exit(EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
+    run.at_end()
+    return 0
 
 
 async def print_all(consumer: Consumer[bytes, bytes], run: Run) -> None:
     if run.done():
         return
-    async for batch in consumer.batches(max_records=BATCH_RECORDS, max_wait=BATCH_WAIT_SECONDS):
+    async for batch in consumer.batches(max_records=BATCH_RECORDS, max_wait=0):
         run.take(batch)
         if run.done():
             return
@@ -259,7 +212,7 @@ async def find_partitions(
 ) -> list[TopicPartition]:
     """Every partition of the topics, or those asked for; T010 or T011 if one does not exist."""
     found: list[TopicPartition] = []
-    for topic in topics:
+    for topic in dict.fromkeys(topics):
         metadata = await client.cluster.topic(topic)
         existing = [partition.partition for partition in metadata.partitions]
         for number in numbers:
@@ -267,7 +220,7 @@ async def find_partitions(
                 raise texts.partition_not_found(
                     topic=topic, partition=number, partitions=len(existing)
                 )
-        found += [TopicPartition(topic, number) for number in numbers or existing]
+        found += [TopicPartition(topic, number) for number in dict.fromkeys(numbers or existing)]
     return found
 
 
@@ -280,7 +233,7 @@ async def resolve(
     if position.kind == "time":
         assert position.time is not None
         time_ms = int(position.time.timestamp() * 1_000)
-        return await list_offsets(client, partitions, time_ms)
+        return await list_offsets(client, partitions, max(0, time_ms))
     if position.kind == "start":
         return await list_offsets(client, partitions, "earliest")
     ends = await list_offsets(client, partitions, "latest")

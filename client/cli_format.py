@@ -3,15 +3,19 @@
 import base64
 import json
 import re
+import sys
 from collections.abc import Callable
 from datetime import datetime
+from typing import BinaryIO
 
 import click
 
-from tailrace.client.record_json import Decode, compact, encode_bytes, record_document
-from tailrace.client.records import Record
+from tailrace.client.records import Batch, Record
+from tailrace.protocol.console import Console
+from tailrace.protocol.record_json import Decode, compact, printable, record_document
 
 AnyRecord = Record[bytes, bytes]
+Write = Callable[[Batch[bytes, bytes]], object]
 _DIRECTIVE = re.compile(r"%([tpokvhda%])(?:\{(\w+)\})?|\\([nt\\])")
 _ESCAPES = {"n": b"\n", "t": b"\t", "\\": b"\\"}
 _AS: dict[str, Callable[[bytes], bytes]] = {
@@ -19,6 +23,46 @@ _AS: dict[str, Callable[[bytes], bytes]] = {
     "base64": base64.b64encode,
     "json": lambda data: json.dumps(data.decode(errors="replace")).encode(),
 }
+
+
+def printer(
+    console: Console, template: str | None, decode: Decode
+) -> tuple[Write, Callable[[], None]]:
+    """How batches are printed by the options, and what is left to print at the end."""
+    if template is not None and console.output != "table":
+        raise click.UsageError(f"a format does not go with -O {console.output}")
+    out = sys.stdout.buffer
+    if console.output == "json":
+        records: list[dict[str, object]] = []
+        return (
+            lambda batch: records.extend(document(record, decode) for record in batch),
+            lambda: click.echo(compact({"records": records})),
+        )
+
+    def each(render: Callable[[AnyRecord], bytes]) -> Write:
+        return lambda batch: out.write(b"".join(map(render, batch)))
+
+    if console.output == "ndjson":
+        write = each(lambda record: compact(document(record, decode)).encode() + b"\n")
+    elif template is not None:
+        write = each(compile_format(template))
+    elif sys.stdout.isatty():
+        write = each(lambda record: terminal_line(record, decode).encode() + b"\n")
+    elif decode != "auto":
+        write = each(lambda record: value_text(record, decode).encode() + b"\n")
+    else:
+        write = values_only(out)
+    return write, lambda: None
+
+
+def values_only(out: BinaryIO) -> Write:
+    """The default off a terminal: bytes in, the same bytes out, no ``Record`` made."""
+    return lambda batch: out.write(b"\n".join([v or b"" for v in batch.values]) + b"\n")
+
+
+def value_text(record: AnyRecord, decode: Decode) -> str:
+    value = document(record, decode)["value"]
+    return value if isinstance(value, str) else compact(value)
 
 
 def compile_format(text: str) -> Callable[[AnyRecord], bytes]:
@@ -72,17 +116,9 @@ def terminal_line(record: AnyRecord, decode: Decode) -> str:
     """``p0@12  10:01:02.123  key  value``, control characters made visible."""
     moment = datetime.fromtimestamp(record.timestamp / 1_000)
     clock = f"{moment:%H:%M:%S}.{moment.microsecond // 1_000:03d}"
-    key = shown(record.raw_key, decode, key=True)
-    value = shown(record.raw_value, decode)
+    key = printable(record.raw_key, decode, key=True)
+    value = printable(record.raw_value, decode)
     return f"p{record.partition}@{record.offset}  {clock}  {key}  {value}"
-
-
-def shown(data: bytes | None, decode: Decode, *, key: bool = False) -> str:
-    if data is None:
-        return "-" if key else "(tombstone)"
-    value, encoding = encode_bytes(data, decode, key=key)
-    text = compact(value) if encoding in ("json", "msgpack") else str(value)
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def document(record: AnyRecord, decode: Decode) -> dict[str, object]:

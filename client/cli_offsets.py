@@ -34,9 +34,9 @@ def parse_position(text: str, now: datetime) -> Position:
         return Position(text)
     if text == "committed":
         raise click.UsageError("'committed' needs a group, and groups come in a later release")
-    if re.fullmatch(r"\d+", text):
+    if re.fullmatch(r"[0-9]{1,18}", text):
         return Position("offset", int(text))
-    if re.fullmatch(r"-\d+", text):
+    if re.fullmatch(r"-[0-9]{1,18}", text):
         return Position("back", int(text[1:]))
     if text.startswith("@"):
         return Position("time", time=parse_time(text[1:], now))
@@ -52,7 +52,6 @@ def parse_time(text: str, now: datetime) -> datetime:
     except (ValueError, OverflowError):
         pass
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise click.UsageError(f"'@{text}' is no duration and no time ({error})") from error
-    return found.astimezone(UTC)

@@ -1,32 +1,34 @@
 """``tailrace produce``: lines of stdin, or one value, as records."""
 
 import os
-import stat
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import anyio
 import click
 
-from tailrace.client.cli_run import connect_by, say
-from tailrace.client.cli_topic import plural
+from tailrace.client.cli_lines import (
+    HeaderColumn,
+    Parse,
+    encoded,
+    line_parser,
+    parse_headers,
+    parse_rate,
+)
+from tailrace.client.cli_pipes import read_lines, stdin_descriptor
+from tailrace.client.cli_run import connect_by, plural, say, show_document
 from tailrace.client.client import Client
 from tailrace.client.producer import Producer
-from tailrace.client.record_json import InputRecord, parse_line
-from tailrace.client.records import RecordMetadata
+from tailrace.client.records import Acks, RecordMetadata
 from tailrace.client.shapes import to_json
-from tailrace.protocol import texts_cli
 from tailrace.protocol.console import EXIT_INTERRUPTED, Console
 from tailrace.protocol.errors import SendManyError, TailraceError
-from tailrace.protocol.units import format_count
+from tailrace.protocol.record_json import InputRecord
 
-READ_BYTES = 1 << 20
 RATE_STEP_SECONDS = 0.05
-
-Parse = Callable[[bytes, int], InputRecord]
+_ACKS: dict[str, Acks] = {"all": "all", "1": 1, "0": 0}
 
 
 @dataclass
@@ -34,34 +36,45 @@ class Progress:
     """What has been delivered so far, for the summary in every ending."""
 
     keep: bool  # keep each record's metadata, for -O json
-    lines: int = 0
+    read: int = 0  # records of the input
+    sent: int = 0  # of them given to the producer
     delivered: int = 0
-    first_missing: int | None = None
+    first_missing: int | None = None  # a line, from 1
     ranges: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
     metadata: list[RecordMetadata] = field(default_factory=list[RecordMetadata])
 
-    def add(self, sent: Sequence[RecordMetadata | None]) -> None:
-        for at, metadata in enumerate(sent):
+    def add(self, results: Sequence[RecordMetadata | None]) -> None:
+        """The outcome of the next records, None for one that failed."""
+        for at, metadata in enumerate(results):
             if metadata is None:
                 if self.first_missing is None:
-                    self.first_missing = self.lines + at + 1
+                    self.first_missing = self.sent + at + 1
                 continue
             self.delivered += 1
-            first, last = self.ranges.get(metadata.partition, (metadata.offset, metadata.offset))
-            self.ranges[metadata.partition] = (
-                min(first, metadata.offset),
-                max(last, metadata.offset),
-            )
             if self.keep:
                 self.metadata.append(metadata)
-        self.lines += len(sent)
+            if metadata.offset < 0:
+                continue  # acks=0: nobody said where
+            first, last = self.ranges.get(metadata.partition, (metadata.offset, metadata.offset))
+            span = min(first, metadata.offset), max(last, metadata.offset)
+            self.ranges[metadata.partition] = span
+        self.sent += len(results)
 
-    def places(self) -> str:
-        """``p0@0-499 p1@0-499``"""
-        return " ".join(
+    def summary(self, topic: str, elapsed: float) -> str:
+        """``produced 1,000 records to hello in 0.21 s: p0@0-499 p1@0-499``"""
+        took = "" if self.delivered == 1 else f" in {elapsed:.2f} s"
+        places = " ".join(
             f"p{partition}@{first}" if first == last else f"p{partition}@{first}-{last}"
             for partition, (first, last) in sorted(self.ranges.items())
         )
+        where = f": {places}" if places else ""
+        return f"produced {plural(self.delivered, 'record')} to {topic}{took}{where}"
+
+    def shortfall(self) -> str:
+        """What the failure left out."""
+        missing = self.first_missing or self.sent + 1
+        total = f" of {self.read:,}" if self.read else ""
+        return f"{self.delivered:,}{total} records delivered; first missing: line {missing:,}"
 
 
 @click.command()
@@ -69,7 +82,7 @@ class Progress:
 @click.option("-f", "--file", "path", type=click.Path(exists=True, dir_okay=False))
 @click.option("-K", "delimiter", metavar="DELIM", help="Split each line into key and value.")
 @click.option("--ndjson", is_flag=True, help="Each line is a record as JSON.")
-@click.option("--value", help="One record with this value.")
+@click.option("--value", metavar="TEXT", help="One record with this value.")
 @click.option("--tombstone", is_flag=True, help="One record without a value; needs -k.")
 @click.option("-k", "--key", help="Key of every record.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME=VALUE")
@@ -77,9 +90,9 @@ class Progress:
 @click.option("--acks", type=click.Choice(["all", "1", "0"]), default="all")
 @click.option("--compression", type=click.Choice(["lz4", "zstd", "none"]), default="lz4")
 @click.option("--rate", metavar="N/s", help="Send no more than so many records a second.")
-@click.pass_context
+@click.pass_obj
 def produce(
-    ctx: click.Context,
+    console: Console,
     topic: str,
     path: str | None,
     delimiter: str | None,
@@ -89,209 +102,165 @@ def produce(
     key: str | None,
     headers: tuple[str, ...],
     partition: int | None,
-    acks: Literal["all", "1", "0"],
+    acks: str,
     compression: Literal["lz4", "zstd", "none"],
     rate: str | None,
-) -> None:
+) -> int:
     """Send records to TOPIC: each line of stdin (or FILE) is one.
 
     The newline is removed, an empty line is an empty value, a last line without newline counts.
     """
-    console: Console = ctx.obj
-    given = [delimiter is not None, ndjson, value is not None, tombstone]
-    if sum(given) > 1:
+    check_sources(path, delimiter, ndjson, value, tombstone, key)
+    own_headers = parse_headers(headers)
+    job = Job(
+        console=console,
+        topic=topic,
+        partition=partition,
+        acks=_ACKS[acks],
+        compression=compression,
+        rate_per_s=parse_rate(rate),
+        progress=Progress(keep=console.output != "table"),
+    )
+    if value is not None or tombstone:
+        only = InputRecord(encoded(key), encoded(value), None, own_headers)
+        return job.run_one(only)
+    return job.run_lines(path, line_parser(delimiter, ndjson, key, own_headers))
+
+
+def check_sources(
+    path: str | None,
+    delimiter: str | None,
+    ndjson: bool,
+    value: str | None,
+    tombstone: bool,
+    key: str | None,
+) -> None:
+    """A ``UsageError`` where options contradict each other: nothing given is ignored."""
+    given = {"-K": delimiter is not None, "--ndjson": ndjson}
+    given |= {"--value": value is not None, "--tombstone": tombstone}
+    if sum(given.values()) > 1:
         raise click.UsageError("give only one of -K, --ndjson, --value, --tombstone")
+    if path is not None and (value is not None or tombstone):
+        raise click.UsageError("-f does not go with --value or --tombstone")
     if tombstone and key is None:
         raise click.UsageError("--tombstone needs -k KEY: it deletes that key")
-    parse = parser(delimiter, ndjson, key, parse_headers(headers))
-    fixed = [parse(b"" if value is None else value.encode(), 0)] if value is not None else None
-    if tombstone:
-        fixed = [InputRecord(encoded(key), None, None, parse_headers(headers))]
-    progress = Progress(keep=console.output != "table")
-    job = Job(console, topic, partition, parse_rate(rate), progress)
-    began = time.perf_counter()
-
-    async def work() -> None:
-        async with connect_by(console) as client:
-            await announce(client, console, topic)
-            chosen: Literal["all", 1, 0] = "all" if acks == "all" else 1 if acks == "1" else 0
-            async with client.producer(
-                acks=chosen, idempotent=acks == "all", compression=compression
-            ) as producer:
-                if fixed is not None:
-                    await job.send(producer, fixed)
-                else:
-                    await job.send_lines(producer, path, parse)
-
-    try:
-        anyio.run(work, backend="asyncio")
-    except KeyboardInterrupt:
-        summarise(console, topic, progress, time.perf_counter() - began)
-        ctx.exit(EXIT_INTERRUPTED)
-    except TailraceError:
-        missing = progress.first_missing or progress.lines + 1
-        total = f" of {progress.lines:,}" if progress.lines > progress.delivered else ""
-        say(
-            console,
-            f"{progress.delivered:,}{total} records delivered; first missing: line {missing:,}",
-        )
-        raise
-    summarise(console, topic, progress, time.perf_counter() - began)
+    if delimiter is not None and key is not None:
+        raise click.UsageError("-K takes the key from each line: leave out -k")
+    if delimiter == "":
+        raise click.UsageError("-K needs a delimiter of at least one character")
 
 
 @dataclass
 class Job:
-    """One run of the command: where the records go, and how fast."""
+    """One run of the command: where the records go, how, and how far it got."""
 
     console: Console
     topic: str
     partition: int | None
+    acks: Acks
+    compression: Literal["lz4", "zstd", "none"]
     rate_per_s: float | None
     progress: Progress
+    due: float = 0.0  # when ``rate_per_s`` allows the next records, by the event loop's clock
 
-    async def send_lines(
-        self, producer: Producer[bytes, bytes], path: str | None, parse: Parse
+    def run_one(self, record: InputRecord) -> int:
+        """Send one record; the exit code."""
+
+        async def work() -> None:
+            async with connect_by(self.console) as client:
+                async with await self._open(client) as producer:
+                    await self._send(producer, [record])
+
+        return self._finish(work, lines=False)
+
+    def run_lines(self, path: str | None, parse: Parse) -> int:
+        """Send every line of a file or of stdin; the exit code."""
+        descriptor = stdin_descriptor() if path is None else os.open(path, os.O_RDONLY)
+
+        async def work() -> None:
+            async with connect_by(self.console) as client:
+                async with await self._open(client) as producer:
+                    await self._send_lines(producer, descriptor, parse)
+
+        try:
+            return self._finish(work, lines=True)
+        finally:
+            if path is not None:
+                os.close(descriptor)
+
+    def _finish(self, work: Callable[[], Awaitable[None]], *, lines: bool) -> int:
+        began = time.perf_counter()
+        code = 0
+        try:
+            anyio.run(work, backend="asyncio")
+        except KeyboardInterrupt:
+            code = EXIT_INTERRUPTED
+        except TailraceError:
+            if lines:
+                say(self.console, self.progress.shortfall())
+            raise
+        say(self.console, self.progress.summary(self.topic, time.perf_counter() - began))
+        show_document(
+            self.console, {"records": [to_json(metadata) for metadata in self.progress.metadata]}
+        )
+        return code
+
+    async def _open(self, client: Client) -> Producer[bytes, bytes]:
+        """Find the topic, and say so if asking for it created it."""
+        metadata = await client.cluster.topic(self.topic, auto_create=True)
+        if metadata.created:
+            count = plural(len(metadata.partitions), "partition")
+            say(self.console, f"created topic {self.topic} ({count}, auto-create)")
+        return client.producer(
+            acks=self.acks,
+            idempotent=self.acks == "all",
+            compression=self.compression,
+            timeout=self.console.timeout_seconds,
+        )
+
+    async def _send_lines(
+        self, producer: Producer[bytes, bytes], descriptor: int, parse: Parse
     ) -> None:
-        descriptor = sys.stdin.fileno() if path is None else os.open(path, os.O_RDONLY)
-        number = 0
         async for lines in read_lines(descriptor):
+            number = self.progress.read
+            self.progress.read += len(lines)
             records: list[InputRecord] = []
             for line in lines:
                 number += 1
                 try:
                     records.append(parse(line, number))
                 except TailraceError:
-                    await self.send(producer, records)  # what came before the bad line counts
+                    await self._send(producer, records)  # what came before the bad line counts
                     raise
-            await self.send(producer, records)
+            await self._send(producer, records)
 
-    async def send(self, producer: Producer[bytes, bytes], records: Sequence[InputRecord]) -> None:
+    async def _send(self, producer: Producer[bytes, bytes], records: Sequence[InputRecord]) -> None:
         """Send and count; at most ``rate_per_s`` a second."""
-        step = len(records) if self.rate_per_s is None else self._step()
+        step = len(records)
+        if self.rate_per_s is not None:
+            step = max(1, int(self.rate_per_s * RATE_STEP_SECONDS))
         for at in range(0, len(records), max(1, step)):
             part = records[at : at + step]
-            await self._send_part(producer, part)
             if self.rate_per_s is not None:
-                await anyio.sleep(len(part) / self.rate_per_s)
-
-    def _step(self) -> int:
-        assert self.rate_per_s is not None
-        return max(1, int(self.rate_per_s * RATE_STEP_SECONDS))
+                await anyio.sleep_until(self.due)
+                self.due = max(anyio.current_time(), self.due) + len(part) / self.rate_per_s
+            await self._send_part(producer, part)
 
     async def _send_part(
         self, producer: Producer[bytes, bytes], records: Sequence[InputRecord]
     ) -> None:
-        if not records:
-            return
         now_ms = time.time_ns() // 1_000_000
+        headers: list[HeaderColumn] = [record.headers for record in records]
         try:
             sent = await producer.send_many(
                 self.topic,
                 [record.value for record in records],
                 keys=[record.key for record in records],
                 timestamps=[now_ms if r.timestamp is None else r.timestamp for r in records],
-                headers=[r.headers for r in records] if any(r.headers for r in records) else None,
+                headers=headers if any(headers) else None,
                 partition=self.partition,
             )
         except SendManyError as error:
-            metadata = error.metadata
-            self.progress.add([m if isinstance(m, RecordMetadata) else None for m in metadata])
-            first = error.failures[min(error.failures)]
-            raise first from error
+            self.progress.add(error.metadata)
+            raise error.failures[min(error.failures)] from error
         self.progress.add(sent)
-
-
-async def read_lines(descriptor: int) -> AsyncIterator[list[bytes]]:
-    """Lines without their newline, as many at a time as are there; a regular file never waits."""
-    waits = not stat.S_ISREG(os.fstat(descriptor).st_mode)
-    rest: list[bytes] = []
-    while True:
-        if waits:
-            await anyio.wait_readable(descriptor)
-        data = os.read(descriptor, READ_BYTES)
-        if not data:
-            break
-        *lines, last = data.split(b"\n")
-        if lines:
-            lines[0] = b"".join((*rest, lines[0]))
-            rest = []
-            yield lines
-        rest.append(last)
-    if tail := b"".join(rest):
-        yield [tail]
-
-
-async def announce(client: Client, console: Console, topic: str) -> None:
-    """Find the topic, and say so if asking for it created it."""
-    metadata = await client.cluster.topic(topic, auto_create=True)
-    if metadata.created:
-        count = plural(len(metadata.partitions), "partition")
-        say(console, f"created topic {topic} ({count}, auto-create)")
-
-
-def parser(
-    delimiter: str | None,
-    ndjson: bool,
-    key: str | None,
-    headers: tuple[tuple[str, bytes | None], ...],
-) -> Parse:
-    """How a line becomes a record."""
-    fixed_key = encoded(key)
-
-    def plain(line: bytes, number: int) -> InputRecord:
-        return InputRecord(fixed_key, line, None, headers)
-
-    def split(line: bytes, number: int) -> InputRecord:
-        assert delimiter is not None
-        found, separator, value = line.partition(delimiter.encode())
-        if not separator:
-            raise texts_cli.invalid_input(reason=f"no '{delimiter}' in the line", line=number)
-        return InputRecord(found, value, None, headers)
-
-    def json_line(line: bytes, number: int) -> InputRecord:
-        record = parse_line(line, line=number)
-        return InputRecord(
-            fixed_key if record.key is None else record.key,
-            record.value,
-            record.timestamp,
-            (*record.headers, *headers),
-        )
-
-    return json_line if ndjson else plain if delimiter is None else split
-
-
-def encoded(text: str | None) -> bytes | None:
-    return None if text is None else text.encode()
-
-
-def parse_headers(pairs: tuple[str, ...]) -> tuple[tuple[str, bytes | None], ...]:
-    found: list[tuple[str, bytes | None]] = []
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise click.UsageError(f"-H takes NAME=VALUE, not '{pair}'")
-        found.append((name, value.encode()))
-    return tuple(found)
-
-
-def parse_rate(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        rate = float(text.removesuffix("/s"))
-    except ValueError:
-        rate = 0.0
-    if rate <= 0:
-        raise click.UsageError(f"--rate takes a number of records a second, not '{text}'")
-    return rate
-
-
-def summarise(console: Console, topic: str, progress: Progress, elapsed: float) -> None:
-    count = f"{format_count(progress.delivered)} record" + ("s" if progress.delivered != 1 else "")
-    took = "" if progress.delivered == 1 else f" in {elapsed:.2f} s"
-    places = f": {progress.places()}" if progress.ranges else ""
-    say(console, f"produced {count} to {topic}{took}{places}")
-    if console.output != "table":
-        records = [to_json(metadata) for metadata in progress.metadata]
-        if shown := console.render({"records": records}, ""):
-            click.echo(shown)

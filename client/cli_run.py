@@ -9,7 +9,8 @@ import click
 
 from tailrace.client.client import Client, connect
 from tailrace.protocol import texts_cli
-from tailrace.protocol.console import Console
+from tailrace.protocol.console import EXIT_FAILED, Console
+from tailrace.protocol.units import parse_duration_s
 
 T = TypeVar("T")
 
@@ -52,13 +53,41 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not click.get_text_stream("stdin").isatty():
         raise click.UsageError(f"{question} Not asking off a terminal: add --yes.")
-    click.confirm(question, abort=True, err=True)
+    if not click.confirm(question, err=True):
+        raise click.exceptions.Exit(EXIT_FAILED)
 
 
 def say(console: Console, text: str) -> None:
     """A summary line on stderr, unless ``-q``."""
     if not console.quiet:
         click.echo(text, err=True)
+
+
+def show(console: Console, document: dict[str, object], table: str) -> None:
+    """The result on stdout; an empty list as ndjson is no line at all."""
+    if text := console.render(document, table):
+        click.echo(text)
+
+
+def show_document(console: Console, document: dict[str, object]) -> None:
+    """What a mutating command shows on stdout only where it was asked for."""
+    if console.output != "table":
+        show(console, document, "")
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 partition``, ``1,000 records``"""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def duration_s(option: str, text: str | None) -> float | None:
+    """An option's duration, None where it is not given."""
+    if text is None:
+        return None
+    try:
+        return parse_duration_s(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option} '{text}' is not {error}") from error
 
 
 def settings(pairs: tuple[str, ...]) -> dict[str, str]:

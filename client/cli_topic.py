@@ -4,7 +4,15 @@ import time
 
 import click
 
-from tailrace.client.cli_run import confirm, say, settings, with_client
+from tailrace.client.cli_run import (
+    confirm,
+    plural,
+    say,
+    settings,
+    show,
+    show_document,
+    with_client,
+)
 from tailrace.client.client import Client
 from tailrace.client.shapes import PartitionInfo, TopicDetail, TopicInfo, to_json
 from tailrace.protocol import texts_cli
@@ -56,7 +64,7 @@ def create(
 
     detail = with_client(console, work)
     say(console, f"created topic {detail.name} ({plural(detail.partitions, 'partition')})")
-    document(console, detail)
+    show_document(console, to_json(detail))
 
 
 @topic.command("list")
@@ -82,9 +90,7 @@ def list_topics(console: Console, internal: bool) -> None:
         )
         for info in topics
     ]
-    shown = console.render({"topics": [to_json(info) for info in topics]}, align(rows))
-    if shown:
-        click.echo(shown)
+    show(console, {"topics": [to_json(info) for info in topics]}, align(rows))
 
 
 @topic.command()
@@ -97,7 +103,7 @@ def describe(console: Console, name: str) -> None:
         return await client.admin.describe_topic(name)
 
     detail = with_client(console, work)
-    click.echo(console.render(to_json(detail), describe_table(detail)))
+    show(console, to_json(detail), describe_table(detail))
 
 
 @topic.command()
@@ -107,7 +113,10 @@ def describe(console: Console, name: str) -> None:
 @click.pass_obj
 def alter(console: Console, name: str, pairs: tuple[str, ...], unset: tuple[str, ...]) -> None:
     """Change settings of a topic: all of them, or none."""
-    changes: dict[str, str | None] = {**settings(pairs), **dict.fromkeys(unset)}
+    given = settings(pairs)
+    if both := sorted(given.keys() & set(unset)):
+        raise click.UsageError(f"--set and --unset of {both[0]}")
+    changes: dict[str, str | None] = {**given, **dict.fromkeys(unset)}
     if not changes:
         raise click.UsageError("nothing to change: give --set KEY=VALUE or --unset KEY")
 
@@ -117,7 +126,7 @@ def alter(console: Console, name: str, pairs: tuple[str, ...], unset: tuple[str,
     detail = with_client(console, work)
     changed = " ".join(f"{e.key}={e.value}" for e in detail.config if e.key in changes)
     say(console, f"altered topic {name}: {changed}")
-    document(console, detail)
+    show_document(console, to_json(detail))
 
 
 @topic.command()
@@ -139,14 +148,7 @@ def delete(console: Console, names: tuple[str, ...], yes: bool) -> None:
     finally:
         if deleted:
             say(console, f"deleted {plural(len(deleted), 'topic')}: {', '.join(deleted)}")
-    if console.output != "table":
-        click.echo(console.render({"deleted": deleted}, ""))
-
-
-def document(console: Console, detail: TopicDetail) -> None:
-    """A mutating command shows its document only where one was asked for."""
-    if console.output != "table":
-        click.echo(console.render(to_json(detail), ""))
+    show_document(console, {"deleted": deleted})
 
 
 def describe_table(detail: TopicDetail) -> str:
@@ -189,7 +191,3 @@ def ago(time_ms: int | None) -> str:
     if time_ms is None:
         return "-"
     return f"{max(0.0, time.time() - time_ms / 1_000):,.1f} s ago"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -34,6 +34,12 @@ def bad_value(source: str, *, key: str, reason: str) -> errors.ConfigError:
     )
 
 
+def file_error(path: object, *, reason: str) -> errors.InputError:
+    """T062 for what cannot be read or written. ``path``: None if it has no name."""
+    where = "" if path is None else f"{shown(str(path))}: "
+    return errors.InputError("T062", f"{where}{reason}", "Check the path and its permissions.")
+
+
 def needs_server(command: str) -> errors.ConfigError:
     """T084. ``command``: "dev"."""
     return errors.ConfigError(

@@ -9,10 +9,11 @@ import contextlib
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import click
 
@@ -22,6 +23,10 @@ from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import PROTOCOL
 from tailrace.protocol.units import parse_duration_s
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+COMPLETE_VARIABLE = "_TAILRACE_COMPLETE"
 VERSION_TEXT = f"tailrace 0.1.0 (protocol {PROTOCOL})"
 
 
@@ -54,6 +59,12 @@ COMMANDS: dict[str, Place] = {
 LATER = frozenset(
     ("queue", "txn", "stream", "connect", "schema", "acl", "user", "profile", "metrics", "debug")
 ) | {"group"}
+LATER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "tailrace cluster health": ("--wait", "--watch"),
+    "tailrace consume": ("--filter",),
+    "tailrace dev": ("--seed", "--console"),
+    "tailrace explain": ("-g", "--group"),
+}
 
 
 class LazyGroup(click.Group):
@@ -67,6 +78,14 @@ class LazyGroup(click.Group):
             raise texts_cli.later_command(command=cmd_name)
         place = COMMANDS.get(cmd_name)
         return None if place is None else load(cmd_name, place)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """The names, without loading what they stand for."""
+        from click.shell_completion import CompletionItem
+
+        found = [(name, place) for name, place in COMMANDS.items() if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=place.help) for name, place in found]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -137,25 +156,33 @@ def global_options() -> list[click.Option]:
 
 
 def seconds(text: str) -> float:
+    """A duration above 0 that ends."""
     try:
-        return parse_duration_s(text)
+        found = parse_duration_s(text)
     except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+        raise click.BadParameter(f"'{text}' is not {error}") from error
+    if not 0 < found < math.inf:
+        raise click.BadParameter(f"'{text}' is no time to wait: 500ms, 10s, 1h")
+    return found
 
 
 def console_of(ctx: click.Context) -> Console:
-    """The Console of this run, made from the environment on first use."""
-    root = ctx.find_root()
-    if not isinstance(root.obj, Console):
-        output = os.environ.get("TAILRACE_OUTPUT", "table")
-        if output not in consoles.OUTPUTS:
-            raise click.UsageError(f"TAILRACE_OUTPUT is '{output}', not table, json or ndjson")
-        root.obj = Console(
-            output=consoles.OUTPUTS[output],
-            url=os.environ.get("TAILRACE_URL"),
-            color="NO_COLOR" not in os.environ,
-        )
-    return root.obj
+    """The Console of this run."""
+    found = ctx.find_root().obj
+    assert isinstance(found, Console)
+    return found
+
+
+def new_console() -> Console:
+    """As the environment asks for it; options change it as they are parsed."""
+    output = os.environ.get("TAILRACE_OUTPUT") or "table"
+    if output not in consoles.OUTPUTS:
+        raise click.UsageError(f"TAILRACE_OUTPUT is '{output}', not table, json or ndjson")
+    return Console(
+        output=consoles.OUTPUTS[output],
+        url=os.environ.get("TAILRACE_URL") or None,
+        color="NO_COLOR" not in os.environ,
+    )
 
 
 def show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -189,33 +216,68 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; the exit code. The one place where errors become text."""
-    console = Console(output=asked_output(arguments))
+    instruction = os.environ.get(COMPLETE_VARIABLE)
+    if instruction:
+        return complete(instruction)
     try:
-        result = root.main(arguments, prog_name="tailrace", standalone_mode=False)
+        code = invoke(arguments)
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        return code
     except BrokenPipeError:
-        # The reader went away (``| head``): nobody is left to tell. Point stdout elsewhere, so
-        # that the interpreter's own flush at exit does not complain either.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except TailraceError as error:
-        click.echo(console.render_error(error), err=True)
-        return consoles.exit_code(error)
-    except click.UsageError as error:
-        usage = texts_cli.usage(message=error.format_message(), command=path_of(error.ctx))
-        click.echo(console.render_error(usage), err=True)
-        return consoles.EXIT_USAGE
-    except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        return consoles.EXIT_FAILED
+        return closed_stdout()
     except (KeyboardInterrupt, click.Abort):
         return consoles.EXIT_INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return consoles.EXIT_USAGE
+    except (TailraceError, click.ClickException, OSError) as error:
+        translated = translate(error)
+        console = Console(output=asked_output(arguments))
+        click.echo(console.render_error(translated), err=True)
+        return consoles.exit_code(translated)
 
 
-def path_of(ctx: click.Context | None) -> str:
-    return "tailrace" if ctx is None else ctx.command_path
+def invoke(arguments: list[str]) -> int:
+    """Click's own ``main`` without its handlers: they end some errors before they get here."""
+    try:
+        with root.make_context("tailrace", list(arguments), obj=new_console()) as ctx:
+            result: object = root.invoke(ctx)
+    except click.exceptions.Exit as finished:
+        return finished.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def translate(error: TailraceError | click.ClickException | OSError) -> TailraceError:
+    """What went wrong as an error of ours."""
+    if isinstance(error, TailraceError):
+        return error
+    if isinstance(error, click.ClickException):
+        ctx = error.ctx if isinstance(error, click.UsageError) else None
+        command = "tailrace" if ctx is None else ctx.command_path
+        if isinstance(error, click.NoSuchOption):
+            name = error.option_name
+            if name in LATER_OPTIONS.get(command, ()):
+                return texts_cli.later_command(f"{command.removeprefix('tailrace ')} {name}")
+        return texts_cli.usage(message=error.format_message(), command=command)
+    return texts_cli.file_error(error.filename, reason=error.strerror or str(error))
+
+
+def closed_stdout() -> int:
+    """The reader went away (``| head``): nobody is left to tell."""
+    # Point stdout elsewhere, so that the interpreter's own flush at exit does not complain either.
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def complete(instruction: str) -> int:
+    """Answer the shell's completion; where there is no answer there is no complaint either."""
+    from click.shell_completion import shell_complete
+
+    try:
+        return shell_complete(root, {}, "tailrace", COMPLETE_VARIABLE, instruction)
+    except (TailraceError, click.ClickException):
+        return consoles.EXIT_FAILED
 
 
 def asked_output(arguments: Sequence[str]) -> consoles.Output:

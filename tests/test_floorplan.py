@@ -16,7 +16,10 @@ BELOW: dict[str, set[str]] = {
     "testing": {"protocol", "storage", "broker", "client", "simulation"},
     "bench": {"protocol", "storage", "broker", "client", "simulation"},
 }
-STORAGE_MAY_SEE = {"batch", "compression", "errors", "texts", "texts_cli", "units", "catalogue"}
+STORAGE_MAY_SEE = {
+    *("batch", "compression", "errors", "texts", "texts_cli", "units", "catalogue"),
+    *("console", "record_json"),  # the offline command line
+}
 WITHOUT: dict[str, set[str]] = {
     "protocol": {"trio", "anyio", "socket", "time", "random", "threading", "asyncio"},
     "storage": {"trio", "anyio", "socket", "time", "random", "threading", "asyncio"},

@@ -124,6 +124,15 @@ def header_document(data: bytes | None) -> object:
         return {"base64": base64.b64encode(data).decode()}
 
 
+def printable(data: bytes | None, decode: Decode = "auto", *, key: bool = False) -> str:
+    """One line of text for a terminal; what would move its cursor is shown as an escape."""
+    if data is None:
+        return "-" if key else "(tombstone)"
+    value, encoding = encode_bytes(data, decode, key=key)
+    text = compact(value) if encoding in ("json", "msgpack") else str(value)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def parse_record(document: object, *, line: int | None = None) -> InputRecord:
     """The record a JSON document describes, or InputError T062 that names the field."""
     if not isinstance(document, dict):

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
-from tailrace.client.record_json import (
+from tailrace.protocol.record_json import (
     InputRecord,
     compact,
     encode_bytes,
