@@ -13,7 +13,7 @@ from tailrace.broker.connection import Connection, log_mismatch
 from tailrace.broker.limits import HANDSHAKE_S
 from tailrace.broker.node import Node
 from tailrace.broker.world import ForeignProtocol, Listener, ServerTransport
-from tailrace.protocol import foreign, texts_wire
+from tailrace.protocol import texts_wire
 from tailrace.protocol.connection import ServerConnection
 
 log = logging.getLogger("tailrace.broker.listener")
@@ -73,10 +73,8 @@ async def _shake_hands(node: Node, transport: ServerTransport) -> bool:
         with trio.fail_after(HANDSHAKE_S):
             await transport.handshake()
     except ForeignProtocol as error:
-        found = texts_wire.other_protocol(transport.peer, found=error.found)
-        log_mismatch(transport.peer, found)
-        with suppress(OSError):  # it may be gone already
-            transport.send_nowait(foreign.refusal(error.found))
+        mismatch = texts_wire.other_protocol(transport.peer, found=error.found, expected="TLS")
+        log_mismatch(transport.peer, mismatch)
     except (OSError, trio.TooSlowError) as error:
         log.info(
             "no TLS handshake with %s: %s",

@@ -218,11 +218,18 @@ class TlsTransport:
         if not opening:
             raise ConnectionResetError(errno.ECONNRESET, "closed before the TLS handshake")
         if opening[0] != TLS_HANDSHAKE_BYTE:
-            raise ForeignProtocol(foreign.identify(opening) or "something unknown")
+            raise self._refuse(foreign.identify(opening[:8]) or "something else")
         try:
             await self._stream.do_handshake()
         except trio.BrokenResourceError as error:
             raise _as_os_error(error) from error
+
+    def _refuse(self, found: str) -> ForeignProtocol:
+        """Tell the peer in its own language. One of ours knows a TLS alert when it sees one."""
+        ours = found.startswith("tailrace/")
+        with suppress(OSError):  # it may be gone already
+            self._socket.send(foreign.refusal(foreign.TLS if ours else found))
+        return ForeignProtocol(f"plain {found}" if ours else found)
 
     async def receive(self, max_bytes: int) -> bytes:
         try:

@@ -91,6 +91,7 @@ class Client:
         await self.stream.send_all(self.protocol.open())
         while self.protocol.hello is None:
             await self.receive()
+        self.answers.clear()
         return self.protocol.hello
 
     async def receive(self) -> None:
@@ -120,7 +121,7 @@ class Client:
 
     # ── shortcuts ────────────────────────────────────────────────────────────────────────────
 
-    async def create(self, name: str, partitions: int = 1, **settings: str) -> bytes:
+    async def create(self, name: str, /, partitions: int = 1, **settings: str) -> bytes:
         items = tuple(ConfigItem(key, value) for key, value in settings.items())
         request = CreateTopicRequest(name, partitions, None, items, False)
         answer, _ = await self.ask(request, TopicResponse)
@@ -168,17 +169,25 @@ def fetch_request(
     return FetchRequest(wait_ms, bytes_min, bytes_max, 0, None, -1, (wanted,))
 
 
-def batch(topic_id: bytes, values: Sequence[bytes], partition: int = 0, **how: int) -> bytes:
-    seed = header_seed(topic_id, partition)
-    times = [NOW_MS] * len(values)
+def batch(
+    topic_id: bytes,
+    values: Sequence[bytes],
+    partition: int = 0,
+    timestamp: int = NOW_MS,
+    producer_id: int = -1,
+    producer_epoch: int = -1,
+    base_sequence: int = -1,
+) -> bytes:
     return encode_batch(
-        seed,
+        header_seed(topic_id, partition),
         values=list(values),
         keys=None,
-        timestamps=times,
+        timestamps=[timestamp] * len(values),
         headers=None,
         compression="none",
-        **how,
+        producer_id=producer_id,
+        producer_epoch=producer_epoch,
+        base_sequence=base_sequence,
     )
 
 

@@ -1,0 +1,106 @@
+"""Group commit: one round for all who wait, lazy rounds, zeros ahead while the disk is idle."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import trio
+
+from tailrace.broker.world import Offload, World
+from tests.broker.harness import batch, connected, produce_request, run, serving
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Gate:
+    """An offload whose sync thread waits until it is let go."""
+
+    def __init__(self, inner: Offload) -> None:
+        self._inner = inner
+        self.open = trio.Event()
+        self.rounds = 0
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._inner.run(work, *args, **kwargs)
+
+    def dedicated(self, name: str) -> Offload:
+        return GatedThread(self, self._inner.dedicated(name)) if name == "sync" else self._inner
+
+
+class GatedThread:
+    def __init__(self, gate: Gate, inner: Offload) -> None:
+        self._gate = gate
+        self._inner = inner
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with trio.CancelScope(shield=True):
+            await self._gate.open.wait()
+        self._gate.rounds += 1
+        return await self._inner.run(work, *args, **kwargs)
+
+    def dedicated(self, name: str) -> Offload:
+        return self
+
+
+def test_whoever_comes_during_a_round_shares_the_next(tmp_path: Path) -> None:
+    gates: list[Gate] = []
+
+    def change(world: World) -> World:
+        gates.append(Gate(world.offload))
+        return replace(world, offload=gates[0])
+
+    async def main() -> None:
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
+            [gate] = gates
+            topic_id = await client.create("orders", partitions=3)
+            waiting: list[int] = []
+            for number in range(9):
+                entry = batch(topic_id, [b"a"], number % 3)
+                request = produce_request(topic_id, [entry], number % 3)
+                waiting.append(await client.send(request, entry))
+            await client.metadata()  # answered, so everything before it was taken up
+            assert client.answers == {}  # nothing is acknowledged before its sync
+            gate.open.set()
+            for number in waiting:
+                await client.wait(number)
+            assert gate.rounds <= 3
+
+    run(main)
+
+
+def test_topics_that_are_never_synced_are_acknowledged_all_the_same(tmp_path: Path) -> None:
+    gates: list[Gate] = []
+
+    def change(world: World) -> World:
+        gates.append(Gate(world.offload))
+        return replace(world, offload=gates[0])
+
+    async def main() -> None:
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
+            topic_id = await client.create("orders", durability="os")
+            assert (await client.produce(topic_id, [b"a"])).error is None
+            assert (await client.fetch(topic_id))[0].results[0].high_watermark == 1
+            gates[0].open.set()  # the stop syncs it
+
+    run(main)
+
+
+def test_zeros_are_written_ahead_of_a_log_in_use_while_the_disk_is_idle(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings: dict[str, str | int | float | bool] = {"topic.segment_size": "8MiB"}
+        async with serving(tmp_path, settings) as (_, ready), connected(ready) as client:
+            topic_id = await client.create("orders")
+            [log] = (tmp_path / "data" / "topics").glob("*/*.log")
+            await client.produce(topic_id, [b"a"])
+            assert log.stat().st_blocks * 512 < 65_536
+            await client.produce(topic_id, [bytes(70_000)])
+            with trio.fail_after(10):
+                while log.stat().st_blocks * 512 < 4 * 1024 * 1024:
+                    await client.metadata()  # somebody else, who does not need the disk
+            assert (await client.produce(topic_id, [b"b"])).base_offset == 2
+        async with serving(tmp_path, settings) as (_, ready), connected(ready) as client:
+            assert (await client.fetch(topic_id))[0].results[0].high_watermark == 3
+
+    run(main)

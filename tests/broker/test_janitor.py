@@ -1,0 +1,137 @@
+"""Retention: by append time, by size, whole sealed segments, and never by a clock that stepped."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from tailrace.broker.server import Server
+from tailrace.broker.world import World
+from tests.broker.harness import NOW_MS, Client, connected, run, serving
+
+
+class HandClock:
+    """Both clocks move only when told to, the wall clock also alone."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000.0
+        self.step_ms = 0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def wall_ms(self) -> int:
+        return NOW_MS + int(self.seconds * 1000) + self.step_ms
+
+
+async def fill(client: Client, **settings: str) -> bytes:
+    """A topic of 12 batches of 250 KB, in segments of four."""
+    topic_id = await client.create("orders", 1, **settings)
+    for _ in range(12):
+        assert (await client.produce(topic_id, [bytes(250_000)])).error is None
+    return topic_id
+
+
+async def log_start(client: Client, topic_id: bytes) -> int:
+    return (await client.fetch(topic_id, offset=12))[0].results[0].log_start
+
+
+async def until(server: Server, done: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while not done():
+            server.clean_now()
+            await trio.sleep(0.001)
+
+
+def deleted_bytes(server: Server) -> float:
+    return server.metrics.retention_deleted_bytes.of("orders").value
+
+
+def test_expired_segments_go_whole_and_the_active_one_after_its_age(tmp_path: Path) -> None:
+    clock = HandClock()
+
+    async def main() -> None:
+        async with (
+            serving(tmp_path, change=with_clock(clock)) as (server, ready),
+            connected(ready) as client,
+        ):
+            topic_id = await fill(client, retention="1h", segment_age="10m")
+            clock.seconds += 59 * 60
+            await settle(server)
+            assert await log_start(client, topic_id) == 0
+            clock.seconds += 2 * 60
+            await until(server, lambda: deleted_bytes(server) > 2_900_000)
+            assert await log_start(client, topic_id) == 12
+            assert (await client.produce(topic_id, [b"a"])).base_offset == 12
+            refused, _ = await client.fetch(topic_id, offset=3)
+            error = refused.results[0].error
+            assert error is not None
+            assert (error.code, error.details["start"]) == (41, 12)
+
+    run(main)
+
+
+def test_a_log_larger_than_its_size_loses_its_oldest_segments(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (server, ready), connected(ready) as client:
+            topic_id = await fill(client, retention_size="1MiB")
+            await until(server, lambda: deleted_bytes(server) > 0)
+            assert await log_start(client, topic_id) == 4  # a segment holds four
+
+    run(main)
+
+
+@pytest.mark.parametrize("step_days", [30, -30])
+def test_a_step_of_the_wall_clock_expires_nothing(tmp_path: Path, step_days: int) -> None:
+    clock = HandClock()
+
+    async def main() -> None:
+        async with (
+            serving(tmp_path, change=with_clock(clock)) as (server, ready),
+            connected(ready) as client,
+        ):
+            topic_id = await fill(client, retention="1h", segment_age="10m")
+            clock.step_ms = step_days * 86_400_000
+            await settle(server)
+            assert await log_start(client, topic_id) == 0
+
+    run(main)
+
+
+def test_segments_stamped_ahead_of_now_age_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = HandClock()
+
+    async def main() -> None:
+        clock.step_ms = 30 * 86_400_000
+        async with (
+            serving(tmp_path, change=with_clock(clock)) as (_, ready),
+            connected(ready) as client,
+        ):
+            topic_id = await fill(client, retention="1h", segment_age="10m")
+        clock.step_ms = 0  # somebody mended it
+        async with (
+            serving(tmp_path, change=with_clock(clock)) as (server, ready),
+            connected(ready) as client,
+        ):
+            await settle(server)
+            assert await log_start(client, topic_id) == 0
+            clock.seconds += 61 * 60
+            await until(server, lambda: deleted_bytes(server) > 0)
+
+    run(main)
+    assert "T110" in caplog.text
+
+
+async def settle(server: Server) -> None:
+    """Let retention look several times."""
+    for _ in range(5):
+        server.clean_now()
+        await trio.sleep(0.001)
+
+
+def with_clock(clock: HandClock) -> Callable[[World], World]:
+    return lambda world: replace(world, clock=clock)
