@@ -146,7 +146,7 @@ class SentRecords(Sequence[RecordMetadata]):
     def __init__(self, pieces: Sequence[Piece], length: int) -> None:
         self._pieces = pieces
         self._length = length
-        self._where: list[tuple[PendingBatch, int]] | None = None
+        self._where: dict[int, tuple[PendingBatch, int]] | None = None
         # Without keys the pieces are runs of the input: no table of places is needed.
         runs = all(isinstance(piece.places, range) for piece in pieces)
         self._starts = [piece.places[0] for piece in pieces] if runs else None
@@ -173,11 +173,11 @@ class SentRecords(Sequence[RecordMetadata]):
             piece = self._pieces[bisect_right(self._starts, place) - 1]
             return piece.batch, piece.first + place - piece.places[0]
         if self._where is None:
-            table: dict[int, tuple[PendingBatch, int]] = {}
-            for piece in self._pieces:
-                for at, origin in enumerate(piece.places, piece.first):
-                    table[origin] = (piece.batch, at)
-            self._where = [table[i] for i in range(self._length)]
+            self._where = {
+                origin: (piece.batch, at)
+                for piece in self._pieces
+                for at, origin in enumerate(piece.places, piece.first)
+            }
         return self._where[place]
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 
 from tailrace.client.accumulator import RECORD_OVERHEAD_BYTES
-from tailrace.client.codecs import CodecSpec, bind, encode_column, encode_value
+from tailrace.client.codecs import BoundCodec, CodecSpec, bind, encode_column, encode_value
 from tailrace.client.delivery import (
     Accepted,
     Delivery,
@@ -55,8 +55,8 @@ class Producer(Generic[K, V]):
         key: CodecSpec[K],
         value: CodecSpec[V],
     ) -> None:
-        self._key_codec = bind(key, part="key", call=CALL)
-        self._value_codec = bind(value, part="value", call=CALL)
+        self._key_codec: BoundCodec[Any] = bind(key, part="key", call=CALL)
+        self._value_codec: BoundCodec[Any] = bind(value, part="value", call=CALL)
         self._plain_key = self._key_codec.decode is None  # bytes go as they are
         self._plain_value = self._value_codec.decode is None
         self._sender = Sender(client.runtime, client.cluster, options, client.detach)
@@ -196,7 +196,7 @@ class Producer(Generic[K, V]):
             return None
         if type(value) is bytes and self._plain_value:
             data: bytes | None = value
-            size = len(data)
+            size = len(value)
         else:
             data = encode_value(self._value_codec, value, topic=topic, part="value")
             size = 0 if data is None else len(data)

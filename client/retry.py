@@ -13,14 +13,13 @@ class Backoff:
     knock at the same moment. The randomness is the client's, which makes a simulation repeat.
     """
 
-    def __init__(self, random: Random, *, first_max: float = FIRST_MAX_S) -> None:
+    def __init__(self, random: Random) -> None:
         self.attempts = 0
         self._random = random
-        self._first_max = first_max
 
     def next(self) -> float:
         """Seconds to wait before the next attempt, which is number ``attempts`` from now on."""
-        longest = min(LIMIT_S, self._first_max * 2.0 ** min(self.attempts, 32))
+        longest = min(LIMIT_S, FIRST_MAX_S * 2.0 ** min(self.attempts, 32))
         self.attempts += 1
         return longest * (0.5 + self._random.random() / 2)
 

@@ -4,7 +4,8 @@
 here, in order, and placed the moment they are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import anyio
 
@@ -20,9 +21,29 @@ from tailrace.protocol.batch import RecordHeaders
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import TopicMetadata
 
-Append = Callable[
-    [Lane, bytes | None, bytes | None, int, RecordHeaders, int], tuple[PendingBatch, int]
-]
+
+class Taker(Protocol):
+    """The sender."""
+
+    def append(
+        self,
+        lane: Lane,
+        value: bytes | None,
+        key: bytes | None,
+        timestamp: int,
+        headers: RecordHeaders,
+        size: int,
+    ) -> tuple[PendingBatch, int]:
+        """Accept one record."""
+        ...
+
+    def soon(self, lane: Lane) -> None:
+        """A batch was begun by somebody who does not wait for it."""
+        ...
+
+    def remember(self, batch: PendingBatch) -> None:
+        """A batch failed before it had a lane."""
+        ...
 
 
 class Routes:
@@ -34,8 +55,7 @@ class Routes:
         cluster: Cluster,
         options: ProducerOptions,
         room: Room,
-        append: Append,
-        failed: Callable[[PendingBatch], None],
+        taker: Taker,
     ) -> None:
         self.by_topic: dict[str, TopicRoute] = {}
         self.unrouted: dict[str, Unrouted] = {}
@@ -43,8 +63,7 @@ class Routes:
         self._cluster = cluster
         self._options = options
         self._room = room
-        self._append = append
-        self._failed = failed
+        self._taker = taker
 
     async def find(self, topic: str) -> TopicRoute:
         """The topic's partitions, waiting for them up to ``timeout`` seconds.
@@ -127,11 +146,13 @@ class Routes:
             except TailraceError as error:
                 self._fail(topic, [record], [delivery], error)
                 continue
-            batch, delivery.index = self._append(
+            batch, delivery.index = self._taker.append(
                 lane, record.value, record.key, record.timestamp, record.headers, record.size
             )
             batch.accepted_at = min(batch.accepted_at, unrouted.accepted_at)
             delivery.batch = batch
+            if delivery.index == 0:
+                self._taker.soon(lane)
         self._room.serve()
         unrouted.tell()
 
@@ -156,7 +177,7 @@ class Routes:
             delivery.index = batch.add(None, None, record.timestamp, (), 0)
             delivery.batch = batch
         batch.finish(-1, -1, error)
-        self._failed(batch)
+        self._taker.remember(batch)
 
 
 def check_size(route: TopicRoute, size: int) -> None:

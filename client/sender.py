@@ -61,7 +61,7 @@ class Sender:
         self.guard = Guard("Producer")
         self.clock = runtime.clock
         self.room = Room(options.buffer_bytes)
-        self.routes = Routes(runtime, cluster, options, self.room, self.append, self._remember)
+        self.routes = Routes(runtime, cluster, options, self.room, self)
         self._runtime = runtime
         self._cluster = cluster
         self._closed = closed  # tells the client
@@ -175,10 +175,11 @@ class Sender:
         if error is None:
             self._last_ack = self.clock.wall_ms()
         elif batch.unheard:
-            self._remember(batch)
+            self.remember(batch)
         self.room.release(size)
 
-    def _remember(self, batch: PendingBatch) -> None:
+    def remember(self, batch: PendingBatch) -> None:
+        """See ``routes.Taker``."""
         self._failed.append(batch)
         if len(self._failed) > FAILED_MAX:
             oldest = self._failed.popleft()
