@@ -19,7 +19,7 @@ from tailrace.client.reading import (
     RecordReader,
     Source,
 )
-from tailrace.client.records import At, Batch, K, Record, TopicPartition, V
+from tailrace.client.records import At, K, Record, TopicPartition, V
 from tailrace.client.shapes import ConsumerHealth
 from tailrace.protocol import texts_client, texts_config
 
@@ -88,7 +88,7 @@ class Consumer(Generic[K, V]):
             of_groups=of_groups,
         )
         self._client = client
-        self._feed = Feed(client, self._options)
+        self.feed = Feed(client, self._options)
         self._source: Source | None = None
         self._records: RecordReader[K, V] | None = None
         client.attach_consumer(self)
@@ -99,7 +99,7 @@ class Consumer(Generic[K, V]):
         Raises TopicNotFound T010, PartitionNotFound T011, RequestTimeout T034 if that could not be
         learnt within ``request_timeout``. Nothing is fetched before somebody reads.
         """
-        await self._feed.open()
+        await self.feed.open()
         return self
 
     async def __aexit__(
@@ -115,10 +115,10 @@ class Consumer(Generic[K, V]):
 
         Safe to call again. Raises what the producer of dead letters raises when it closes.
         """
-        if self._feed.closed:
+        if self.feed.closed:
             return
         try:
-            await self._feed.close()
+            await self.feed.close()
         finally:
             self._client.detach(self)
 
@@ -126,32 +126,25 @@ class Consumer(Generic[K, V]):
 
     def __aiter__(self) -> AsyncIterator[Record[K, V]]:
         """Records one by one. A loop that was left may be entered again: it goes on."""
-        self._feed.read_as("async for")
-        if self._records is None:
-            self._records = RecordReader(self._feed, self._whole)
-        return self._records
+        return self.records("async for")
 
-    def batches(
-        self, *, max_records: int = 500, max_wait: float = 0.2
-    ) -> AsyncIterator[Batch[K, V]]:
+    def batches(self, *, max_records: int = 500, max_wait: float = 0.2) -> BatchReader[K, V]:
         """Batches of one partition each, never empty.
 
         One is handed out when ``max_records`` are there, ``max_wait`` seconds after its first
         record came, or when no more fit into ``prefetch_bytes``. Reading its columns builds no
         ``Record``: the fastest way to consume.
         """
-        self._feed.read_as("batches()")
-        return BatchReader[K, V](
-            self._feed, self._whole, max_records=max_records, max_wait=max_wait
-        )
+        self.feed.read_as("batches()")
+        return BatchReader[K, V](self.feed, self._whole, max_records=max_records, max_wait=max_wait)
 
-    def partitions(self) -> AsyncIterator[PartitionStream[K, V]]:
+    def partitions(self) -> PartitionsReader[K, V]:
         """A stream for each partition, to be read by a task of its own.
 
         After the last partition it waits until all streams have ended.
         """
-        self._feed.read_as("partitions()")
-        return PartitionsReader[K, V](self._feed)
+        self.feed.read_as("partitions()")
+        return PartitionsReader[K, V](self.feed)
 
     async def run(
         self,
@@ -172,26 +165,27 @@ class Consumer(Generic[K, V]):
         finish, and returns; a second signal ends it at once. When reading ends it waits for what
         is in flight. Cancelled: the handlers are cancelled too.
         """
-        from tailrace.client.run import run
+        from tailrace.client.run import Run, in_main_thread, run_with_signals
 
-        self._feed.read_as("run()")
-        records: RecordReader[K, V] = RecordReader(self._feed, self._whole)
-        await run(
-            self._feed.dead_letters,
-            records,
-            handler,
-            in_flight=in_flight,
-            order=order,
-            policy=on_error,
-            drain_timeout=drain_timeout,
-            signals=signals,
-        )
+        this = Run(self.feed.dead_letters, handler, on_error, order, in_flight)
+        records = self.records("run()")
+        if signals and in_main_thread():
+            await run_with_signals(this, records, drain_timeout)
+        else:
+            await this.go(records)
+
+    def records(self, kind: str) -> RecordReader[K, V]:
+        """The reader of single records, for ``async for``, ``run()`` and ``tailrace.sync``."""
+        self.feed.read_as(kind)
+        if self._records is None:
+            self._records = RecordReader(self.feed, self._whole)
+        return self._records
 
     def _whole(self) -> Source:
         """All partitions, for the one reader."""
         if self._source is None:
-            kind = self._feed.read_by or ""
-            self._source = Source(self._feed, list(self._feed.buffers.values()), kind)
+            kind = self.feed.read_by or ""
+            self._source = Source(self.feed, list(self.feed.buffers.values()), kind)
         return self._source
 
     # ── positions ────────────────────────────────────────────────────────────────────────────
@@ -203,8 +197,8 @@ class Consumer(Generic[K, V]):
         negative offset or a naive datetime, UsageError T055 if the partition is not assigned.
         Cancelled: the position has not moved.
         """
-        await self._feed.open()
-        buffer = self._feed.buffer(partition)
+        await self.feed.open()
+        buffer = self.feed.buffer(partition)
         if isinstance(to, int):
             if isinstance(to, bool) or to < 0:
                 raise texts_config.bad_argument(
@@ -217,46 +211,46 @@ class Consumer(Generic[K, V]):
             offset = to
         else:
             time_of(to, call="consumer.seek()", key="to")
-            offset = (await self._feed.offsets([partition], to))[partition]
+            offset = (await self.feed.offsets([partition], to))[partition]
         buffer.seek(offset)
-        self._feed.moved(buffer)
+        self.feed.moved(buffer)
 
     def pause(self, *partitions: TopicPartition) -> None:
         """Hand out nothing of these (none given: of any) until ``resume``."""
         for buffer in self._chosen(partitions):
             buffer.pause()
-        self._feed.jumped()
+        self.feed.jumped()
 
     def resume(self, *partitions: TopicPartition) -> None:
         """Go on with these (none given: with all) where they were paused."""
         for buffer in self._chosen(partitions):
             buffer.resume()
-            self._feed.moved(buffer)
+            self.feed.moved(buffer)
 
     def _chosen(self, partitions: Sequence[TopicPartition]) -> "list[PartitionBuffer]":
-        self._feed.check()
+        self.feed.check()
         if not partitions:
-            return list(self._feed.buffers.values())
-        return [self._feed.buffer(partition) for partition in partitions]
+            return list(self.feed.buffers.values())
+        return [self.feed.buffer(partition) for partition in partitions]
 
     def position(self, partition: TopicPartition) -> int:
         """The offset of the next record to be handed out."""
-        return self._feed.buffer(partition).position
+        return self.feed.buffer(partition).position
 
     def lag(self) -> dict[TopicPartition, int]:
         """Records not handed out yet, as of the last fetch; without those not fetched yet."""
-        self._feed.check()
-        lags = {at: buffer.lag for at, buffer in self._feed.buffers.items()}
+        self.feed.check()
+        lags = {at: buffer.lag for at, buffer in self.feed.buffers.items()}
         return {at: lag for at, lag in lags.items() if lag is not None}
 
     @property
     def assignment(self) -> frozenset[TopicPartition]:
         """The partitions it reads; empty before ``async with``."""
-        return frozenset(self._feed.buffers)
+        return frozenset(self.feed.buffers)
 
     def health(self) -> ConsumerHealth:
         """How it is doing; asks nobody, never fails, also after the end."""
-        return self._feed.health()
+        return self.feed.health()
 
     # ── commits: with a group only ───────────────────────────────────────────────────────────
 

@@ -235,6 +235,16 @@ class PartitionBuffer:
         self.stalled = None
         self._refetch(offset)
 
+    def rewind(self, offset: int, since: int) -> None:
+        """Take back what was handed out from ``offset`` on, unless ``since`` is past."""
+        if self.position != since:
+            return  # somebody sought elsewhere meanwhile
+        stored = self.stored
+        if stored is not None and stored.offset(0) <= offset:
+            self.index = stored.index_of(offset)
+        else:
+            self.seek(offset)
+
     def pause(self) -> None:
         """Hand out nothing until ``resume``. What was not opened yet is fetched again then."""
         if not self.paused:

@@ -8,14 +8,14 @@ Invariants:
 - partitions take turns: none waits for another to run dry.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self
 
 import anyio
 import anyio.lowlevel
 
 from tailrace.client.codecs import Undecodable
-from tailrace.client.records import Batch, K, Record, Slice, V
+from tailrace.client.records import Batch, K, Record, Slice, T, V
 from tailrace.protocol import texts_client, texts_config
 from tailrace.protocol.errors import CorruptBatch, TailraceError, UsageError
 
@@ -147,7 +147,8 @@ class RecordReader(Generic[K, V]):
         self._open_source = open_source
         self._source: Source | None = None
         self._left = 0  # records of the window
-        self._next: Callable[[], Record[K, V]]
+        self._next: Callable[[], Record[K, V]]  # while there are some
+        self._buffer: PartitionBuffer  # which they are of
         self._window = 16
         self._window_began = 0.0
         feed.on_jump.append(self._forget)
@@ -182,9 +183,16 @@ class RecordReader(Generic[K, V]):
             elif source.ended or not await source.wait():
                 raise StopAsyncIteration
         source.handed_out(buffer)
+        self._buffer = buffer
         self._next = _records(buffer, found).__next__
         self._left = found.stop - found.start - 1
         return self._next()
+
+    async def window(self) -> "tuple[PartitionBuffer, list[Record[K, V]]]":
+        """Whatever ``__anext__`` would hand out without waiting again, at once."""
+        first = await self.__anext__()
+        left, self._left = self._left, 0
+        return self._buffer, [first, *(self._next() for _ in range(left))]
 
     def _adapt_window(self) -> None:
         """As many records as the caller works off in about a millisecond."""
@@ -310,8 +318,15 @@ class PartitionStream(Generic[K, V]):
 
     async def __anext__(self) -> Record[K, V]:
         """The next record of the partition; raises what stands in its way (see ``Consumer``)."""
+        return await self._ending(self._records.__anext__)
+
+    async def window(self) -> "tuple[PartitionBuffer, list[Record[K, V]]]":
+        """See ``RecordReader.window``."""
+        return await self._ending(self._records.window)
+
+    async def _ending(self, read: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await self._records.__anext__()
+            return await read()
         except StopAsyncIteration:
             self._end()
             raise

@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 
 from tailrace.client.dead_letters import DeadLetters
 from tailrace.client.policy import ErrorPolicy
-from tailrace.client.records import K, Record, V
+from tailrace.client.records import Record
 from tailrace.protocol import texts, texts_config
 
 Order = Literal["key", "partition", "none"]
@@ -70,7 +70,7 @@ class Lanes:
         return None
 
 
-class _Run:
+class Run:
     """One call of ``run``: a task that reads, and one for each record that is handled."""
 
     def __init__(
@@ -81,6 +81,7 @@ class _Run:
         order: Order,
         in_flight: int,
     ) -> None:
+        _check(in_flight, order)
         self.failure: BaseException | None = None  # the first one
         self.reading = anyio.CancelScope()
         self.everything = anyio.CancelScope()
@@ -92,7 +93,21 @@ class _Run:
         self._room: anyio.Event | None = None  # while reading waits for it
 
     async def go(self, records: AsyncIterator[Record[Any, Any]]) -> None:
-        """Until reading has ended and every record is done, or ``everything`` is cancelled."""
+        """Until reading has ended and every record is done, or the drain's time is over.
+
+        Raises the first failure of reading or of a handler.
+        """
+        await self._go(records)
+        if self.failure is not None:
+            raise self.failure
+        if self.lanes.taken:
+            _log.warning(
+                "run() stopped with %s records not finished within drain_timeout",
+                self.lanes.taken,
+                extra={"event": "consumer.not_drained", "code": None},
+            )
+
+    async def _go(self, records: AsyncIterator[Record[Any, Any]]) -> None:
         with self.everything:
             async with anyio.create_task_group() as tasks:
                 try:
@@ -167,39 +182,22 @@ class _Run:
         )
 
 
-async def run(
-    letters: DeadLetters,
-    records: AsyncIterator[Record[K, V]],
-    handler: Callable[[Record[K, V]], Awaitable[None]],
-    *,
-    in_flight: int,
-    order: Order,
-    policy: ErrorPolicy | None,
-    drain_timeout: float,
-    signals: bool,
+async def run_with_signals(
+    this: Run, records: AsyncIterator[Record[Any, Any]], drain_timeout: float
 ) -> None:
-    """See ``Consumer.run``."""
-    _check(in_flight, order, drain_timeout)
-    this = _Run(letters, handler, policy, order, in_flight)
-    if signals and threading.current_thread() is threading.main_thread():
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch_signals, this, drain_timeout)
-            await this.go(records)
-            tasks.cancel_scope.cancel()
-    else:
+    """``Run.go``, drained by SIGTERM and SIGINT. Only in the main thread."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_watch_signals, this, drain_timeout)
         await this.go(records)
-    if this.failure is not None:
-        raise this.failure
-    if this.lanes.taken:
-        _log.warning(
-            "run() stopped with %s records not finished within drain_timeout %s s",
-            this.lanes.taken,
-            drain_timeout,
-            extra={"event": "consumer.not_drained", "code": None},
-        )
+        tasks.cancel_scope.cancel()
 
 
-async def _watch_signals(this: _Run, drain_timeout: float) -> None:
+def in_main_thread() -> bool:
+    """Where signals can be listened to."""
+    return threading.current_thread() is threading.main_thread()
+
+
+async def _watch_signals(this: Run, drain_timeout: float) -> None:
     """The first signal drains, the second one ends at once."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
         drained = False
@@ -208,7 +206,7 @@ async def _watch_signals(this: _Run, drain_timeout: float) -> None:
             drained = True
 
 
-def _check(in_flight: int, order: str, drain_timeout: float) -> None:
+def _check(in_flight: int, order: str) -> None:
     call = "consumer.run()"
     if isinstance(in_flight, bool) or in_flight < 1:
         raise texts_config.bad_argument(
@@ -217,8 +215,4 @@ def _check(in_flight: int, order: str, drain_timeout: float) -> None:
     if order not in ORDERS:
         raise texts_config.bad_argument(
             "order", order, call=call, expected=f"one of {ORDERS}", hint="Default: 'key'"
-        )
-    if not drain_timeout >= 0:
-        raise texts_config.bad_argument(
-            "drain_timeout", drain_timeout, call=call, expected="0 or more", hint="Example: 30.0"
         )

@@ -1,0 +1,183 @@
+"""One asyncio loop in a background thread, and the way from plain code into it (``sync.py``).
+
+Invariants:
+- the client lives in one task of that loop, from its ``__aenter__`` to its ``__aexit__``;
+- a call from outside runs as a task of the loop; Ctrl-C leaves the call at once and cancels it;
+- a forked child has no such thread: every call there fails at once, before it takes a lock.
+"""
+
+import asyncio
+import atexit
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from tailrace.client.client import Client
+from tailrace.client.guard import running_loop_getter
+from tailrace.client.producer import Producer
+from tailrace.protocol import texts_client
+from tailrace.protocol.errors import TailraceError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+EXIT_FLUSH_S = 2.0  # in all, for the clients still open at interpreter exit (C8)
+_open: "weakref.WeakSet[Portal]" = weakref.WeakSet()
+
+
+class Portal:
+    """The thread of one client."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.producers: dict[Producer[Any, Any], tuple[str, int]] = {}  # and where they were made
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stop = asyncio.Event()
+        self._ended: Future[None] = Future()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is another process than the one that made it."""
+        return os.getpid() != self._pid
+
+    def check(self) -> None:
+        """ForkedClientError T053, or UsageError T052 inside a running event loop."""
+        if self.forked:
+            raise texts_client.forked(created_pid=self._pid, pid=os.getpid())
+        if (loop := running_loop()) is not None:
+            raise texts_client.sync_inside_loop(loop)
+
+    def open(self) -> None:
+        """Start the thread and open the client; raises what its ``__aenter__`` raises."""
+        self.check()
+        if self._thread is not None:
+            raise texts_client.already_closed("Client")
+        opened: Future[None] = Future()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._main, args=(self._loop, opened), name="tailrace.sync", daemon=True
+        )
+        self._thread.start()
+        try:
+            opened.result()
+        except KeyboardInterrupt:
+            self._request_stop()
+            raise
+        _open.add(self)
+
+    def close(self) -> None:
+        """Close the client and end the thread; raises what its ``__aexit__`` raises.
+
+        Safe to call again. Ctrl-C: the closing goes on in the background.
+        """
+        self.check()
+        if self._thread is None:
+            return
+        _open.discard(self)
+        self._request_stop()
+        ended, self._ended = self._ended, _done()
+        ended.result()
+        self._thread.join()
+
+    def call(self, fn: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``fn`` on the loop and wait for what it returns or raises."""
+        future = self.start(fn, *args, **kwargs)
+        try:
+            return future.result()
+        except CancelledError:
+            raise texts_client.already_closed("Client") from None
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def start(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> "Future[T]":
+        """Run ``fn`` on the loop; its outcome comes by the future."""
+        self.check()
+        if self._loop is None:
+            raise texts_client.not_open("Client")
+        coroutine = fn(*args, **kwargs)
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # the loop is closed
+            coroutine.close()
+            raise texts_client.already_closed("Client") from None
+
+    def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a plain function in the loop's thread."""
+
+        async def on_loop() -> T:
+            return fn(*args, **kwargs)
+
+        return self.call(on_loop)
+
+    def tell(self, fn: Callable[[], object]) -> None:
+        """Run a plain function there some time soon; nobody waits for it."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(fn)
+
+    def _main(self, loop: asyncio.AbstractEventLoop, opened: "Future[None]") -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(self._live(opened))
+
+    async def _live(self, opened: "Future[None]") -> None:
+        try:
+            async with self.client:
+                opened.set_result(None)
+                await self._stop.wait()
+        except BaseException as error:  # the border between the threads
+            (self._ended if opened.done() else opened).set_exception(error)
+        else:
+            self._ended.set_result(None)
+
+    def _request_stop(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+
+def _done() -> "Future[None]":
+    future: Future[None] = Future()
+    future.set_result(None)
+    return future
+
+
+def running_loop() -> Literal["trio", "asyncio"] | None:
+    """Which event loop runs in this thread."""
+    if running_loop_getter()() is not None:
+        return "asyncio"
+    trio: Any = sys.modules.get("trio")
+    return "trio" if trio is not None and trio.lowlevel.in_trio_run() else None
+
+
+def _flush_at_exit() -> None:
+    """C8: whoever forgot to close loses nothing that two seconds can save."""
+    portals = [portal for portal in list(_open) if not portal.forked]
+    if not portals:
+        return
+    now = portals[0].client.clock.now
+    ends_at = now() + EXIT_FLUSH_S
+    flushes = [
+        (producer, place, portal.start(producer.flush))
+        for portal in portals
+        for producer, place in portal.producers.items()
+    ]
+    for producer, (file, line), flush in flushes:
+        try:
+            flush.result(max(0.0, ends_at - now()))
+        except TimeoutError:
+            pass
+        except (TailraceError, CancelledError) as error:
+            print(error, file=sys.stderr)
+        if left := producer.health().buffered_records:
+            notice = texts_client.never_closed(file=file, line=line, undelivered=left)
+            print(notice, file=sys.stderr)
+
+
+atexit.register(_flush_at_exit)

@@ -1,0 +1,144 @@
+"""``tailrace.sync``: the SDK for code without an event loop (interfaces 1.9).
+
+Same names, arguments, results and errors as ``tailrace``, without ``await``: ``with``, ``for`` and
+``close()`` stand for ``async with``, ``async for`` and ``aclose()``. The objects may be shared by
+threads. Ctrl-C interrupts any call; inside a running event loop every call raises UsageError T052.
+
+A client left open flushes its producers for up to two seconds when the interpreter exits.
+"""
+
+import ssl
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from tailrace.client import client as async_client
+from tailrace.client.events import EventName, Hook
+from tailrace.client.portal import Portal
+from tailrace.client.records import ConfigValue
+from tailrace.client.shapes import ClientHealth, ClusterInfo, TopicDetail, TopicInfo
+from tailrace.client.sync_consumer import Consumer, PartitionStream
+from tailrace.client.sync_opening import Opening
+from tailrace.client.sync_producer import Delivery, Producer
+
+__all__ = ["Admin", "Client", "Consumer", "Delivery", "PartitionStream", "Producer", "connect"]
+
+
+def connect(
+    url: str | Sequence[str] | None = None,
+    *,
+    client_id: str | None = None,
+    tls: bool | ssl.SSLContext | None = None,
+    connect_timeout: float = 5.0,
+    request_timeout: float = 10.0,
+    max_outage: float | None = None,
+    close_timeout: float = 10.0,
+) -> "Client":
+    """A client of the cluster at ``url``; it connects at ``with``. See ``tailrace.connect``."""
+    inner = async_client.connect(
+        url,
+        client_id=client_id,
+        tls=tls,
+        connect_timeout=connect_timeout,
+        request_timeout=request_timeout,
+        max_outage=max_outage,
+        close_timeout=close_timeout,
+    )
+    return Client(Portal(inner))
+
+
+class Client(Opening):
+    """Use as ``with tailrace.sync.connect() as client``; see ``tailrace.Client``."""
+
+    def __init__(self, portal: Portal) -> None:
+        super().__init__(portal)
+        self._admin = Admin(portal)
+
+    def __enter__(self) -> Self:
+        """Connect; raises ConnectError T001-T004, T120."""
+        self._portal.open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._portal.close()
+        except Exception as error:
+            if exc is None:
+                raise
+            exc.add_note(f"also failed: {error}")
+
+    def close(self) -> None:
+        """Close consumers, flush producers, disconnect; safe to call again.
+
+        Raises CloseTimeout T026 or FlushError T025 for what was not delivered.
+        """
+        self._portal.close()
+
+    @property
+    def admin(self) -> "Admin":
+        """Topics, and what the cluster looks like."""
+        return self._admin
+
+    @property
+    def cluster_id(self) -> str:
+        """The id of the cluster; UsageError T055 before ``with``."""
+        return self._portal.run(lambda: self._portal.client.cluster_id)
+
+    def health(self) -> ClientHealth:
+        """Whether a broker can be reached right now; never fails."""
+        return self._portal.client.health()
+
+    def on(self, event: EventName, hook: Hook) -> None:
+        """Call ``hook`` at each such event, in the background thread: it should be quick."""
+        self._portal.client.on(event, hook)
+
+
+class Admin:
+    """Made by ``client.admin``; see ``tailrace.Admin``."""
+
+    def __init__(self, portal: Portal) -> None:
+        self._portal = portal
+
+    def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        replicas: int | None = None,
+        config: Mapping[str, ConfigValue] | None = None,
+        exist_ok: bool = False,
+    ) -> TopicDetail:
+        """Create a topic and return it; TopicExists T012, InvalidName T013, ConfigError T08x."""
+        return self._portal.call(
+            self._portal.client.admin.create_topic,
+            name,
+            partitions=partitions,
+            replicas=replicas,
+            config=config,
+            exist_ok=exist_ok,
+        )
+
+    def delete_topic(self, name: str, *, missing_ok: bool = False) -> None:
+        """Delete a topic and its records; TopicNotFound T010 unless ``missing_ok``."""
+        self._portal.call(self._portal.client.admin.delete_topic, name, missing_ok=missing_ok)
+
+    def list_topics(self, *, internal: bool = False) -> list[TopicInfo]:
+        """All topics, sorted by name."""
+        return self._portal.call(self._portal.client.admin.list_topics, internal=internal)
+
+    def describe_topic(self, name: str) -> TopicDetail:
+        """One topic; TopicNotFound T010."""
+        return self._portal.call(self._portal.client.admin.describe_topic, name)
+
+    def alter_topic(self, name: str, *, config: Mapping[str, ConfigValue | None]) -> TopicDetail:
+        """Change settings, all or none; None is the default again."""
+        return self._portal.call(self._portal.client.admin.alter_topic, name, config=config)
+
+    def describe_cluster(self) -> ClusterInfo:
+        """Brokers, their health, and what is wrong if anything is."""
+        return self._portal.call(self._portal.client.admin.describe_cluster)

@@ -1,0 +1,279 @@
+"""The consumer of the synchronous client (``sync.py``).
+
+A hop between threads costs about as much as a thousand records: records come over in windows, of
+about a millisecond of the caller's work. Invariants:
+
+- what is held here counts as not handed out: ``position`` does not see it, ``seek`` and ``pause``
+  give it back, an interrupted call leaves it for the next one;
+- any number of threads may read: each record goes to one of them.
+"""
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from tailrace.client import consumer as async_consumer, reading
+from tailrace.client.feed import Feed
+from tailrace.client.partition_buffer import PartitionBuffer
+from tailrace.client.policy import ErrorPolicy
+from tailrace.client.portal import Portal
+from tailrace.client.records import At, Batch, K, Record, TopicPartition, V
+from tailrace.client.run import Run, in_main_thread
+from tailrace.client.shapes import ConsumerHealth
+from tailrace.protocol import texts_client
+
+Item = TypeVar("Item")
+Loaded = tuple[PartitionBuffer, list[Item]]
+
+
+class _Held(Generic[Item]):
+    """An iterator over what a reader on the loop hands out, several items at a time."""
+
+    def __init__(
+        self,
+        portal: Portal,
+        feed: Feed,
+        load: Callable[[], Awaitable[Loaded[Item]]],
+        offset_of: Callable[[Item], int],
+    ) -> None:
+        self._portal = portal
+        self._feed = feed
+        self._load = load
+        self._offset_of = offset_of
+        self._items: deque[Item] = deque()
+        self._items_lock = threading.Lock()
+        self._loading_lock = threading.Lock()
+        self._buffer: PartitionBuffer | None = None
+        self._position = 0  # of the buffer, behind the items
+        feed.on_jump.append(self.give_back)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        self._portal.check()
+        while True:
+            with self._items_lock:
+                if self._items:
+                    return self._items.popleft()
+            with self._loading_lock:
+                if not self._items and not self._portal.call(self._fill):
+                    raise StopIteration
+
+    async def _fill(self) -> bool:
+        """On the loop. False: reading has ended."""
+        try:
+            buffer, items = await self._load()
+        except StopAsyncIteration:
+            return False
+        with self._items_lock:
+            self._items.extend(items)
+            self._buffer, self._position = buffer, buffer.position
+        return True
+
+    def give_back(self) -> None:
+        """On the loop: what nobody took yet is handed out again."""
+        with self._items_lock:
+            if self._items and self._buffer is not None:
+                self._buffer.rewind(self._offset_of(self._items[0]), self._position)
+                self._feed.fetcher.consider(self._buffer)
+            self._items.clear()
+
+
+def _offset_of_record(record: Record[Any, Any]) -> int:
+    return record.offset
+
+
+def _offset_of_batch(batch: Batch[Any, Any]) -> int:
+    return batch.first_offset
+
+
+class PartitionStream(Generic[K, V]):
+    """The records of one partition; ends on close. See ``tailrace.PartitionStream``."""
+
+    def __init__(self, portal: Portal, feed: Feed, inner: reading.PartitionStream[K, V]) -> None:
+        self.topic = inner.topic
+        self.partition = inner.partition
+        self._held = _Held(portal, feed, inner.window, _offset_of_record)
+
+    def __iter__(self) -> Iterator[Record[K, V]]:
+        return self._held
+
+    def commit(self, next_offset: int | None = None) -> None:
+        """UsageError T055: a consumer without a group has nothing to commit to."""
+        raise texts_client.no_group("commit()")
+
+
+class Consumer(Generic[K, V]):
+    """Use as ``with client.consumer("orders") as consumer``; see ``tailrace.Consumer``."""
+
+    def __init__(self, portal: Portal, inner: async_consumer.Consumer[K, V]) -> None:
+        self._portal = portal
+        self._inner = inner
+        self._records: _Held[Record[K, V]] | None = None
+
+    def __enter__(self) -> Self:
+        """Find the partitions and where to start; raises as the asynchronous one."""
+        self._portal.call(self._inner.__aenter__)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading; whoever waits gets UsageError T055. Safe to call again."""
+        if not self._inner.feed.closed:
+            self._portal.call(self._inner.aclose)
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────
+
+    def __iter__(self) -> Iterator[Record[K, V]]:
+        """Records one by one; a loop that was left may be entered again."""
+        reader = self._portal.run(self._inner.records, "for")
+        if self._records is None:
+            held = _Held(self._portal, self._inner.feed, reader.window, _offset_of_record)
+            self._records = held
+        return self._records
+
+    def batches(self, *, max_records: int = 500, max_wait: float = 0.2) -> Iterator[Batch[K, V]]:
+        """Batches of one partition each, never empty; see ``tailrace.Consumer.batches``."""
+        reader = self._portal.run(self._inner.batches, max_records=max_records, max_wait=max_wait)
+        feed = self._inner.feed
+
+        async def load() -> Loaded[Batch[K, V]]:
+            batch = await reader.__anext__()
+            return feed.buffers[TopicPartition(batch.topic, batch.partition)], [batch]
+
+        return _Held(self._portal, feed, load, _offset_of_batch)
+
+    def partitions(self) -> Iterator[PartitionStream[K, V]]:
+        """A stream for each partition, to be read by a thread of its own."""
+        reader = self._portal.run(self._inner.partitions)
+
+        async def following() -> reading.PartitionStream[K, V] | None:
+            try:
+                return await reader.__anext__()
+            except StopAsyncIteration:
+                return None
+
+        while (stream := self._portal.call(following)) is not None:
+            yield PartitionStream(self._portal, self._inner.feed, stream)
+
+    def run(
+        self,
+        handler: Callable[[Record[K, V]], None],
+        *,
+        in_flight: int = 8,
+        order: Literal["key", "partition", "none"] = "key",
+        on_error: ErrorPolicy | None = None,
+        drain_timeout: float = 30.0,
+        signals: bool = True,
+    ) -> None:
+        """Call ``handler`` with every record, in up to ``in_flight`` threads at a time.
+
+        See ``tailrace.Consumer.run``. A handler that runs cannot be interrupted: after
+        ``drain_timeout`` seconds ``run`` returns without it.
+        """
+
+        async def go() -> None:
+            limiter = anyio.CapacityLimiter(in_flight)
+
+            async def handle(record: Record[K, V]) -> None:
+                await anyio.to_thread.run_sync(
+                    handler, record, limiter=limiter, abandon_on_cancel=True
+                )
+
+            feed = self._inner.feed
+            this.append(Run(feed.dead_letters, handle, on_error, order, in_flight))
+            await this[0].go(self._inner.records("run()"))
+
+        def drain() -> None:
+            if this:
+                this[0].drain(0.0 if drained else drain_timeout)
+                drained.append(True)
+
+        this: list[Run] = []
+        drained: list[bool] = []
+        with _on_signals(lambda: self._portal.tell(drain), signals and in_main_thread()):
+            self._portal.call(go)
+
+    # ── positions ────────────────────────────────────────────────────────────────────────────
+
+    def seek(self, partition: TopicPartition, to: int | At) -> None:
+        """Hand out the record at offset ``to`` next, or the first one appended at that time."""
+        self._portal.call(self._inner.seek, partition, to)
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        """Hand out nothing of these (none given: of any) until ``resume``."""
+        self._portal.run(self._inner.pause, *partitions)
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        """Go on with these (none given: with all)."""
+        self._portal.run(self._inner.resume, *partitions)
+
+    def position(self, partition: TopicPartition) -> int:
+        """The offset of the next record to be handed out."""
+        return self._exactly(lambda: self._inner.position(partition))
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """Records not handed out yet, as of the last fetch."""
+        return self._exactly(self._inner.lag)
+
+    @property
+    def assignment(self) -> frozenset[TopicPartition]:
+        """The partitions it reads; empty before ``with``."""
+        return self._inner.assignment
+
+    def health(self) -> ConsumerHealth:
+        """How it is doing; never fails."""
+        return self._inner.health()
+
+    def commit(
+        self, offsets: Mapping[TopicPartition, int] | None = None, *, metadata: str = ""
+    ) -> None:
+        """UsageError T055: a consumer without a group has nothing to commit to."""
+        self._portal.call(self._inner.commit, offsets, metadata=metadata)
+
+    def committed(self) -> dict[TopicPartition, int | None]:
+        """UsageError T055: a consumer without a group has committed nothing."""
+        return self._portal.call(self._inner.committed)
+
+    def _exactly(self, read: Callable[[], Item]) -> Item:
+        """``read`` on the loop, after what is held here was given back."""
+
+        def on_loop() -> Item:
+            self._inner.feed.jumped()
+            return read()
+
+        return self._portal.run(on_loop)
+
+
+@contextmanager
+def _on_signals(heard: Callable[[], None], listen: bool) -> Generator[None]:
+    """Call ``heard`` at SIGTERM and SIGINT while the body runs."""
+    if not listen:
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def hear(number: int, frame: object) -> None:
+        heard()
+
+    before = [signal.signal(number, hear) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
