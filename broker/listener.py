@@ -50,18 +50,18 @@ async def accept_connections(
 async def _serve(node: Node, transport: ServerTransport, name: str, ip: str) -> None:
     open_connections = node.metrics.connections.of(name)
     open_connections.inc()
+    connection: Connection | None = None
     try:
         if await _shake_hands(node, transport) and node.state() != "draining":
             connection = Connection(node, transport, name)
             node.connections[connection] = None
-            try:
-                await connection.serve()
-            finally:
-                del node.connections[connection]
-        else:
-            node.admission.greeted()
-            transport.close()
+            await connection.serve()
     finally:
+        transport.close()
+        if connection is None:
+            node.admission.greeted()  # it will not
+        else:
+            del node.connections[connection]
         open_connections.dec()
         node.admission.leave(ip)
         node.left.ring()
