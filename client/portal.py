@@ -40,6 +40,7 @@ class Portal:
         self._thread: threading.Thread | None = None
         self._stop = asyncio.Event()
         self._ended: Future[None] = Future()
+        self._told = False  # what it ended with
 
     @property
     def forked(self) -> bool:
@@ -81,9 +82,11 @@ class Portal:
             return
         _open.discard(self)
         self._request_stop()
-        ended, self._ended = self._ended, _done()
-        ended.result()
+        failure = self._ended.exception()
         self._thread.join()
+        if failure is not None and not self._told:
+            self._told = True
+            raise failure
 
     def call(self, fn: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``fn`` on the loop and wait for what it returns or raises."""
@@ -133,19 +136,16 @@ class Portal:
                 opened.set_result(None)
                 await self._stop.wait()
         except BaseException as error:  # the border between the threads
-            (self._ended if opened.done() else opened).set_exception(error)
+            if not opened.done():
+                opened.set_exception(error)
+                self._told = True
+            self._ended.set_exception(error)
         else:
             self._ended.set_result(None)
 
     def _request_stop(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
-
-
-def _done() -> "Future[None]":
-    future: Future[None] = Future()
-    future.set_result(None)
-    return future
 
 
 def running_loop() -> Literal["trio", "asyncio"] | None:
