@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from tailrace.simulation.history import FinalLog, History, Read, Send, Where
 
+SHOWN_BYTES = 24  # of a value, in texts
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -43,7 +45,8 @@ def lost_or_changed_writes(history: History, final: FinalLog) -> Iterator[Violat
         if found is None:
             yield Violation("S2", f"{_send(send)} was acked at {send.offset} and is gone")
         elif found != (send.key, send.value):
-            yield Violation("S2", f"{_send(send)} was acked at {send.offset}; now {found} is there")
+            now = _short(found[1])
+            yield Violation("S2", f"{_send(send)} was acked at {send.offset}; now {now} is there")
 
 
 def changed_reads(history: History, final: FinalLog) -> Iterator[Violation]:
@@ -52,11 +55,12 @@ def changed_reads(history: History, final: FinalLog) -> Iterator[Violation]:
     for read in history.reads:
         before = seen.setdefault((read.where, read.offset), read)
         if (before.key, before.value) != (read.key, read.value):
-            yield Violation("S12", f"{_read(before)} became {read.value!r} for {read.reader}")
+            yield Violation("S12", f"{_read(before)} became {_short(read.value)} for {read.reader}")
     for (where, offset), read in seen.items():
         found = final.get(where, {}).get(offset)
         if found != (read.key, read.value):
-            yield Violation("S12", f"{_read(read)} was delivered; at the end: {found}")
+            now = _short(found[1]) if found is not None else "nothing"
+            yield Violation("S12", f"{_read(read)} was delivered; at the end: {now}")
 
 
 def skipped_offsets(history: History, final: FinalLog) -> Iterator[Violation]:
@@ -97,9 +101,9 @@ def duplicates(history: History, final: FinalLog) -> Iterator[Violation]:
     for where, log in final.items():
         for offset, (_, value) in log.items():
             if value not in sent:
-                yield Violation("S15", f"{value!r} at {where}@{offset} was never sent")
+                yield Violation("S15", f"{_short(value)} at {where}@{offset} was never sent")
             if value in places:
-                yield Violation("S15", f"{value!r} at {where}@{offset} and at {places[value]}")
+                yield Violation("S15", f"{_short(value)} at {where}@{offset} and at {places[value]}")
             places[value] = where, offset
 
 
@@ -141,9 +145,13 @@ def _written(history: History, final: FinalLog) -> list[Send]:
     return written
 
 
+def _short(value: bytes) -> str:
+    return repr(value if len(value) <= SHOWN_BYTES else value[:SHOWN_BYTES] + b"...")
+
+
 def _send(send: Send) -> str:
-    return f"{send.value!r} of {send.producer} (at {send.began_at:.6f} s)"
+    return f"{_short(send.value)} of {send.producer} (at {send.began_at:.6f} s)"
 
 
 def _read(read: Read) -> str:
-    return f"{read.topic}[{read.partition}]@{read.offset} {read.value!r} (at {read.at:.6f} s)"
+    return f"{read.topic}[{read.partition}]@{read.offset} {_short(read.value)} (at {read.at:.6f} s)"

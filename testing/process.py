@@ -16,7 +16,8 @@ from tailrace.testing.machine import Machine
 T = TypeVar("T")
 
 CLEAN_S = 1.0  # a broker that is busy for longer cleans while the test goes on
-STOP_S = 10.0  # a graceful stop that takes longer is a bug of the broker
+GRACE_S = 2.0  # for requests in hand at a graceful stop
+STOP_S = 10.0  # a broker that takes longer to end is broken
 
 
 class Process:
@@ -51,10 +52,16 @@ class Process:
         return result
 
     def stop(self) -> None:
-        """Stop gracefully; raises what the broker ended with, if that was an error."""
+        """Stop gracefully; raises what the broker ended with, if that was an error.
+
+        Requests that a fault holds back are never answered: after a while they are given up.
+        """
         self.pause(False)
         if self._server is not None:
             self._soon(self._server.stop)
+            self._thread.join(GRACE_S)
+        if self._thread.is_alive():
+            self._soon(self._scope.cancel)
         self._join()
         if self._failure is not None:
             raise self._failure

@@ -52,6 +52,8 @@ class Producing:
         async with client.producer(
             max_in_flight=in_flight, compression=rng.choice(("none", "lz4", "zstd")), **options
         ) as producer:
+            # Before the partitions are known, calls of several tasks have no order.
+            await self._send(producer, f"{self._name}.{self._lives}")
             async with trio.open_nursery() as nursery:
                 while trio.current_time() < end:
                     how = rng.choice((self._send, self._send, self._enqueue, self._send_many))
@@ -81,7 +83,9 @@ class Producing:
                 send.acked(trio.current_time(), made.topic, made.partition, made.offset)
 
     async def _send_many(self, producer: Producer[bytes, bytes], who: str) -> None:
-        sends = self._begin(who, self._rng.randrange(1, 20))
+        # All with or all without a key: that is two orders, also within one call.
+        keys = self._rng.choice((KEYS[:1], KEYS[1:]))
+        sends = self._begin(who, self._rng.randrange(1, 20), keys)
         failures: dict[int, TailraceError] = {}
         try:
             made = list(
@@ -100,14 +104,16 @@ class Producing:
             else:
                 send.acked(trio.current_time(), found.topic, found.partition, found.offset)
 
-    def _begin(self, who: str, count: int) -> Sequence[Send]:
+    def _begin(
+        self, who: str, count: int, keys: Sequence[bytes | None] = KEYS
+    ) -> Sequence[Send]:
         rng = self._rng
         sends: list[Send] = []
         for _ in range(count):
             self._count += 1
             size = LARGE if rng.random() < 0.05 else rng.randrange(200)
             value = f"{self._name}-{self._count}-".encode() + b"x" * size
-            sends.append(self._history.send(who, rng.choice(KEYS), value, trio.current_time()))
+            sends.append(self._history.send(who, rng.choice(keys), value, trio.current_time()))
         return sends
 
 

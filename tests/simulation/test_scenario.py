@@ -1,0 +1,50 @@
+"""The first scenario holds for some seeds, replays exactly, and finds what is planted."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.planted import BUGS
+from tests.simulation.scenario import run_seed
+from tests.simulation.sweep import first_caught, headline, try_seed
+
+SEEDS = range(12)  # `make sim` runs 300
+PLANTED_WITHIN = range(50)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_promise_is_broken(seed: int) -> None:
+    result = try_seed(seed)
+    assert not result.failure, f"{headline(seed)}\n{result.failure}"
+    assert result.outcome is not None
+    report = result.outcome.value
+    assert report.acked > 0
+    assert report.read > 0
+
+
+@pytest.mark.slow
+def test_a_seed_takes_the_same_course_again_also_in_another_process() -> None:
+    seed = 7
+    expected = run_seed(seed)
+    assert run_seed(seed) == expected
+    command = [sys.executable, "-m", "tests.simulation.sweep", "--seeds", str(seed), "--verbose"]
+    for hash_seed in ("1", "2"):
+        output = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert output.startswith(f"seed {seed} {expected.trace} "), output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_caught(bug: str) -> None:
+    found = first_caught(bug, PLANTED_WITHIN)
+    assert found is not None, f"{bug}: not caught by seeds up to {PLANTED_WITHIN[-1]}"
+    print(f"{bug}: caught by seed {found.seed}: {found.failure.splitlines()[-1]}")
