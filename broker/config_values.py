@@ -8,7 +8,6 @@ Pure, but for ``read_file``.
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +60,8 @@ class Value:
 
 def read_file(path: Path) -> list[Given]:
     """The settings of a TOML file. ConfigError T082 if it cannot be read or is no TOML."""
+    import tomllib  # here: it costs 60 ms, and a broker without a file need not pay them
+
     try:
         text = path.read_text("utf-8")
         document = tomllib.loads(text)

@@ -6,7 +6,6 @@ from queue import SimpleQueue
 from typing import TypeVar, cast
 
 import trio
-import trio.testing
 
 from tailrace.broker.config import from_mapping
 from tailrace.broker.server import Ready, Server
@@ -106,6 +105,8 @@ class Process:
         async def clean() -> None:
             server.clean_now()
             with trio.move_on_after(CLEAN_S):
+                import trio.testing  # here: it imports pytest, 160 ms
+
                 await trio.testing.wait_all_tasks_blocked()
 
         self.call(clean)
