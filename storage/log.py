@@ -69,6 +69,7 @@ class Log:
         self.start: int = found.start
         self._segments = Segments(self._disk, found.segments)
         self._producers = found.producers
+        self._snapshot = found.producers_from  # offset of the newest durable one
         self._epochs = found.epochs
         self._append_time = max(segment.last_append_time for segment in self._segments)
         self._unsynced = Unsynced(self._disk, self.path, self.end)
@@ -83,6 +84,9 @@ class Log:
         for segment in found.segments[:-1]:
             if not segment.indexed:
                 self._write_index(segment)
+        if any(s.next_offset > self._snapshot for s in self._segments.sealed_below(self.start)):
+            self._snapshot_producers()  # of an interrupted removal
+        self._trim()
 
     @classmethod
     def open(
@@ -336,11 +340,13 @@ class Log:
             return encode_producers(table, end)
 
         path = f"{self.path}/producers-{end:020}"
-        self._unsynced.add(Sidecar(path, content, self._prune_snapshots))
+        self._unsynced.add(Sidecar(path, content, bind(self._snapshot_saved, end)))
 
-    def _prune_snapshots(self) -> None:
+    def _snapshot_saved(self, offset: int) -> None:
+        self._snapshot = offset
         for at in numbered(self._disk.list(self.path), "producers-", "")[:-SNAPSHOTS_KEPT]:
             self._disk.remove(f"{self.path}/producers-{at:020}")
+        self._trim()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 
@@ -373,15 +379,16 @@ class Log:
         """Remove the sealed segments wholly below ``offset``, durably; how many they were.
 
         The log start moves to the first segment that is left. Crash-atomic (S28): the start is
-        durable before the first file goes.
+        durable before the first file goes. A segment stays until a snapshot of the producers
+        behind it is durable, which the first sync round after its sealing sees to.
         """
-        gone = self._segments.sealed_below(offset)
+        gone = self._segments.sealed_below(min(offset, self._snapshot))
         if gone:
             self._move_start(max(self.start, gone[-1].next_offset))
         return len(gone)
 
     def set_start(self, offset: int) -> None:
-        """Move the log start up to ``offset``, durably, and remove what lies wholly below."""
+        """Move the log start up to ``offset``, durably; what lies wholly below will be removed."""
         assert offset <= self.flushed, "the log start is durable"
         if offset > self.start:
             self._move_start(offset)
@@ -390,10 +397,16 @@ class Log:
         checkpoint.write(self._disk, marks.start_path(self.path), marks.encode_start(offset))
         self.start = offset
         self._reader.forget_below(offset)
-        for segment in self._segments.sealed_below(offset):
+        self._trim()
+
+    def _trim(self) -> None:
+        """Remove the segments below the start whose producers are in a durable snapshot (R35)."""
+        gone = self._segments.sealed_below(min(self.start, self._snapshot))
+        for segment in gone:
             self._unsynced.forget(segment)
             self._segments.remove(segment)
-        self._disk.sync_directory(self.path)
+        if gone:
+            self._disk.sync_directory(self.path)
 
     def truncate_to(self, offset: int) -> None:
         """Remove all batches that end above ``offset``, durably. They must not be committed.
@@ -402,10 +415,10 @@ class Log:
         is then read from the files again, as after a crash.
         """
         self._ready()
-        assert self.start <= offset
         if offset >= self.end:
             return
         segment, position, end = self._reader.boundary(offset)
+        assert self.start <= end, "the log start is committed"
         mark = Mark(min(end, self.flushed), segment.base_offset, position)
         if mark.offset < end:
             mark = Mark(mark.offset, -1, 0)

@@ -74,12 +74,9 @@ class ProducerTable:
         """Checks against this table that change it only when committed."""
         return ProducerPlan(self, self._topic, self._partition)
 
-    def replay(self, header: BatchHeader) -> None:
+    def replay(self, producer_id: int, epoch: int, sent: Sent) -> None:
         """Take in a batch that stands in the log."""
-        if header.producer_id >= 0 and header.base_sequence >= 0:
-            known = self._producers.get(header.producer_id)
-            sent = _sent(header, header.base_offset, header.append_time)
-            self.put(header.producer_id, _followed(known, header.producer_epoch, sent))
+        self.put(producer_id, _followed(self._producers.get(producer_id), epoch, sent))
 
     def put(self, producer_id: int, producer: Producer) -> None:
         """Replace one producer, which thereby is the last to be forgotten."""

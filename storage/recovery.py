@@ -24,6 +24,7 @@ from tailrace.storage.epochs import EpochHistory, decode_epochs, encode_epochs
 from tailrace.storage.index import decode_index
 from tailrace.storage.marks import Mark
 from tailrace.storage.producers import ProducerTable, decode_producers
+from tailrace.storage.replay import replay
 from tailrace.storage.scan import Scanner
 from tailrace.storage.segment import Quarantine, Segment
 
@@ -71,6 +72,7 @@ class Recovered:
 
     segments: list[Segment]  # the last one is active
     producers: ProducerTable
+    producers_from: int  # offset of the snapshot that they were replayed from
     epochs: EpochHistory
     start: int
     quarantined: list[Quarantine]
@@ -96,7 +98,13 @@ def recover(
     work = _Recovery(disk, path, ProducerTable(*name), seed, segment_bytes, interval)
     work.run(clean=clean, suspect=suspect, full=verify == "full", name=name)
     return Recovered(
-        work.segments, work.producers, work.epochs, work.start, work.quarantined, work.report
+        segments=work.segments,
+        producers=work.producers,
+        producers_from=work.producers_from,
+        epochs=work.epochs,
+        start=work.start,
+        quarantined=[hole for hole in work.quarantined if hole.next_offset > work.start],
+        report=work.report,
     )
 
 
@@ -151,7 +159,7 @@ class _Recovery:
         self.interval = interval
         self.segments: list[Segment] = []
         self.producers = producers
-        self.producers_from = 0  # the table holds everything below
+        self.producers_from = 0  # offset of the snapshot it was replayed from
         self.epochs = EpochHistory()
         self.start = 0
         self.mark = Mark(0, 0, 0)
@@ -164,13 +172,13 @@ class _Recovery:
         names = self._names()
         bases = numbered(names, "", ".log")
         self._read_marks(names, bases)
-        bases = self._drop_before_start(bases)
         if not bases:
             self._create()
             return
         if bases[0] > self.start:
             self._quarantine_missing(bases[0])
-        self._scan_all(bases, names, clean=clean and not suspect, full=full, name=name)
+        self._scan_all(bases, clean=clean and not suspect, full=full)
+        self._restore(names, name)
         self._finish(names, suspect=suspect)
 
     def _names(self) -> list[str]:
@@ -200,12 +208,6 @@ class _Recovery:
         # The start was below the mark when it was set, and is durable.
         self.mark = mark if mark.offset >= self.start else Mark(self.start, -1, 0)
 
-    def _drop_before_start(self, bases: list[int]) -> list[int]:
-        """Finish a removal of old segments that a crash interrupted (S28)."""
-        while len(bases) > 1 and bases[1] <= self.start:
-            self._remove(bases.pop(0))
-        return bases
-
     def _create(self) -> None:
         """No segment is there. Offsets that were once durable are never used again (S10)."""
         end = self.mark.offset
@@ -234,24 +236,14 @@ class _Recovery:
 
     # ── which segments to scan ───────────────────────────────────────────────────────────────
 
-    def _scan_all(
-        self, bases: list[int], names: list[str], *, clean: bool, full: bool, name: tuple[str, int]
-    ) -> None:
+    def _scan_all(self, bases: list[int], *, clean: bool, full: bool) -> None:
         self.segments = [Segment(self.disk, self.path, base) for base in bases]
         ends: list[int | None] = [*bases[1:], None]
-        adopted = [
-            not full and self._adopt(segment, end, clean=clean)
-            for segment, end in zip(self.segments, ends, strict=True)
-        ]
-        self.report.clean = clean and adopted[-1]
-        scanned_from = bases[adopted.index(False)] if False in adopted else self.mark.offset
-        replay_from = self._load_state(names, scanned_from, name)
         for at, (segment, end) in enumerate(zip(self.segments, ends, strict=True)):
-            if adopted[at] and segment.next_offset <= replay_from:
+            if not full and self._adopt(segment, end, clean=clean):
                 self.last_time = max(self.last_time, segment.last_append_time)
-                continue
-            known_bytes = segment.size_bytes if adopted[at] else None
-            if self.scan(segment, end, known_bytes):
+                self.report.clean = end is None
+            elif self.scan(segment, end, None):
                 self._remove_segments(at + 1)
                 break
 
@@ -280,10 +272,10 @@ class _Recovery:
         segment.sealed = True
         return True
 
-    def _load_state(self, names: list[str], offset: int, name: tuple[str, int]) -> int:
-        """Read snapshot and epochs; from which offset on the log must be replayed for them."""
-        snapshots = numbered(names, "producers-", "")
-        for at in [found for found in reversed(snapshots) if found <= offset]:
+    def _restore(self, names: list[str], name: tuple[str, int]) -> None:
+        """Producers from the newest snapshot and epochs from their file, then from the log."""
+        end = self.segments[-1].next_offset
+        for at in [found for found in numbered(names, "producers-", "")[::-1] if found <= end]:
             file = f"producers-{at:020}"
             body = checkpoint.read(self.disk, f"{self.path}/{file}", checkpoint.Kind.PRODUCERS)
             table = None if body is None else decode_producers(body, at, *name)
@@ -293,12 +285,24 @@ class _Recovery:
             self.report.rebuilt.append(file)
         body = checkpoint.read(self.disk, f"{self.path}/epochs", checkpoint.Kind.EPOCHS)
         epochs = None if body is None else decode_epochs(body)
-        if epochs is None:
-            if "epochs" in names:
-                self.report.rebuilt.append("epochs")
-            return 0
-        self.epochs = epochs
-        return self.producers_from
+        if epochs is None and "epochs" in names:
+            self.report.rebuilt.append("epochs")
+        self.epochs = epochs or EpochHistory()
+        replay_from = self.producers_from if epochs is not None else 0
+        for segment in self.segments:
+            if segment.next_offset <= replay_from:
+                continue
+            if segment.unverified is not None:
+                self.last_epoch = self.last_time = -1  # those of later segments by now
+                self.scan(segment, segment.next_offset, segment.size_bytes)
+            replay(
+                segment,
+                self.quarantined,
+                producers=self.producers,
+                producers_from=self.producers_from,
+                epochs=self.epochs,
+                epochs_from=replay_from,
+            )
 
     # ── scanning one segment ─────────────────────────────────────────────────────────────────
 
@@ -353,10 +357,6 @@ class _Recovery:
             self.interval,
         )
         self.last_epoch, self.last_time = header.leader_epoch, header.append_time
-        if header.leader_epoch > self.epochs.latest:
-            self.epochs.begin(header.leader_epoch, header.base_offset)
-        if header.base_offset >= self.producers_from:
-            self.producers.replay(header)
         self.report.batches += 1
         self.report.records += header.record_count
 
@@ -449,7 +449,9 @@ class _Recovery:
             data = encode_epochs(self.epochs)
             checkpoint.write(self.disk, f"{self.path}/epochs", data)
         mark = Mark(end, active.base_offset, active.size_bytes)
-        if mark != self.mark or "flushed" in self.report.rebuilt:
+        # A mark that was read may stand in the page cache only: a power cut would turn what is
+        # quarantined below it into a torn tail.
+        if mark != self.mark or self.quarantined or "flushed" in self.report.rebuilt:
             data = marks.encode_mark(mark)
             checkpoint.write(self.disk, marks.flushed_path(self.path), data)
         if not self.report.clean:

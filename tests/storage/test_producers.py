@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailrace.protocol.batch import BatchHeader, parse_header, patch
+from tailrace.protocol.batch import BatchHeader, parse_header
 from tailrace.protocol.errors import TailraceError
 from tailrace.storage import checkpoint, producers
 from tailrace.storage.producers import (
@@ -14,7 +14,7 @@ from tailrace.storage.producers import (
     decode_producers,
     encode_producers,
 )
-from tests.storage.logs import SEED, batch
+from tests.storage.logs import batch
 
 
 def header(sequence: int, count: int = 1, *, producer: int = 7, epoch: int = 0) -> BatchHeader:
@@ -126,9 +126,7 @@ def test_replay_of_the_log_gives_the_same_table(table: ProducerTable) -> None:
     replayed = ProducerTable("orders", 3)
     for number in range(8):
         send(table, number, offset=number)
-        entry = batch(b"v", producer=(7, 0, number))
-        patch(entry, seed=SEED, base_offset=number, leader_epoch=0, append_time=5)
-        replayed.replay(parse_header(entry))
+        replayed.replay(7, 0, Sent(number, number, number, number + 1, 5))
     assert list(replayed) == list(table)
 
 
