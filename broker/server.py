@@ -18,7 +18,7 @@ nothing is tried again (R21).
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from uuid import UUID
 
 import trio
@@ -44,6 +44,7 @@ from tailrace.broker.topics import Topics
 from tailrace.broker.world import Listener, World
 from tailrace.protocol import texts_config
 from tailrace.protocol.errors import BrokerError, TailraceError
+from tailrace.protocol.version import SOFTWARE, VERSION
 from tailrace.storage.directory import DataDirectory
 
 log = logging.getLogger("tailrace.broker.server")
@@ -72,7 +73,7 @@ class Server:
         self._config = config
         self.health = Health()
         self.metrics = Metrics(
-            version=version(), topics_max=config.metrics.topics_max, clock=world.clock.now
+            version=VERSION, topics_max=config.metrics.topics_max, clock=world.clock.now
         )
         self._state: State = "starting"
         self._scope = trio.CancelScope()
@@ -171,7 +172,7 @@ class Server:
             *(store, self._config.broker.id, self._world.clock),
             *(self.metrics, self.health),
         )
-        about = {"version": version(), "since": self._world.clock.wall_ms()}
+        about = {"version": VERSION, "since": self._world.clock.wall_ms()}
         epoch = await registry.join(directory.cluster_id, directory.path, about)
         node, janitor = self._assemble(directory, registry, epoch, http)
         try:
@@ -218,7 +219,7 @@ class Server:
             broker_id=config.broker.id,
             cluster_id=directory.cluster_id,
             broker_epoch=epoch,
-            software=f"tailrace/{version()}",
+            software=SOFTWARE,
             shelf=shelf,
             topics=topics,
             producer_ids=ProducerIds(registry),
@@ -397,17 +398,10 @@ class Server:
         self.metrics.set_state(state)
 
 
-@cache
-def version() -> str:
-    """Of this software."""
-    from importlib.metadata import version as installed  # 10 ms, once
-
-    return installed("tailrace")
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for one in group.exceptions:
-        if isinstance(one, BaseExceptionGroup):
-            yield from _leaves(one)
-        else:
-            yield one
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        yield error
+        return
+    parts: tuple[BaseException, ...] = error.exceptions
+    for one in parts:
+        yield from _leaves(one)

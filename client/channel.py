@@ -18,7 +18,7 @@ from enum import Enum
 import anyio
 
 from tailrace.client.net import reason_of
-from tailrace.client.options import SOFTWARE, Address
+from tailrace.client.options import Address
 from tailrace.client.runtime import Runtime
 from tailrace.protocol import texts_client
 from tailrace.protocol.connection import ClientConnection
@@ -26,6 +26,7 @@ from tailrace.protocol.errors import ConnectError, TailraceError
 from tailrace.protocol.messages import HelloResponse, Request, Response
 from tailrace.protocol.seams import Transport
 from tailrace.protocol.texts_wire import other_protocol
+from tailrace.protocol.version import SOFTWARE
 
 JOIN_BYTES_MAX = 16 << 10  # bodies up to this leave in one piece with their head
 READ_BYTES_MIN = 64 << 10
@@ -205,13 +206,13 @@ class Channel:
         self.lost = Lost(self.address, reason)
         self._transport.close()
         self._outbox.clear()
+        if self.on_lost is not None:  # first, so that nobody below tries this one again
+            self.on_lost(self.lost)
         waiting = [*self._waiting.values(), *self._unanswered]
         self._waiting, self._unanswered = {}, []
         for on_outcome in waiting:
             on_outcome(self.lost, NO_BODY)
         self._make_room()
-        if self.on_lost is not None:
-            self.on_lost(self.lost)
 
     async def read(self) -> None:
         """The reading task: until the connection ends, for whatever reason."""

@@ -15,7 +15,6 @@ from tailrace.protocol import texts, texts_config
 
 DEFAULT_URL = "tailrace://localhost:7400"
 DEFAULT_PORT = 7400
-SOFTWARE = "tailrace/0.1.0"
 CALL = "tailrace.connect()"
 _SCHEMES = {"tailrace": False, "tailraces": True}
 _SECONDS = {"connect_timeout": 5.0, "request_timeout": 10.0, "close_timeout": 10.0}

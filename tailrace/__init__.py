@@ -12,6 +12,8 @@ _here = Path(__file__).parent
 if (_here / "broker").is_symlink():  # a checkout, not an install:
     __path__.insert(0, str(_here.parent))  # the rooms are the top-level folders
 
+from tailrace.protocol.version import VERSION  # noqa: E402 - only now can it be found
+
 if TYPE_CHECKING:
     from tailrace import sync as sync
     from tailrace.client.admin import (
@@ -103,7 +105,7 @@ if TYPE_CHECKING:
         VersionMismatch as VersionMismatch,
     )
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "Acks",
     "Admin",

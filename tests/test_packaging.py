@@ -3,6 +3,8 @@
 import tomllib
 from pathlib import Path
 
+from tailrace.protocol.version import VERSION
+
 ROOT = Path(__file__).parent.parent
 ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tailrace", "tests"}
 
@@ -22,3 +24,7 @@ def test_rooms_have_no_inner_rooms() -> None:
     for room in ROOMS:
         inner = [path for path in (ROOT / room).iterdir() if (path / "__init__.py").exists()]
         assert not inner, inner
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
