@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 import uuid
 from collections.abc import Iterator
 from typing import Literal
@@ -82,7 +83,7 @@ def bench(
 @contextlib.contextmanager
 def progress(console: Console, mode: str, total: int) -> Iterator[Advance]:
     """A progress bar on stderr if that is a terminal; rich is imported only then."""
-    if console.quiet or not click.get_text_stream("stderr").isatty():
+    if console.quiet or not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.console import Console as Terminal

@@ -4,8 +4,9 @@ stdout gets records only. What a reader of the pipe has not taken is not counted
 position printed on Ctrl-C is behind the last record that was written and flushed.
 """
 
+import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import get_args
@@ -166,10 +167,7 @@ def cat(console: Console, place: str, decode: Decode) -> int:
     async def work() -> None:
         async with connect_by(console) as client:
             await find_partitions(client, (partition.topic,), (partition.partition,))
-            start = (await resolve(client, [partition], Position("start")))[partition]
-            end = (await resolve(client, [partition], Position("end")))[partition]
-            if not start <= first < end:
-                raise texts.offset_out_of_range(*partition, requested=first, start=start, end=end)
+            end = (await check_range(client, {partition: first}, readable=True))[partition]
             run.ends = {partition: min(last + 1, end)}
             async with client.consumer(partitions=[partition], stop_at_end=True) as consumer:
                 await consumer.seek(partition, first)
@@ -182,9 +180,11 @@ def parse_place(place: str) -> tuple[TopicPartition, int, int]:
     topic, _, rest = place.rpartition(":")
     topic, _, number = topic.rpartition(":")
     first, _, last = rest.partition("-")
-    if not topic or not number.isdigit() or not first.isdigit() or not (last or first).isdigit():
+    texts = (number, first, last or first)
+    numbers = [int(text) for text in texts if re.fullmatch("[0-9]{1,18}", text)]
+    if not topic or len(numbers) < len(texts) or numbers[1] > numbers[2]:
         raise click.UsageError(f"'{place}' is not TOPIC:P:OFF or TOPIC:P:OFF-OFF")
-    return TopicPartition(topic, int(number)), int(first), int(last or first)
+    return TopicPartition(topic, numbers[0]), numbers[1], numbers[2]
 
 
 def finish(run: Run, work: Callable[[], Awaitable[None]]) -> int:
@@ -251,8 +251,26 @@ async def seek_all(
     run: Run,
 ) -> None:
     run.positions = await resolve(client, partitions, start)
+    if start.kind == "offset":
+        await check_range(client, run.positions)
     for partition, offset in run.positions.items():
         await consumer.seek(partition, offset)
+
+
+async def check_range(
+    client: Client, offsets: Mapping[TopicPartition, int], *, readable: bool = False
+) -> dict[TopicPartition, int]:
+    """The ends of these partitions; OffsetOutOfRange T041 for an offset outside of its log.
+
+    ``readable``: there must be a record too, so the end itself will not do.
+    """
+    starts = await list_offsets(client, offsets, "earliest")
+    ends = await list_offsets(client, offsets, "latest")
+    for at, offset in offsets.items():
+        start, end = starts[at], ends[at]
+        if not start <= offset <= end - readable:
+            raise texts.offset_out_of_range(*at, requested=offset, start=start, end=end)
+    return ends
 
 
 async def last_records(

@@ -1,6 +1,7 @@
 """What the client's commands share: one connection, run to its end, from the global options."""
 
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -51,10 +52,15 @@ def confirm(question: str, yes: bool) -> None:
     """Ask before destroying something; off a terminal only ``--yes`` will do (exit 2)."""
     if yes:
         return
-    if not click.get_text_stream("stdin").isatty():
+    if not on_terminal():
         raise click.UsageError(f"{question} Not asking off a terminal: add --yes.")
     if not click.confirm(question, err=True):
         raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def on_terminal() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin is not None and sys.stdin.isatty()  # pyright: ignore[reportUnnecessaryComparison]
 
 
 def say(console: Console, text: str) -> None:

@@ -7,7 +7,7 @@ to stderr). Exit codes are part of the contract: scripts branch on them.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from tailrace.protocol.errors import TailraceError
 
@@ -53,7 +53,7 @@ class Console:
             return compact(document)
         values = list(document.values())
         if len(values) == 1 and isinstance(values[0], list):
-            return "\n".join(compact(element) for element in values[0])  # pyright: ignore[reportUnknownVariableType]
+            return "\n".join(map(compact, cast("list[object]", values[0])))
         return compact(document)
 
     def render_error(self, error: TailraceError) -> str:

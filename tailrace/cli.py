@@ -6,6 +6,7 @@ to every command as it is loaded.
 """
 
 import contextlib
+import copy
 import importlib
 import importlib.util
 import logging
@@ -22,12 +23,13 @@ from tailrace.protocol.console import Console
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import PROTOCOL
 from tailrace.protocol.units import parse_duration_s
+from tailrace.protocol.version import VERSION
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 COMPLETE_VARIABLE = "_TAILRACE_COMPLETE"
-VERSION_TEXT = f"tailrace 0.1.0 (protocol {PROTOCOL})"
+VERSION_TEXT = f"tailrace {VERSION} (protocol {PROTOCOL})"
 
 
 class Place(NamedTuple):
@@ -104,10 +106,11 @@ def load(name: str, place: Place) -> click.Command:
 def add_globals(command: click.Command) -> None:
     """Let the global options stand behind the command's name too."""
     if isinstance(command, click.Group):
-        if ls := command.commands.get("list"):
-            command.commands.setdefault("ls", ls)
-        for inner in set(command.commands.values()):
+        for inner in command.commands.values():
             add_globals(inner)
+        if (listing := command.commands.get("list")) is not None:
+            command.commands["ls"] = alias = copy.copy(listing)
+            alias.hidden = True
         return
     taken = {parameter.name for parameter in command.params}
     command.params.extend(option for option in global_options() if option.name not in taken)

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tailrace.client.cli_run import with_client
+from tailrace.client.cli_cluster import ask_ready, local_http
+from tailrace.client.cli_run import show, with_client
 from tailrace.client.client import Client
+from tailrace.client.shapes import ClusterInfo
 from tailrace.protocol.console import EXIT_UNHEALTHY, Console, align
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.units import format_size
@@ -31,6 +33,7 @@ DISK_FREE_MIN = 0.05
 FSYNC_MS_MAX = 20.0
 FSYNCS = 20
 SKEW_SECONDS_MAX = 1.0
+HTTP_SECONDS_MAX = 2.0
 EXTRAS = ("trio", "msgspec", "prometheus_client", "starlette", "hypercorn")
 
 
@@ -46,34 +49,44 @@ class Check:
 
 
 @click.command()
-@click.option("-c", "--config", "path", help="The broker's configuration file.")
-@click.pass_context
-def doctor(ctx: click.Context, path: str | None) -> None:
+@click.option("-c", "--config", "path", metavar="FILE", help="The broker's configuration file.")
+@click.pass_obj
+def doctor(console: Console, path: str | None) -> int:
     """Check this machine and the broker; exit 6 if something is not right."""
-    console: Console = ctx.obj
     checks = list(run_checks(console, path))
     ok = all(check.ok for check in checks)
-    rows = [
-        (check.name, "ok" if check.ok else "NOT OK", check.detail, check.fix) for check in checks
-    ]
-    click.echo(console.render({"ok": ok, "checks": [asdict(c) for c in checks]}, align(rows)))
-    ctx.exit(0 if ok else EXIT_UNHEALTHY)
+    lines = [("ok" if c.ok else "NOT OK", c.name, c.detail) for c in checks]
+    fixes = {c.name: c.fix for c in checks if c.fix}
+    table = [align(lines), *(f"fix {name}: {fix}" for name, fix in fixes.items())]
+    show(console, {"ok": ok, "checks": [asdict(c) for c in checks]}, "\n".join(table))
+    return 0 if ok else EXIT_UNHEALTHY
 
 
 def run_checks(console: Console, path: str | None) -> Iterable[Check]:
+    """Every check, always in this order."""
+    config = load_config(path)
+    folder = Path(tempfile.gettempdir() if config is None else config.storage.data_dir)
+    folder = nearest(folder)
     yield python()
     yield extras()
-    folder = Path(tempfile.gettempdir())
-    if importlib.util.find_spec("msgspec") is not None:
-        from tailrace.broker.cli_config import load_sources
-
-        config = load_sources(path)
-        yield ports(config)
-        folder = nearest(Path(config.storage.data_dir))
+    yield ports(config)
     yield nofile()
     yield disk_free(folder)
     yield fsync(folder)
-    yield from broker(console)
+    skew, answer, metadata = broker(console)
+    yield skew
+    yield answer
+    yield http(console, config)
+    yield metadata
+
+
+def load_config(path: str | None) -> "Config | None":
+    """What ``serve`` would run with; None without the server, whose rooms know how to read it."""
+    if importlib.util.find_spec("msgspec") is None:
+        return None
+    from tailrace.broker.cli_config import load_sources
+
+    return load_sources(path)
 
 
 def python() -> Check:
@@ -90,16 +103,23 @@ def extras() -> Check:
     return Check("extras", False, missing, detail, "pip install 'tailrace[server]'")
 
 
-def ports(config: "Config") -> Check:
+def ports(config: "Config | None") -> Check:
     """A port is fine if it is free, or if a broker of ours already has it."""
+    wanted = {"listeners.client.bind": ("127.0.0.1", 7400), "http.bind": ("127.0.0.1", 7480)}
+    if config is not None:
+        wanted = {
+            f"listeners.{one.name}.bind": (one.bind.host, one.bind.port) for one in config.listeners
+        }
+        if config.http.bind is not None:
+            wanted["http.bind"] = (config.http.bind.host, config.http.bind.port)
     taken: list[str] = []
-    for listener in config.listeners:
-        host, port = listener.bind.host, listener.bind.port
-        if not can_bind(host, port) and not speaks_tailrace(host, port):
-            taken.append(f"{listener.bind} (listeners.{listener.name})")
+    for key, (host, port) in wanted.items():
+        ours = is_ready if key == "http.bind" else speaks_tailrace
+        if not can_bind(host, port) and not ours(host, port):
+            taken.append(f"{host}:{port} ({key})")
     if not taken:
         return Check("ports", True, [], "free, or a broker has them")
-    fix = "Stop what listens there, or set another listeners.NAME.bind."
+    fix = "Stop what listens there, or set another bind."
     return Check("ports", False, taken, f"taken: {', '.join(taken)}", fix)
 
 
@@ -117,7 +137,7 @@ def can_bind(host: str, port: int) -> bool:
 def speaks_tailrace(host: str, port: int) -> bool:
     from tailrace.protocol.connection import ClientConnection
 
-    reach = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    reach, _ = local_http(f"{host}:{port}")
     machine = ClientConnection("doctor", "tailrace-doctor")
     try:
         with socket.create_connection((reach, port), timeout=1) as connection:
@@ -125,6 +145,15 @@ def speaks_tailrace(host: str, port: int) -> bool:
             return connection.recv(4) == b"\x89TLR"
     except OSError:
         return False
+
+
+def is_ready(host: str, port: int) -> bool:
+    """Whether a broker's HTTP answers there."""
+    try:
+        ask_ready(*local_http(f"{host}:{port}"), timeout_seconds=1)
+    except TailraceError:
+        return False
+    return True
 
 
 def nofile() -> Check:
@@ -148,7 +177,7 @@ def fsync(folder: Path) -> Check:
     if not os.access(folder, os.W_OK):
         folder = Path(tempfile.gettempdir())
     taken: list[float] = []
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(dir=folder) as file:
         for _ in range(FSYNCS):
             os.write(file.fileno(), b"x" * 4096)
             began = time.perf_counter()
@@ -160,47 +189,52 @@ def fsync(folder: Path) -> Check:
     return Check("fsync_ms", ok, round(median, 3), f"{median:.2f} ms median at {folder}", fix)
 
 
-def broker(console: Console) -> Iterable[Check]:
+def broker(console: Console) -> tuple[Check, Check, Check]:
     """Clock, answer and metadata of the broker that the client would use."""
 
-    async def work(client: Client) -> tuple[float, str, bool]:
+    async def work(client: Client) -> tuple[float, ClusterInfo]:
         before = time.time()
         info = await client.admin.describe_cluster()
         middle = (before + time.time()) / 2
-        seen = max(one.last_seen for one in info.brokers) / 1_000
-        problems = "; ".join(info.problems) or f"cluster {info.cluster_id}, {info.version}"
-        return seen - middle, problems, info.metadata_ok
+        return max(one.last_seen for one in info.brokers) / 1_000 - middle, info
 
     try:
-        skew, detail, metadata_ok = with_client(console, work)
+        skew, info = with_client(console, work)
     except TailraceError as error:
-        yield Check("broker", False, None, error.message, error.hint)
-        return
-    ok = abs(skew) <= SKEW_SECONDS_MAX
-    fix = "" if ok else "Check NTP on both machines."
-    yield Check("clock_skew", ok, round(skew, 3), f"{skew:+.3f} s against the broker", fix)
-    yield Check("broker", True, None, detail)
-    fix = "" if metadata_ok else "Look at the broker's log."
-    yield Check("metadata", metadata_ok, metadata_ok, "ok" if metadata_ok else "not ok", fix)
-    yield http(console)
+        unknown = "not known: no broker answers"
+        return (
+            Check("clock_skew", False, None, unknown, "See broker."),
+            Check("broker", False, None, error.message, error.hint),
+            Check("metadata", False, None, unknown, "See broker."),
+        )
+    near = abs(skew) <= SKEW_SECONDS_MAX
+    detail = f"{skew:+.3f} s against the broker"
+    clock_fix = "" if near else "Check NTP on both machines."
+    found = "; ".join(info.problems) or f"{info.version}, cluster {info.cluster_id}"
+    fix = "" if info.healthy else "Look at the broker's log."
+    state = "ok" if info.metadata_ok else "not reachable for the broker"
+    store_fix = "" if info.metadata_ok else "Look at the broker's log."
+    store = f"{info.metadata}, {state}"
+    return (
+        Check("clock_skew", near, round(skew, 3), detail, clock_fix),
+        Check("broker", info.healthy, info.version, found, fix),
+        Check("metadata", info.metadata_ok, info.metadata, store, store_fix),
+    )
 
 
-def http(console: Console) -> Check:
+def http(console: Console, config: "Config | None") -> Check:
     """The broker's own word on whether it is ready."""
-    import http.client
-
-    bind = os.environ.get("TAILRACE_HTTP__BIND") or "127.0.0.1:7480"
-    connection = http.client.HTTPConnection(bind, timeout=min(2.0, console.timeout_seconds))
+    if config is not None and config.http.bind is None:
+        return Check("http", True, None, "off (http.bind is empty)")
+    host, port = local_http(None if config is None else str(config.http.bind))
+    url = f"http://{host}:{port}/readyz"
     try:
-        connection.request("GET", "/readyz")
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
+        found = ask_ready(host, port, min(HTTP_SECONDS_MAX, console.timeout_seconds))
+    except TailraceError as error:
         fix = "Set TAILRACE_HTTP__BIND to the broker's http.bind."
-        return Check("http", False, None, f"http://{bind}/readyz: {error}", fix)
-    finally:
-        connection.close()
-    fix = "" if status == 200 else f"curl http://{bind}/readyz says which check fails."
-    return Check("http", status == 200, status, f"http://{bind}/readyz answers {status}", fix)
+        return Check("http", False, None, error.message, fix)
+    detail = "; ".join(found.problems) or f"{url} is ready"
+    return Check("http", found.ready, url, detail, "" if found.ready else "See the broker's log.")
 
 
 def nearest(folder: Path) -> Path:
