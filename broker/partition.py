@@ -11,6 +11,7 @@ Invariants:
 """
 
 import errno
+import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,9 @@ from tailrace.protocol.batch_header import base_timestamp
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import ACKS_ALL
 from tailrace.storage.log import Appended, Log, LogSlice
+from tailrace.storage.segment import Quarantine
+
+log = logging.getLogger("tailrace.broker.partition")
 
 AHEAD_AGAIN_BYTES = 2 * 1024 * 1024  # appended since zeros were last written ahead
 AHEAD_START_BYTES = AHEAD_AGAIN_BYTES - 65_536  # one that is hardly used gets no zeros
@@ -83,6 +87,7 @@ class Partition:
         self._unacked: deque[tuple[int, Producing, int, Appended]] = deque()
         self._verifying = trio.Lock()
         self._readers: dict[Reader, None] = {}  # in order of arrival
+        self._told: set[Quarantine] = set()
 
     def __repr__(self) -> str:
         return f"<Partition {self.topic}[{self.number}]>"
@@ -198,6 +203,23 @@ class Partition:
             work = self.log.verify_pending(offset)
             if work is not None:
                 await offload.run(work)
+                self.tell_damage()
+
+    def tell_damage(self) -> None:
+        """Log and count every damaged range once, whenever it was found (R24, R25)."""
+        for damage in self.log.quarantined:
+            if damage in self._told:
+                continue
+            self._told.add(damage)
+            self.metrics.corrupt_batches.inc()
+            error = texts.corruption_found(
+                damage.file,
+                position=damage.position,
+                reason=damage.reason,
+                first_offset=damage.first_offset,
+                next_offset=damage.next_offset,
+            )
+            log.error("%s", error, extra={"event": "log.corruption", "code": error.code})
 
     def park(self, reader: Reader) -> None:
         self._readers[reader] = None

@@ -62,7 +62,7 @@ class Shelf:
         self._metrics = metrics
         self._health = health
         self._broker_id = broker_id
-        self._verify = verify
+        self._verify: Literal["tail", "full"] = verify
         self._min_free = min_free
         self._partitions: dict[PartitionId, Partition] = {}
         self._broken: dict[PartitionId, TailraceError] = {}
@@ -241,16 +241,7 @@ class Shelf:
                 *(partition.topic, partition.number, path),
                 extra={"event": "data-loss-possible", "code": None},
             )
-        for damage in partition.log.quarantined:
-            partition.metrics.corrupt_batches.inc()
-            error = texts.corruption_found(
-                damage.file,
-                position=damage.position,
-                reason=damage.reason,
-                first_offset=damage.first_offset,
-                next_offset=damage.next_offset,
-            )
-            log.error("%s", error, extra={"event": "recovery.corruption", "code": error.code})
+        partition.tell_damage()
 
 
 async def _some_at_a_time(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:

@@ -55,8 +55,14 @@ class Portal:
             raise texts_client.sync_inside_loop(loop)
 
     def open(self) -> None:
-        """Start the thread and open the client; raises what its ``__aenter__`` raises."""
+        """Start the thread and open the client; raises what its ``__aenter__`` raises.
+
+        One that is open stays so: a test's broker hands out clients that can be used at once, and
+        in a ``with`` as well.
+        """
         self.check()
+        if self in _open:
+            return
         if self._thread is not None:
             raise texts_client.already_closed("Client")
         opened: Future[None] = Future()
