@@ -66,7 +66,7 @@ class TcpNet:
 
         Cancelled: nothing stays open.
         """
-        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await _resolve(host, port)
         failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
         for family, kind, proto, _, address in found:
             try:
@@ -86,6 +86,15 @@ class TcpNet:
             secured.close()
             raise
         return secured
+
+
+async def _resolve(host: str, port: int) -> Sequence[tuple[int, int, int, str, object]]:
+    """The addresses of a host; for a numeric one without the thread that a look-up needs."""
+    try:
+        numeric = socket.AI_NUMERICHOST
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)
+    except socket.gaierror:
+        return await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 async def _open(family: int, kind: int, proto: int, address: object) -> socket.socket:

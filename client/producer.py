@@ -34,6 +34,7 @@ from tailrace.client.routes import check_size
 from tailrace.client.sender import Sender
 from tailrace.client.shapes import ProducerHealth
 from tailrace.protocol import texts_client
+from tailrace.protocol.batch import RECORDS_MAX
 from tailrace.protocol.errors import ProduceError, TailraceError
 
 if TYPE_CHECKING:
@@ -218,12 +219,15 @@ class Producer(Generic[K, V]):
         if size > route.record_bytes_max:
             check_size(route, size)
         size += RECORD_OVERHEAD_BYTES
-        if not self._room.free_for(size):
+        room = self._room
+        if (room.queue or room.used + size > room.limit) and not room.free_for(size):
             return None
-        batch, index = self._sender.append(lane, data, raw_key, timestamp, headers, size)
-        if index == 0:
+        batch = lane.open
+        if batch is None or batch.size + size > batch.limit or len(batch.values) >= RECORDS_MAX:
+            batch = self._sender.batch_for(lane, size)
             self._sender.soon(lane)
-        return Delivery(batch, index)
+        room.used += size
+        return Delivery(batch, batch.add(data, raw_key, timestamp, headers, size))
 
     async def _enqueue(
         self,

@@ -23,14 +23,14 @@ class Room:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self._queue: deque[_Ticket] = deque()
+        self.queue: deque[_Ticket] = deque()  # those who wait
 
     def free_for(self, size: int) -> bool:
         """Whether ``size`` bytes can be taken without waiting, and nobody waits already.
 
         A single record larger than everything is let in alone, else it would wait for ever.
         """
-        return not self._queue and (self.used + size <= self.limit or not self.used)
+        return not self.queue and (self.used + size <= self.limit or not self.used)
 
     async def wait(self, size: int) -> None:
         """Until ``size`` bytes are free; take them before anything else is awaited.
@@ -38,14 +38,14 @@ class Room:
         Raises what ``refuse`` was given. Cancelled: the place in the queue is given up.
         """
         ticket = _Ticket(size)
-        self._queue.append(ticket)
+        self.queue.append(ticket)
         try:
             await ticket.event.wait()
         finally:
             if ticket.granted:
                 self.used -= size  # it was kept for this task until now
             elif ticket.error is None:
-                self._queue.remove(ticket)
+                self.queue.remove(ticket)
         if ticket.error is not None:
             raise ticket.error
 
@@ -57,18 +57,18 @@ class Room:
 
     def serve(self) -> None:
         """Let in from the queue whoever fits now."""
-        while self._queue:
-            first = self._queue[0]
+        while self.queue:
+            first = self.queue[0]
             if self.used and self.used + first.size > self.limit:
                 return
-            self._queue.popleft()
+            self.queue.popleft()
             self.used += first.size
             first.granted = True
             first.event.set()
 
     def refuse(self, error: TailraceError) -> None:
         """Nobody is let in any more."""
-        while self._queue:
-            ticket = self._queue.popleft()
+        while self.queue:
+            ticket = self.queue.popleft()
             ticket.error = error
             ticket.event.set()

@@ -101,7 +101,7 @@ class Sender:
         """Accept one record; ``size`` counts the overhead too. There must be room."""
         batch = lane.open
         if batch is None or batch.size + size > batch.limit or len(batch.values) >= RECORDS_MAX:
-            batch = self._batch_for(lane, size)
+            batch = self.batch_for(lane, size)
         self.room.used += size
         return batch, batch.add(value, key, timestamp, headers, size)
 
@@ -123,7 +123,7 @@ class Sender:
             or len(batch.values) + count > RECORDS_MAX
         ):
             lane.open = None
-            batch = self._batch_for(lane, size)
+            batch = self.batch_for(lane, size)
         self.room.used += size
         first = batch.extend(values, keys, timestamps, headers, size)
         batch.claimed += count
@@ -131,7 +131,7 @@ class Sender:
         self.kick(lane)
         return batch, first
 
-    def _batch_for(self, lane: Lane, size: int) -> PendingBatch:
+    def batch_for(self, lane: Lane, size: int) -> PendingBatch:
         """The batch that takes ``size`` more bytes, when the open one is not simply it."""
         batch = lane.open
         if batch is not None:

@@ -6,6 +6,7 @@ happens to the next produce requests; what is not in the script goes well.
 """
 
 import errno
+import itertools
 import ssl
 from collections import deque
 from collections.abc import Sequence
@@ -105,14 +106,20 @@ class FakeBroker:
         self.known: dict[tuple[bytes, int, int], Known] = {}
         self.tls: list[ssl.SSLContext | None] = []
         self.foreign: bytes | None = None  # what it says instead of ours
+        self._topic_ids = itertools.count(1)
         self._held: list[tuple[FakeConnection, Incoming, Response | None]] = []
 
-    def create(self, name: str, partitions: int = 1, **more: int) -> Topic:
+    def create(
+        self,
+        name: str,
+        partitions: int = 1,
+        *,
+        record_bytes_max: int = 1 << 20,
+        leaderless: bool = False,
+    ) -> Topic:
         """Make a topic, in place of one of that name."""
-        number = len(self.topics) + 1 + sum(len(self.topics) for _ in self.topics)
-        topic = Topic(name, number.to_bytes(16), partitions, **more)
-        if name in self.topics:
-            topic.topic_id = (int.from_bytes(self.topics[name].topic_id) + 1_000).to_bytes(16)
+        topic_id = next(self._topic_ids).to_bytes(16)
+        topic = Topic(name, topic_id, partitions, record_bytes_max, leaderless)
         self.topics[name] = topic
         return topic
 

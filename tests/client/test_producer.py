@@ -5,8 +5,8 @@ import pytest
 
 from tailrace.client.records import RecordMetadata
 from tailrace.protocol.errors import BufferFull, EncodeError, PartitionNotFound, RecordTooLarge
-from tests.client.conftest import Run, World
 from tests.client.fake_broker import APPEND_TIME, Do
+from tests.client.world import Run, World
 
 
 def test_send_returns_where_the_record_was_written(run: Run, world: World) -> None:

@@ -18,8 +18,8 @@ from tailrace.protocol.errors import (
     TopicNotFound,
     UsageError,
 )
-from tests.client.conftest import Run, World
 from tests.client.fake_broker import Do, Topic
+from tests.client.world import Run, World
 
 
 def numbers(topic: Topic, partition: int = 0) -> list[int]:

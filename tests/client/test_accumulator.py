@@ -1,0 +1,136 @@
+"""One lane by itself: order, sequences and renumbering, decided without any I/O."""
+
+from random import Random
+
+from tailrace.client.accumulator import Identity, Lane, PendingBatch
+from tailrace.client.retry import Backoff
+from tailrace.protocol import texts
+from tailrace.protocol.batch import decode_columns, parse_header
+from tailrace.protocol.errors import TailraceError
+
+GAP = texts.out_of_order_sequence("t", 0, producer_id=1, epoch=0, sequence=9, expected=0)
+REFUSED = texts.not_leader("t", 0, broker="n1")
+
+
+def lane_of(batches: int, *, records: int = 2) -> tuple[Lane, list[PendingBatch]]:
+    """A lane with an identity and so many closed batches waiting."""
+    lane = Lane("t", bytes(16), 0, 5, Backoff(Random(1)))
+    lane.identity = Identity(1, 0)
+    made: list[PendingBatch] = []
+    for number in range(batches):
+        batch = lane.start_batch(number, float(number), 1_000)
+        for _ in range(records):
+            batch.add(b"v", None, 5, (), 17)
+        lane.open = None
+        made.append(batch)
+    return lane, made
+
+
+def back(lane: Lane, batch: PendingBatch, error: TailraceError, *, uncertain: bool = False) -> None:
+    lane.came_back(batch, error, uncertain=uncertain)
+
+
+def test_sequences_are_given_at_the_first_departure_and_kept() -> None:
+    lane, (a, b, _) = lane_of(3)
+    assert lane.take() is a
+    assert lane.take() is b
+    back(lane, b, REFUSED)
+    back(lane, a, REFUSED)
+    assert lane.line_up() is a
+    assert [lane.take().sequence for _ in range(3)] == [0, 2, 4]
+    assert (a.attempts, b.attempts) == (2, 2)
+
+
+def test_nothing_leaves_while_a_batch_that_came_back_waits_for_those_behind_it() -> None:
+    lane, (a, b, _) = lane_of(3)
+    lane.take()
+    lane.take()
+    back(lane, a, REFUSED)
+    assert lane.line_up() is None
+    assert not lane.ready(9.0, idle=True, linger=0.0, batch_bytes=1)
+    back(lane, b, GAP)
+    assert lane.line_up() is a
+    assert lane.ready(9.0, idle=True, linger=0.0, batch_bytes=1)
+
+
+def test_at_most_the_window_is_in_flight() -> None:
+    lane, _ = lane_of(7)
+    while lane.ready(9.0, idle=True, linger=0.0, batch_bytes=1):
+        lane.take()
+    assert len(lane.in_flight) == 5
+
+
+def test_an_open_batch_waits_for_company_unless_nothing_else_is_under_way() -> None:
+    lane, _ = lane_of(0)
+    batch = lane.start_batch(0, 1.0, 1_000)
+    batch.add(b"v", None, 5, (), 17)
+    assert lane.ready(1.0, idle=True, linger=0.5, batch_bytes=100)
+    assert not lane.ready(1.0, idle=False, linger=0.5, batch_bytes=100)
+    assert lane.ready(1.5, idle=False, linger=0.5, batch_bytes=100)
+    assert lane.ready(1.0, idle=False, linger=0.5, batch_bytes=17)
+    batch.urgent = True
+    assert lane.ready(1.0, idle=False, linger=0.5, batch_bytes=100)
+
+
+def test_an_answer_that_comes_after_its_records_were_given_up_closes_no_gap() -> None:
+    lane, (a, b) = lane_of(2)
+    lane.take()
+    lane.take()
+    lane.give_up(a)
+    a.finish(-1, -1, REFUSED)
+    lane.acknowledged(a)
+    back(lane, b, REFUSED, uncertain=True)
+    assert lane.line_up() is b
+    assert lane.may_renumber(b)
+
+
+def test_what_may_have_been_written_is_not_renumbered_behind_an_uncertain_gap() -> None:
+    lane, (a, b) = lane_of(2)
+    lane.take()
+    lane.take()
+    lane.give_up(a)
+    a.finish(-1, -1, REFUSED)
+    back(lane, a, REFUSED, uncertain=True)
+    back(lane, b, REFUSED, uncertain=True)
+    assert lane.line_up() is b
+    lane.take()
+    back(lane, b, GAP)
+    assert lane.line_up() is b
+    assert not lane.may_renumber(b), "a and b may both still arrive from the broken connection"
+
+
+def test_what_was_surely_not_written_goes_on_under_a_new_identity() -> None:
+    lane, (a, b) = lane_of(2)
+    lane.take()
+    lane.take()
+    lane.give_up(a)
+    a.finish(-1, -1, REFUSED)
+    back(lane, a, REFUSED, uncertain=True)
+    back(lane, b, GAP)
+    assert lane.line_up() is b
+    assert lane.may_renumber(b)
+    lane.renumber()
+    lane.identity = Identity(2, 0)
+    assert lane.take().sequence == 0
+    header = parse_header(b.encode("none"))
+    assert (header.producer_id, header.base_sequence) == (2, 0)
+
+
+def test_columns_that_begin_late_are_filled_up_from_the_start() -> None:
+    lane, _ = lane_of(0)
+    batch = lane.start_batch(0, 0.0, 1_000)
+    batch.add(b"1", None, 5, (), 1)
+    batch.add(b"2", b"k", 6, (), 1)
+    batch.extend([b"3", None], None, [7, 8], [(("h", b"x"),), ()], 2)
+    lane.take()
+    entry = batch.encode("none")
+    columns = decode_columns(entry, parse_header(entry))
+    assert columns.values == [b"1", b"2", b"3", None]
+    assert columns.keys == [None, b"k", None, None]
+    assert columns.timestamps == [0, 1, 2, 3]
+    assert [list(of_record or ()) for of_record in columns.headers or ()] == [
+        [],
+        [],
+        [("h", b"x")],
+        [],
+    ]

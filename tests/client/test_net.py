@@ -1,0 +1,153 @@
+"""Real sockets on loopback: TCP and TLS, under both event loops."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import anyio
+import pytest
+import trustme
+
+from tailrace.client.net import TcpNet, reason_of
+from tests.client.world import Run
+
+AUTHORITY = trustme.CA()
+
+
+def client_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    AUTHORITY.configure_trust(context)
+    return context
+
+
+def server_context(host: str = "localhost") -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    AUTHORITY.issue_cert(host).configure_cert(context)
+    return context
+
+
+@contextmanager
+def serving(talk: Callable[[socket.socket], None], tls: ssl.SSLContext | None) -> Iterator[int]:
+    """The port of a server that has one conversation, in a thread."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+
+        def serve() -> None:
+            try:
+                sock, _ = listener.accept()
+                sock.settimeout(5)
+                with tls.wrap_socket(sock, server_side=True) if tls else sock as open_socket:
+                    talk(open_socket)
+            except OSError:
+                pass  # the client refused
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(5)
+
+
+def echo(sock: socket.socket) -> None:
+    while data := sock.recv(1 << 16):
+        sock.sendall(data)
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_what_is_sent_comes_through_unchanged(run: Run, secured: bool) -> None:
+    payload = bytes(range(256)) * 8_000  # more than any socket buffer takes at once
+
+    async def main() -> None:
+        with serving(echo, server_context() if secured else None) as port:
+            tls = client_context() if secured else None
+            transport = await TcpNet().connect("localhost", port, tls)
+            assert transport.peer == f"localhost:{port}"
+            received = bytearray()
+
+            async def receive() -> None:
+                while len(received) < len(payload):
+                    received.extend(await transport.receive(1 << 18))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(receive)
+                taken = transport.send_nowait(payload[:10])
+                assert taken == (0 if secured else 10)
+                await transport.send([payload[taken:1_000], memoryview(payload)[1_000:]])
+            assert bytes(received) == payload
+            transport.close()
+            transport.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_the_peer_s_end_is_no_bytes(run: Run, secured: bool) -> None:
+    def bye(sock: socket.socket) -> None:
+        sock.sendall(b"bye")
+
+    async def main() -> None:
+        with serving(bye, server_context() if secured else None) as port:
+            tls = client_context() if secured else None
+            transport = await TcpNet().connect("localhost", port, tls)
+            assert await transport.receive(100) == b"bye"
+            assert await transport.receive(100) == b""
+            transport.close()
+
+    run(main)
+
+
+def test_closing_wakes_whoever_receives(run: Run) -> None:
+    async def main() -> None:
+        with serving(echo, None) as port:
+            transport = await TcpNet().connect("127.0.0.1", port, None)
+
+            async def receive() -> None:
+                with pytest.raises(ConnectionAbortedError):
+                    await transport.receive(100)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(receive)
+                await anyio.wait_all_tasks_blocked()
+                transport.close()
+            with pytest.raises(ConnectionAbortedError):
+                await transport.send([b"x"])
+
+    run(main)
+
+
+def test_nobody_listening_is_connection_refused(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+    async def main() -> None:
+        with pytest.raises(OSError) as caught:  # noqa: PT011 the reason is what is tested
+            await TcpNet().connect("127.0.0.1", port, None)
+        assert reason_of(caught.value) == "connection refused"
+
+    run(main)
+
+
+def test_a_certificate_of_another_host_is_refused(run: Run) -> None:
+    async def main() -> None:
+        with serving(echo, server_context("elsewhere.example")) as port:
+            with pytest.raises(ssl.SSLCertVerificationError) as caught:
+                await TcpNet().connect("localhost", port, client_context())
+            assert reason_of(caught.value).startswith("certificate refused: Hostname mismatch")
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (socket.gaierror(-2, "unknown"), "does not resolve"),
+        (TimeoutError(), "timed out"),
+        (ConnectionResetError(104, "x"), "connection reset"),
+        (OSError(113, "x"), "no route to host"),
+        (OSError(28, "x"), "no space left on device"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_reasons_are_a_few_plain_words(error: OSError, reason: str) -> None:
+    assert reason_of(error) == reason
