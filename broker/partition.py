@@ -68,7 +68,7 @@ class Partition:
         config: TopicConfig,
         log: Log,
         metrics: TopicMetrics,
-        no_room: Callable[["Partition"], TailraceError],
+        no_room: Callable[[str, int], TailraceError],
     ) -> None:
         self.topic = topic.name
         self.topic_id = topic.topic_id
@@ -139,7 +139,7 @@ class Partition:
             # The log is as it was. Without room the broker lives on; anything else is a disk
             # that lost a write, and the partition stops rather than guess.
             if error.errno in NO_ROOM:
-                _refuse(gathered, self._no_room(self))
+                _refuse(gathered, self._no_room(self.topic, self.number))
             else:
                 broken = texts.partition_offline(self.topic, self.number, reason=str(error))
                 self.fail(broken)

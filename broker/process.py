@@ -14,11 +14,11 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import FrameType
-from typing import cast
 
 import trio
 
 from tailrace.broker.config import Config, Sources, build, changed_keys, examine
+from tailrace.broker.groups import first_of
 from tailrace.broker.logs import LogHandler, configure, set_level
 from tailrace.broker.sdnotify import Notifier
 from tailrace.broker.server import Ready, Server
@@ -49,15 +49,6 @@ def run(config: Config, sources: Sources, announce: Callable[[Ready], None]) -> 
         raise error from error.__cause__
     finally:
         process.notifier.close()
-
-
-def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error a group is about: one with a code before any other."""
-    coded = group.subgroup(TailraceError)
-    one: BaseException = group if coded is None else coded
-    while isinstance(one, BaseExceptionGroup):
-        one = cast(BaseException, one.exceptions[0])
-    return one
 
 
 def failure_code(error: TailraceError) -> int:

@@ -77,7 +77,7 @@ def produce(node: Node, call: Call, request: ProduceRequest) -> None:
         position += wanted.length
         try:
             partition = node.shelf.find(wanted.topic_id, wanted.partition)
-            node.shelf.check_writable(partition)
+            node.shelf.check_room(partition.topic, partition.number)
         except TailraceError as error:
             producing.refuse(slot, error)
             continue

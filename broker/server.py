@@ -16,7 +16,6 @@ nothing is tried again (R21).
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
@@ -27,6 +26,7 @@ from tailrace.broker import listener
 from tailrace.broker.appender import Appender
 from tailrace.broker.config import Config
 from tailrace.broker.flusher import ROUND_PARTITIONS_MAX, Flusher
+from tailrace.broker.groups import first_of
 from tailrace.broker.health import Health
 from tailrace.broker.http import serve_http
 from tailrace.broker.janitor import Janitor
@@ -100,10 +100,10 @@ class Server:
             with self._scope:
                 await self._run(task_status)
         except BaseExceptionGroup as group:
-            reasons = [one for one in _leaves(group) if isinstance(one, TailraceError)]
-            if not reasons:
+            reason = first_of(group)
+            if not isinstance(reason, TailraceError):
                 raise
-            raise reasons[0] from reasons[0].__cause__
+            raise reason from reason.__cause__
         finally:
             self._set_state("draining")
 
@@ -396,12 +396,3 @@ class Server:
     def _set_state(self, state: State) -> None:
         self._state = state
         self.metrics.set_state(state)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        yield error
-        return
-    parts: tuple[BaseException, ...] = error.exceptions
-    for one in parts:
-        yield from _leaves(one)

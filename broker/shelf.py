@@ -18,7 +18,7 @@ from tailrace.broker.catalog import Catalog, Leadership, Topic
 from tailrace.broker.config import TopicConfig
 from tailrace.broker.health import Health
 from tailrace.broker.metrics import Metrics, PartitionGauges
-from tailrace.broker.partition import Partition
+from tailrace.broker.partition import NO_ROOM, Partition
 from tailrace.broker.registry import PartitionId
 from tailrace.broker.world import World
 from tailrace.protocol import texts
@@ -94,18 +94,26 @@ class Shelf:
         found = (self._partitions.get((topic.topic_id, number)) for number in numbers)
         return [partition for partition in found if partition is not None]
 
-    def check_writable(self, partition: Partition) -> None:
+    def broken(self, topic: Topic) -> TailraceError | None:
+        """Why some partition of the topic could not be opened."""
+        return next(
+            (error for (topic_id, _), error in self._broken.items() if topic_id == topic.topic_id),
+            None,
+        )
+
+    def check_room(self, topic: str, partition: int | None = None) -> None:
         """Raise T031 while the disk is below its reserve."""
         if self.read_only_free_bytes is not None:
-            raise self.no_room(partition)
+            raise self.no_room(topic, partition)
 
-    def no_room(self, partition: Partition) -> TailraceError:
+    def no_room(self, topic: str, partition: int | None) -> TailraceError:
         """T031, for the reserve and for a write that found the disk full."""
         free_bytes = self.read_only_free_bytes
         if free_bytes is None:
             free_bytes, _ = self._world.disk.usage(self._directory.path)
         return texts.storage_full(
-            *(partition.topic, partition.number),
+            topic,
+            partition,
             broker=self._broker_id,
             free_bytes=free_bytes,
             min_free=self._min_free,
@@ -172,8 +180,11 @@ class Shelf:
                 broker=self._broker_id,
             )
         except OSError as error:
-            self._broken[where] = texts.partition_offline(topic.name, number, reason=str(error))
-            log.error("%s", self._broken[where], extra={"event": "partition.offline"})
+            broken: TailraceError = texts.partition_offline(topic.name, number, reason=str(error))
+            if error.errno in NO_ROOM:
+                broken = self.no_room(topic.name, number)
+            self._broken[where] = broken
+            log.error("%s", broken, extra={"event": "partition.offline", "code": broken.code})
             return
         partition = Partition(
             topic, number, opening.config, opened, self._metrics.topic(topic.name), self.no_room

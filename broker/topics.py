@@ -9,7 +9,7 @@
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID
@@ -103,6 +103,7 @@ class Topics:
         """The topic, and whether this call made it. T012 T013 T080-T083 T086 T100."""
         check_name(name)
         overrides = topic_config.parse_overrides(name, config or {})
+        self._shelf.check_room(name)
         async with self._changing:
             await self._refresh()
             for _ in range(CONFLICTS_MAX):
@@ -215,6 +216,10 @@ class Topics:
             topic, leaderships = await self._registry.create(topic)
             openings = list(self._openings(topic, leaderships))
             await self._shelf.open(openings, clean=False, suspect=False)
+            broken = self._shelf.broken(topic)
+            if broken is not None:  # no room for it, say: then there shall be no such topic
+                await self._remove(await self._registry.update(replace(topic, state="deleting")))
+                raise broken
             await self._lead(openings)
             self._shelf.catalog = self.catalog.with_topic(topic)
         log.info(
@@ -276,7 +281,7 @@ class Topics:
         return partition is None or partition.leadership.leader_epoch > 0
 
     @contextmanager
-    def _stale_unless_done(self) -> Iterator[None]:
+    def _stale_unless_done(self) -> Generator[None, None, None]:
         """A change that does not come to its end leaves the catalog to be read again."""
         self._stale = True
         yield

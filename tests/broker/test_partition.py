@@ -110,9 +110,9 @@ class Bench:
         self.partition.advance()
 
 
-def _no_room(partition: Partition) -> TailraceError:
+def _no_room(topic: str, partition: int) -> TailraceError:
     return texts.storage_full(
-        "orders", 0, broker="n1", free_bytes=0, min_free="5%", retry_after_s=5.0
+        topic, partition, broker="n1", free_bytes=0, min_free="5%", retry_after_s=5.0
     )
 
 

@@ -20,10 +20,11 @@ import trio
 
 from tailrace.broker import process
 from tailrace.broker.config import Sources, from_mapping
+from tailrace.broker.groups import first_of
 from tailrace.broker.health import Health
 from tailrace.broker.logs import LogHandler, as_json
 from tailrace.broker.metrics import Metrics
-from tailrace.broker.process import failure_code, first_of
+from tailrace.broker.process import failure_code
 from tailrace.protocol.errors import BrokerError, ConfigError, MetadataUnavailable
 
 pytestmark = pytest.mark.slow

@@ -1,5 +1,6 @@
 """Topics: created, altered, deleted, and every way to be refused."""
 
+import errno
 import json
 import sqlite3
 from dataclasses import replace
@@ -16,6 +17,7 @@ from tailrace.protocol.errors import (
     ConfigError,
     InvalidName,
     MetadataUnavailable,
+    StorageFull,
     TopicExists,
     TopicNotFound,
 )
@@ -29,6 +31,7 @@ from tailrace.protocol.messages import (
     TopicDescription,
     TopicResponse,
 )
+from tailrace.storage.disk import OsDisk, OsFile
 from tests.broker.harness import Client, connected, run, serving
 
 
@@ -354,3 +357,30 @@ def losing(world: World, stores: list[LosesReplies]) -> World:
         return stores[-1]  # type: ignore[return-value]
 
     return replace(world, open_metadata=open_metadata)
+
+
+class NoRoom(OsDisk):
+    full = False
+
+    def open(self, path: str, *, create: bool = False) -> OsFile:
+        if self.full and create and "/topics/" in path:
+            raise OSError(errno.ENOSPC, "planted")
+        return super().open(path, create=create)
+
+
+def test_a_topic_there_is_no_room_for_does_not_come_to_be(tmp_path: Path) -> None:
+    disk = NoRoom()
+
+    async def main() -> None:
+        async with (
+            serving(tmp_path, change=lambda world: replace(world, disk=disk)) as (_, ready),
+            connected(ready) as client,
+        ):
+            disk.full = True
+            with pytest.raises(StorageFull, match="T031"):
+                await create(client, "orders", partitions=2)
+            assert (await client.metadata()).topics == ()
+            disk.full = False
+            await create(client, "orders")
+
+    run(main)
