@@ -124,18 +124,17 @@ class Client(Opening):
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> None:
         failure: BaseException | None = None
         try:
             await self.aclose()
         except BaseException as error:
             failure = error
-        absorbed = await self._end_tasks(exc if exc is not None else failure)
-        if failure is not None and not absorbed:
+        await self._end_tasks(exc if exc is not None else failure)
+        if failure is not None:
             if exc is None:
                 raise failure
             _add_note(exc, failure)
-        return absorbed
 
     async def aclose(self) -> None:
         """Close the consumers, then flush and close the producers, then the connections.
@@ -163,11 +162,8 @@ class Client(Opening):
         if failure is not None:
             raise failure
 
-    async def _end_tasks(self, exc: BaseException | None) -> bool:
-        """Stop the background tasks; whether ``exc`` was only their cancellation of the body.
-
-        Raises the failure of a background task if that is what ended the body.
-        """
+    async def _end_tasks(self, exc: BaseException | None) -> None:
+        """Stop the background tasks; raises the failure of one if that is what ended the body."""
         assert self._tasks is not None
         tasks, self._tasks = self._tasks, None
         crashed = tasks.cancel_scope.cancel_called
@@ -187,7 +183,6 @@ class Client(Opening):
             if exc is None or cancelled:
                 raise first from None
             _add_note(exc, first)
-        return crashed and cancelled
 
     # ── what users call ──────────────────────────────────────────────────────────────────────
 

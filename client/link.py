@@ -15,7 +15,7 @@ import anyio
 from tailrace.client.channel import Channel, Lost, open_channel
 from tailrace.client.net import reason_of
 from tailrace.client.options import Address
-from tailrace.client.retry import Backoff, reconnecting
+from tailrace.client.retry import LIMIT_S, Backoff, reconnecting
 from tailrace.client.runtime import Runtime
 from tailrace.protocol.errors import ConnectError, TailraceError
 
@@ -57,6 +57,7 @@ class Link:
         self._control = control  # None: this is the control link itself
         self._backoff = Backoff(runtime.random)
         self._not_before = 0.0
+        self._opened_at = 0.0
         self._dialling = False
         self._changed = anyio.Event()
 
@@ -84,6 +85,7 @@ class Link:
     def adopt(self, channel: Channel) -> None:
         """Use a channel that was opened elsewhere."""
         self.channel = channel
+        self._opened_at = self._runtime.clock.now()
         channel.on_lost = self._lost
         self._notify()
         if self._control is None:
@@ -138,7 +140,8 @@ class Link:
         channel, self.channel = self.channel, None
         if self.closed:
             return
-        if channel is not None and channel.answered:
+        lasted_s = self._runtime.clock.now() - self._opened_at
+        if channel is not None and (channel.answered or lasted_s >= LIMIT_S):
             self._backoff.reset()
         self.reason = lost.reason
         if self._control is None:
