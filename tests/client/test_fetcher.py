@@ -1,0 +1,279 @@
+"""Fetching: what is asked for, how much, and what happens when it goes wrong."""
+
+from typing import Any
+
+import anyio
+import pytest
+
+from tailrace.client.client import Client
+from tailrace.client.consumer import Consumer
+from tailrace.client.records import TopicPartition
+from tailrace.protocol import texts
+from tailrace.protocol.errors import CorruptBatch, OffsetOutOfRange, TopicNotFound
+from tests.client.fetch_broker import FetchWorld
+from tests.client.world import Run
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> FetchWorld:
+    return FetchWorld(monkeypatch)
+
+
+async def take(consumer: Consumer[Any, Any], count: int) -> list[Any]:
+    records = consumer.__aiter__()
+    return [(await records.__anext__()).value for _ in range(count)]
+
+
+async def settle() -> None:
+    """Let everything that can run do so."""
+    for _ in range(20):
+        await anyio.lowlevel.checkpoint()
+
+
+def test_nothing_is_fetched_before_somebody_reads(run: Run, here: FetchWorld) -> None:
+    here.fetch.append(here.fetch.create("orders"), [b"a"])
+
+    async def main() -> None:
+        async with here.client() as client, client.consumer("orders") as consumer:
+            await settle()
+            assert here.fetch.fetched == []
+            assert await take(consumer, 1) == [b"a"]
+
+    run(main)
+
+
+def test_one_request_asks_for_all_partitions_of_a_leader(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders", 3)
+
+    async def main() -> None:
+        async with here.client() as client, client.consumer("orders") as consumer:
+            with anyio.move_on_after(0.05):
+                await take(consumer, 1)
+            (request,) = here.fetch.fetched
+            assert [part.partition for part in request.partitions] == [0, 1, 2]
+            assert (request.wait_ms, request.bytes_min, request.isolation) == (5_000, 1, 1)
+            assert request.bytes_max == 8 << 20
+            here.fetch.append(topic, [b"late"], 2)
+            assert await take(consumer, 1) == [b"late"]
+
+    run(main)
+
+
+def test_partition_that_wants_more_does_not_wait_for_quiet_ones(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders", 2)
+    for number in range(40):
+        here.fetch.append(topic, [b"%d" % number, bytes(300_000)], 1)
+
+    async def main() -> None:
+        async with here.client() as client:
+            async with client.consumer("orders", fetch_wait=30.0) as consumer:
+                values = [value for value in await take(consumer, 80) if len(value) < 10]
+                assert values == [b"%d" % number for number in range(40)]
+
+    run(main)
+
+
+def test_consumer_holds_no_more_than_it_may(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders", 4)
+    for partition in range(4):
+        for _ in range(50):
+            here.fetch.append(topic, [bytes(10_000)], partition)
+
+    async def main() -> None:
+        async with here.client() as client:
+            async with client.consumer("orders", prefetch_bytes=100_000) as consumer:
+                held: list[int] = []
+                records = consumer.__aiter__()
+                for _ in range(200):
+                    await records.__anext__()
+                    await settle()
+                    budget = consumer.feed.fetcher._budget
+                    held.append(budget.used)
+                assert 10_000 < max(held) <= 100_000 + 10_200
+                assert budget.used == 0
+
+    run(main)
+
+
+def test_reading_goes_on_by_offset_after_a_lost_connection(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders")
+    for number in range(3):
+        here.fetch.append(topic, [b"%d" % number])
+
+    async def main() -> None:
+        async with here.client() as client, client.consumer("orders") as consumer:
+            assert await take(consumer, 3) == [b"0", b"1", b"2"]
+            here.fetch.disconnect()
+            here.fetch.append(topic, [b"3"])
+            assert await take(consumer, 1) == [b"3"]
+            here.fetch.disconnect(ConnectionResetError())
+            here.fetch.append(topic, [b"4"])
+            assert await take(consumer, 1) == [b"4"]
+            assert consumer.position(TopicPartition("orders", 0)) == 5
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        texts.not_leader("orders", 0, broker="n1"),
+        texts.epoch_fenced("orders", 0, yours=1, current=2),
+        texts.offset_not_available("orders", 0, epoch=2),
+        texts.partition_offline("orders", 0, reason="no replica is up"),
+        texts.metadata_unavailable("sqlite", "busy"),
+    ],
+)
+def test_what_passes_by_waiting_is_asked_again(run: Run, here: FetchWorld, error: Any) -> None:
+    here.fetch.append(here.fetch.create("orders"), [b"a"])
+    here.fetch.refuse_with += [error, error]
+
+    async def main() -> None:
+        async with here.client() as client, client.consumer("orders") as consumer:
+            assert await take(consumer, 1) == [b"a"]
+
+    run(main)
+    assert len(here.fetch.fetched) >= 3
+
+
+def test_empty_answers_are_not_asked_for_in_a_tight_loop(run: Run, here: FetchWorld) -> None:
+    here.fetch.create("orders")
+    here.fetch.eager = True
+
+    async def main() -> None:
+        async with here.client() as client, client.consumer("orders") as consumer:
+            with anyio.move_on_after(0.1):
+                await take(consumer, 1)
+
+    run(main)
+    assert 2 <= len(here.fetch.fetched) <= 120
+
+
+def test_deleted_topic_is_raised(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders")
+    here.fetch.append(topic, [b"a"])
+
+    async def main() -> None:
+        async with here.client() as client, client.consumer("orders") as consumer:
+            assert await take(consumer, 1) == [b"a"]
+            del here.fetch.topics["orders"]
+            here.fetch.refuse_with.append(texts.topic_id_not_found(topic.topic_id, broker="n1"))
+            here.fetch.disconnect()
+            with pytest.raises(TopicNotFound, match="T010: topic 'orders' does not exist"):
+                await take(consumer, 1)
+            with pytest.raises(TopicNotFound):
+                await take(consumer, 1)
+            assert consumer.health().state == "stalled"
+
+    run(main)
+
+
+def test_topic_made_again_under_its_name_is_another_topic(run: Run, here: FetchWorld) -> None:
+    here.fetch.append(here.fetch.create("orders"), [b"a"])
+
+    async def main() -> None:
+        async with here.client() as client, client.consumer("orders") as consumer:
+            assert await take(consumer, 1) == [b"a"]
+            here.fetch.append(here.fetch.create("orders"), [b"new"])
+            here.fetch.disconnect()
+            with pytest.raises(TopicNotFound, match="deleted or recreated"):
+                await take(consumer, 1)
+
+    run(main)
+
+
+def test_corrupt_batch_is_raised_each_time_and_passed_by_seek(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders")
+    here.fetch.append(topic, [b"a"])
+    here.fetch.append(topic, [b"b"])
+    here.fetch.append(topic, [b"c"])
+    log = here.fetch.entries[topic.topic_id, 0]
+    log[1] = log[1][:-1] + b"\xff"
+
+    async def main() -> None:
+        async with here.client() as client, client.consumer("orders") as consumer:
+            assert await take(consumer, 1) == [b"a"]
+            for _ in range(2):
+                with pytest.raises(CorruptBatch, match=r"T035: orders\[0\]@1 is corrupt"):
+                    await take(consumer, 1)
+                assert consumer.position(TopicPartition("orders", 0)) == 1
+                assert consumer.health().state == "stalled"
+            await consumer.seek(TopicPartition("orders", 0), 2)
+            assert await take(consumer, 1) == [b"c"]
+            assert consumer.health().state == "ok"
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("policy", "first"), [("earliest", b"3"), ("latest", b"new"), ("raise", None)]
+)
+def test_position_outside_the_log(
+    run: Run,
+    here: FetchWorld,
+    caplog: pytest.LogCaptureFixture,
+    policy: Any,
+    first: bytes | None,
+) -> None:
+    topic = here.fetch.create("orders")
+    for number in range(6):
+        here.fetch.append(topic, [b"%d" % number])
+    place = topic.topic_id, 0
+    here.fetch.starts[place] = 3
+    here.fetch.entries[place] = here.fetch.entries[place][3:]
+
+    async def main() -> None:
+        async with here.client() as client:
+            async with client.consumer("orders", on_out_of_range=policy) as consumer:
+                await consumer.seek(TopicPartition("orders", 0), 1)
+                if first is None:
+                    with pytest.raises(OffsetOutOfRange, match="asked for 1, but") as caught:
+                        await take(consumer, 1)
+                    error = caught.value
+                    assert (error.requested, error.start, error.end) == (1, 3, 6)
+                    return
+                with anyio.move_on_after(0.05):
+                    await take(consumer, 1 if policy == "latest" else 0)
+                here.fetch.append(topic, [b"new"])
+                assert await take(consumer, 1) == [first]
+                assert "T041: asked for 1, but orders[0] starts at 3" in caplog.text
+                lost = 2 if policy == "earliest" else 5
+                assert f"{lost} records lost" in caplog.text
+
+    run(main)
+
+
+def test_answer_from_before_a_seek_is_dropped(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders")
+    for number in range(10):
+        here.fetch.append(topic, [b"%d" % number])
+
+    async def main() -> None:
+        async with here.client() as client, client.consumer("orders") as consumer:
+            assert await take(consumer, 10) == [b"%d" % number for number in range(10)]
+            with anyio.move_on_after(0.02):
+                await take(consumer, 1)
+            assert here.fetch.parked, "a long poll at the end"
+            await consumer.seek(TopicPartition("orders", 0), 4)
+            assert await take(consumer, 2) == [b"4", b"5"]
+            here.fetch.append(topic, [b"10"])
+            assert await take(consumer, 5) == [b"6", b"7", b"8", b"9", b"10"]
+
+    run(main)
+
+
+def test_quiet_peer_is_given_up_and_asked_anew(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders")
+    here.fetch.silent = True
+
+    async def main() -> None:
+        client: Client = here.client(request_timeout=0.05)
+        async with client, client.consumer("orders", fetch_wait=0.05) as consumer:
+            with anyio.move_on_after(0.3):
+                await take(consumer, 1)
+            assert len(here.fetch.fetched) > 1
+            here.fetch.silent = False
+            here.fetch.append(topic, [b"a"])
+            assert await take(consumer, 1) == [b"a"]
+
+    run(main)
