@@ -96,8 +96,12 @@ class Outgoing:
         routed = route.router.route_many(cast("list[bytes]", _pick(keys, keyed)))
         for place, number in zip(keyed, routed, strict=True):
             by_lane.setdefault(route.lanes[number], []).append(place)
+        if not keyed:
+            return [(None, places)]
         if len(keyed) < len(places):
-            by_lane[None] = [place for place in places if keys[place] is None]
+            # All into one partition, among the keyed ones of it in the order they came (C2).
+            keyless = [place for place in places if keys[place] is None]
+            by_lane[route.sticky] = sorted((*by_lane.get(route.sticky, ()), *keyless))
         if len(by_lane) == 1:
             return [(next(iter(by_lane)), places)]
         return list(by_lane.items())

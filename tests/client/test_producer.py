@@ -60,6 +60,23 @@ def test_send_many_gives_results_in_input_order_over_partitions(run: Run, world:
         assert all(numbers == sorted(numbers) for key, numbers in by_key.items() if key)
 
 
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_send_many_keeps_the_input_order_of_a_partition_with_and_without_keys(
+    run: Run, world: World, partitions: int
+) -> None:
+    topic = world.broker.create("orders", partitions)
+    keys = [None if n % 3 == 0 else b"key-%d" % (n % 50) for n in range(500)]
+
+    async def main() -> None:
+        async with world.client() as client, client.producer() as producer:
+            await producer.send_many("orders", [b"%03d" % n for n in range(500)], keys=keys)
+
+    run(main)
+    assert sum(map(len, topic.logs)) == 500
+    for log in topic.logs:
+        assert log == sorted(log)
+
+
 def test_send_many_is_cut_into_batches_of_bounded_size(run: Run, world: World) -> None:
     topic = world.broker.create("orders")
 
