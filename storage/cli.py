@@ -125,7 +125,7 @@ def verify_lines(reports: list[FileReport]) -> Iterator[str]:
             error = report.error
             yield f"  {error.code} at byte {error.position:,}: {error.message}"
     bad = sum(not report.ok for report in reports)
-    yield f"{len(reports):,} files, {bad:,} corrupt"
+    yield f"{len(reports):,} file{'s' if len(reports) != 1 else ''}, {bad:,} corrupt"
 
 
 def batch_document(
