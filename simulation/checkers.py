@@ -103,7 +103,9 @@ def duplicates(history: History, final: FinalLog) -> Iterator[Violation]:
             if value not in sent:
                 yield Violation("S15", f"{_short(value)} at {where}@{offset} was never sent")
             if value in places:
-                yield Violation("S15", f"{_short(value)} at {where}@{offset} and at {places[value]}")
+                yield Violation(
+                    "S15", f"{_short(value)} at {where}@{offset} and at {places[value]}"
+                )
             places[value] = where, offset
 
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tailrace.testing.broker import Broker
     from tailrace.testing.faults import Faults
-    from tailrace.testing.simulate import Simulation, simulate
+    from tailrace.testing.virtual import Simulation, simulate
 
 __all__ = ["Broker", "Faults", "Simulation", "simulate"]
 
 _HOMES = {
     "Broker": "tailrace.testing.broker",
     "Faults": "tailrace.testing.faults",
-    "Simulation": "tailrace.testing.simulate",
-    "simulate": "tailrace.testing.simulate",
+    "Simulation": "tailrace.testing.virtual",
+    "simulate": "tailrace.testing.virtual",
 }
 
 

@@ -1,138 +1,21 @@
 """``Broker``: a real broker for tests, started in milliseconds, with data at hand.
 
-``Records`` is what needs nothing but a URL, so it works on any cluster; ``Broker`` adds the process
-itself: faults, clock, kill and restart. Synchronous, for tests of any framework.
+``records.Records`` is what needs nothing but a URL; here is the process itself: faults, clock,
+kill and restart.
 """
 
-import secrets
-import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
 
-import tailrace.sync
-from tailrace.client.codecs import CodecSpec
-from tailrace.client.records import Record, RecordMetadata, TopicPartition
-from tailrace.client.shapes import TopicDetail
-from tailrace.protocol.errors import TopicExists
+from tailrace.client.records import ConfigValue
 from tailrace.testing.faults import Faults
 from tailrace.testing.machine import MEMORY_DIR, Machine
 from tailrace.testing.process import Process
-
-V = TypeVar("V")
-ConfigValue = str | int | float | bool
+from tailrace.testing.records import Records
 
 EVENTS_SHOWN = 20
-POLL_S = 0.02
 DEFAULTS = {"broker.auto_create": "true", "storage.min_free": "1MiB"}
-
-
-class Records:
-    """Topics and records of the broker at ``url``, for arranging and for asserting."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._clients: list[tailrace.sync.Client] = []
-        self._own: tailrace.sync.Client | None = None
-
-    def client(self) -> tailrace.sync.Client:
-        """A connected client of its own; closed with the broker."""
-        client = tailrace.sync.connect(self.url)
-        client.__enter__()
-        self._clients.append(client)
-        return client
-
-    def name(self, topic: str) -> str:
-        """A topic name that nobody else has, for tests that share a broker."""
-        return f"{topic}-{secrets.token_hex(4)}"
-
-    def create_topic(self, name: str, partitions: int = 1, **config: ConfigValue) -> None:
-        """Create a topic; TopicExists T012 if there is one."""
-        self._admin.create_topic(name, partitions=partitions, config=config)
-
-    def seed(
-        self,
-        topic: str,
-        values: Iterable[V | None],
-        *,
-        keys: Iterable[bytes | None] | None = None,
-        partitions: int = 1,
-        value: CodecSpec[V] = bytes,  # type: ignore[assignment]  # the default is Codec[bytes]
-    ) -> list[RecordMetadata]:
-        """Write records, durably and in order; creates the topic if it is missing."""
-        with suppress(TopicExists):
-            self.create_topic(topic, partitions)
-        with self._client.producer(value=value, linger=0.0) as producer:
-            columns = list(values)
-            return list(
-                producer.send_many(topic, columns, keys=None if keys is None else list(keys))
-            )
-
-    def records(
-        self,
-        topic: str,
-        *,
-        partition: int | None = None,
-        value: CodecSpec[V] = bytes,  # type: ignore[assignment]
-    ) -> list[Record[bytes, V]]:
-        """All records there are now, by partition and offset."""
-        detail: TopicDetail = self._admin.describe_topic(topic)
-        chosen = range(detail.partitions) if partition is None else [partition]
-        with self._client.consumer(
-            partitions=[TopicPartition(topic, each) for each in chosen],
-            value=value,
-            stop_at_end=True,
-        ) as consumer:
-            found = list(consumer)
-        return sorted(found, key=lambda record: (record.partition, record.offset))
-
-    def wait_values(
-        self,
-        topic: str,
-        *,
-        count: int,
-        timeout: float = 2.0,
-        value: CodecSpec[V] = bytes,  # type: ignore[assignment]
-    ) -> list[V | None]:
-        """The values, once there are ``count`` of them; AssertionError after ``timeout`` s."""
-        deadline = time.monotonic() + timeout
-        while True:
-            values = [record.value for record in self.records(topic, value=value)]
-            if len(values) >= count:
-                return values
-            if time.monotonic() >= deadline:
-                raise AssertionError(self._too_few(topic, len(values), count, timeout))
-            time.sleep(POLL_S)
-
-    def close_clients(self) -> None:
-        """Close every client made here."""
-        clients, self._clients, self._own = self._clients, [], None
-        for client in clients:
-            client.close()
-
-    @property
-    def _client(self) -> tailrace.sync.Client:
-        if self._own is None:
-            self._own = self.client()
-        return self._own
-
-    @property
-    def _admin(self) -> Any:
-        return self._client.admin
-
-    def _too_few(self, topic: str, found: int, count: int, timeout: float) -> str:
-        lines = [f"{found} of {count} records in {topic!r} after {timeout:g} s"]
-        for part in self._admin.describe_topic(topic).partition_list:
-            lines.append(
-                f"  {topic}[{part.partition}]: log_start {part.log_start}, "
-                f"log_end {part.log_end}, high_watermark {part.high_watermark}, {part.status}"
-            )
-        return "\n".join([*lines, *self._last_events()])
-
-    def _last_events(self) -> list[str]:
-        return []
 
 
 class Broker(Records):

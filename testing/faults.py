@@ -113,9 +113,15 @@ class Faults:
                 self._target.drop_all()
             yield
 
-    def black_hole(self) -> AbstractContextManager[None]:
-        """Connections are accepted, requests are read, nothing is ever answered."""
-        return self._rule(Rule(EVERY, Hold()))
+    @contextmanager
+    def black_hole(self) -> Generator[None]:
+        """Connections are accepted, requests are read, nothing is ever answered.
+
+        At the end every connection is closed, or clients would wait for what was swallowed.
+        """
+        with self._rule(Rule(EVERY, Hold())):
+            yield
+        self._target.drop_all()
 
     def delay(self, seconds: float, api: ApiName | None = None) -> AbstractContextManager[None]:
         """Requests of that api are taken up only after so long."""

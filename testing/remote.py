@@ -4,8 +4,9 @@ from typing import NoReturn
 
 import pytest
 
-from tailrace.testing.broker import Broker, Records
+from tailrace.testing.broker import Broker
 from tailrace.testing.faults import Faults
+from tailrace.testing.records import Records
 
 
 class RemoteBroker(Broker):

@@ -6,13 +6,14 @@ history; an error of the SDK ends the client, and the next one takes over.
 
 from collections.abc import Sequence
 from random import Random
+from typing import Literal
 
 import trio
 
 from tailrace.client.client import Client
 from tailrace.client.consumer import Consumer
 from tailrace.client.producer import Producer
-from tailrace.client.records import Record, TopicPartition
+from tailrace.client.records import Record, RecordMetadata, TopicPartition
 from tailrace.protocol.errors import CorruptBatch, ProduceError, SendManyError, TailraceError
 from tailrace.simulation.history import History, Read, Send
 from tailrace.simulation.run import SimCluster
@@ -47,10 +48,12 @@ class Producing:
 
     async def _use(self, client: Client, end: float) -> None:
         rng = self._rng
-        options = {"linger": rng.choice((0.0, 0.005, 0.1)), "timeout": rng.choice((3.0, 15.0))}
-        in_flight = rng.choice((1, 5))
+        compressions: tuple[Literal["none", "lz4", "zstd"], ...] = ("none", "lz4", "zstd")
         async with client.producer(
-            max_in_flight=in_flight, compression=rng.choice(("none", "lz4", "zstd")), **options
+            linger=rng.choice((0.0, 0.005, 0.1)),
+            timeout=rng.choice((3.0, 15.0)),
+            max_in_flight=rng.choice((1, 5)),
+            compression=rng.choice(compressions),
         ) as producer:
             # Before the partitions are known, calls of several tasks have no order.
             await self._send(producer, f"{self._name}.{self._lives}")
@@ -86,6 +89,7 @@ class Producing:
         # All with or all without a key: that is two orders, also within one call.
         keys = self._rng.choice((KEYS[:1], KEYS[1:]))
         sends = self._begin(who, self._rng.randrange(1, 20), keys)
+        made: Sequence[RecordMetadata | None] = [None] * len(sends)
         failures: dict[int, TailraceError] = {}
         try:
             made = list(
@@ -94,9 +98,9 @@ class Producing:
                 )
             )
         except SendManyError as error:
-            made, failures = list(error.metadata), error.failures
+            made, failures = error.metadata, error.failures
         except TailraceError as error:
-            made, failures = [None] * len(sends), dict.fromkeys(range(len(sends)), error)
+            failures = dict.fromkeys(range(len(sends)), error)
         for index, send in enumerate(sends):
             found = made[index]
             if found is None:
@@ -104,9 +108,7 @@ class Producing:
             else:
                 send.acked(trio.current_time(), found.topic, found.partition, found.offset)
 
-    def _begin(
-        self, who: str, count: int, keys: Sequence[bytes | None] = KEYS
-    ) -> Sequence[Send]:
+    def _begin(self, who: str, count: int, keys: Sequence[bytes | None] = KEYS) -> Sequence[Send]:
         rng = self._rng
         sends: list[Send] = []
         for _ in range(count):
