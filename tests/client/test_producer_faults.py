@@ -19,7 +19,7 @@ from tailrace.protocol.errors import (
     UsageError,
 )
 from tests.client.fake_broker import Do, Topic
-from tests.client.world import Run, World
+from tests.client.world import Run, World, until
 
 
 def numbers(topic: Topic, partition: int = 0) -> list[int]:
@@ -472,3 +472,31 @@ def test_a_slow_socket_takes_everything_in_order(run: Run, world: World) -> None
 
     run(main)
     assert numbers(topic) == list(range(500))
+
+
+def test_a_producer_that_gets_nowhere_is_stalled_and_says_why(run: Run, world: World) -> None:
+    world.broker.create("orders")
+    seen: list[tuple[str, object]] = []
+
+    async def main() -> None:
+        async with world.client() as client, client.producer(timeout=0.1) as producer:
+            client.on("stalled", lambda event: seen.append((event.reason[:4], event.details)))
+            await producer.send("orders", b"0")
+            assert producer.health().healthy
+            world.broker.script.extend([below_min_isr() for _ in range(1_000)])
+            delivery = producer.enqueue_nowait("orders", b"1")
+            await until(lambda: producer.health().state == "stalled")
+            health = producer.health()
+            assert not health.healthy
+            assert health.reason is not None
+            assert health.reason.startswith("T030")
+            assert (health.buffered_records, health.buffered_bytes) == (1, 17)
+            assert (health.oldest_pending_ms or 0) >= 50
+            with pytest.raises(SendTimeout):
+                await delivery
+            world.broker.script.clear()
+            await producer.send("orders", b"2")
+            assert producer.health().oldest_pending_ms is None
+
+    run(main)
+    assert seen == [("T030", {"partition": "orders[0]"})]
