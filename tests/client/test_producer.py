@@ -1,5 +1,7 @@
 """What a producer promises when all goes well: results, order, routing, batches, flush."""
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -238,8 +240,9 @@ def test_bad_calls_are_refused_at_the_call(run: Run, world: World) -> None:
             assert (caught.value.size, caught.value.limit) == (101, 100)
             with pytest.raises(ValueError, match="1 keys for 2 values"):
                 await producer.send_many("orders", [b"1", b"2"], keys=[None])
+            wrong: Any = [("a", 1)]
             with pytest.raises(TypeError):
-                producer.enqueue_nowait("orders", b"x", headers=[("a", 1)])  # type: ignore[list-item]
+                producer.enqueue_nowait("orders", b"x", headers=wrong)
             assert producer.health().buffered_bytes == 0
 
     run(main)
