@@ -27,6 +27,7 @@ class LogConfig:
     timestamp_ahead_max_ms: float = 3_600_000
     record_bytes_max: int = 1024 * 1024
     index_interval_bytes: int = 4096
+    synced: bool = True  # False (durability "os"): no sync rounds come, and nothing waits for one
 
     def __post_init__(self) -> None:
         assert 0 < self.segment_bytes <= SEGMENT_BYTES_MAX, "positions are 32 bits wide"

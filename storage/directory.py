@@ -143,12 +143,15 @@ class DataDirectory:
 
 
 def _make_directories(disk: Disk, path: str) -> None:
+    """Make the directory and those above it; durable also where a crash interrupted this."""
+    if disk.exists(f"{path}/meta.json"):
+        return
     missing: list[str] = []
     while path and not disk.exists(path):
         missing.append(path)
         path = checkpoint.parent(path)
-    for directory in reversed(missing):
-        disk.make_directory(directory)
+    for directory in [path, *reversed(missing)]:
+        disk.make_directory(directory or "/")
         disk.sync_directory(checkpoint.parent(directory) or "/")
 
 

@@ -69,7 +69,7 @@ class Log:
         self.start: int = found.start
         self._segments = Segments(self._disk, found.segments)
         self._producers = found.producers
-        self._snapshot = found.producers_from  # offset of the newest durable one
+        self._snapshots = [found.producers_from]  # offsets of those that were saved, rising
         self._epochs = found.epochs
         self._append_time = max(segment.last_append_time for segment in self._segments)
         self._unsynced = Unsynced(self._disk, self.path, self.end)
@@ -84,9 +84,9 @@ class Log:
         for segment in found.segments[:-1]:
             if not segment.indexed:
                 self._write_index(segment)
-        if any(s.next_offset > self._snapshot for s in self._segments.sealed_below(self.start)):
-            self._snapshot_producers()  # of an interrupted removal
         self._trim()
+        if self._segments.sealed_below(self.start):
+            self._snapshot_producers()  # their removal was interrupted, and waits for it
 
     @classmethod
     def open(
@@ -343,10 +343,19 @@ class Log:
         self._unsynced.add(Sidecar(path, content, bind(self._snapshot_saved, end)))
 
     def _snapshot_saved(self, offset: int) -> None:
-        self._snapshot = offset
-        for at in numbered(self._disk.list(self.path), "producers-", "")[:-SNAPSHOTS_KEPT]:
+        self._snapshots.append(offset)
+        on_disk = numbered(self._disk.list(self.path), "producers-", "")
+        usable = [at for at in on_disk if at <= self._covered()]
+        kept = {*usable[-SNAPSHOTS_KEPT:], *on_disk[-SNAPSHOTS_KEPT:]}
+        for at in set(on_disk) - kept:
             self._disk.remove(f"{self.path}/producers-{at:020}")
+        self._snapshots = [at for at in self._snapshots if at in kept or at == 0]
         self._trim()
+
+    def _covered(self) -> int:
+        """The newest snapshot that no crash can make worthless by taking records below it."""
+        limit = self.flushed if self._config.synced else self.end
+        return max((at for at in self._snapshots if at <= limit), default=0)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 
@@ -382,7 +391,7 @@ class Log:
         durable before the first file goes. A segment stays until a snapshot of the producers
         behind it is durable, which the first sync round after its sealing sees to.
         """
-        gone = self._segments.sealed_below(min(offset, self._snapshot))
+        gone = self._segments.sealed_below(min(offset, self._covered()))
         if gone:
             self._move_start(max(self.start, gone[-1].next_offset))
         return len(gone)
@@ -401,7 +410,7 @@ class Log:
 
     def _trim(self) -> None:
         """Remove the segments below the start whose producers are in a durable snapshot (R35)."""
-        gone = self._segments.sealed_below(min(self.start, self._snapshot))
+        gone = self._segments.sealed_below(min(self.start, self._covered()))
         for segment in gone:
             self._unsynced.forget(segment)
             self._segments.remove(segment)

@@ -185,7 +185,6 @@ class _Recovery:
         """The files there are, without those a crash left half made or half removed."""
         if not self.disk.exists(self.path):
             self.disk.make_directory(self.path)
-            self.disk.sync_directory(checkpoint.parent(self.path))
         names = self.disk.list(self.path)
         half_made = {name for name in names if name.endswith(checkpoint.TEMPORARY)}
         bases = set(numbered(names, "", ".log"))
@@ -210,6 +209,8 @@ class _Recovery:
 
     def _create(self) -> None:
         """No segment is there. Offsets that were once durable are never used again (S10)."""
+        # Also where the directory was found: whoever made it may have died before this.
+        self.disk.sync_directory(checkpoint.parent(self.path))
         end = self.mark.offset
         if end > self.start:
             self._quarantine_missing(end)

@@ -146,16 +146,16 @@ class Unsynced:
             segment.synced_bytes = max(segment.synced_bytes, size_bytes)
         self._segments = [s for s in self._segments if s.synced_bytes < s.size_bytes]
         self._names_synced = max(self._names_synced, point.names)
+        if point.end > self.flushed:
+            self.flushed = point.end  # stands even if the mark cannot be written
+            if self._mark_file is None:
+                self._mark_file = self._disk.open(flushed_path(self._directory))
+            self._mark_file.write([encode_mark(point.mark)], 0)
         for sidecar in point.sidecars:
             sidecar.taken = False  # one that could not be written waits for the next round
             if sidecar.written and sidecar in self._sidecars:
                 self._sidecars.remove(sidecar)
                 sidecar.done()
-        if point.end > self.flushed:
-            self.flushed = point.end
-            if self._mark_file is None:
-                self._mark_file = self._disk.open(flushed_path(self._directory))
-            self._mark_file.write([encode_mark(point.mark)], 0)
 
     def close(self) -> None:
         if self._mark_file is not None:
