@@ -13,8 +13,8 @@ import click
 import tailrace
 from tailrace.bench.run import Advance, run
 from tailrace.bench.workload import Measured, Mode, Workload, document, table
-from tailrace.client.cli_run import connect_by
-from tailrace.protocol.console import Console
+from tailrace.client.cli_run import connect_by, show
+from tailrace.protocol.console import EXIT_FAILED, Console
 from tailrace.protocol.units import parse_size_bytes
 
 _COUNT = re.compile(r"(\d+)([kKmM]?)")
@@ -60,7 +60,7 @@ def bench(
     acks: str,
     topic: str | None,
     keep: bool,
-) -> None:
+) -> int:
     """Send and read N records and print rate and latency.
 
     Values are random bytes, so compression does not flatter the figures. The topic is the bench's
@@ -77,7 +77,8 @@ def bench(
 
         measured = anyio.run(work, backend="asyncio")
     result = document(workload, measured, tailrace.__version__)
-    click.echo(console.render(result, table(result)))
+    show(console, result, table(result))
+    return EXIT_FAILED if measured.errors else 0
 
 
 @contextlib.contextmanager

@@ -6,9 +6,12 @@ of memory and of disk blocks costs a virtual machine half its speed.
 
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
+from anyio.abc import TaskGroup
 
 import tailrace
 from tailrace.bench.workload import Measured, Workload, make_values
@@ -23,6 +26,8 @@ async def run(
     client: tailrace.Client, workload: Workload, topic: str, keep: bool, advance: Advance
 ) -> Measured:
     """Measure one workload in its own topic, which is deleted afterwards unless ``keep``."""
+    if workload.mode == "consume":
+        workload = replace(workload, acks="all")  # what is to be read must be there
     values = make_values(workload.records, workload.size_bytes)
     await _warm_up(client, workload, values, f"{topic}-warm")
     await client.admin.create_topic(topic, partitions=workload.partitions)
@@ -65,7 +70,7 @@ async def produce(
     chunks = [values[at : at + workload.batch] for at in range(0, len(values), workload.batch)]
     chunks.reverse()
     began = time.perf_counter()
-    async with anyio.create_task_group() as tasks:
+    async with task_group() as tasks:
         for _ in range(workload.producers):
             tasks.start_soon(_producer, client, workload, topic, chunks, measured, advance)
     measured.elapsed_seconds = time.perf_counter() - began
@@ -80,11 +85,7 @@ async def _producer(
     measured: Measured,
     advance: Advance,
 ) -> None:
-    async with client.producer(
-        acks=workload.acks,
-        idempotent=workload.acks == "all",
-        compression=workload.compression,
-    ) as producer:
+    async with open_producer(client, workload) as producer:
 
         async def caller() -> None:
             while chunks:
@@ -99,9 +100,28 @@ async def _producer(
                 measured.records += len(chunk)
                 advance(len(chunk))
 
-        async with anyio.create_task_group() as tasks:
+        async with task_group() as tasks:
             for _ in range(CALLS_IN_FLIGHT):
                 tasks.start_soon(caller)
+
+
+def open_producer(client: tailrace.Client, workload: Workload) -> tailrace.Producer[bytes, bytes]:
+    """The producer of a workload."""
+    return client.producer(
+        acks=workload.acks,
+        idempotent=workload.acks == "all",
+        compression=workload.compression,
+    )
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[TaskGroup]:
+    """A task group whose first failure leaves as itself."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 async def consume(
@@ -136,7 +156,7 @@ async def end_to_end(
     wanted = len(values)
 
     async def produce_stamped() -> None:
-        async with client.producer(acks=workload.acks, compression=workload.compression) as p:
+        async with open_producer(client, workload) as p:
             for at in range(0, wanted, workload.batch):
                 count = min(workload.batch, wanted - at)
                 value = STAMP.pack(time.perf_counter_ns()) + padding
@@ -157,7 +177,7 @@ async def end_to_end(
                     return
 
     began = time.perf_counter()
-    async with anyio.create_task_group() as tasks:
+    async with task_group() as tasks:
         tasks.start_soon(consume_stamped)
         tasks.start_soon(produce_stamped)
     measured.elapsed_seconds = time.perf_counter() - began
@@ -182,7 +202,7 @@ async def single_sends(
     async with client.producer() as producer:
         await producer.send(topic, value)
         began = time.perf_counter()
-        async with anyio.create_task_group() as tasks:
+        async with task_group() as tasks:
             for number in range(int(rate_per_s * seconds)):
                 intended = began + number / rate_per_s
                 await anyio.sleep(max(0.0, intended - time.perf_counter()))
