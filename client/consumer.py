@@ -165,14 +165,11 @@ class Consumer(Generic[K, V]):
         finish, and returns; a second signal ends it at once. When reading ends it waits for what
         is in flight. Cancelled: the handlers are cancelled too.
         """
-        from tailrace.client.run import Run, in_main_thread, run_with_signals
+        from tailrace.client.run import Run, run
 
         this = Run(self.feed.dead_letters, handler, on_error, order, in_flight)
         records = self.records("run()")
-        if signals and in_main_thread():
-            await run_with_signals(this, records, drain_timeout)
-        else:
-            await this.go(records)
+        await run(this, records, signals=signals, drain_timeout=drain_timeout)
 
     def records(self, kind: str) -> RecordReader[K, V]:
         """The reader of single records, for ``async for``, ``run()`` and ``tailrace.sync``."""

@@ -134,6 +134,8 @@ class Fetcher:
         if under_way == REQUESTS_MAX - 1 or len(buffers) > PARTITIONS_MAX:
             wait_s = min(wait_s, LAST_WAIT_S)
         chosen = buffers[:PARTITIONS_MAX]
+        if any(buffer.end is None for buffer in chosen):
+            wait_s = 0.0  # the first answer tells how far there is to go
         for buffer in chosen:
             del self._wanting[buffer]
             buffer.in_flight = True

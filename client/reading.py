@@ -110,6 +110,7 @@ class Source:
             self._quiet_since = now
         quiet_s = now - self._quiet_since
         if idle_timeout is not None and quiet_s >= idle_timeout:
+            self._quiet_since = None  # a loop that is entered again waits anew
             return False
         if quiet_s >= QUIET_S and not self._told_quiet and self.feed.at_end():
             self._told_quiet = True

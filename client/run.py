@@ -93,21 +93,7 @@ class Run:
         self._room: anyio.Event | None = None  # while reading waits for it
 
     async def go(self, records: AsyncIterator[Record[Any, Any]]) -> None:
-        """Until reading has ended and every record is done, or the drain's time is over.
-
-        Raises the first failure of reading or of a handler.
-        """
-        await self._go(records)
-        if self.failure is not None:
-            raise self.failure
-        if self.lanes.taken:
-            _log.warning(
-                "run() stopped with %s records not finished within drain_timeout",
-                self.lanes.taken,
-                extra={"event": "consumer.not_drained", "code": None},
-            )
-
-    async def _go(self, records: AsyncIterator[Record[Any, Any]]) -> None:
+        """Until reading has ended and every record is done, or the drain's time is over."""
         with self.everything:
             async with anyio.create_task_group() as tasks:
                 try:
@@ -118,6 +104,17 @@ class Run:
                             await self._wait_for_room()
                 except Exception as error:  # what reading raises is what run raises
                     self._fail(error)
+
+    def tell(self) -> None:
+        """Raise the first failure of reading or of a handler; log what was not finished."""
+        if self.failure is not None:
+            raise self.failure
+        if self.lanes.taken:
+            _log.warning(
+                "run() stopped with %s records not finished within drain_timeout",
+                self.lanes.taken,
+                extra={"event": "consumer.not_drained", "code": None},
+            )
 
     def drain(self, timeout: float) -> None:
         """Take no more records; what is in flight has so many seconds."""
@@ -182,14 +179,18 @@ class Run:
         )
 
 
-async def run_with_signals(
-    this: Run, records: AsyncIterator[Record[Any, Any]], drain_timeout: float
+async def run(
+    this: Run, records: AsyncIterator[Record[Any, Any]], *, signals: bool, drain_timeout: float
 ) -> None:
-    """``Run.go``, drained by SIGTERM and SIGINT. Only in the main thread."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch_signals, this, drain_timeout)
+    """``go`` and ``tell``; drained by SIGTERM and SIGINT where they can be listened to."""
+    if signals and in_main_thread():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_watch_signals, this, drain_timeout)
+            await this.go(records)
+            tasks.cancel_scope.cancel()
+    else:
         await this.go(records)
-        tasks.cancel_scope.cancel()
+    this.tell()
 
 
 def in_main_thread() -> bool:

@@ -25,7 +25,7 @@ from tailrace.client.partition_buffer import PartitionBuffer
 from tailrace.client.policy import ErrorPolicy
 from tailrace.client.portal import Portal
 from tailrace.client.records import At, Batch, K, Record, TopicPartition, V
-from tailrace.client.run import Run, in_main_thread
+from tailrace.client.run import Run, in_main_thread, run
 from tailrace.client.shapes import ConsumerHealth
 from tailrace.protocol import texts_client
 
@@ -197,7 +197,9 @@ class Consumer(Generic[K, V]):
 
             feed = self._inner.feed
             this.append(Run(feed.dead_letters, handle, on_error, order, in_flight))
-            await this[0].go(self._inner.records("run()"))
+            await run(
+                this[0], self._inner.records("run()"), signals=False, drain_timeout=drain_timeout
+            )
 
         def drain() -> None:
             if this:

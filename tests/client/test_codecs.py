@@ -95,7 +95,7 @@ def test_none_skips_the_codec(spec: Any) -> None:
     ],
 )
 def test_wrong_type_is_an_encode_error_at_the_call(spec: Any, value: Any) -> None:
-    with pytest.raises(EncodeError, match="T061: value of type .* for topic 'orders'") as caught:
+    with pytest.raises(EncodeError, match=r"T061: value of type .* for topic 'orders'") as caught:
         encode(spec, value)
     assert caught.value.topic == "orders"
     assert caught.value.__cause__ is not None
@@ -159,8 +159,10 @@ def test_unknown_codec_is_a_config_error(spec: Any) -> None:
 
 @pytest.mark.parametrize(
     ("data", "looks"),
-    [(b'{"a":1}', "json"), (b"[", "str"), (b"\x80", "msgpack"), (b"\x92\x01", "bytes")]
-    + [(b"a\tb\n", "str"), (b"\x00\x01", "bytes"), (b"", "str")],
+    [
+        *[(b'{"a":1}', "json"), (b"[", "str"), (b"\x80", "msgpack"), (b"\x92\x01", "bytes")],
+        *[(b"a\tb\n", "str"), (b"\x00\x01", "bytes"), (b"", "str")],
+    ],
 )
 def test_guess_never_claims_what_does_not_parse(data: bytes, looks: str) -> None:
     assert guess(data) == looks

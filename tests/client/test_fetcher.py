@@ -49,7 +49,8 @@ def test_one_request_asks_for_all_partitions_of_a_leader(run: Run, here: FetchWo
         async with here.client() as client, client.consumer("orders") as consumer:
             with anyio.move_on_after(0.05):
                 await take(consumer, 1)
-            (request,) = here.fetch.fetched
+            first, request = here.fetch.fetched
+            assert first.wait_ms == 0, "to learn the ends"
             assert [part.partition for part in request.partitions] == [0, 1, 2]
             assert (request.wait_ms, request.bytes_min, request.isolation) == (5_000, 1, 1)
             assert request.bytes_max == 8 << 20
