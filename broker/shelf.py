@@ -199,17 +199,23 @@ class Shelf:
             partition.log.reconfigure(log_config(config))
             partition.reconfigure(config)
 
-    async def remove(self, topic: Topic) -> None:
-        """Take a topic's partitions off the shelf and remove their bytes, whatever was open."""
+    def take_off(self, topic: Topic) -> list[Partition]:
+        """The topic's partitions, of which nobody can get hold any more."""
+        taken = self.of(topic)
         gone = texts.topic_id_not_found(topic.topic_id, broker=self._broker_id)
         for number in range(len(topic.partitions)):
-            where = (topic.topic_id, number)
-            self._broken.pop(where, None)
-            partition = self._partitions.pop(where, None)
-            if partition is not None:
-                partition.fail(gone)
-                partition.log.close(clean=False)
-            await self._world.offload.run(self._directory.remove_partition, *where)
+            self._partitions.pop((topic.topic_id, number), None)
+            self._broken.pop((topic.topic_id, number), None)
+        for partition in taken:
+            partition.fail(gone)
+        return taken
+
+    async def remove(self, topic: Topic, taken: Sequence[Partition]) -> None:
+        """Remove the bytes of a topic that was taken off and is not being synced."""
+        for partition in taken:
+            partition.log.close(clean=False)
+        for number in range(len(topic.partitions)):
+            await self._world.offload.run(self._directory.remove_partition, topic.topic_id, number)
 
     def close(self) -> None:
         """Close every log. After a graceful stop they were settled and flushed before."""
@@ -275,4 +281,5 @@ def log_config(config: TopicConfig) -> LogConfig:
         segment_age_ms=config.segment_age_ms,
         timestamp_ahead_max_ms=config.timestamp_ahead_max_ms,
         record_bytes_max=config.max_record_bytes,
+        synced=config.durability != "os",
     )
