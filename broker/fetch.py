@@ -26,7 +26,14 @@ from tailrace.broker.partition import Partition
 from tailrace.broker.timers import Timer
 from tailrace.protocol import texts, texts_wire
 from tailrace.protocol.errors import TailraceError, to_wire
-from tailrace.protocol.messages import FetchPartition, FetchRequest, FetchResponse, FetchResult
+from tailrace.protocol.messages import (
+    READ_COMMITTED,
+    READ_UNCOMMITTED,
+    FetchPartition,
+    FetchRequest,
+    FetchResponse,
+    FetchResult,
+)
 from tailrace.protocol.seams import FileRange
 from tailrace.storage.log import LogSlice
 
@@ -44,6 +51,13 @@ class Collected:
     length: int = 0
     code: str = "ok"  # or the first error's
     unverified: list[tuple[Partition, int]] = field(default_factory=list[tuple[Partition, int]])
+
+    def refuse(self, wanted: FetchPartition, error: TailraceError) -> None:
+        if self.code == "ok":
+            self.code = error.code
+        self.results.append(
+            FetchResult(wanted.topic_id, wanted.partition, to_wire(error), -1, -1, -1, -1, 0)
+        )
 
 
 class Fetch:
@@ -143,12 +157,10 @@ class Fetch:
             try:
                 self._read(wanted, bytes_max, found)
             except TailraceError as error:
-                if found.code == "ok":
-                    found.code = error.code
-                result = FetchResult(
-                    wanted.topic_id, wanted.partition, to_wire(error), -1, -1, -1, -1, 0
-                )
-                found.results.append(result)
+                found.refuse(wanted, error)
+            except OSError as error:  # a file that cannot be opened or read just now
+                partition = self._node.shelf.find(wanted.topic_id, wanted.partition)
+                found.refuse(wanted, partition.unreadable(error))
         return found
 
     def _read(self, wanted: FetchPartition, bytes_max: int, found: Collected) -> None:
@@ -179,6 +191,12 @@ class Fetch:
         )
 
 
+def check_isolation(isolation: int) -> None:
+    """Both kinds read up to the high watermark, as long as there are no transactions."""
+    if isolation not in (READ_UNCOMMITTED, READ_COMMITTED):
+        raise texts_wire.malformed_frame(f"isolation {isolation} is neither 0 nor 1")
+
+
 def _check_epoch(partition: Partition, wanted: FetchPartition) -> None:
     """A reader that knows another epoch looks at the metadata again (R2)."""
     current = partition.leadership.leader_epoch
@@ -190,8 +208,11 @@ def _check_epoch(partition: Partition, wanted: FetchPartition) -> None:
 
 def fetch(node: Node, call: Call, request: FetchRequest) -> None:
     """Answer at once if there is enough, else when there is."""
-    if request.replica_id is not None:
+    if request.replica_id is not None or request.broker_epoch != -1:
         raise texts_wire.malformed_frame("this broker has no followers; replica_id must be nil")
+    if any((one.last_fetched_epoch, one.flushed_end) != (-1, -1) for one in request.partitions):
+        raise texts_wire.malformed_frame("a consumer has no last_fetched_epoch or flushed_end")
+    check_isolation(request.isolation)
     if len(request.partitions) > PARTITIONS_PER_REQUEST_MAX:
         raise texts_wire.malformed_frame(
             f"{len(request.partitions)} partitions in one request, "

@@ -11,7 +11,7 @@ from typing import Any
 
 from tailrace.broker import handlers_admin as admin
 from tailrace.broker.call import Call
-from tailrace.broker.fetch import fetch
+from tailrace.broker.fetch import check_isolation, fetch
 from tailrace.broker.limits import IN_FLIGHT_MAX, PARTITIONS_PER_REQUEST_MAX
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
@@ -83,6 +83,7 @@ def list_offsets(node: Node, call: Call, request: ListOffsetsRequest) -> Respons
             f"{len(request.partitions)} partitions in one request, "
             f"{PARTITIONS_PER_REQUEST_MAX} are allowed"
         )
+    check_isolation(request.isolation)
     if any(_unverified(node, query) for query in request.partitions):
         return partial(_verify_and_list, node, request)
     return _list_offsets(node, request)
@@ -126,7 +127,10 @@ def _find_offset(node: Node, query: OffsetQuery) -> OffsetFound:
     if query.time == OFFSET_EARLIEST:
         return OffsetFound(*where, None, partition.log.start, -1, epoch)
     if query.time != OFFSET_LATEST:
-        found = partition.log.offset_for_time(query.time, end)
+        try:
+            found = partition.log.offset_for_time(query.time, end)
+        except OSError as error:
+            return OffsetFound(*where, to_wire(partition.unreadable(error)), -1, -1, -1)
         if found is not None:
             return OffsetFound(*where, None, *found, epoch)
     return OffsetFound(*where, None, end, -1, epoch)

@@ -245,6 +245,8 @@ def describe_cluster(node: Node, call: Call, request: DescribeClusterRequest) ->
         last_seen=node.world.clock.wall_ms(),
     )
     problems = [f"{offline} partitions are offline"] if offline else []
+    if node.health.metadata_error:
+        problems.append(node.health.metadata_error)
     if node.shelf.read_only_free_bytes is not None:
         problems.append(f"broker {node.broker_id} is read-only: its disk is below min_free")
     return DescribeClusterResponse(
@@ -252,7 +254,7 @@ def describe_cluster(node: Node, call: Call, request: DescribeClusterRequest) ->
         version=version,
         controller=node.broker_id,
         metadata="embedded",
-        metadata_ok=True,
+        metadata_ok=not node.health.metadata_error,
         brokers=(broker,),
         topics=len(node.topics.catalog.names(internal=True)),
         partitions=partitions,

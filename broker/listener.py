@@ -100,10 +100,12 @@ def _refuse(node: Node, transport: ServerTransport, setting: str, limit: int) ->
 
 
 async def sweep(node: Node) -> None:
-    """Close what is overdue: no hello, half a frame, silence, answers not taken."""
+    """End what is overdue: no hello, half a frame, silence, answers not taken; acks not due."""
     while True:
         await trio.sleep(SWEEP_S)
         now = trio.current_time()
+        if any([partition.expire(now) for partition in node.shelf]):
+            node.outbox.flush()
         for connection in list(node.connections):
             reason = connection.overdue(now)
             if reason is not None:

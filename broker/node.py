@@ -3,6 +3,7 @@
 Built by ``server.py``; connections and handlers get it whole. It decides nothing.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,7 @@ from tailrace.broker.appender import Appender
 from tailrace.broker.bell import Bell
 from tailrace.broker.config import Config
 from tailrace.broker.flusher import Flusher
+from tailrace.broker.health import Health
 from tailrace.broker.limits import Admission, MemoryBudget
 from tailrace.broker.metrics import Histogram, Metrics, Series
 from tailrace.broker.producer_ids import ProducerIds
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from tailrace.broker.connection import Connection
     from tailrace.broker.fetch import Fetch
 
+log = logging.getLogger("tailrace.broker.node")
+
+SLOW_S = 1.0
 State = Literal["starting", "running", "read_only", "draining"]
 
 
@@ -63,6 +68,7 @@ class Node:
     memory: MemoryBudget
     admission: Admission
     state: Callable[[], State]
+    health: Health
     addresses: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     http: str | None = None
     left: Bell = field(default_factory=Bell)  # rung when a connection has ended
@@ -75,6 +81,12 @@ class Node:
 
     def count(self, api: Api, code: str, seconds: float) -> None:
         """One more request answered; ``code`` is "ok" or an error's."""
+        if seconds > SLOW_S and api is not Api.FETCH:  # a fetch may wait for its records
+            log.warning(
+                "%s took %.1f s (%s)",
+                *(api.name.lower(), seconds, code),
+                extra={"event": "request.slow", "code": None, "api": api.name.lower()},
+            )
         counted = self._counted.get((api, code))
         if counted is None:
             name = api.name.lower()

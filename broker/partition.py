@@ -43,6 +43,8 @@ class Producing(Protocol):
     """A produce request in hand. Each slot is settled or refused once."""
 
     acks: int
+    timeout_s: float
+    deadline: float  # in trio's time
 
     def settle(self, slot: int, written: Appended, log_start: int) -> None: ...
 
@@ -106,6 +108,11 @@ class Partition:
         assert self.log.epochs[-1].epoch == leadership.leader_epoch, "begun in the log first (R8)"
         self.leadership = leadership
         self.replica.leader_epoch = leadership.leader_epoch
+        log.info(
+            "%s[%d]: %s leads in epoch %d from offset %d",
+            *(self.topic, self.number, leadership.leader, leadership.leader_epoch, self.log.end),
+            extra={"event": "partition.leader_changed", "code": None, "topic": self.topic},
+        )
 
     def reconfigure(self, config: TopicConfig) -> None:
         self.config = config
@@ -130,7 +137,7 @@ class Partition:
         if self.offline is not None:
             _refuse(gathered, self.offline)
             return
-        epoch = self.leadership.leader_epoch
+        epoch, segments = self.leadership.leader_epoch, self.log.segment_count
         try:
             outcomes = self.log.append(
                 [entry for entry, _, _ in gathered], leader_epoch=epoch, now_ms=now_ms
@@ -145,6 +152,12 @@ class Partition:
                 self.fail(broken)
                 _refuse(gathered, broken)
             return
+        if self.log.segment_count > segments:
+            log.info(
+                "%s[%d]: new segment, %d in all",
+                *(self.topic, self.number, self.log.segment_count),
+                extra={"event": "segment.rolled", "code": None, "topic": self.topic},
+            )
         log_start = self.log.start
         for (entry, producing, slot), outcome in zip(gathered, outcomes, strict=True):
             if isinstance(outcome, TailraceError):
@@ -167,6 +180,21 @@ class Partition:
             _, producing, slot, written = unacked.popleft()
             producing.settle(slot, written, log_start)
         self._wake_readers()
+
+    def expire(self, now: float) -> bool:
+        """Give up on batches that are not committed in their time; whether there were any."""
+        late = [one for one in self._unacked if one[1].deadline <= now]
+        for one in late:
+            self._unacked.remove(one)
+            _, producing, slot, written = one
+            error = texts.commit_timeout(
+                self.topic,
+                self.number,
+                offset=written.base_offset,
+                waited_s=producing.timeout_s,
+            )
+            producing.refuse(slot, error)
+        return bool(late)
 
     def fail(self, error: TailraceError) -> None:
         """Go offline: whoever waits gets the error, and so does whoever comes."""
@@ -196,6 +224,15 @@ class Partition:
                 end=self.high_watermark,
             )
         return self.log.read(offset, bytes_max, self.high_watermark)
+
+    def unreadable(self, error: OSError) -> TailraceError:
+        """What a reader is told when a file could not be read; the partition stays online."""
+        log.error(
+            "%s[%d] cannot be read: %s",
+            *(self.topic, self.number, error),
+            extra={"event": "partition.unreadable", "code": "T033", "topic": self.topic},
+        )
+        return texts.partition_offline(self.topic, self.number, reason=str(error))
 
     async def verify(self, offset: int, offload: Offload) -> None:
         """Verify the segment that holds ``offset``, in a thread, if that was not done (R24)."""

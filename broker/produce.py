@@ -24,10 +24,12 @@ ACKS = (ACKS_ALL, 0, 1)
 class Produce:
     """One produce request in hand. Invariant: ``_open`` slots have no result yet."""
 
-    __slots__ = ("_call", "_code", "_open", "_results", "acks")
+    __slots__ = ("_call", "_code", "_open", "_results", "acks", "deadline", "timeout_s")
 
     def __init__(self, call: Call, request: ProduceRequest) -> None:
         self.acks = request.acks
+        self.timeout_s = request.timeout_ms / 1000
+        self.deadline = call.began + self.timeout_s
         self._call = call
         self._code = "ok"  # or the first error's
         self._open = len(request.partitions)

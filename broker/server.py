@@ -230,6 +230,7 @@ class Server:
             memory=MemoryBudget(config.limits.request_memory_bytes),
             admission=Admission(config.limits.connections, config.limits.connections_per_ip),
             state=lambda: self.state,
+            health=self.health,
             http=http,
             started_at=self._began,
         )

@@ -231,8 +231,9 @@ class Topics:
 
     async def _remove(self, topic: Topic) -> None:
         """Finish a deletion that is stored."""
-        await self._flusher.forget(self._shelf.of(topic))
-        await self._shelf.remove(topic)
+        taken = self._shelf.take_off(topic)
+        await self._flusher.forget(taken)
+        await self._shelf.remove(topic, taken)
         self._metrics.forget_topic(topic.name)
         await self._registry.remove(topic)
         self._shelf.catalog = self.catalog.without_topic(topic)

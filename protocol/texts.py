@@ -201,6 +201,19 @@ def batch_refused(topic: str, partition: int | None, *, reason: str) -> errors.B
     )
 
 
+def commit_timeout(
+    topic: str, partition: int, *, offset: int, waited_s: float
+) -> errors.RequestTimeout:
+    """T034 by the broker: written, but not durable within the time the producer gave."""
+    return errors.RequestTimeout(
+        "T034",
+        f"{record_name(topic, partition, offset)} is written but was not committed in "
+        f"{format_seconds(waited_s)} s",
+        "Look at the broker's disk: fsync_duration_seconds.",
+        **{"topic": topic, "partition": partition, "maybe_written": True},
+    )
+
+
 def not_enough_replicas(
     topic: str,
     partition: int,

@@ -17,6 +17,7 @@ from tailrace.protocol.errors import (
     OffsetOutOfRange,
     OutOfOrderSequence,
     PartitionOffline,
+    RequestTimeout,
     StorageFull,
     TailraceError,
 )
@@ -55,6 +56,8 @@ class Producer:
 
     def __init__(self, acks: int = -1) -> None:
         self.acks = acks
+        self.timeout_s = 30.0
+        self.deadline = 30.0
         self.outcomes: dict[int, Appended | TailraceError] = {}
 
     def settle(self, slot: int, written: Appended, log_start: int) -> None:
@@ -177,6 +180,19 @@ def test_a_refused_batch_does_not_hold_up_the_others(bench: Bench) -> None:
     assert list(producer.outcomes) == [1]
     bench.sync()
     assert base_offsets(producer) == [0, 1]
+
+
+def test_a_batch_that_is_not_committed_in_time_is_given_up_but_stays_written(bench: Bench) -> None:
+    late, patient = bench.send(values(b"a")), bench.send(values(b"b"))
+    patient.deadline = 60.0
+    assert not bench.partition.expire(29.9)
+    assert bench.partition.expire(30.0)
+    error = late.outcomes[0]
+    assert isinstance(error, RequestTimeout)
+    assert error.details["maybe_written"] is True
+    bench.sync()
+    assert base_offsets(patient) == [1]
+    assert bench.partition.high_watermark == 2
 
 
 def test_a_duplicate_waits_for_the_original_and_gets_its_offset(bench: Bench) -> None:

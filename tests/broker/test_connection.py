@@ -1,0 +1,129 @@
+"""One connection: planned faults, memory, and bugs that must not spread."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from tailrace.broker import handlers
+from tailrace.broker.world import Delay, Drop, Fail, Fault, Hold, World
+from tailrace.protocol.errors import NotLeader, to_wire
+from tailrace.protocol.messages import Api, MetadataRequest, MetadataResponse, ProduceResponse
+from tailrace.protocol.texts import not_leader
+from tests.broker.harness import batch, connected, produce_request, run, serving
+
+
+def faulty(plan: dict[Api, Fault]) -> Callable[[World], World]:
+    return lambda world: replace(world, faults=plan.get)
+
+
+def test_planned_faults_befall_requests(tmp_path: Path) -> None:
+    plan: dict[Api, Fault] = {}
+
+    async def main() -> None:
+        async with serving(tmp_path, change=faulty(plan)) as (server, ready):
+            async with connected(ready) as client:
+                topic_id = await client.create("orders")
+                plan[Api.PRODUCE] = Fail(to_wire(not_leader("orders", 0, broker="n1")))
+                with pytest.raises(NotLeader):
+                    await client.produce(topic_id, [b"a"])
+                plan[Api.PRODUCE] = Delay(0.03)
+                began = trio.current_time()
+                entry = batch(topic_id, [b"b"])
+                slow = await client.send(produce_request(topic_id, [entry]), entry)
+                behind = await client.send(MetadataRequest(None, False))
+                assert isinstance((await client.wait(behind)).message, MetadataResponse)
+                assert trio.current_time() - began >= 0.03
+                assert isinstance((await client.wait(slow)).message, ProduceResponse)
+                plan[Api.PRODUCE] = Hold()
+                await client.send(produce_request(topic_id, [entry]), entry)
+                await client.metadata()
+                assert len(server.open_requests()) == 1
+                plan[Api.PRODUCE] = Drop()
+                with pytest.raises((trio.EndOfChannel, trio.BrokenResourceError)):
+                    await client.produce(topic_id, [b"c"])
+            plan.clear()
+            async with connected(ready) as client:
+                assert (await client.produce(topic_id, [b"d"])).base_offset == 1
+
+    run(main)
+
+
+def test_all_requests_together_keep_to_the_memory_and_all_are_served(tmp_path: Path) -> None:
+    peak: list[int] = [0]
+
+    async def main() -> None:
+        settings: dict[str, str | int | float | bool] = {
+            "limits.request_memory": "16MiB",
+            "topic.segment_size": "64MiB",
+            "topic.max_record": "8MiB",
+        }
+        async with serving(tmp_path, settings) as (server, ready), connected(ready) as client:
+            topic_id = await client.create("orders")
+            entry = batch(topic_id, [bytes(6 << 20)])
+
+            async def send() -> None:
+                async with connected(ready) as other:
+                    answer, _ = await other.ask(
+                        produce_request(topic_id, [entry]), ProduceResponse, entry
+                    )
+                    assert answer.results[0].error is None
+
+            async def watch() -> None:
+                while True:
+                    peak[0] = max(peak[0], int(server.metrics.request_memory.value))
+                    await trio.lowlevel.checkpoint()
+
+            async with trio.open_nursery() as background:
+                background.start_soon(watch)
+                async with trio.open_nursery() as nursery:
+                    for _ in range(8):
+                        nursery.start_soon(send)
+                background.cancel_scope.cancel()
+            assert server.metrics.request_memory.value == 0
+
+    run(main)
+    assert 0 < peak[0] <= 17 << 20
+
+
+def test_a_bug_in_a_handler_closes_its_connection_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    async def main() -> None:
+        async with serving(tmp_path) as (_, ready), connected(ready) as witness:
+            topic_id = await witness.create("orders")
+            monkeypatch.setitem(handlers.HANDLERS, Api.DESCRIBE_CLUSTER, broken)
+            async with connected(ready, "unlucky") as client:
+                monkeypatch.setitem(handlers.HANDLERS, Api.METADATA, broken)
+                with pytest.raises(trio.EndOfChannel):
+                    await client.metadata()
+            assert (await witness.produce(topic_id, [b"a"])).error is None
+
+    run(main)
+    [record] = [r for r in caplog.records if getattr(r, "event", "") == "connection.failed"]
+    assert "'unlucky' at 127.0.0.1:" in record.getMessage()
+
+
+def test_a_broken_invariant_ends_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise AssertionError("planted")
+
+    async def crash() -> None:
+        async with serving(tmp_path) as (_, ready), connected(ready) as client:
+            monkeypatch.setitem(handlers.HANDLERS, Api.METADATA, broken)
+            await client.send(MetadataRequest(None, False))
+            await trio.sleep_forever()
+
+    async def main() -> None:
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await crash()
+        assert raised.group_contains(AssertionError, match="planted")
+
+    run(main)

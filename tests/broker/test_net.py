@@ -1,0 +1,191 @@
+"""The production network: gathered sends, ranges of files, and no descriptors left."""
+
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tailrace.broker.net import TrioNet
+from tailrace.broker.threads import ThreadOffload
+from tailrace.broker.world import ServerTransport
+from tailrace.protocol.seams import Buffer
+
+
+class Range:
+    """Bytes of a file that may be cold."""
+
+    def __init__(self, path: Path, offset: int, length: int, *, cold: bool = False) -> None:
+        self._file = path.open("rb")
+        self.offset = offset
+        self.length = length
+        self.cold = cold
+        self.closed = False
+
+    def fileno(self) -> int:
+        return -1 if self.closed else self._file.fileno()
+
+    def view(self) -> memoryview:
+        return memoryview(os.pread(self._file.fileno(), self.length, self.offset))
+
+    def cached(self) -> bool:
+        return not self.cold
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@asynccontextmanager
+async def pair() -> AsyncIterator[tuple[ServerTransport, trio.SocketStream]]:
+    """A transport of ours and the other end."""
+    listener = await TrioNet(ThreadOffload()).listen("127.0.0.1", 0, tls=None)
+    stream = await trio.open_tcp_stream(listener.host, listener.port)
+    transport = await listener.accept()
+    await transport.handshake()
+    try:
+        yield transport, stream
+    finally:
+        transport.close()
+        transport.close()
+        listener.close()
+        listener.close()
+        await stream.aclose()
+
+
+async def read(stream: trio.SocketStream, length: int) -> bytes:
+    data = b""
+    with trio.fail_after(5):
+        while len(data) < length:
+            data += await stream.receive_some()
+    return data
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_memory_and_ranges_of_files_arrive_in_order(tmp_path: Path, cold: bool) -> None:
+    content = os.urandom(3_000_000)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+
+    async def main() -> None:
+        part = Range(path, 1_000, 2_900_000, cold=cold)
+        async with pair() as (transport, stream), trio.open_nursery() as nursery:
+            buffers: list[Buffer] = [
+                b"head",
+                bytearray(b"more"),
+                memoryview(b"and more"),
+                part,
+                b"tail",
+            ]
+            nursery.start_soon(transport.send, buffers)
+            expected = b"headmoreand more" + content[1_000:2_901_000] + b"tail"
+            assert await read(stream, len(expected)) == expected
+            assert transport.sent_bytes == len(expected)
+            part.closed = True  # retention let the file go: the bytes come from memory
+            part.length = 1_000
+            nursery.start_soon(transport.send, [part])
+            assert await read(stream, 1_000) == content[1_000:2_000]
+        part.close()
+
+    trio.run(main)
+
+
+def test_a_thousand_small_buffers_are_gathered() -> None:
+    async def main() -> None:
+        async with pair() as (transport, stream), trio.open_nursery() as nursery:
+            buffers = [b"%04d" % number for number in range(2_000)]
+            nursery.start_soon(transport.send, buffers)
+            assert await read(stream, 8_000) == b"".join(buffers)
+
+    trio.run(main)
+
+
+def test_send_nowait_takes_what_fits_and_never_waits() -> None:
+    async def main() -> None:
+        async with pair() as (transport, stream):
+            data = bytes(1 << 20)
+            taken = 0
+            while (sent := transport.send_nowait(data)) > 0:
+                taken += sent
+            assert taken == transport.sent_bytes > 0
+            assert len(await read(stream, taken)) == taken
+            assert transport.send_nowait(b"again") == 5
+
+    trio.run(main)
+
+
+def test_the_end_and_the_close_are_told_apart() -> None:
+    async def main() -> None:
+        async with pair() as (transport, stream):
+            await stream.send_all(b"last")
+            await stream.send_eof()
+            assert await transport.receive(100) == b"last"
+            assert await transport.receive(100) == b""
+        async with pair() as (transport, stream), trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(ConnectionAbortedError):
+                    await transport.receive(100)
+                with pytest.raises(ConnectionAbortedError):
+                    await transport.receive(100)
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            transport.close()
+
+    trio.run(main)
+
+
+def test_without_descriptors_connections_are_closed_and_it_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def main() -> None:
+        listener = await TrioNet(ThreadOffload()).listen("127.0.0.1", 0, tls=None)
+        client = socket.create_connection((listener.host, listener.port))
+        spare = socket.socket()
+        used = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+        taken: list[int] = []
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+            with suppress(OSError):
+                while True:
+                    taken.append(os.dup(client.fileno()))
+            with trio.move_on_after(0.05):
+                await listener.accept()
+            assert client.recv(10) == b""  # closed, not left hanging
+            os.close(taken.pop())
+            spare.connect((listener.host, listener.port))
+            with trio.fail_after(5):
+                (await listener.accept()).close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for descriptor in taken:
+                os.close(descriptor)
+            client.close()
+            spare.close()
+            listener.close()
+
+    trio.run(main)
+    assert "connection refused: Too many open files" in caplog.text
+
+
+def test_a_closed_listener_accepts_no_more() -> None:
+    async def main() -> None:
+        listener = await TrioNet(ThreadOffload()).listen("localhost", 0, tls=None)
+        async with trio.open_nursery() as nursery:
+
+            async def accept() -> None:
+                with pytest.raises(ConnectionAbortedError):
+                    await listener.accept()
+
+            nursery.start_soon(accept)
+            await trio.testing.wait_all_tasks_blocked()
+            listener.close()
+
+    trio.run(main)
