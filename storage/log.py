@@ -21,7 +21,7 @@ from tailrace.protocol.errors import BrokerError, TailraceError
 from tailrace.storage import checkpoint, marks
 from tailrace.storage.append import Appended, AppendPlan, Group, LogConfig
 from tailrace.storage.disk import Disk
-from tailrace.storage.epochs import EpochStart, encode_epochs
+from tailrace.storage.epochs import EpochHistory, EpochStart, encode_epochs
 from tailrace.storage.index import encode_index
 from tailrace.storage.marks import Mark
 from tailrace.storage.producers import ProducerTable, encode_producers
@@ -174,8 +174,10 @@ class Log:
 
     def begin_epoch(self, epoch: int) -> None:
         """A leader epoch begins at the log end; durable on return (R8)."""
-        if self._epochs.begin(epoch, self.end):
-            checkpoint.write(self._disk, f"{self.path}/epochs", encode_epochs(self._epochs))
+        epochs = EpochHistory(self._epochs.entries)
+        if epochs.begin(epoch, self.end):
+            checkpoint.write(self._disk, f"{self.path}/epochs", encode_epochs(epochs))
+            self._epochs = epochs
 
     def append(
         self, batches: Sequence[memoryview], *, leader_epoch: int, now_ms: int

@@ -103,12 +103,15 @@ class Unsynced:
         self._names_changed += 1
 
     def add(self, sidecar: Sidecar) -> None:
-        """Write a sidecar with the next round. Raises ``OSError`` only where too many wait."""
+        """Write a sidecar with the next round, or here where too many wait and there is room."""
         self._sidecars = [s for s in self._sidecars if s.path != sidecar.path or s.taken]
         self._sidecars.append(sidecar)
         waiting = [s for s in self._sidecars if not s.taken]
         for oldest in waiting[:-SIDECARS_MAX]:
-            checkpoint.write(self._disk, oldest.path, oldest.content())
+            try:
+                checkpoint.write(self._disk, oldest.path, oldest.content())
+            except OSError:
+                return  # it can be rebuilt; the append that led here has succeeded
             self._sidecars.remove(oldest)
             oldest.done()
 
@@ -140,22 +143,23 @@ class Unsynced:
         )
 
     def synced(self, point: SyncPoint) -> None:
-        """A round with this point ended well. Writes the mark."""
+        """A round with this point ended well. Writes the mark last: it may fail, and then lags."""
         assert point.durable, "only sync_round makes a point durable"
         for segment, size_bytes in point.segments:
             segment.synced_bytes = max(segment.synced_bytes, size_bytes)
         self._segments = [s for s in self._segments if s.synced_bytes < s.size_bytes]
         self._names_synced = max(self._names_synced, point.names)
-        if point.end > self.flushed:
-            self.flushed = point.end  # stands even if the mark cannot be written
-            if self._mark_file is None:
-                self._mark_file = self._disk.open(flushed_path(self._directory))
-            self._mark_file.write([encode_mark(point.mark)], 0)
+        advances = point.end > self.flushed
+        self.flushed = max(self.flushed, point.end)
         for sidecar in point.sidecars:
             sidecar.taken = False  # one that could not be written waits for the next round
             if sidecar.written and sidecar in self._sidecars:
                 self._sidecars.remove(sidecar)
                 sidecar.done()
+        if advances:
+            if self._mark_file is None:
+                self._mark_file = self._disk.open(flushed_path(self._directory))
+            self._mark_file.write([encode_mark(point.mark)], 0)
 
     def close(self) -> None:
         if self._mark_file is not None:

@@ -389,6 +389,18 @@ def test_epochs_are_kept_and_truncated_with_the_log(tmp_path: Path) -> None:
     assert log.epochs == [(3, 0), (5, 1)]
 
 
+def test_epoch_that_could_not_be_saved_has_not_begun(tmp_path: Path) -> None:
+    disk = FullDisk()
+    log = open_log(tmp_path, disk=disk)
+    disk.bytes_left = 0
+    with pytest.raises(OSError, match="No space left"):
+        log.append([batch()], leader_epoch=3, now_ms=0)
+    assert (log.epochs, log.end) == ([], 0)
+    disk.bytes_left = None
+    log.append([batch()], leader_epoch=3, now_ms=0)
+    assert log.epochs == [(3, 0)]
+
+
 def test_many_segments_keep_few_files_open(tmp_path: Path) -> None:
     log = open_log(tmp_path)
     fill(log, 600)
