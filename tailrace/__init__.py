@@ -209,16 +209,18 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.
 _PACKAGES = ("sync", "testing")
 
 
-def __getattr__(name: str) -> object:
-    """PEP 562: import a public name when it is first asked for."""
-    if name in _PACKAGES:
-        return import_module(f"tailrace.{name}")
-    module = _MODULE_OF.get(name)
-    if module is None:
-        raise AttributeError(f"module 'tailrace' has no attribute {name!r}")
-    found = getattr(import_module(module), name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # or every misspelt name would have the type object
+
+    def __getattr__(name: str) -> object:
+        """PEP 562: import a public name when it is first asked for."""
+        if name in _PACKAGES:
+            return import_module(f"tailrace.{name}")
+        module = _MODULE_OF.get(name)
+        if module is None:
+            raise AttributeError(f"module 'tailrace' has no attribute {name!r}")
+        found = getattr(import_module(module), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

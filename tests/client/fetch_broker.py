@@ -153,10 +153,10 @@ class FetchBroker(FakeBroker):
 class FetchWorld(World):
     """One broker to be fetched from."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, broker: FetchBroker | None = None) -> None:
         super().__init__()
         monkeypatch.setattr(retry, "FIRST_MAX_S", 0.002)
         monkeypatch.setattr(retry, "LIMIT_S", 0.01)
-        self.fetch = FetchBroker()
+        self.fetch = broker or FetchBroker()
         self.broker = self.fetch
         self.net = FakeNet(self.fetch)

@@ -11,9 +11,10 @@ import tailrace
 from tailrace.client.policy import ErrorPolicy
 from tailrace.client.records import Record
 from tailrace.client.run import Lanes
+from tailrace.protocol.columns import Columns
 from tailrace.protocol.errors import ConfigError, TopicNotFound
 from tests.client.fetch_broker import FetchWorld
-from tests.client.test_records import Columns, stored
+from tests.client.test_records import stored
 from tests.client.world import Run
 
 Order = Literal["key", "partition", "none"]
