@@ -4,18 +4,19 @@ import contextlib
 import re
 import sys
 import uuid
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Literal
 
-import anyio
 import click
 
-import tailrace
-from tailrace.bench.run import Advance, run
-from tailrace.bench.workload import Measured, Mode, Workload, document, table
-from tailrace.client.cli_run import connect_by, show
+from tailrace.bench.workload import Advance, Measured, Mode, Workload, document, table
+from tailrace.client.cli_run import show, with_client
 from tailrace.protocol.console import EXIT_FAILED, Console
 from tailrace.protocol.units import parse_size_bytes
+from tailrace.protocol.version import VERSION
+
+if TYPE_CHECKING:
+    from tailrace.client.client import Client
 
 _COUNT = re.compile(r"(\d+)([kKmM]?)")
 
@@ -69,20 +70,20 @@ def bench(
     chosen: Literal["all", 1, 0] = "all" if acks == "all" else 1 if acks == "1" else 0
     workload = Workload(mode, records, size_bytes, batch, producers, partitions, chosen)
     name = topic or f"bench-{uuid.uuid4().hex[:12]}"
+    from tailrace.bench.run import run
+
     with progress(console, mode, records) as advance:
 
-        async def work() -> Measured:
-            async with connect_by(console) as client:
-                return await run(client, workload, name, keep, advance)
+        async def work(client: "Client") -> Measured:
+            return await run(client, workload, name, keep, advance)
 
-        measured = anyio.run(work, backend="asyncio")
-    result = document(workload, measured, tailrace.__version__)
-    show(console, result, table(result))
+        measured = with_client(console, work)
+    show(console, document(workload, measured, VERSION), table(workload, measured))
     return EXIT_FAILED if measured.errors else 0
 
 
 @contextlib.contextmanager
-def progress(console: Console, mode: str, total: int) -> Iterator[Advance]:
+def progress(console: Console, mode: str, total: int) -> Generator[Advance]:
     """A progress bar on stderr if that is a terminal; rich is imported only then."""
     if console.quiet or not sys.stderr.isatty():
         yield lambda _: None

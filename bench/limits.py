@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-import msgpack
+from tailrace.protocol.packing import pack
 
 LOOPBACK_BYTES = 1 << 30
 CHUNK_BYTES = 1 << 18
@@ -55,5 +55,5 @@ def packed_records_per_s() -> float:
     values = [os.urandom(100) for _ in range(1_000)]
     began = time.perf_counter()
     for _ in range(PACKS):
-        msgpack.packb([None, None, None, values, None])
+        pack([None, None, None, values, None])
     return PACKS * len(values) / (time.perf_counter() - began)

@@ -28,8 +28,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tailrace-bench-", dir=parent) as folder:
         touch_disk(Path(folder))
         with BrokerProcess(Path(folder) / "data") as broker:
-            produced, consumed = [], []
-            loopback, synced, packed = [], [], []
+            produced, consumed = list[float](), list[float]()
+            loopback, synced, packed = list[float](), list[float](), list[float]()
             for _ in range(ROUNDS):  # A B A B: the machine is shared, ratios are what counts
                 loopback.append(limits.loopback_bytes_per_s())
                 produced.append(rate(measure(broker.url, "produce")))

@@ -6,7 +6,7 @@ of memory and of disk blocks costs a virtual machine half its speed.
 
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -14,12 +14,11 @@ import anyio
 from anyio.abc import TaskGroup
 
 import tailrace
-from tailrace.bench.workload import Measured, Workload, make_values
+from tailrace.bench.workload import Advance, Measured, Workload, make_values
 
 CALLS_IN_FLIGHT = 8  # send_many calls of one producer that wait for their acks at once
 WARM_RECORDS_MAX = 500_000
 STAMP = struct.Struct(">Q")  # perf_counter_ns in the first bytes of an e2e value
-Advance = Callable[[int], None]
 
 
 async def run(
@@ -115,7 +114,7 @@ def open_producer(client: tailrace.Client, workload: Workload) -> tailrace.Produ
 
 
 @asynccontextmanager
-async def task_group() -> AsyncIterator[TaskGroup]:
+async def task_group() -> AsyncGenerator[TaskGroup]:
     """A task group whose first failure leaves as itself."""
     try:
         async with anyio.create_task_group() as tasks:

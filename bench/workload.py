@@ -4,13 +4,14 @@ import os
 import platform
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tailrace.protocol.console import align
 from tailrace.protocol.units import format_count, format_size
 
+Advance = Callable[[int], None]  # told how many records more are done
 Mode = Literal["produce", "consume", "e2e"]
 VARIANTS = 1_000  # distinct values; more would only cost memory
 
@@ -85,15 +86,13 @@ def document(workload: Workload, measured: Measured, version: str) -> dict[str, 
     }
 
 
-def table(result: Mapping[str, object]) -> str:
+def table(workload: Workload, measured: Measured) -> str:
     """The result for people."""
-    latency = result["latency_ms"]
-    assert isinstance(latency, dict)
-    figures: dict[str, float] = latency
-    records, speed, size = result["records_per_s"], result["bytes_per_s"], result["size_bytes"]
-    assert isinstance(records, int)
-    assert isinstance(speed, int)
-    assert isinstance(size, int)
-    head = f"{result['mode']}  {format_count(records)} records/s  {format_size(speed)}/s"
-    rows = [tuple(figures), tuple(f"{value:.2f} ms" for value in figures.values())]
-    return f"{head}  ({result['records']:,} x {format_size(size)})\n{align(rows)}"
+    rate = measured.records / (measured.elapsed_seconds or 1e-9)
+    head = (
+        f"{workload.mode}  {format_count(round(rate))} records/s"
+        f"  {format_size(round(rate * workload.size_bytes))}/s"
+        f"  ({format_count(measured.records)} x {format_size(workload.size_bytes)})"
+    )
+    figures = percentiles(measured.latencies_ms)
+    return f"{head}\n{align([tuple(figures), [f'{value:.2f} ms' for value in figures.values()]])}"

@@ -4,6 +4,7 @@ import os
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TextIO
 
 import anyio
 import click
@@ -16,9 +17,10 @@ LINE_BYTES_MAX = 1 << 28  # far above any max_record: a stream without newlines 
 
 def stdin_descriptor() -> int:
     """Of stdin; a ``UsageError`` if there is none (``<&-``)."""
-    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+    stdin: TextIO | None = sys.stdin
+    if stdin is None:
         raise click.UsageError("stdin is closed: give -f FILE or --value TEXT")
-    return sys.stdin.fileno()
+    return stdin.fileno()
 
 
 async def read_lines(descriptor: int) -> AsyncIterator[list[bytes]]:

@@ -1,23 +1,29 @@
-"""What the client's commands share: one connection, run to its end, from the global options."""
+"""What the client's commands share: one connection, run to its end, from the global options.
 
-import ssl
+The client itself is imported when it is needed: help and usage errors are instant.
+"""
+
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
-import anyio
 import click
 
-from tailrace.client.client import Client, connect
 from tailrace.protocol import texts_cli
 from tailrace.protocol.console import EXIT_FAILED, Console
 from tailrace.protocol.units import parse_duration_s
 
+if TYPE_CHECKING:
+    import ssl
+
+    from tailrace.client.client import Client
+
 T = TypeVar("T")
 
 
-def with_client(console: Console, work: Callable[[Client], Awaitable[T]]) -> T:
+def with_client(console: Console, work: "Callable[[Client], Awaitable[T]]") -> T:
     """Run ``work`` with a connected client on an asyncio loop; errors leave as themselves."""
+    import anyio
 
     async def session() -> T:
         async with connect_by(console) as client:
@@ -26,8 +32,10 @@ def with_client(console: Console, work: Callable[[Client], Awaitable[T]]) -> T:
     return anyio.run(session, backend="asyncio")
 
 
-def connect_by(console: Console) -> Client:
+def connect_by(console: Console) -> "Client":
     """A client for the broker that the global options name; connects on ``async with``."""
+    from tailrace.client.client import connect
+
     url = console.url
     if url is not None and "://" not in url:
         url = f"tailrace://{url}"
@@ -40,8 +48,10 @@ def connect_by(console: Console) -> Client:
     )
 
 
-def trust(path: str) -> ssl.SSLContext:
+def trust(path: str) -> "ssl.SSLContext":
     """A TLS context that trusts the certificates in a file, or ConfigError T082."""
+    import ssl
+
     try:
         return ssl.create_default_context(cafile=path)
     except (OSError, ssl.SSLError) as error:
@@ -60,7 +70,8 @@ def confirm(question: str, yes: bool) -> None:
 
 def on_terminal() -> bool:
     """Whether somebody is there to answer."""
-    return sys.stdin is not None and sys.stdin.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+    stdin: TextIO | None = sys.stdin  # None: closed by the shell
+    return stdin is not None and stdin.isatty()
 
 
 def say(console: Console, text: str) -> None:
@@ -69,13 +80,15 @@ def say(console: Console, text: str) -> None:
         click.echo(text, err=True)
 
 
-def show(console: Console, document: dict[str, object], table: str) -> None:
-    """The result on stdout; an empty list as ndjson is no line at all."""
-    if text := console.render(document, table):
+def show(console: Console, document: object, table: str) -> None:
+    """The result, a dict or a shape, on stdout; an empty list as ndjson is no line at all."""
+    from tailrace.client.shapes import to_json
+
+    if text := console.render(to_json(document), table):
         click.echo(text)
 
 
-def show_document(console: Console, document: dict[str, object]) -> None:
+def show_document(console: Console, document: object) -> None:
     """What a mutating command shows on stdout only where it was asked for."""
     if console.output != "table":
         show(console, document, "")

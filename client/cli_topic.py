@@ -1,6 +1,7 @@
 """``tailrace topic``: create, list, describe, alter, delete."""
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,11 +14,13 @@ from tailrace.client.cli_run import (
     show_document,
     with_client,
 )
-from tailrace.client.client import Client
-from tailrace.client.shapes import PartitionInfo, TopicDetail, TopicInfo, to_json
 from tailrace.protocol import texts_cli
 from tailrace.protocol.console import Console, align
 from tailrace.protocol.units import format_count, format_size
+
+if TYPE_CHECKING:
+    from tailrace.client.client import Client
+    from tailrace.client.shapes import PartitionInfo, TopicDetail, TopicInfo
 
 LATER = ("delete-records", "erase", "purge", "export", "import")
 
@@ -53,7 +56,7 @@ def create(
 ) -> None:
     """Create a topic."""
 
-    async def work(client: Client) -> TopicDetail:
+    async def work(client: "Client") -> "TopicDetail":
         return await client.admin.create_topic(
             name,
             partitions=partitions,
@@ -64,7 +67,7 @@ def create(
 
     detail = with_client(console, work)
     say(console, f"created topic {detail.name} ({plural(detail.partitions, 'partition')})")
-    show_document(console, to_json(detail))
+    show_document(console, detail)
 
 
 @topic.command("list")
@@ -73,7 +76,7 @@ def create(
 def list_topics(console: Console, internal: bool) -> None:
     """List all topics."""
 
-    async def work(client: Client) -> list[TopicInfo]:
+    async def work(client: "Client") -> "list[TopicInfo]":
         return await client.admin.list_topics(internal=internal)
 
     topics = with_client(console, work)
@@ -90,7 +93,7 @@ def list_topics(console: Console, internal: bool) -> None:
         )
         for info in topics
     ]
-    show(console, {"topics": [to_json(info) for info in topics]}, align(rows))
+    show(console, {"topics": topics}, align(rows))
 
 
 @topic.command()
@@ -99,11 +102,11 @@ def list_topics(console: Console, internal: bool) -> None:
 def describe(console: Console, name: str) -> None:
     """Show a topic, its settings and its partitions."""
 
-    async def work(client: Client) -> TopicDetail:
+    async def work(client: "Client") -> "TopicDetail":
         return await client.admin.describe_topic(name)
 
     detail = with_client(console, work)
-    show(console, to_json(detail), describe_table(detail))
+    show(console, detail, describe_table(detail))
 
 
 @topic.command()
@@ -120,13 +123,13 @@ def alter(console: Console, name: str, pairs: tuple[str, ...], unset: tuple[str,
     if not changes:
         raise click.UsageError("nothing to change: give --set KEY=VALUE or --unset KEY")
 
-    async def work(client: Client) -> TopicDetail:
+    async def work(client: "Client") -> "TopicDetail":
         return await client.admin.alter_topic(name, config=changes)
 
     detail = with_client(console, work)
     changed = " ".join(f"{e.key}={e.value}" for e in detail.config if e.key in changes)
     say(console, f"altered topic {name}: {changed}")
-    show_document(console, to_json(detail))
+    show_document(console, detail)
 
 
 @topic.command()
@@ -138,7 +141,7 @@ def delete(console: Console, names: tuple[str, ...], yes: bool) -> None:
     confirm(f"Delete {', '.join(names)} and all records?", yes)
     deleted: list[str] = []
 
-    async def work(client: Client) -> None:
+    async def work(client: "Client") -> None:
         for name in names:
             await client.admin.delete_topic(name)
             deleted.append(name)
@@ -151,7 +154,7 @@ def delete(console: Console, names: tuple[str, ...], yes: bool) -> None:
     show_document(console, {"deleted": deleted})
 
 
-def describe_table(detail: TopicDetail) -> str:
+def describe_table(detail: "TopicDetail") -> str:
     """The topic in one line, then a row a partition."""
     config = {entry.key: entry.value for entry in detail.config}
     head = "  ".join(
@@ -174,7 +177,7 @@ def describe_table(detail: TopicDetail) -> str:
     return f"{head}\n{align(rows)}"
 
 
-def partition_row(partition: PartitionInfo) -> tuple[str, ...]:
+def partition_row(partition: "PartitionInfo") -> tuple[str, ...]:
     return (
         str(partition.partition),
         partition.leader or "-",

@@ -104,12 +104,12 @@ def _as_json(data: bytes, *, exact: bool) -> tuple[object] | None:
 
 
 def _as_msgpack(data: bytes) -> tuple[object] | None:
-    import msgpack  # only where asked for: start-up time
+    from tailrace.protocol.packing import PackingError, unpack  # only if asked for: start-up time
 
     try:
-        value: object = msgpack.unpackb(data, raw=False, max_buffer_size=len(data))
+        value: object = unpack(data, items_max=len(data), map_length_max=len(data))
         json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException):
+    except (PackingError, ValueError, TypeError):
         return None
     return (value,)
 

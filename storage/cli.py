@@ -93,7 +93,7 @@ def verify(ctx: click.Context, paths: tuple[str, ...]) -> None:
     if not reports:
         raise click.UsageError(f"no log files in {', '.join(paths)}")
     ok = all(report.ok for report in reports)
-    document = {"ok": ok, "files": [asdict(report) for report in reports]}
+    document: dict[str, object] = {"ok": ok, "files": [asdict(report) for report in reports]}
     show(console, document, "\n".join(verify_lines(reports)))
     ctx.exit(0 if ok else EXIT_UNHEALTHY)
 

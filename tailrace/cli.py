@@ -21,7 +21,6 @@ import click
 from tailrace.protocol import console as consoles, texts_cli
 from tailrace.protocol.console import Console
 from tailrace.protocol.errors import TailraceError
-from tailrace.protocol.messages import PROTOCOL
 from tailrace.protocol.units import parse_duration_s
 from tailrace.protocol.version import VERSION
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 COMPLETE_VARIABLE = "_TAILRACE_COMPLETE"
-VERSION_TEXT = f"tailrace {VERSION} (protocol {PROTOCOL})"
 
 
 class Place(NamedTuple):
@@ -119,42 +117,36 @@ def add_globals(command: click.Command) -> None:
 def global_options() -> list[click.Option]:
     """The options every command takes; each stores its value in the Console of this run."""
 
-    def stores(field: str, parse: Callable[[Any], Any] = lambda value: value) -> Any:
-        def store(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    def option(
+        *names: str,
+        field: str,
+        parse: Callable[[str], object] = str,
+        flag: object = None,
+        **more: Any,
+    ) -> click.Option:
+        def store(ctx: click.Context, parameter: click.Parameter, value: str | bool | None) -> None:
             # Behind the command's name an absent option must not undo one before it.
-            if value is not None and value is not False:
-                setattr(console_of(ctx), field, parse(value))
-                if field == "verbose":
-                    log_to_stderr()
+            if value is None or value is False:
+                return
+            setattr(console_of(ctx), field, flag if value is True else parse(value))
+            if field == "verbose":
+                log_to_stderr()
 
-        return store
+        is_flag = flag is not None
+        return click.Option(names, callback=store, expose_value=False, is_flag=is_flag, **more)
 
-    def option(*names: str, field: str, **more: Any) -> click.Option:
-        parse = more.pop("parse", lambda value: value)
-        callback = stores(field, parse)
-        return click.Option(names, callback=callback, expose_value=False, **more)
-
+    waits = "Give up after so long (default 10s)."
+    shapes = click.Choice(list(consoles.OUTPUTS))
     return [
         option("-b", "--url", field="url", metavar="URL", help="Broker(s) to connect to."),
-        option(
-            *("-O", "--output"),
-            field="output",
-            type=click.Choice(["table", "json", "ndjson"]),
-            help="Shape of the output (default table).",
-        ),
+        option(*("-O", "--output"), field="output", type=shapes, help="Default table."),
         option(
             "--timeout", field="timeout_seconds", parse=seconds, metavar="DUR", help="Default 10s."
         ),
         option("--tls-ca", field="tls_ca", metavar="FILE", help="Trust these certificates."),
-        option("-q", "--quiet", field="quiet", is_flag=True, help="No summaries, no progress."),
-        option("-v", "--verbose", field="verbose", is_flag=True, help="Log to stderr."),
-        option(
-            "--no-color",
-            field="color",
-            parse=lambda _: False,
-            is_flag=True,
-            help="Plain output.",
-        ),
+        option("-q", "--quiet", field="quiet", flag=True, help="No summaries, no progress."),
+        option("-v", "--verbose", field="verbose", flag=True, help="Log to stderr."),
+        option("--no-color", field="color", flag=False, help="Plain output."),
     ]
 
 
@@ -190,7 +182,9 @@ def new_console() -> Console:
 
 def show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value:
-        click.echo(VERSION_TEXT)
+        from tailrace.protocol.messages import PROTOCOL
+
+        click.echo(f"tailrace {VERSION} (protocol {PROTOCOL})")
         ctx.exit()
 
 

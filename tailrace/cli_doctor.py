@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +19,14 @@ import click
 
 from tailrace.client.cli_cluster import ask_ready, local_http
 from tailrace.client.cli_run import show, with_client
-from tailrace.client.client import Client
-from tailrace.client.shapes import ClusterInfo
 from tailrace.protocol.console import EXIT_UNHEALTHY, Console, align
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.units import format_size
 
 if TYPE_CHECKING:
     from tailrace.broker.config import Config
+    from tailrace.client.client import Client
+    from tailrace.client.shapes import ClusterInfo
 
 NOFILE_MIN = 4_096
 DISK_FREE_MIN = 0.05
@@ -58,7 +58,7 @@ def doctor(console: Console, path: str | None) -> int:
     lines = [("ok" if c.ok else "NOT OK", c.name, c.detail) for c in checks]
     fixes = {c.name: c.fix for c in checks if c.fix}
     table = [align(lines), *(f"fix {name}: {fix}" for name, fix in fixes.items())]
-    show(console, {"ok": ok, "checks": [asdict(c) for c in checks]}, "\n".join(table))
+    show(console, {"ok": ok, "checks": checks}, "\n".join(table))
     return 0 if ok else EXIT_UNHEALTHY
 
 
@@ -192,7 +192,7 @@ def fsync(folder: Path) -> Check:
 def broker(console: Console) -> tuple[Check, Check, Check]:
     """Clock, answer and metadata of the broker that the client would use."""
 
-    async def work(client: Client) -> tuple[float, ClusterInfo]:
+    async def work(client: "Client") -> "tuple[float, ClusterInfo]":
         before = time.time()
         info = await client.admin.describe_cluster()
         middle = (before + time.time()) / 2

@@ -63,7 +63,7 @@ def test_dump_shows_batches_and_records(offline: Cli, log: tuple[str, Path]) -> 
     assert {record["topic"] for record in records} == {topic_id}
     text = offline("segment", "dump", str(path), "--records").out.decode().splitlines()
     assert text[0].split()[:4] == ["POSITION", "SIZE", "OFFSETS", "RECORDS"]
-    assert text[1].split()[2:5] == ["0-2", "3", "0"]
+    assert text[1].split()[2:5] == ["0-2", "3", "1"]
     assert text[2:5] == ["  @0  k  a", '  @1  -  {"n":1}', "  @2    /w=="]
 
 
