@@ -7,6 +7,7 @@ import copy
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 from tailrace.client.codecs import Undecodable
 from tailrace.client.consumer_options import ConsumerOptions
@@ -39,7 +40,7 @@ class Feed:
         self.last_record: int | None = None  # when records were last handed out
         self.skipped = 0  # older records that start='latest' left out
         self.sources: list[Source] = []
-        self.on_jump: list[Callable[[], None]] = []  # readers forget what they prepared
+        self._on_jump: list[WeakMethod[Callable[[], None]]] = []
         self._guard: Guard | None = None
         budget = Budget(options.prefetch_bytes)
         self._budget = budget
@@ -158,10 +159,17 @@ class Feed:
         for buffer in buffers:
             self._route[buffer] = source
 
+    def on_jump(self, forget: Callable[[], None]) -> None:
+        """Call a reader's method, as long as the reader lives, when what it prepared is void."""
+        self._on_jump.append(WeakMethod(forget))
+
     def jumped(self) -> None:
         """A position moved, or something was paused: prepared records no longer count."""
-        for forget in self.on_jump:
-            forget()
+        methods = [(reference, reference()) for reference in self._on_jump]
+        self._on_jump = [reference for reference, forget in methods if forget is not None]
+        for _, forget in methods:
+            if forget is not None:
+                forget()
 
     def _changed(self, buffer: PartitionBuffer | None) -> None:
         if buffer is None:

@@ -84,7 +84,7 @@ class Fetcher:
         self._requests: dict[str, int] = {}  # under way, by broker
         self._locating: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
-        self._scopes: set[anyio.CancelScope] = set()
+        self._scopes: dict[anyio.CancelScope, None] = {}  # in order: a simulation repeats
         self._closed = False
 
     def add(self, buffer: PartitionBuffer) -> None:
@@ -101,7 +101,7 @@ class Fetcher:
 
     def pump(self) -> None:
         """Start every request that is wanted and allowed now."""
-        if self._closed or self.failure is not None:
+        if self._closed or self.failure is not None or not self._budget.next_fetch_bytes():
             return
         by_leader: dict[str, list[PartitionBuffer]] = {}
         for buffer in list(self._wanting):
@@ -193,7 +193,8 @@ class Fetcher:
         self, question: _Question, response: FetchResponse, body: memoryview, took_s: float
     ) -> None:
         self.trouble = None
-        brought, quiet, place = False, list[PartitionBuffer](), 0
+        brought, place = False, 0
+        quiet, fed = list[PartitionBuffer](), list[PartitionBuffer]()
         for (buffer, asked), result in zip(question.buffers, response.results, strict=True):
             part = body[place : place + result.length]
             place += result.length
@@ -207,8 +208,10 @@ class Fetcher:
             # A view would keep the whole answer alive, as long as one partition is not read.
             mine = part if len(response.results) == 1 else memoryview(bytes(part))
             self._take(buffer, result, mine, question.leader)
+            (fed if part else quiet).append(buffer)
+        for buffer in (*quiet, *fed):  # those that got nothing are served first next time
+            self._wanting.pop(buffer, None)
             self._wanting[buffer] = None
-            quiet.append(buffer)
         if not brought and took_s < question.wait_s / 2:
             # The broker did not wait as it was asked to: do not ask in a tight loop.
             self._rest(quiet, question.leader)
@@ -330,7 +333,7 @@ class Fetcher:
     def _start(self, fn: Callable[..., Awaitable[None]], *args: object) -> None:
         """A task of the client that ``close`` ends."""
         scope = anyio.CancelScope()
-        self._scopes.add(scope)
+        self._scopes[scope] = None
         self._client.runtime.start_soon(self._scoped, scope, fn, args)
 
     async def _scoped(
@@ -343,4 +346,4 @@ class Fetcher:
             with scope:
                 await fn(*args)
         finally:
-            self._scopes.discard(scope)
+            del self._scopes[scope]

@@ -152,7 +152,7 @@ class RecordReader(Generic[K, V]):
         self._buffer: PartitionBuffer  # which they are of
         self._window = 16
         self._window_began = 0.0
-        feed.on_jump.append(self._forget)
+        feed.on_jump(self._forget)
 
     def __aiter__(self) -> Self:
         return self

@@ -52,7 +52,7 @@ class _Held(Generic[Item]):
         self._loading_lock = threading.Lock()
         self._buffer: PartitionBuffer | None = None
         self._position = 0  # of the buffer, behind the items
-        feed.on_jump.append(self.give_back)
+        feed.on_jump(self.give_back)
 
     def __iter__(self) -> Self:
         return self

@@ -278,3 +278,19 @@ def test_quiet_peer_is_given_up_and_asked_anew(run: Run, here: FetchWorld) -> No
             assert await take(consumer, 1) == [b"a"]
 
     run(main)
+
+
+def test_partitions_take_turns_when_an_answer_holds_only_some(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders", 8)
+    for partition in range(8):
+        for _ in range(20):
+            here.fetch.append(topic, [bytes(9_000)], partition)
+
+    async def main() -> None:
+        async with here.client() as client:
+            async with client.consumer("orders", prefetch_bytes=40_000) as consumer:
+                records = consumer.__aiter__()
+                seen = [(await records.__anext__()).partition for _ in range(40)]
+                assert set(seen) == set(range(8))
+
+    run(main)

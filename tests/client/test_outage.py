@@ -1,0 +1,58 @@
+"""A consumer outlives its broker: it waits, goes on by offset, and says so meanwhile."""
+
+import logging
+
+import anyio
+import pytest
+
+import tailrace
+from tailrace.testing import Broker
+from tests.client.world import Run
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_reading_goes_on_after_a_restart(
+    run: Run, caplog: pytest.LogCaptureFixture, crash: bool
+) -> None:
+    caplog.set_level(logging.WARNING, "tailrace.client")
+    with Broker() as broker:
+        broker.create_topic("orders", 2)
+        broker.seed("orders", [b"%d" % n for n in range(100)], partitions=2)
+
+        async def main() -> None:
+            async with tailrace.connect(broker.url) as client, client.producer() as producer:
+                async with client.consumer("orders") as consumer:
+                    found: list[bytes | None] = []
+                    async for record in consumer:
+                        found.append(record.value)
+                        if len(found) == 50:
+                            await anyio.to_thread.run_sync(lambda: broker.restart(crash=crash))
+                            await producer.send("orders", b"100")
+                        if len(found) == 101:
+                            break
+                    assert sorted(int(v or b"") for v in found) == list(range(101))
+                    assert consumer.health().state == "ok"
+
+        run(main)
+    assert "reconnecting 127.0.0.1:" in caplog.text
+
+
+def test_health_tells_of_an_outage(run: Run) -> None:
+    with Broker() as broker:
+        broker.create_topic("orders")
+        broker.seed("orders", [b"a"])
+
+        async def main() -> None:
+            async with tailrace.connect(broker.url) as client:
+                async with client.consumer("orders") as consumer:
+                    records = consumer.__aiter__()
+                    await records.__anext__()
+                    assert consumer.health().state == "ok"
+                    await anyio.to_thread.run_sync(broker.stop)
+                    with anyio.move_on_after(0.2):
+                        await records.__anext__()
+                    health = consumer.health()
+                    assert (health.state, health.healthy) == ("reconnecting", False)
+                    assert health.reason
+
+        run(main)
