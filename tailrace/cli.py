@@ -14,7 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 import click
 
@@ -140,9 +140,7 @@ def global_options() -> list[click.Option]:
     return [
         option("-b", "--url", field="url", metavar="URL", help="Broker(s) to connect to."),
         option(*("-O", "--output"), field="output", type=shapes, help="Default table."),
-        option(
-            "--timeout", field="timeout_seconds", parse=seconds, metavar="DUR", help="Default 10s."
-        ),
+        option("--timeout", field="timeout_seconds", parse=seconds, metavar="DUR", help=waits),
         option("--tls-ca", field="tls_ca", metavar="FILE", help="Trust these certificates."),
         option("-q", "--quiet", field="quiet", flag=True, help="No summaries, no progress."),
         option("-v", "--verbose", field="verbose", flag=True, help="Log to stderr."),
@@ -208,6 +206,9 @@ root = LazyGroup(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the code of the contract."""
+    stdout: TextIO | None = sys.stdout
+    if stdout is None:  # closed by the shell (``>&-``)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
