@@ -1,1 +1,1 @@
-"""Bytes to values and back: frames, messages, record batches, errors. No sockets, files or clock."""
+"""Bytes to values and back: frames, messages, batches, errors. No sockets, files or clock."""
