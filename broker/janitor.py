@@ -87,8 +87,8 @@ class Janitor:
                 high_watermark=partition.high_watermark,
                 ahead_ms=self._ahead_ms(partition, segments, now_ms),
             )
-            if count:
-                partition.log.drop_before(segments[count - 1].next_offset)
+            if count:  # the log may keep some for now: until a snapshot behind them is durable
+                count = partition.log.drop_before(segments[count - 1].next_offset)
         except OSError as error:
             log.error(
                 "retention of %s[%d] failed, trying again in %.0f s: %s",
