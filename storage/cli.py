@@ -118,14 +118,19 @@ def verify_lines(reports: list[FileReport]) -> Iterator[str]:
         state = "ok" if report.ok else "CORRUPT"
         torn = f", torn tail of {report.torn_bytes:,} bytes" if report.torn_bytes else ""
         yield (
-            f"{state}  {report.file}  {report.batches:,} batches, {report.records:,} records,"
-            f" {format_size(report.size_bytes)}{torn}"
+            f"{state}  {report.file}  {counted(report.batches, 'batch', 'es')},"
+            f" {counted(report.records, 'record')}, {format_size(report.size_bytes)}{torn}"
         )
         if report.error is not None:
             error = report.error
             yield f"  {error.code} at byte {error.position:,}: {error.message}"
     bad = sum(not report.ok for report in reports)
-    yield f"{len(reports):,} file{'s' if len(reports) != 1 else ''}, {bad:,} corrupt"
+    yield f"{counted(len(reports), 'file')}, {bad:,} corrupt"
+
+
+def counted(count: int, noun: str, more: str = "s") -> str:
+    """``1 batch``, ``2,000 batches``"""
+    return f"{count:,} {noun}{'' if count == 1 else more}"
 
 
 def batch_document(
