@@ -10,6 +10,7 @@ import trio
 from tailrace.broker.config import from_mapping
 from tailrace.broker.server import Ready, Server
 from tailrace.testing import events
+from tailrace.testing.blocking import outside_loops
 from tailrace.testing.machine import Machine
 
 T = TypeVar("T")
@@ -72,11 +73,13 @@ class Process:
         self._soon(self._scope.cancel)
         self._join()
 
+    @outside_loops
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run ``function`` in the broker's thread and wait for what it returns."""
         assert self._token is not None
         return trio.from_thread.run(function, trio_token=self._token)
 
+    @outside_loops
     def call_sync(self, function: Callable[[], T]) -> T:
         """As ``call``, for a plain function."""
         assert self._token is not None

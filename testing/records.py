@@ -1,6 +1,7 @@
 """Topics and records of a broker, for arranging a test and for asserting what came of it.
 
-Needs nothing but a URL, so it works on any cluster. Synchronous, for tests of any framework.
+Needs nothing but a URL, so it works on any cluster. Synchronous, for tests of any framework: async
+ones may call all of it too.
 """
 
 import secrets
@@ -14,6 +15,7 @@ from tailrace.client.opening import Typed, Untyped
 from tailrace.client.records import ConfigValue, Record, RecordMetadata, TopicPartition
 from tailrace.client.sync import Admin, Client, connect
 from tailrace.protocol.errors import TopicExists
+from tailrace.testing.blocking import outside_loops
 
 V = TypeVar("V")
 Keys: TypeAlias = Iterable[bytes | None]
@@ -29,6 +31,7 @@ class Records:
         self._clients: list[Client] = []
         self._own: Client | None = None
 
+    @outside_loops
     def client(self) -> Client:
         """A connected client of its own; closed with the broker."""
         client = connect(self.url)
@@ -40,6 +43,7 @@ class Records:
         """A topic name that nobody else has, for tests that share a broker."""
         return f"{topic}-{secrets.token_hex(4)}"
 
+    @outside_loops
     def create_topic(self, name: str, partitions: int = 1, **config: ConfigValue) -> None:
         """Create a topic; TopicExists T012 if there is one."""
         self._admin.create_topic(name, partitions=partitions, config=config)
@@ -63,6 +67,7 @@ class Records:
         partitions: int = ...,
         value: CodecSpec[V],
     ) -> list[RecordMetadata]: ...
+    @outside_loops
     def seed(
         self,
         topic: str,
@@ -91,6 +96,7 @@ class Records:
     def records(
         self, topic: str, *, partition: int | None = ..., value: Untyped
     ) -> list[Record[bytes, Any]]: ...
+    @outside_loops
     def records(
         self, topic: str, *, partition: int | None = None, value: CodecSpec[Any] = bytes
     ) -> list[Record[bytes, Any]]:
@@ -117,6 +123,7 @@ class Records:
     def wait_values(
         self, topic: str, *, count: int, timeout: float = ..., value: Untyped
     ) -> list[Any]: ...
+    @outside_loops
     def wait_values(
         self, topic: str, *, count: int, timeout: float = 2.0, value: CodecSpec[Any] = bytes
     ) -> list[Any]:
@@ -130,6 +137,7 @@ class Records:
                 raise AssertionError(self._too_few(topic, len(values), count, timeout))
             time.sleep(POLL_S)
 
+    @outside_loops
     def close_clients(self) -> None:
         """Close every client made here."""
         clients, self._clients, self._own = self._clients, [], None

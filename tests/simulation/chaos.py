@@ -7,6 +7,7 @@ import trio
 
 from tailrace.protocol.batch import BatchHeader, header_seed
 from tailrace.simulation.disk import Folder, Inode, SimDisk
+from tailrace.simulation.history import History
 from tailrace.simulation.life import Life
 from tailrace.simulation.oracle import batches
 from tailrace.simulation.run import SimCluster
@@ -20,8 +21,9 @@ Damaged = tuple[int, int]  # partition, offset
 class Chaos:
     """Sets off faults on a cluster of one node."""
 
-    def __init__(self, cluster: SimCluster, rng: Random) -> None:
+    def __init__(self, cluster: SimCluster, history: History, rng: Random) -> None:
         self.cluster = cluster
+        self.history = history
         [self.node] = cluster.nodes.values()
         self.rng = rng
         self.crashes = 0
@@ -131,8 +133,17 @@ class Chaos:
             await self.node.start()
 
     def _flip(self) -> None:
-        """Flip a bit of a batch below the flushed mark: corruption, no torn tail (R25)."""
-        found = list(flushed_batches(self.node))
+        """Flip a bit of a batch below the flushed mark: corruption, no torn tail (R25).
+
+        Only of one that was acked: a retry of the others would be written again, behind later
+        ones, because the broker cannot read any more that it has them.
+        """
+        acked = {(send.partition, send.offset) for send in self.history.acked}
+        found = [
+            (path, at, header, partition)
+            for path, at, header, partition in flushed_batches(self.node)
+            if all((partition, o) in acked for o in range(header.base_offset, header.next_offset))
+        ]
         if not found:
             return
         path, at, header, partition = self.rng.choice(found)

@@ -50,7 +50,7 @@ async def run(cluster: SimCluster) -> Report:
     cluster.net.delay_mean = rng.uniform(0.0001, 0.03)
     [node] = cluster.nodes.values()
     node.buggify = rng.choice((0.0, 1.0))
-    chaos = Chaos(cluster, seeded(cluster.seed, "chaos"))
+    chaos = Chaos(cluster, history, seeded(cluster.seed, "chaos"))
     with trio.fail_after(END_S):
         async with cluster.client("admin") as client:
             await client.admin.create_topic(TOPIC, partitions=PARTITIONS)

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tailrace.testing import Broker
 from tests.simulation.planted import BUGS
 from tests.simulation.scenario import run_seed
 from tests.simulation.sweep import first_caught, headline, try_seed
@@ -40,6 +42,16 @@ def test_a_seed_takes_the_same_course_again_also_in_another_process() -> None:
             check=True,
         ).stdout
         assert output.startswith(f"seed {seed} {expected.trace} "), output
+
+
+@pytest.mark.slow
+def test_a_live_broker_beside_it_changes_nothing() -> None:
+    expected = run_seed(3)
+    with Broker() as broker, ThreadPoolExecutor(1) as pool:
+        values: list[bytes | None] = [b"x"] * 100
+        seeding = pool.submit(lambda: [broker.seed("live", values) for _ in range(20)])
+        assert run_seed(3) == expected
+        assert len(seeding.result()) == 20
 
 
 @pytest.mark.slow

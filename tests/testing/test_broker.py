@@ -6,8 +6,10 @@ import threading
 import time
 from pathlib import Path
 
+import anyio
 import pytest
 
+import tailrace
 import tailrace.sync
 from tailrace.protocol.errors import TailraceError, TopicExists
 from tailrace.testing import Broker
@@ -109,6 +111,23 @@ def test_advance_lets_retention_act() -> None:
         assert len(broker.records("orders")) < 20
         with pytest.raises(ValueError, match="forward"):
             broker.advance(seconds=-1)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_async_tests_may_wait_for_it_too(backend: str) -> None:
+    async def test() -> None:
+        with Broker() as broker:
+            broker.seed("orders", [b"a"])
+            broker.advance(hours=1)
+            with broker.faults.refuse_connections():
+                assert broker.wait_values("orders", count=1) == [b"a"]
+            broker.restart(crash=True)
+            assert len(broker.records("orders")) == 1
+            async with tailrace.connect(broker.url) as client, client.producer() as producer:
+                assert (await producer.send("orders", b"b")).offset == 1
+            broker.client()
+
+    anyio.run(test, backend=backend)
 
 
 def test_events_are_the_brokers_own() -> None:
