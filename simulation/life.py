@@ -5,6 +5,8 @@ marked dead *before* it is cancelled, and from then on every call through a seam
 ``NodeDead`` and has no effect: a ``finally`` block cannot do what a dead process could not.
 """
 
+from typing import cast
+
 
 class NodeDead(BaseException):
     """The process this code runs in is dead; only the outer border of its node catches this."""
@@ -31,3 +33,11 @@ class Life:
             self.dead = True
             raise NodeDead(f"{self.name} at step {self.steps}")
         self.steps += 1
+
+
+def single(error: BaseException) -> BaseException:
+    """The one error of a group of one, however deep, as it would be without nurseries."""
+    if isinstance(error, BaseExceptionGroup):
+        inner = cast("tuple[BaseException, ...]", error.exceptions)
+        return single(inner[0]) if len(inner) == 1 else cast("BaseException", error)
+    return error

@@ -9,7 +9,7 @@ from tailrace.client.client import Client
 from tailrace.client.options import resolve
 from tailrace.simulation.chance import seeded
 from tailrace.simulation.clock import SimClock
-from tailrace.simulation.life import Life
+from tailrace.simulation.life import Life, single
 from tailrace.simulation.net import SimNet
 from tailrace.simulation.seeding import Outcome, Trace, run_seeded
 from tailrace.simulation.world import Settings, SimNode
@@ -63,7 +63,7 @@ def run_cluster(
 ) -> Outcome[T]:
     """Run ``main`` beside running brokers; what it returns, and the hash of the whole course."""
 
-    async def run(trace: Trace) -> T:
+    async def beside_brokers(trace: Trace) -> T:
         async with trio.open_nursery() as nursery:
             cluster = SimCluster(nursery, trace, seed, brokers, settings or {})
             cluster.net.taps.append(lambda connection, back, data: trace.note(back, data))
@@ -77,5 +77,11 @@ def run_cluster(
                 await node.ended()
             return result
         raise AssertionError("unreachable")
+
+    async def run(trace: Trace) -> T:
+        try:
+            return await beside_brokers(trace)
+        except BaseExceptionGroup as group:
+            raise single(group) from None  # what main raised leaves as it was
 
     return run_seeded(run, seed)

@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from queue import SimpleQueue
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import trio
 
 from tailrace.broker.config import from_mapping
 from tailrace.broker.server import Ready, Server
+from tailrace.simulation.life import single
 from tailrace.testing import events
 from tailrace.testing.blocking import outside_loops
 from tailrace.testing.machine import Machine
@@ -151,12 +152,4 @@ class Process:
         except BaseException as error:
             # Killed: what unwinding met at the seams of a dead process has no meaning.
             if not self._machine.life.dead:
-                raise _single(error) from None
-
-
-def _single(error: BaseException) -> BaseException:
-    """The one error of a group, as the process would have named it."""
-    if isinstance(error, BaseExceptionGroup):
-        inner = cast("tuple[BaseException, ...]", error.exceptions)
-        return _single(inner[0]) if len(inner) == 1 else cast("BaseException", error)
-    return error
+                raise single(error) from None

@@ -14,7 +14,7 @@ from tailrace.client.codecs import CodecSpec
 from tailrace.client.opening import Typed, Untyped
 from tailrace.client.records import ConfigValue, Record, RecordMetadata, TopicPartition
 from tailrace.client.sync import Admin, Client, connect
-from tailrace.protocol.errors import TopicExists
+from tailrace.protocol.errors import TailraceError, TopicExists, TopicNotFound
 from tailrace.testing.blocking import outside_loops
 
 V = TypeVar("V")
@@ -101,15 +101,7 @@ class Records:
         self, topic: str, *, partition: int | None = None, value: CodecSpec[Any] = bytes
     ) -> list[Record[bytes, Any]]:
         """All records there are now, by partition and offset."""
-        detail = self._admin.describe_topic(topic)
-        chosen = range(detail.partitions) if partition is None else [partition]
-        with self._client.consumer(
-            partitions=[TopicPartition(topic, each) for each in chosen],
-            value=value,
-            stop_at_end=True,
-        ) as consumer:
-            found = list(consumer)
-        return sorted(found, key=lambda record: (record.partition, record.offset))
+        return self._read(topic, partition, value)
 
     @overload
     def wait_values(
@@ -129,12 +121,15 @@ class Records:
     ) -> list[Any]:
         """The values, once there are ``count`` of them; AssertionError after ``timeout`` s."""
         deadline = time.monotonic() + timeout
+        found: list[Record[bytes, Any]] = []
         while True:
-            values = [record.value for record in self.records(topic, value=value)]
-            if len(values) >= count:
-                return values
+            quiet_s = max(deadline - time.monotonic(), POLL_S)
+            with suppress(TopicNotFound):  # it may be created yet
+                found = self._read(topic, None, value, idle_timeout=quiet_s)
+            if len(found) >= count:
+                return [record.value for record in found]
             if time.monotonic() >= deadline:
-                raise AssertionError(self._too_few(topic, len(values), count, timeout))
+                raise AssertionError(self._too_few(topic, len(found), count, timeout))
             time.sleep(POLL_S)
 
     @outside_loops
@@ -143,6 +138,25 @@ class Records:
         clients, self._clients, self._own = self._clients, [], None
         for client in clients:
             client.close()
+
+    def _read(
+        self,
+        topic: str,
+        partition: int | None,
+        value: CodecSpec[Any],
+        idle_timeout: float | None = None,
+    ) -> list[Record[bytes, Any]]:
+        """Up to the end as of now, or until nothing came for ``idle_timeout`` seconds."""
+        detail = self._admin.describe_topic(topic)
+        chosen = range(detail.partitions) if partition is None else [partition]
+        with self._client.consumer(
+            partitions=[TopicPartition(topic, each) for each in chosen],
+            value=value,
+            stop_at_end=True,
+            idle_timeout=idle_timeout,
+        ) as consumer:
+            found = list(consumer)
+        return sorted(found, key=lambda record: (record.partition, record.offset))
 
     @property
     def _client(self) -> Client:
@@ -156,11 +170,16 @@ class Records:
 
     def _too_few(self, topic: str, found: int, count: int, timeout: float) -> str:
         lines = [f"{found} of {count} records in {topic!r} after {timeout:g} s"]
-        for part in self._admin.describe_topic(topic).partition_list:
-            lines.append(
+        try:
+            partitions = self._admin.describe_topic(topic).partition_list
+        except TailraceError as error:
+            lines.append(f"  {error}")
+        else:
+            lines += [
                 f"  {topic}[{part.partition}]: log_start {part.log_start}, "
                 f"log_end {part.log_end}, high_watermark {part.high_watermark}, {part.status}"
-            )
+                for part in partitions
+            ]
         return "\n".join([*lines, *self._last_events()])
 
     def _last_events(self) -> list[str]:

@@ -40,6 +40,14 @@ def test_waiting_in_vain_says_what_is_there() -> None:
             broker.wait_values("orders", count=2, timeout=0.05)
         assert "orders[0]: log_start 0, log_end 1" in str(failure.value)
         assert "broker.ready" in str(failure.value)
+        with pytest.raises(AssertionError, match="T010"):
+            broker.wait_values("nothing", count=1, timeout=0.05)
+        with (
+            broker.faults.refuse_connections(),
+            broker.faults.drop_connections("fetch"),
+            pytest.raises(AssertionError, match="0 of 1 records"),
+        ):
+            broker.wait_values("orders", count=1, timeout=0.1)
 
 
 def test_topics_take_configuration() -> None:
@@ -119,7 +127,7 @@ def test_async_tests_may_wait_for_it_too(backend: str) -> None:
         with Broker() as broker:
             broker.seed("orders", [b"a"])
             broker.advance(hours=1)
-            with broker.faults.refuse_connections():
+            with broker.faults.delay(0.01):
                 assert broker.wait_values("orders", count=1) == [b"a"]
             broker.restart(crash=True)
             assert len(broker.records("orders")) == 1

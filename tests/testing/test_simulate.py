@@ -65,6 +65,15 @@ def test_faults_have_effect_on_virtual_time() -> None:
     simulate(main)
 
 
+def test_what_main_raises_leaves_as_it_is() -> None:
+    async def main(sim: Simulation) -> None:
+        async with sim.connect():
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        simulate(main)
+
+
 def test_more_than_one_broker_comes_later() -> None:
     async def main(sim: Simulation) -> None:
         raise AssertionError("not reached")
