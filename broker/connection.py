@@ -35,6 +35,7 @@ log = logging.getLogger("tailrace.broker.connection")
 COPY_BYTES_MAX = 65_536  # fetched bytes up to this are copied into the joined send
 JOIN_BYTES_MAX = 524_288  # answers up to this leave in one joined send
 FRAME_BYTES = 128  # what a request costs besides its body
+TURN_S = 0.001  # of one connection with many small requests, before others are served
 
 
 class Connection:
@@ -195,18 +196,30 @@ class Connection:
             if not data:
                 return
             self._received.inc(len(data))
-            await self._take_up_all(self._protocol.feed(data))
-            while self._protocol.full:
-                # What else came with this receive waits in the protocol, behind the limit.
+            requests = self._protocol.feed(data)
+            while not await self._take_up_some(requests):
+                # What else came with this receive waits in the protocol, behind the limits.
                 await self._have_room()
-                await self._take_up_all(self._protocol.resume())
+                requests = self._protocol.resume()
 
-    async def _take_up_all(self, requests: Iterable[Incoming]) -> None:
+    async def _take_up_some(self, requests: Iterable[Incoming]) -> bool:
+        """Take up what may be in hand and fits into one turn; whether that was all there is."""
+        turn_ends = trio.current_time() + TURN_S
         try:
             for incoming in requests:
+                if self._closed:
+                    return True  # whatever is taken up now would never be given back
                 await self._take_up(incoming)
+                if self._out_bytes > limits.OUT_BYTES_MAX:
+                    return False
+                if trio.current_time() > turn_ends:
+                    break
+            else:
+                return not self._protocol.full
         finally:
             self.node.outbox.flush()
+        await trio.lowlevel.checkpoint()  # others have their turn
+        return False
 
     async def _take_up(self, incoming: Incoming) -> None:
         self.pulse.completed()

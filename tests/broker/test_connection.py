@@ -127,3 +127,37 @@ def test_a_broken_invariant_ends_the_broker(
         assert raised.group_contains(AssertionError, match="planted")
 
     run(main)
+
+
+def test_requests_that_came_at_once_are_taken_up_as_their_answers_are_taken(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (server, ready), connected(ready) as client:
+            await client.create("wide", 500)
+            answered = server.metrics.requests.of("metadata", "ok")
+            requests = [client.protocol.request(MetadataRequest(None, False)) for _ in range(1_500)]
+            await client.stream.send_all(b"".join(frame for _, frame in requests))
+            before = -1.0
+            while answered.value != before:
+                before = answered.value
+                await trio.sleep(0.05)
+            assert 0 < before < 750  # of some 25 KB each
+            for number, _ in requests:
+                assert isinstance((await client.wait(number)).message, MetadataResponse)
+
+    run(main)
+
+
+def test_many_requests_that_came_at_once_do_not_keep_others_waiting(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (server, ready), connected(ready) as client:
+            await client.create("wide", 100)
+            answered = server.metrics.requests.of("metadata", "ok")
+            requests = [client.protocol.request(MetadataRequest(None, False)) for _ in range(500)]
+            async with connected(ready) as other:
+                await client.stream.send_all(b"".join(frame for _, frame in requests))
+                await other.metadata("wide")
+                assert answered.value < 250
+
+    run(main)
