@@ -3,8 +3,9 @@
 - An answer holds at most ``bytes_max`` (bounded by ``limits.fetch_size``), and of one partition
   at most 1 MiB, but the first batch of the answer comes whole even if it is larger: else a reader
   could never pass it (KIP-74).
-- Fewer than ``bytes_min`` bytes, no error, time left: the fetch parks, without a task, at its
-  partitions and with the timers. The first of watermark, deadline and shutdown takes it up again.
+- Fewer than ``bytes_min`` bytes, no error, no limit reached, time left: the fetch parks, without a
+  task, at its partitions and with the timers. The first of watermark, deadline and shutdown takes
+  it up again.
 - A sealed segment is verified once, in a worker thread, before its bytes are served (R24).
 - Bytes are passed on as ranges of files; nothing is decoded or copied.
 """
@@ -49,6 +50,7 @@ class Collected:
         default_factory=list[tuple[Partition, LogSlice]]
     )
     length: int = 0
+    full: bool = False  # a limit left something behind: waiting would bring nothing
     code: str = "ok"  # or the first error's
     unverified: list[tuple[Partition, int]] = field(default_factory=list[tuple[Partition, int]])
 
@@ -63,7 +65,7 @@ class Collected:
 class Fetch:
     """One fetch request in hand. Parked or not, it is answered exactly once."""
 
-    __slots__ = ("_call", "_deadline", "_node", "_request", "_timer", "_working")
+    __slots__ = ("_call", "_deadline", "_node", "_request", "_timer", "_unreadable", "_working")
 
     def __init__(self, node: Node, call: Call, request: FetchRequest) -> None:
         self._node = node
@@ -73,6 +75,7 @@ class Fetch:
         self._deadline = trio.current_time() + wait_ms / 1000
         self._timer: Timer | None = None  # set while parked
         self._working = False  # a task verifies a segment for us
+        self._unreadable: dict[Partition, TailraceError] = {}  # where that failed
 
     def step(self, *, last: bool = False) -> None:
         """Answer, or verify what must be first, or park. ``last``: park no more."""
@@ -88,7 +91,8 @@ class Fetch:
             self._park()
 
     def _is_due(self, found: Collected) -> bool:
-        return found.length >= self._request.bytes_min or trio.current_time() >= self._deadline
+        enough = found.full or found.length >= self._request.bytes_min
+        return enough or trio.current_time() >= self._deadline
 
     def wake(self) -> None:
         """A partition has more, or went offline."""
@@ -105,7 +109,10 @@ class Fetch:
 
     async def _verify(self, unverified: Sequence[tuple[Partition, int]]) -> None:
         for partition, offset in unverified:
-            await partition.verify(offset, self._node.world.offload)
+            try:
+                await partition.verify(offset, self._node.world.offload)
+            except OSError as error:
+                self._unreadable[partition] = partition.unreadable(error)
         self._working = False
         self.step()
 
@@ -167,6 +174,8 @@ class Fetch:
         partition = self._node.shelf.find(wanted.topic_id, wanted.partition)
         _check_epoch(partition, wanted)
         if partition.log.verify_pending(wanted.offset) is not None:
+            if partition in self._unreadable:
+                raise self._unreadable[partition]
             found.unverified.append((partition, wanted.offset))
             return
         left = min(bytes_max - found.length, wanted.bytes_max, FETCH_PARTITION_BYTES_MAX)
@@ -177,6 +186,7 @@ class Fetch:
             found.slices.append((partition, piece))
             found.length += length
         high_watermark = partition.high_watermark
+        found.full |= (piece.next_offset if length else wanted.offset) < high_watermark
         found.results.append(
             FetchResult(
                 wanted.topic_id,

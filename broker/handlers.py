@@ -93,7 +93,10 @@ async def _verify_and_list(node: Node, request: ListOffsetsRequest) -> Response:
     for query in request.partitions:
         while (found := _unverified(node, query)) is not None:
             partition, offset = found
-            await partition.verify(offset, node.world.offload)
+            try:
+                await partition.verify(offset, node.world.offload)
+            except OSError as error:
+                raise partition.unreadable(error) from error
     return _list_offsets(node, request)
 
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from tailrace.protocol.batch import parse_header
-from tailrace.protocol.errors import ConnectError
+from tailrace.protocol.errors import ConnectError, PartitionOffline
 from tailrace.protocol.messages import (
     OFFSET_EARLIEST,
     OFFSET_LATEST,
@@ -19,6 +19,7 @@ from tailrace.protocol.messages import (
     OffsetFound,
     OffsetQuery,
 )
+from tailrace.storage.disk import OsDisk, OsFile
 from tests.broker.harness import Client, batch, connected, fetch_request, run, serving
 
 
@@ -134,6 +135,19 @@ def test_a_long_poll_ends_at_its_time_and_waits_for_its_bytes(tmp_path: Path) ->
     run(main)
 
 
+def test_a_fetch_that_wants_more_than_it_may_get_does_not_wait_for_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (_, ready), connected(ready) as client:
+            topic_id = await filled(client, 10)
+            with trio.fail_after(5):
+                _, body = await client.fetch(
+                    topic_id, wait_ms=20_000, bytes_min=1 << 20, bytes_max=5_000
+                )
+            assert batches(body) == [0, 1, 2, 3]
+
+    run(main)
+
+
 def test_a_poll_of_a_closed_connection_is_forgotten(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path) as (server, ready), connected(ready) as client:
@@ -200,6 +214,50 @@ def test_a_damaged_segment_is_found_before_it_is_served_and_the_rest_stays(tmp_p
             assert (error.code, error.details["offset"], len(body)) == (35, 1, 0)
             _, body = await client.fetch(topic_id, offset=2)
             assert batches(body)[0] == 2
+
+    run(main)
+
+
+class Unreadable(OsDisk):
+    """Files of which nothing can be read, from when it is told so."""
+
+    broken = False
+
+    def open(self, path: str, *, create: bool = False) -> OsFile:
+        file = super().open(path, create=create)
+        read = file.read
+
+        def failing(length: int, position: int) -> bytes:
+            if self.broken:
+                raise OSError(5, "planted")
+            return read(length, position)
+
+        file.read = failing  # type: ignore[method-assign]
+        return file
+
+
+def test_a_segment_that_cannot_be_verified_is_told_and_the_connection_stays(
+    tmp_path: Path,
+) -> None:
+    disk = Unreadable()
+
+    async def main() -> None:
+        async with serving(tmp_path) as (_, ready), connected(ready) as client:
+            topic_id = await filled(client, 12, size=250_000)
+        async with (
+            serving(tmp_path, change=lambda world: replace(world, disk=disk)) as (_, ready),
+            connected(ready) as client,
+        ):
+            disk.broken = True
+            answer, _ = await client.fetch(topic_id, offset=0)
+            assert answer.results[0].error is not None
+            assert answer.results[0].error.code == 33
+            request = ListOffsetsRequest(0, (OffsetQuery(topic_id, 0, 1),))
+            with pytest.raises(PartitionOffline, match="planted"):
+                await client.ask(request, ListOffsetsResponse)
+            disk.broken = False
+            _, body = await client.fetch(topic_id, offset=0)
+            assert batches(body)[0] == 0
 
     run(main)
 
