@@ -5,6 +5,7 @@
   the log was opened: it is verified first, in a thread if the caller asks before it reads (R24).
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
@@ -46,16 +47,19 @@ class Reader:
         self._broker = broker
         self._seed = seed
         self.holes: list[Quarantine] = []
+        self._changing = threading.Lock()  # the holes: by ``verify`` in a thread, and by the loop
         self.fence(holes)
 
     def fence(self, holes: Sequence[Quarantine]) -> None:
         """Add quarantined ranges."""
         # A new list each time: a read that is under way in another thread keeps the old one.
-        self.holes = sorted({*self.holes, *holes}, key=lambda hole: hole.first_offset)
+        with self._changing:
+            self.holes = sorted({*self.holes, *holes}, key=lambda hole: hole.first_offset)
 
     def forget_below(self, offset: int) -> None:
         """Drop the holes that lie below a new log start."""
-        self.holes = [hole for hole in self.holes if hole.next_offset > offset]
+        with self._changing:
+            self.holes = [hole for hole in self.holes if hole.next_offset > offset]
 
     def read(self, start: int, offset: int, bytes_max: int, up_to: int) -> LogSlice:
         """See ``Log.read``; ``up_to`` is not above the log end."""
