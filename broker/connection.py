@@ -66,6 +66,7 @@ class Connection:
         self._taking = trio.CancelScope()
         self._received = node.metrics.received_bytes.of(listener)
         self._sent = node.metrics.sent_bytes.of(listener)
+        self._sent_counted = 0
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────
 
@@ -96,7 +97,7 @@ class Connection:
         if self._closed:
             return
         self._closed = True
-        self._sent.inc(self._transport.sent_bytes)
+        self._count_sent()
         self._transport.close()
         self._taking.cancel()
         self._room.ring()
@@ -107,7 +108,7 @@ class Connection:
             if call.abandoned is not None:
                 call.abandoned()
         self.node.metrics.requests_in_flight.dec(len(calls))
-        self._give_memory(self._reserved_bytes + sum(call.held_bytes for call in calls))
+        self.node.memory.give(self._reserved_bytes + sum(call.held_bytes for call in calls))
         self._reserved_bytes = 0
 
     def overdue(self, now: float) -> str | None:
@@ -284,7 +285,7 @@ class Connection:
         if self._closed:
             return
         del self._calls[call]
-        self._give_memory(call.held_bytes)
+        self.node.memory.give(call.held_bytes)
         self.node.metrics.requests_in_flight.dec()
         self.node.count(call.incoming.api, code, trio.current_time() - call.began)
         self._room.ring()
@@ -318,6 +319,7 @@ class Connection:
             except OSError as error:
                 self._lost(error)
                 return
+            self._count_sent()
             self._out_bytes -= sent
             self._out = [memoryview(data)[sent:]] if sent < len(data) else []
         if self._out:
@@ -330,15 +332,17 @@ class Connection:
                 out, out_bytes = self._out, self._out_bytes
                 self._out, self._out_joinable = [], True
                 await self._transport.send(out)
+                self._count_sent()
                 self._out_bytes -= out_bytes
                 self._room.ring()
         finally:
             self._writing = False
             self._room.ring()
 
-    def _give_memory(self, size_bytes: int) -> None:
-        self.node.memory.give(size_bytes)
-        self.node.metrics.request_memory.set(self.node.memory.used_bytes)
+    def _count_sent(self) -> None:
+        sent_bytes = self._transport.sent_bytes
+        self._sent.inc(sent_bytes - self._sent_counted)
+        self._sent_counted = sent_bytes
 
 
 def log_mismatch(who: str, error: ConnectError) -> None:

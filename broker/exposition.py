@@ -37,7 +37,9 @@ class Exposition:
         yield from _totals(self._metrics, partitions)
         if self._detailed:
             own = set(self._metrics.topics)
-            yield from _per_partition([one for one in partitions if one.topic in own])
+            yield from _per_partition(
+                [one for one in partitions if one.topic in own and one.log_end >= 0]
+            )
 
 
 def _totals(metrics: Metrics, partitions: list[PartitionGauges]) -> Iterator[core.Metric]:

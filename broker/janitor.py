@@ -77,6 +77,7 @@ class Janitor:
         now_ms = self._now_ms()
         try:
             if partition.log.roll_if_old(now_ms):
+                partition.tell_rolled()
                 self._flusher.written(partition)
             segments = partition.log.segments()
             config = partition.config

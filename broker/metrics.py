@@ -207,7 +207,7 @@ class Metrics:
         uptime = self._add("broker_uptime_seconds", "gauge", "Since the start.")
         uptime.read = lambda: {(): uptime_s()}
         self._state = self._add("broker_state", "gauge", "1: the current state.", "state")
-        self.set_state("starting")
+        self.read_state(lambda: "starting")
         self.event_loop_lag = self._add(
             "event_loop_lag_seconds", "histogram", "How late the event loop woke a sleeper."
         ).histogram()
@@ -219,10 +219,9 @@ class Metrics:
         )
         self.metadata_errors = self._add("metadata_errors", "counter", "Failed requests.", "op")
 
-    def set_state(self, state: str) -> None:
-        """``starting``, ``running``, ``read_only`` or ``draining``."""
-        for name in States:
-            self._state.of(name).set(name == state)
+    def read_state(self, state: Callable[[], str]) -> None:
+        """Where a scrape finds ``starting``, ``running``, ``read_only`` or ``draining``."""
+        self._state.read = lambda: {(name,): name == state() for name in States}
 
     def _add_requests(self) -> None:
         self.requests = self._add("requests", "counter", "Answered requests.", "api", "code")
@@ -234,7 +233,7 @@ class Metrics:
         ).of()
         self.request_memory = self._add(
             "request_memory_bytes", "gauge", "Memory of the requests in hand."
-        ).of()
+        )
         self.connections = self._add("connections", "gauge", "Open connections.", "listener")
         self.connections_refused = self._add(
             "connections_refused", "counter", "Connections turned away.", "reason"

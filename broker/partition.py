@@ -153,11 +153,7 @@ class Partition:
                 _refuse(gathered, broken)
             return
         if self.log.segment_count > segments:
-            log.info(
-                "%s[%d]: new segment, %d in all",
-                *(self.topic, self.number, self.log.segment_count),
-                extra={"event": "segment.rolled", "code": None, "topic": self.topic},
-            )
+            self.tell_rolled()
         log_start = self.log.start
         for (entry, producing, slot), outcome in zip(gathered, outcomes, strict=True):
             if isinstance(outcome, TailraceError):
@@ -169,6 +165,14 @@ class Partition:
             else:
                 producing.settle(slot, outcome, log_start)
         self.advance()
+
+    def tell_rolled(self) -> None:
+        """Log that a new segment was begun."""
+        log.info(
+            "%s[%d]: new segment, %d in all",
+            *(self.topic, self.number, self.log.segment_count),
+            extra={"event": "segment.rolled", "code": None, "topic": self.topic},
+        )
 
     def advance(self) -> None:
         """Let the high watermark follow the log; settle and wake whoever waited for it."""

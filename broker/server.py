@@ -82,6 +82,7 @@ class Server:
         self._janitor: Janitor | None = None
         self._directory: DataDirectory | None = None
         self._began = 0.0
+        self.metrics.read_state(lambda: self.state)
 
     @property
     def state(self) -> State:
@@ -105,7 +106,7 @@ class Server:
                 raise
             raise reason from reason.__cause__
         finally:
-            self._set_state("draining")
+            self._state = "draining"
 
     def stop(self) -> None:
         """Begin to stop gracefully."""
@@ -234,6 +235,7 @@ class Server:
             http=http,
             started_at=self._began,
         )
+        metrics.request_memory.read = lambda: {(): node.memory.used_bytes}
         janitor = Janitor(world, directory.path, min_free, shelf, flusher, self.health, metrics)
         return node, janitor
 
@@ -269,7 +271,7 @@ class Server:
                     connections.start_soon(
                         listener.accept_connections, node, one, name, connections
                     )
-                self._set_state("running")
+                self._state = "running"
                 self.health.listening = tuple(
                     str(Address(one.host, one.port)) for one in bound.values()
                 )
@@ -326,7 +328,7 @@ class Server:
     async def _drain(self, node: Node, bound: dict[str, Listener]) -> None:
         """The stages up to ``finish``."""
         began = trio.current_time()
-        self._set_state("draining")
+        self._state = "draining"
         self.health.draining = True
         self.health.listening = ()
         self._stage("drain", began)
@@ -393,7 +395,3 @@ class Server:
                 second,
                 extra={"event": "storage.failed", "code": error.code},
             )
-
-    def _set_state(self, state: State) -> None:
-        self._state = state
-        self.metrics.set_state(state)

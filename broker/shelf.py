@@ -121,7 +121,7 @@ class Shelf:
         )
 
     def gauges(self) -> Iterator[PartitionGauges]:
-        """Every partition, for a scrape."""
+        """Every partition, for a scrape; of one that could not be opened no offsets are known."""
         for one in self:
             yield PartitionGauges(
                 topic=one.topic,
@@ -134,6 +134,9 @@ class Shelf:
                 status="ok" if one.serving else "offline",
                 durability=one.config.durability,
             )
+        for topic_id, number in self._broken:
+            name = self.catalog.by_id[topic_id].name
+            yield PartitionGauges(name, number, -1, -1, 0, 0, False, "offline", "")
 
     # ── open, close, remove ──────────────────────────────────────────────────────────────────
 

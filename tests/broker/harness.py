@@ -79,6 +79,13 @@ async def serving(
             server.kill()
 
 
+def request_memory(server: Server) -> float:
+    """Bytes of the memory budget in use, as a scrape would show them."""
+    read = server.metrics.request_memory.read
+    assert read is not None
+    return read()[()]
+
+
 class Client:
     """One connection; requests may be pipelined."""
 

@@ -33,7 +33,15 @@ from tailrace.protocol.messages import (
     MetadataResponse,
     ProduceResponse,
 )
-from tests.broker.harness import Client, batch, connected, produce_request, run, serving
+from tests.broker.harness import (
+    Client,
+    batch,
+    connected,
+    produce_request,
+    request_memory,
+    run,
+    serving,
+)
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "frames"
 AT_ONCE = 24
@@ -85,7 +93,7 @@ async def unharmed(tmp_path: Path) -> AsyncIterator[tuple[Ready, Witness]]:
         assert open_files() <= files
         assert rss_bytes() - rss <= RSS_MAX_BYTES
         assert server.open_requests() == []
-        assert server.metrics.request_memory.value == 0
+        assert request_memory(server) == 0
         assert server.metrics.requests_in_flight.value == 0
 
 

@@ -12,7 +12,14 @@ from tailrace.broker.world import Delay, Drop, Fail, Fault, Hold, World
 from tailrace.protocol.errors import NotLeader, to_wire
 from tailrace.protocol.messages import Api, MetadataRequest, MetadataResponse, ProduceResponse
 from tailrace.protocol.texts import not_leader
-from tests.broker.harness import batch, connected, produce_request, run, serving
+from tests.broker.harness import (
+    batch,
+    connected,
+    produce_request,
+    request_memory,
+    run,
+    serving,
+)
 
 
 def faulty(plan: dict[Api, Fault]) -> Callable[[World], World]:
@@ -73,7 +80,7 @@ def test_all_requests_together_keep_to_the_memory_and_all_are_served(tmp_path: P
 
             async def watch() -> None:
                 while True:
-                    peak[0] = max(peak[0], int(server.metrics.request_memory.value))
+                    peak[0] = max(peak[0], int(request_memory(server)))
                     await trio.lowlevel.checkpoint()
 
             async with trio.open_nursery() as background:
@@ -82,7 +89,7 @@ def test_all_requests_together_keep_to_the_memory_and_all_are_served(tmp_path: P
                     for _ in range(8):
                         nursery.start_soon(send)
                 background.cancel_scope.cancel()
-            assert server.metrics.request_memory.value == 0
+            assert request_memory(server) == 0
 
     run(main)
     assert 0 < peak[0] <= 17 << 20

@@ -125,7 +125,7 @@ def test_series_per_partition_are_detailed_only() -> None:
 
 def test_state_is_one_of_four() -> None:
     metrics = make()
-    metrics.set_state("read_only")
+    metrics.read_state(lambda: "read_only")
     states = {name: value for name, value in scrape(metrics).items() if "broker_state" in name}
     assert states == {
         'broker_state{state="starting"}': 0,
