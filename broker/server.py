@@ -16,6 +16,7 @@ nothing is tried again (R21).
 """
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
@@ -82,6 +83,7 @@ class Server:
         self._janitor: Janitor | None = None
         self._directory: DataDirectory | None = None
         self._began = 0.0
+        self._failed = False  # a sync failed, and everybody was told
         self.metrics.read_state(lambda: self.state)
 
     @property
@@ -180,8 +182,10 @@ class Server:
             await self._recover(node, directory)
             self._node, self._janitor = node, janitor
             for work in (
-                *(node.timers.run, node.appender.run, node.flusher.run, node.flusher.run_ahead),
-                *(janitor.run_retention, janitor.run_disk, partial(listener.sweep, node)),
+                *(node.timers.run, node.appender.run, node.flusher.run),
+                partial(self._watched, node.flusher.run_ahead),
+                *(partial(self._watched, janitor.run_retention), janitor.run_disk),
+                partial(listener.sweep, node),
                 partial(node.flusher.run_lazy, self._config.storage.sync_interval_s),
             ):
                 services.start_soon(work)
@@ -241,7 +245,9 @@ class Server:
 
     async def _recover(self, node: Node, directory: DataDirectory) -> None:
         await node.topics.start(clean=directory.was_clean, suspect=directory.was_suspect)
-        if directory.was_suspect:
+        if node.shelf.untrusted:
+            self._mark_suspect(directory)
+        elif directory.was_suspect:
             await self._world.offload.run(directory.clear_suspect)
         seconds = trio.current_time() - self._began
         self.metrics.recovery_duration.set(seconds)
@@ -378,8 +384,19 @@ class Server:
             },
         )
 
+    async def _watched(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Housekeeping that may find a log with a failed sync behind it (T093)."""
+        try:
+            await work()
+        except BrokerError as error:
+            self._storage_failed(error)
+            raise
+
     def _storage_failed(self, error: BrokerError) -> None:
         """A sync failed: tell everybody who waits, and remember it on the disk."""
+        if self._failed:
+            return
+        self._failed = True
         log.critical("%s", error, extra={"event": "storage.failed", "code": error.code})
         node, directory = self._node, self._directory
         assert node is not None
@@ -387,11 +404,14 @@ class Server:
         for partition in node.shelf:
             partition.fail(error)
         node.outbox.flush()
+        self._mark_suspect(directory)
+
+    def _mark_suspect(self, directory: DataDirectory) -> None:
         try:
             directory.mark_suspect()
-        except OSError as second:
+        except OSError as error:
             log.error(
                 "the directory could not be marked suspect: %s",
-                second,
-                extra={"event": "storage.failed", "code": error.code},
+                error,
+                extra={"event": "storage.failed", "code": "T093"},
             )

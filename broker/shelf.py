@@ -57,6 +57,7 @@ class Shelf:
         min_free: str,
     ) -> None:
         self.read_only_free_bytes: int | None = None  # set while writes are refused (R28)
+        self.untrusted = False  # a log could not be opened: perhaps a sync of it failed (R21)
         self._world = world
         self._directory = directory
         self._metrics = metrics
@@ -155,8 +156,14 @@ class Shelf:
 
         async def lead_one(where: PartitionId) -> None:
             partition, leadership = self._partitions[where], leaderships[where]
-            await self._world.offload.run(partition.log.begin_epoch, leadership.leader_epoch)
-            partition.lead(leadership)
+            try:
+                await self._world.offload.run(partition.log.begin_epoch, leadership.leader_epoch)
+            except OSError as error:
+                del self._partitions[where]
+                partition.log.close(clean=False)
+                self._break(where, partition.topic, error)
+            else:
+                partition.lead(leadership)
 
         await _some_at_a_time(list(leaderships), lead_one)
 
@@ -183,11 +190,7 @@ class Shelf:
                 broker=self._broker_id,
             )
         except OSError as error:
-            broken: TailraceError = texts.partition_offline(topic.name, number, reason=str(error))
-            if error.errno in NO_ROOM:
-                broken = self.no_room(topic.name, number)
-            self._broken[where] = broken
-            log.error("%s", broken, extra={"event": "partition.offline", "code": broken.code})
+            self._break(where, topic.name, error)
             return
         partition = Partition(
             topic, number, opening.config, opened, self._metrics.topic(topic.name), self.no_room
@@ -234,6 +237,15 @@ class Shelf:
                     self._directory.partition_path(*where),
                     extra={"event": "recovery.unknown_directory", "code": None},
                 )
+
+    def _break(self, where: PartitionId, topic: str, error: OSError) -> None:
+        """The partition stays offline until the next start, which trusts nothing unsynced."""
+        broken: TailraceError = texts.partition_offline(topic, where[1], reason=str(error))
+        if error.errno in NO_ROOM:
+            broken = self.no_room(topic, where[1])
+        self._broken[where] = broken
+        self.untrusted = True
+        log.error("%s", broken, extra={"event": "partition.offline", "code": broken.code})
 
     def _missing(self, topic: Topic, number: int, path: str) -> TailraceError:
         """A log that was there is gone: it stays offline until the topic is deleted or the

@@ -216,11 +216,11 @@ class Topics:
             topic, leaderships = await self._registry.create(topic)
             openings = list(self._openings(topic, leaderships))
             await self._shelf.open(openings, clean=False, suspect=False)
+            await self._lead(openings)
             broken = self._shelf.broken(topic)
             if broken is not None:  # no room for it, say: then there shall be no such topic
                 await self._remove(await self._registry.update(replace(topic, state="deleting")))
                 raise broken
-            await self._lead(openings)
             self._shelf.catalog = self.catalog.with_topic(topic)
         log.info(
             "created topic %s with %d partitions",

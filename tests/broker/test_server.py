@@ -12,6 +12,7 @@ import trio
 from tailrace.broker.server import Server
 from tailrace.broker.system import system_world
 from tailrace.broker.world import World
+from tailrace.protocol import texts
 from tailrace.protocol.errors import BrokerError, ConfigError
 from tailrace.protocol.messages import (
     DescribeClusterRequest,
@@ -20,6 +21,7 @@ from tailrace.protocol.messages import (
     InitProducerIdResponse,
 )
 from tailrace.storage.disk import File, OsDisk
+from tailrace.storage.log import Log
 from tests.broker.harness import (
     NOW_MS,
     batch,
@@ -142,9 +144,10 @@ class FailingSync(OsDisk):
     """Syncs fail from when it is told to."""
 
     failing = False
+    only = ""  # files with this in their path
 
     def sync(self, files: Sequence[File]) -> None:
-        if self.failing:
+        if self.failing and any(self.only in file.path for file in files):
             raise OSError(5, "planted")
         super().sync(files)
 
@@ -179,6 +182,52 @@ def test_a_failed_sync_tells_who_waits_marks_the_directory_and_ends_the_broker(
             assert not (tmp_path / "data" / "suspect").exists()
             answer, _ = await client.fetch(topics[0])
             assert answer.results[0].high_watermark >= 1
+
+    run(main)
+
+
+def test_a_sync_that_fails_at_the_start_is_remembered_until_one_succeeds(tmp_path: Path) -> None:
+    disk = FailingSync()
+
+    def change(world: World) -> World:
+        return replace(world, disk=disk)
+
+    async def main() -> None:
+        async with serving(tmp_path) as (server, ready), connected(ready) as client:
+            topic_id = await client.create("orders")
+            assert (await client.produce(topic_id, [b"a"])).error is None
+            server.kill()
+        disk.only = "/topics/"
+        disk.failing = True
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
+            result = await client.produce(topic_id, [b"b"])
+            assert result.error is not None
+            assert result.error.code == 33
+        assert (tmp_path / "data" / "suspect").exists()
+        disk.failing = False
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
+            assert not (tmp_path / "data" / "suspect").exists()
+            assert (await client.produce(topic_id, [b"b"])).base_offset == 1
+
+    run(main)
+
+
+def test_housekeeping_that_meets_a_failed_sync_marks_the_directory_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def roll(self: Log, now_ms: int) -> bool:
+        raise texts.sync_failed(self.path, reason="planted")
+
+    monkeypatch.setattr(Log, "roll_if_old", roll)
+
+    async def main() -> None:
+        with pytest.raises(BaseExceptionGroup) as raised:
+            async with serving(tmp_path) as (server, ready), connected(ready) as client:
+                await client.create("orders")
+                server.clean_now()
+                await trio.sleep_forever()
+        assert raised.group_contains(BrokerError, match="T093")
+        assert (tmp_path / "data" / "suspect").exists()
 
     run(main)
 

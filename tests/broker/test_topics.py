@@ -360,15 +360,16 @@ def losing(world: World, stores: list[LosesReplies]) -> World:
 
 
 class NoRoom(OsDisk):
-    full = False
+    full = ""  # what cannot be created: a part of its path
 
     def open(self, path: str, *, create: bool = False) -> OsFile:
-        if self.full and create and "/topics/" in path:
+        if self.full and create and self.full in path:
             raise OSError(errno.ENOSPC, "planted")
         return super().open(path, create=create)
 
 
-def test_a_topic_there_is_no_room_for_does_not_come_to_be(tmp_path: Path) -> None:
+@pytest.mark.parametrize("full", ["/topics/", "/epochs"])
+def test_a_topic_there_is_no_room_for_does_not_come_to_be(tmp_path: Path, full: str) -> None:
     disk = NoRoom()
 
     async def main() -> None:
@@ -376,11 +377,11 @@ def test_a_topic_there_is_no_room_for_does_not_come_to_be(tmp_path: Path) -> Non
             serving(tmp_path, change=lambda world: replace(world, disk=disk)) as (_, ready),
             connected(ready) as client,
         ):
-            disk.full = True
+            disk.full = full
             with pytest.raises(StorageFull, match="T031"):
                 await create(client, "orders", partitions=2)
             assert (await client.metadata()).topics == ()
-            disk.full = False
+            disk.full = ""
             await create(client, "orders")
 
     run(main)
