@@ -35,7 +35,7 @@ from tailrace.protocol.messages import (
     Response,
 )
 
-CLIENT_ID_MAX = 255
+CLIENT_ID_BYTES_MAX = 255
 Later = Callable[[], Awaitable[Response]]
 
 
@@ -60,7 +60,8 @@ def take_up(node: Node, call: Call) -> None:
 
 
 def hello(node: Node, call: Call, request: HelloRequest) -> Response:
-    if not 1 <= len(request.client_id) <= CLIENT_ID_MAX or not request.client_id.isprintable():
+    size = len(request.client_id.encode())
+    if not 1 <= size <= CLIENT_ID_BYTES_MAX or not request.client_id.isprintable():
         raise texts.invalid_id("client id", request.client_id)
     call.greeted(request.client_id)
     limits = node.config.limits

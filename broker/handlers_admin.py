@@ -1,6 +1,6 @@
 """Metadata and administration: what there is, where it is, and changing it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 import trio
@@ -35,6 +35,17 @@ from tailrace.protocol.messages import (
 )
 
 Later = Callable[[], Awaitable[Response]]
+SIMILAR_FOR_MAX = 10  # missing topics of one request that get similar names: each costs a search
+
+
+def check_names(names: Collection[str]) -> None:
+    """At most so many topics in one request, each once: an answer may cost a broker's catalog."""
+    if len(names) > TOPICS_PER_REQUEST_MAX:
+        raise texts_wire.malformed_frame(
+            f"{len(names)} topics in one request, {TOPICS_PER_REQUEST_MAX} are allowed"
+        )
+    if len(set(names)) < len(names):
+        raise texts_wire.malformed_frame("a topic is named twice in one request")
 
 
 # ── where topics are ─────────────────────────────────────────────────────────────────────────
@@ -42,13 +53,10 @@ Later = Callable[[], Awaitable[Response]]
 
 def metadata(node: Node, call: Call, request: MetadataRequest) -> Response | Later:
     """Topics by name, or all. What a producer misses is created, if that is allowed (D18)."""
-    if request.topics is not None and len(request.topics) > TOPICS_PER_REQUEST_MAX:
-        raise texts_wire.malformed_frame(
-            f"{len(request.topics)} topics in one request, {TOPICS_PER_REQUEST_MAX} are allowed"
-        )
     if request.topics is None:
         names = tuple(node.topics.catalog.names())
         return _metadata(node, call, request, names, {})
+    check_names(request.topics)
     missing = [name for name in request.topics if node.topics.catalog.find(name) is None]
     if not missing or not (request.auto_create and node.config.broker.auto_create):
         return _metadata(node, call, request, request.topics, {})
@@ -77,6 +85,7 @@ def _metadata(
 ) -> MetadataResponse:
     """``outcomes``: by name, whether it was created just now, or why it could not be."""
     found: list[TopicMetadata] = []
+    missing = 0
     for name in names:
         outcome = outcomes.get(name, False)
         topic = node.topics.catalog.find(name)
@@ -85,7 +94,8 @@ def _metadata(
         elif topic is not None:
             found.append(_topic_metadata(node, topic, created=outcome))
         else:
-            similar = node.topics.catalog.similar(name)
+            missing += 1
+            similar = node.topics.catalog.similar(name) if missing <= SIMILAR_FOR_MAX else ()
             error = texts.topic_not_found(
                 name, similar=similar, auto_create_off=request.auto_create
             )
@@ -164,13 +174,11 @@ def alter_topic(node: Node, call: Call, request: AlterTopicRequest) -> Later:
 
 
 def describe_topics(node: Node, call: Call, request: DescribeTopicsRequest) -> Response:
-    if request.names is not None and len(request.names) > TOPICS_PER_REQUEST_MAX:
-        raise texts_wire.malformed_frame(
-            f"{len(request.names)} topics in one request, {TOPICS_PER_REQUEST_MAX} are allowed"
-        )
     names = request.names
     if names is None:
         names = tuple(node.topics.catalog.names(internal=request.internal))
+    else:
+        check_names(names)
     topics = [node.topics.find(name) for name in names]
     return DescribeTopicsResponse(tuple(_describe(node, topic) for topic in topics))
 

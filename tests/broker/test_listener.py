@@ -99,11 +99,12 @@ def test_too_many_connections_are_told_so(tmp_path: Path, caplog: pytest.LogCapt
     assert "connection.refused" in {getattr(record, "event", "") for record in caplog.records}
 
 
-def test_a_client_must_present_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("client_id", ["no\ntab", "", "ü" * 128])
+def test_a_client_must_present_itself(tmp_path: Path, client_id: str) -> None:
     async def main() -> None:
         async with serving(tmp_path) as (_, ready):
             client = Client(await raw(ready))
-            client.protocol._hello_request = HelloRequest(1, 1, "no\ntab", "x/1", None)
+            client.protocol._hello_request = HelloRequest(1, 1, client_id, "x/1", None)
             with pytest.raises(Exception, match="T013"):
                 await client.hello()
             await client.stream.aclose()

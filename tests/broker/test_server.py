@@ -220,12 +220,15 @@ def test_housekeeping_that_meets_a_failed_sync_marks_the_directory_too(
 
     monkeypatch.setattr(Log, "roll_if_old", roll)
 
+    async def meet() -> None:
+        async with serving(tmp_path) as (server, ready), connected(ready) as client:
+            await client.create("orders")
+            server.clean_now()
+            await trio.sleep_forever()
+
     async def main() -> None:
         with pytest.raises(BaseExceptionGroup) as raised:
-            async with serving(tmp_path) as (server, ready), connected(ready) as client:
-                await client.create("orders")
-                server.clean_now()
-                await trio.sleep_forever()
+            await meet()
         assert raised.group_contains(BrokerError, match="T093")
         assert (tmp_path / "data" / "suspect").exists()
 

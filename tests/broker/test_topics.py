@@ -15,6 +15,7 @@ from tailrace.broker.world import World
 from tailrace.protocol import texts
 from tailrace.protocol.errors import (
     ConfigError,
+    ConnectError,
     InvalidName,
     MetadataUnavailable,
     StorageFull,
@@ -28,6 +29,8 @@ from tailrace.protocol.messages import (
     CreateTopicRequest,
     DescribeTopicsRequest,
     DescribeTopicsResponse,
+    MetadataRequest,
+    MetadataResponse,
     TopicDescription,
     TopicResponse,
 )
@@ -247,6 +250,31 @@ def test_without_auto_create_a_producer_is_told(tmp_path: Path) -> None:
             assert missing.error is not None
             assert "auto-create is off" in missing.error.message
             assert missing.error.details["similar"] == ["orders"]
+
+    run(main)
+
+
+def test_a_topic_is_named_once_in_a_request(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (_, ready):
+            for request in (
+                MetadataRequest(("orders", "orders"), False),
+                DescribeTopicsRequest(("orders", "orders"), False),
+            ):
+                async with connected(ready) as client:
+                    with pytest.raises(ConnectError, match="T121"):
+                        await client.ask(request, MetadataResponse)
+
+    run(main)
+
+
+def test_only_the_first_of_many_missing_topics_get_similar_names(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (_, ready), connected(ready) as client:
+            await create(client, "orders")
+            missing = (await client.metadata(*(f"order-{n}" for n in range(100)))).topics
+            told = [one.error.details["similar"] for one in missing if one.error is not None]
+            assert told == [["orders"]] * 10 + [[]] * 90
 
     run(main)
 
