@@ -22,7 +22,7 @@ STORAGE_MAY_SEE = {
 }
 WITHOUT: dict[str, set[str]] = {
     "protocol": {"trio", "anyio", "socket", "time", "random", "threading", "asyncio"},
-    "storage": {"trio", "anyio", "socket", "time", "random", "threading", "asyncio"},
+    "storage": {"trio", "anyio", "socket", "time", "random", "asyncio"},
     "client": {"trio"},
 }
 PURE_FILES = {

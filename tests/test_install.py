@@ -1,6 +1,7 @@
 """What is installed is whole, and a user's own modules do not get in its way."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +28,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "setuptools", reason="building the wheel needs setuptools: make test has it"
     )
     target = tmp_path_factory.mktemp("installed")
+    source = tmp_path_factory.mktemp("source")  # setuptools leaves a build folder behind
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    shutil.copytree(ROOT / "tailrace", source / "tailrace", symlinks=True)
+    for room in (p.name for p in (ROOT / "tailrace").iterdir() if p.is_symlink()):
+        shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-    command += [str(target), "--no-build-isolation", "--disable-pip-version-check", str(ROOT)]
+    command += [str(target), "--no-build-isolation", "--disable-pip-version-check", str(source)]
     subprocess.run(command, check=True, timeout=120)
     return target
 
