@@ -90,6 +90,7 @@ class Connection:
 
     def stop_taking(self) -> None:
         """Take no more requests; answer those in hand, then close."""
+        self.pulse.leaving = True
         self._taking.cancel()
 
     def close(self) -> None:

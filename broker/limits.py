@@ -24,6 +24,7 @@ HEADER_S = 5.0  # from the first byte of a frame to its header
 BODY_S = 10.0  # from then to its end, at least; or as long as BODY_BYTES_PER_S gives
 BODY_BYTES_PER_S = 16_384
 WRITE_STALL_S = 30.0  # answers wait and the peer takes not one byte
+LEAVE_STALL_S = 3.0  # the same while the broker stops: the rest of the stop must have its time
 
 
 @dataclass(slots=True)

@@ -13,11 +13,12 @@ class Pulse:
 
     __slots__ = (
         *("_began", "_heard_at", "_idle_s", "_missing_bytes", "_opened_at", "_reading"),
-        *("_sent_bytes", "_stalled_at", "greeted"),
+        *("_sent_bytes", "_stalled_at", "greeted", "leaving"),
     )
 
     def __init__(self, now: float, idle_s: float) -> None:
         self.greeted = False
+        self.leaving = False  # nothing more is read: only answers are still to be taken
         self._idle_s = idle_s
         self._opened_at = now
         self._heard_at = now
@@ -55,8 +56,8 @@ class Pulse:
         if unsent_bytes == 0 or sent_bytes != self._sent_bytes:
             self._sent_bytes = sent_bytes
             self._stalled_at = now
-        elif now - self._stalled_at > limits.WRITE_STALL_S:
-            return f"{unsent_bytes} bytes of answers not taken in {limits.WRITE_STALL_S:.0f} s"
+        elif now - self._stalled_at > self._stall_s:
+            return f"{unsent_bytes} bytes of answers not taken in {self._stall_s:.0f} s"
         if not self.greeted:
             late = now - self._opened_at > limits.HELLO_S
             return f"no hello in {limits.HELLO_S:.0f} s" if late else None
@@ -69,6 +70,10 @@ class Pulse:
         elif now - self._heard_at > self._idle_s and not waiting and not unsent_bytes:
             return f"idle for {self._idle_s:.0f} s"
         return None
+
+    @property
+    def _stall_s(self) -> float:
+        return limits.LEAVE_STALL_S if self.leaving else limits.WRITE_STALL_S
 
     def _frame_allowed_s(self) -> float:
         if self._missing_bytes < HEADER_BYTES:

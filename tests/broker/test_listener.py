@@ -194,6 +194,28 @@ def test_a_peer_that_takes_no_answers_is_closed_and_harms_nobody(
     run(main)
 
 
+def test_a_peer_that_takes_no_answers_does_not_keep_the_broker_from_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch, LEAVE_STALL_S=0.05)
+
+    async def main() -> None:
+        async with serving(tmp_path) as (server, ready), connected(ready) as stalled:
+            topic_id = await stalled.create("orders")
+            await stalled.produce(topic_id, [bytes(900_000)])
+            for _ in range(16):  # far more than the system's buffers take
+                await stalled.send(fetch_request(topic_id))
+            while server.metrics.requests.of("fetch", "ok").value < 5:
+                await trio.lowlevel.checkpoint()
+            server.stop()
+            with trio.fail_after(5):
+                while server.metrics.connections.of("client").value:
+                    await trio.lowlevel.checkpoint()
+        assert (tmp_path / "data" / "clean").exists()
+
+    run(main)
+
+
 # ── TLS ──────────────────────────────────────────────────────────────────────────────────────
 
 
