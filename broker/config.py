@@ -58,7 +58,6 @@ class StorageConfig:
     data_dir: str
     min_free: Free
     verify_on_start: Literal["tail", "full"]
-    sync_interval_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +222,6 @@ def build(values: Mapping[str, Value]) -> Config:
             data_dir=get("storage.data_dir"),
             min_free=get("storage.min_free"),
             verify_on_start=get("storage.verify_on_start"),
-            sync_interval_s=get("storage.sync_interval"),
         ),
         topic=build_topic(
             {k.removeprefix("topic."): v for k, v in values.items() if k.startswith("topic.")}

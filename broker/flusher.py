@@ -6,8 +6,7 @@ the round that covers them, never before it (S1).
 A sync that failed is never tried again (R21): nothing is known about what the kernel still holds.
 Everybody who waits gets T093, the data directory is marked suspect, and the broker ends.
 
-Topics by durability: ``fsync`` joins the next round, ``replicated`` a round each
-``sync_interval``, ``os`` none at all.
+Topics with durability ``fsync`` join the next round, those with ``os`` none at all.
 
 While the disk is idle zeros are written ahead of the logs in use, as overwriting them is synced in
 half the time (D8).
@@ -57,7 +56,6 @@ class Flusher:
         self._answered = answered
         self._failed = failed
         self._dirty: dict[Partition, None] = {}
-        self._lazy: dict[Partition, None] = {}
         self._bell = Bell()
         self._ahead: dict[Partition, None] = {}  # in use, and short of zeros
         self._ahead_bell = Bell()
@@ -76,8 +74,6 @@ class Flusher:
             if partition.ahead_bytes >= AHEAD_AGAIN_BYTES:
                 self._ahead[partition] = None
                 self._ahead_bell.ring()
-        elif partition.config.durability == "replicated":
-            self._lazy[partition] = None
 
     async def run(self) -> None:
         """Sync what becomes dirty, for ever."""
@@ -85,15 +81,6 @@ class Flusher:
             await self._bell.wait()
             while self._dirty:
                 await self.flush(list(self._dirty)[:ROUND_PARTITIONS_MAX])
-
-    async def run_lazy(self, interval_s: float) -> None:
-        """Sync each ``interval_s`` what nobody waits for."""
-        while True:
-            await trio.sleep(interval_s)
-            if self._lazy:
-                self._dirty.update(self._lazy)
-                self._lazy.clear()
-                self._bell.ring()
 
     async def run_ahead(self) -> None:
         """Write zeros ahead where they are short, as long as nobody wants the disk."""
@@ -127,7 +114,6 @@ class Flusher:
         batches = sum(one.unsynced_batches for one in partitions)
         for partition in partitions:
             self._dirty.pop(partition, None)
-            self._lazy.pop(partition, None)
             partition.unsynced_batches = 0
         self._syncing = frozenset(partitions)
         began = self._clock.now()
@@ -154,7 +140,6 @@ class Flusher:
         gone = set(partitions)
         for partition in gone:
             self._dirty.pop(partition, None)
-            self._lazy.pop(partition, None)
         while self._syncing & gone:
             await self._round_over.wait()
 

@@ -1,7 +1,7 @@
 """One broker, from start to stop. Read this file first.
 
     run
-    └ services     http, timers, appender, flusher (and its lazy and ahead rounds), janitor, sweep
+    └ services     http, timers, appender, flusher (and its rounds ahead), janitor, sweep
       └ connections    one accept loop per listener, one task per connection
 
 Start: lock the data directory, open the metadata store, open and recover every log, take the lead
@@ -186,7 +186,6 @@ class Server:
                 partial(self._watched, node.flusher.run_ahead),
                 *(partial(self._watched, janitor.run_retention), janitor.run_disk),
                 partial(listener.sweep, node),
-                partial(node.flusher.run_lazy, self._config.storage.sync_interval_s),
             ):
                 services.start_soon(work)
             await self._serve(node, directory, registry, task_status)

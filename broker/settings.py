@@ -121,6 +121,7 @@ _STORAGE = (
         duration(),
         "1s",
         'How often topics with durability = "replicated" are synced.',
+        later=_CLUSTER,
     ),
 )
 _TOPIC = (
