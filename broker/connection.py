@@ -211,10 +211,10 @@ class Connection:
             for incoming in requests:
                 if self._closed:
                     return True  # whatever is taken up now would never be given back
-                await self._take_up(incoming)
+                began = await self._take_up(incoming)
                 if self._out_bytes > limits.OUT_BYTES_MAX:
                     return False
-                if trio.current_time() > turn_ends:
+                if began > turn_ends:
                     break
             else:
                 return not self._protocol.full
@@ -223,7 +223,8 @@ class Connection:
         await trio.lowlevel.checkpoint()  # others have their turn
         return False
 
-    async def _take_up(self, incoming: Incoming) -> None:
+    async def _take_up(self, incoming: Incoming) -> float:
+        """See to one request; when that began."""
         self.pulse.completed()
         held = FRAME_BYTES + len(incoming.body)
         if self._reserved_bytes and held > limits.RECEIVE_BYTES:
@@ -236,6 +237,7 @@ class Connection:
         fault = self.node.world.faults(incoming.api)
         if fault is None or not await self._suffer(fault, call):
             handlers.take_up(self.node, call)
+        return call.began
 
     async def _suffer(self, fault: Delay | Fail | Drop | Hold, call: Call) -> bool:
         """A planned fault; whether that was all that happens to the request."""

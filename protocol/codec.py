@@ -196,8 +196,9 @@ def _encoder(cls: type) -> Convert:
     def encode(message: Any) -> Sequence[Any]:
         row = row_of(message)
         for i, name, low, high in ranges:
-            if row[i] is not None and not low <= row[i] <= high:
-                raise _Mismatch(f"{name} {row[i]} is outside {low} to {high}")
+            value = row[i]
+            if value is not None and not low <= value <= high:
+                raise _Mismatch(f"{name} {value} is outside {low} to {high}")
         if not nested:
             return row
         values = list(row)
@@ -211,8 +212,10 @@ def _encoder(cls: type) -> Convert:
 def _row_getter(names: Sequence[str]) -> Callable[[Any], Row]:
     if len(names) > 1:
         return attrgetter(*names)
-    # attrgetter of one name gives no tuple, and there is none of no name.
-    return lambda message: tuple(getattr(message, name) for name in names)
+    if not names:
+        return lambda message: ()
+    only = attrgetter(names[0])  # of one name it gives no tuple
+    return lambda message: (only(message),)
 
 
 def _decoder(cls: type) -> Convert:
