@@ -4,6 +4,8 @@
   the wall clock removes nothing (S29, R20). It removes whole sealed segments below the high
   watermark, from the front.
 - Below ``min_free`` writes are refused (T031) until 1% of the disk more is free (R28).
+- When the disk is really full the ballast goes, so that topics can be altered and deleted and
+  retention can do its work; it is back before writes are allowed again.
 """
 
 import logging
@@ -19,6 +21,7 @@ from tailrace.broker.shelf import Shelf
 from tailrace.broker.world import World
 from tailrace.protocol import texts
 from tailrace.protocol.units import format_size
+from tailrace.storage.ballast import Ballast
 from tailrace.storage.retention import RetentionPolicy, SegmentFacts, segments_to_drop
 
 log = logging.getLogger("tailrace.broker.janitor")
@@ -34,6 +37,7 @@ class Janitor:
         world: World,
         path: str,
         min_free: Free,
+        ballast: Ballast,
         shelf: Shelf,
         flusher: Flusher,
         health: Health,
@@ -42,6 +46,7 @@ class Janitor:
         self._world = world
         self._path = path
         self._min_free = min_free
+        self._ballast = ballast
         self._shelf = shelf
         self._flusher = flusher
         self._health = health
@@ -68,6 +73,7 @@ class Janitor:
     async def run_disk(self) -> None:
         while True:
             self.check_disk()
+            await self._keep_ballast()
             await trio.sleep(DISK_EVERY_S)
 
     # ── retention ────────────────────────────────────────────────────────────────────────────
@@ -137,7 +143,8 @@ class Janitor:
         limit_bytes = self._min_free.bytes_of(total_bytes)
         read_only = self._shelf.read_only_free_bytes is not None
         if read_only:
-            read_only = free_bytes < limit_bytes + int(total_bytes * HYSTERESIS)
+            reserve_bytes = int(total_bytes * HYSTERESIS) + self._ballast.missing_bytes
+            read_only = free_bytes < limit_bytes + reserve_bytes
         else:
             read_only = free_bytes < limit_bytes
         if read_only != (self._shelf.read_only_free_bytes is not None):
@@ -145,6 +152,20 @@ class Janitor:
         self._shelf.read_only_free_bytes = free_bytes if read_only else None
         self._metrics.disk_free_bytes.set(free_bytes)
         self._metrics.disk_read_only.set(read_only)
+
+    async def _keep_ballast(self) -> None:
+        ballast, free_bytes = self._ballast, self._shelf.read_only_free_bytes
+        try:
+            if free_bytes is None and not ballast.held:
+                await self._world.offload.run(ballast.fill)
+            elif free_bytes is not None and ballast.held and free_bytes < ballast.size_bytes:
+                await self._world.offload.run(ballast.drop)
+        except OSError as error:
+            log.warning(
+                "the ballast could not be changed, trying again: %s",
+                error,
+                extra={"event": "disk.low", "code": None},
+            )
 
     def _tell(self, read_only: bool, free_bytes: int, limit_bytes: int) -> None:
         free, limit = format_size(free_bytes), format_size(limit_bytes)

@@ -46,6 +46,7 @@ from tailrace.broker.world import Listener, World
 from tailrace.protocol import texts_config
 from tailrace.protocol.errors import BrokerError, TailraceError
 from tailrace.protocol.version import SOFTWARE, VERSION
+from tailrace.storage.ballast import Ballast
 from tailrace.storage.directory import DataDirectory
 
 log = logging.getLogger("tailrace.broker.server")
@@ -152,7 +153,7 @@ class Server:
 
     def _open_directory(self) -> DataDirectory:
         new_id = UUID(bytes=self._world.rng("cluster id").randbytes(16), version=4)
-        return DataDirectory.open(
+        directory = DataDirectory.open(
             self._world.disk,
             self._config.storage.data_dir,
             broker_id=self._config.broker.id,
@@ -161,6 +162,11 @@ class Server:
             role=ROLE,
             pid=self._world.pid,
         )
+        ballast = Ballast(self._world.disk, directory.path, self._world.ballast_bytes_max)
+        free_bytes, _ = self._world.disk.usage(directory.path)
+        if ballast.held and free_bytes < ballast.size_bytes:
+            ballast.drop()  # so that there is room to start
+        return directory
 
     async def _run_on(
         self,
@@ -238,8 +244,12 @@ class Server:
             http=http,
             started_at=self._began,
         )
+        ballast = Ballast(world.disk, directory.path, world.ballast_bytes_max)
         metrics.request_memory.read = lambda: {(): node.memory.used_bytes}
-        janitor = Janitor(world, directory.path, min_free, shelf, flusher, self.health, metrics)
+        janitor = Janitor(
+            *(world, directory.path, min_free, ballast),
+            *(shelf, flusher, self.health, metrics),
+        )
         return node, janitor
 
     async def _recover(self, node: Node, directory: DataDirectory) -> None:

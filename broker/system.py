@@ -11,6 +11,9 @@ from tailrace.broker.threads import ThreadOffload
 from tailrace.broker.world import World
 from tailrace.storage.disk import OsDisk
 
+# Of metadata, checkpoints and indexes: what a broker writes on a full disk. Compaction needs more.
+BALLAST_BYTES_MAX = 4 * 1024 * 1024
+
 
 class SystemClock:
     def now(self) -> float:
@@ -39,4 +42,5 @@ def system_world() -> World:
         open_metadata=open_metadata,
         rng=rng,
         pid=os.getpid(),
+        ballast_bytes_max=BALLAST_BYTES_MAX,
     )

@@ -150,3 +150,4 @@ class World:
     maybe: Callable[[str, float], bool] = never
     faults: Callable[[Api], Fault | None] = no_faults
     pid: int = 0
+    ballast_bytes_max: int = 0  # kept back on the disk for when it is full; 0: nothing

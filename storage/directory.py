@@ -4,6 +4,7 @@
     meta.json         format, cluster_id, broker_id                                 (T091, T092)
     clean             exists only between a graceful stop and the next start        (R7)
     suspect           a sync failed: nothing unsynced may be believed               (R21)
+    ballast           room kept back for a full disk                                (R28)
     metadata.sqlite   the embedded metadata store (the broker's)
     topics/<topic id, 32 hex digits>-<partition>/
 

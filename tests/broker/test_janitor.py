@@ -9,6 +9,7 @@ import trio
 
 from tailrace.broker.server import Server
 from tailrace.broker.world import World
+from tailrace.storage.disk import OsDisk
 from tests.broker.harness import NOW_MS, Client, connected, run, serving
 
 
@@ -135,3 +136,52 @@ async def settle(server: Server) -> None:
 
 def with_clock(clock: HandClock) -> Callable[[World], World]:
     return lambda world: replace(world, clock=clock)
+
+
+class FillingDisk(OsDisk):
+    """A file system of 100 MiB with so much free, and the ballast's room once that is removed."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.ballast = tmp_path / "data" / "ballast"
+        self.free_bytes = 50 << 20
+
+    def usage(self, path: str) -> tuple[int, int]:
+        return self.free_bytes + (0 if self.ballast.exists() else 1 << 20), 100 << 20
+
+
+def test_a_full_disk_gets_the_ballast_and_gives_it_back_before_producers_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tailrace.broker.janitor.DISK_EVERY_S", 0.005)
+    disk = FillingDisk(tmp_path)
+
+    async def becomes(server: Server, state: str, *, held: bool) -> None:
+        with trio.fail_after(5):
+            while (server.state, disk.ballast.exists()) != (state, held):
+                await trio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        async with serving(
+            tmp_path, {"storage.min_free": "1MiB"}, lambda world: replace(world, disk=disk)
+        ) as (server, _):
+            await becomes(server, "running", held=True)
+            disk.free_bytes = 0
+            await becomes(server, "read_only", held=False)
+            disk.free_bytes = 1 << 20  # with the ballast's room that is min_free and 1%
+            await trio.sleep(0.02)
+            assert server.state == "read_only"
+            disk.free_bytes = 3 << 20
+            await becomes(server, "running", held=True)
+            disk.free_bytes = 0
+            await becomes(server, "read_only", held=False)
+
+    run(main)
+    disk.ballast.write_bytes(bytes(1 << 20))
+
+    async def start() -> None:
+        async with serving(
+            tmp_path, {"storage.min_free": "2MiB"}, lambda world: replace(world, disk=disk)
+        ) as (server, _):
+            await becomes(server, "read_only", held=False)  # there was room to start
+
+    run(start)
