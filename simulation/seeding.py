@@ -22,10 +22,13 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 import trio.abc
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
 
 T = TypeVar("T")
 
@@ -54,11 +57,17 @@ class Outcome(Generic[T]):
     seconds: float  # of virtual time
 
 
-class Trace(trio.abc.Instrument):
-    """A running hash over every step of every task."""
+STEP_S = 1e-6  # what a step takes: a loop that waits for a moment just ahead must get there
+STEPS_MAX = 2_000_000  # a run of minutes takes some ten thousand
 
-    def __init__(self) -> None:
+
+class Trace(trio.abc.Instrument):
+    """A running hash over every step of every task, and the hand that moves the clock."""
+
+    def __init__(self, clock: "MockClock") -> None:
         self.steps = 0
+        self.runaway = trio.CancelScope()  # cancelled when somebody turns in circles
+        self._clock = clock
         self._hash = hashlib.blake2b(digest_size=16)
         self._tasks = itertools.count()
         self._numbers: dict[trio.lowlevel.Task, int] = {}
@@ -72,7 +81,10 @@ class Trace(trio.abc.Instrument):
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self.steps += 1
         number = self._numbers.get(task, -1)  # -1: trio's own, there before the instrument
-        self._hash.update(struct.pack("<qd", number, trio.current_time()))
+        self._hash.update(struct.pack("<qd", number, self._clock.current_time()))
+        self._clock.jump(STEP_S)
+        if self.steps == STEPS_MAX:
+            self.runaway.cancel()
 
     def note(self, *facts: object) -> None:
         """Let something else be part of the course: bytes sent, a fault chosen."""
@@ -83,18 +95,23 @@ class Trace(trio.abc.Instrument):
 
 
 def run_seeded(main: Callable[[Trace], Awaitable[T]], seed: int) -> Outcome[T]:
-    """Run ``main`` on virtual time. Equal seeds and code give equal traces, in any process."""
-    trace, ended_at = Trace(), 0.0
+    """Run ``main`` on virtual time. Equal seeds and code give equal traces, in any process.
+
+    AssertionError if it never comes to an end.
+    """
+    from trio.testing import MockClock  # imports pytest, 160 ms that a test broker need not pay
+
+    clock = MockClock(autojump_threshold=0)  # made here, it keeps the real time.perf_counter
+    trace, ended_at = Trace(clock), 0.0
 
     async def run() -> T:
         nonlocal ended_at
-        result = await main(trace)
-        ended_at = trio.current_time()
-        return result
+        with trace.runaway:
+            result = await main(trace)
+            ended_at = trio.current_time()
+            return result
+        raise AssertionError(f"seed {seed}: {STEPS_MAX} steps, and no end")
 
-    import trio.testing  # here: it imports pytest, 160 ms that the test broker need not pay
-
-    clock = trio.testing.MockClock(autojump_threshold=0)  # it keeps the real time.perf_counter
     with _seeded_thread(seed), _collected_later():
         value = trio.run(run, clock=clock, instruments=[trace])
     return Outcome(value, trace.hexdigest(), trace.steps, ended_at)

@@ -66,6 +66,27 @@ def test_a_live_trio_thread_changes_nothing() -> None:
         thread.join()
 
 
+def test_a_loop_that_waits_for_a_moment_just_ahead_gets_there() -> None:
+    async def main(trace: Trace) -> int:
+        turns, until = 0, trio.current_time() + 1e-3
+        while trio.current_time() < until:
+            turns += 1
+            await trio.sleep((until - trio.current_time()) / 1e12)  # too little to move a clock
+        return turns
+
+    assert 1 < run_seeded(main, 0).value < 2000
+
+
+def test_a_loop_without_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(trace: Trace) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("tailrace.simulation.seeding.STEPS_MAX", 1000)
+    with pytest.raises(AssertionError, match="seed 5: 1000 steps, and no end"):
+        run_seeded(main, 5)
+
+
 def test_everything_is_put_back() -> None:
     before = (trio_run._r, trio_run._ALLOW_DETERMINISTIC_SCHEDULING, time.time, os.urandom)
     run_seeded(busy, 1)
