@@ -81,6 +81,7 @@ class Janitor:
     def _retain(self, partition: Partition) -> None:
         """Seal what is old enough, drop what has expired."""
         now_ms = self._now_ms()
+        partition.log.expire_producers(now_ms)
         try:
             if partition.log.roll_if_old(now_ms):
                 partition.tell_rolled()

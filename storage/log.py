@@ -212,6 +212,10 @@ class Log:
                 self._snapshot_producers()
         return plan.results
 
+    def expire_producers(self, now_ms: int) -> int:
+        """Forget producers that were silent for a day; how many they were."""
+        return self._producers.expire(now_ms)
+
     def roll_if_old(self, now_ms: int) -> bool:
         """Seal an active segment that is past its age, so that retention may take it one day."""
         self._ready()

@@ -15,6 +15,7 @@ only by age and number, never because retention dropped its records.
 
 import struct
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 from tailrace.protocol import texts
@@ -88,7 +89,10 @@ class ProducerTable:
     def expire(self, now_ms: int) -> int:
         """Forget those silent for a day by append time; how many they were."""
         limit = now_ms - EXPIRY_MS
-        gone = [i for i, known in self._producers.items() if known.window[-1].append_time < limit]
+        silent = takewhile(  # append times never fall: the longest silent one comes first
+            lambda entry: entry[1].window[-1].append_time < limit, self._producers.items()
+        )
+        gone = [producer_id for producer_id, _ in silent]
         for producer_id in gone:
             del self._producers[producer_id]
         return len(gone)

@@ -9,8 +9,17 @@ import trio
 
 from tailrace.broker.server import Server
 from tailrace.broker.world import World
+from tailrace.protocol.messages import ProduceResponse
 from tailrace.storage.disk import OsDisk
-from tests.broker.harness import NOW_MS, Client, connected, run, serving
+from tests.broker.harness import (
+    NOW_MS,
+    Client,
+    batch,
+    connected,
+    produce_request,
+    run,
+    serving,
+)
 
 
 class HandClock:
@@ -136,6 +145,39 @@ async def settle(server: Server) -> None:
 
 def with_clock(clock: HandClock) -> Callable[[World], World]:
     return lambda world: replace(world, clock=clock)
+
+
+def test_producers_that_are_silent_for_a_day_are_forgotten_while_the_broker_runs(
+    tmp_path: Path,
+) -> None:
+    clock = HandClock()
+
+    async def main() -> None:
+        async with (
+            serving(tmp_path, change=with_clock(clock)) as (server, ready),
+            connected(ready) as client,
+        ):
+            topic_id = await client.create("orders")
+
+            async def send(sequence: int) -> int:
+                """The error's code, or 0."""
+                entry = batch(
+                    topic_id, [b"a"], producer_id=5, producer_epoch=0, base_sequence=sequence
+                )
+                request = produce_request(topic_id, [entry])
+                answer, _ = await client.ask(request, ProduceResponse, entry)
+                error = answer.results[0].error
+                return error.code if error is not None else 0
+
+            assert await send(0) == 0
+            clock.seconds += 23 * 3_600
+            await settle(server)
+            assert await send(1) == 0
+            clock.seconds += 25 * 3_600
+            await settle(server)
+            assert await send(2) == 39
+
+    run(main)
 
 
 class FillingDisk(OsDisk):
