@@ -3,7 +3,7 @@
 Connections only gather. This task, woken by the first batch, runs once every connection that was
 readable in the same turn of the event loop has been read, and writes what all of them brought
 with one gathered write per partition: 615,000 against 210,000 small requests per second
-(performance.md 3).
+(performance.md 3). A partition that is being synced waits for the end of that round (flusher.py).
 """
 
 from collections.abc import Callable
@@ -35,6 +35,7 @@ class Appender:
         self._failed = failed  # told of a log that can no more be trusted, which ends the broker
         self._pending: list[Partition] = []
         self._bell = Bell()
+        flusher.after_round = self.round
 
     def add(self, partition: Partition, entry: memoryview, producing: Producing, slot: int) -> None:
         """Append the batch at the end of this turn; ``producing`` is told what became of it."""
@@ -48,8 +49,11 @@ class Appender:
             self.round()
 
     def round(self) -> None:
-        """Append everything that was gathered."""
-        pending, self._pending = self._pending, []
+        """Append everything that was gathered, save what waits for a sync round to end."""
+        pending = [one for one in self._pending if not self._flusher.syncing(one)]
+        if not pending:
+            return
+        self._pending = [one for one in self._pending if self._flusher.syncing(one)]
         now_ms = self._clock.wall_ms()
         for partition in pending:
             before = self._clock.now()

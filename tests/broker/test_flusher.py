@@ -70,6 +70,31 @@ def test_whoever_comes_during_a_round_shares_the_next(tmp_path: Path) -> None:
     run(main)
 
 
+def test_what_comes_during_a_round_is_written_at_its_end_in_one_append(tmp_path: Path) -> None:
+    gates: list[Gate] = []
+
+    def change(world: World) -> World:
+        gates.append(Gate(world.offload))
+        return replace(world, offload=gates[0])
+
+    async def main() -> None:
+        async with serving(tmp_path, change=change) as (server, ready), connected(ready) as client:
+            topic_id = await client.create("orders")
+            waiting: list[int] = []
+            for _ in range(5):
+                entry = batch(topic_id, [b"a"], 0)
+                waiting.append(await client.send(produce_request(topic_id, [entry], 0), entry))
+                await client.metadata()  # answered, so what came before it was taken up
+            assert server.metrics.append_duration.count == 1  # the others wait for the round
+            gates[0].open.set()
+            for number in waiting:
+                await client.wait(number)
+            assert server.metrics.append_duration.count == 2
+            assert gates[0].rounds == 2
+
+    run(main)
+
+
 def test_topics_that_are_never_synced_are_acknowledged_all_the_same(tmp_path: Path) -> None:
     gates: list[Gate] = []
 
