@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
+from tailrace.protocol.errors import InputError
 from tailrace.protocol.record_json import (
     InputRecord,
     compact,
@@ -13,7 +14,6 @@ from tailrace.protocol.record_json import (
     parse_record,
     record_document,
 )
-from tailrace.protocol.errors import InputError
 
 DATA = st.none() | st.binary(max_size=40) | st.text(max_size=20).map(str.encode)
 JSON_DATA = st.recursive(
