@@ -20,7 +20,7 @@ DOC_COLUMNS = 90
 _FILE = click.option("-c", "--config", "path", metavar="FILE", help="The configuration file.")
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def config() -> None:
     """Show, explain and check settings."""
 
