@@ -194,6 +194,10 @@ class Lane:
         self.returned: list[PendingBatch] = []
         self.identity: Identity | None = None
         self.next_sequence = 0
+        # Numbered batches from the first that may have to be sent again, with whether each has
+        # its outcome. Never more than the window, as the broker remembers no more of a producer,
+        # and answers may come out of order (R35).
+        self._numbered: dict[PendingBatch, bool] = {}
         # A batch was given up that may have been written under this identity: then a later one
         # that may have been written too cannot be told from a lost one.
         self.gave_up_uncertain = False
@@ -226,9 +230,10 @@ class Lane:
         """Whether the first waiting batch should leave. ``idle``: nothing else is under way."""
         if not self.waiting or self.returned or now < self.not_before:
             return False
-        if len(self.in_flight) >= self.window:
-            return False
         first = self.waiting[0]
+        taken = len(self._numbered) if first.sequence < 0 else 0
+        if max(len(self.in_flight), taken) >= self.window:
+            return False
         return (
             idle
             or first is not self.open
@@ -245,6 +250,7 @@ class Lane:
         if self.identity is not None and batch.sequence < 0:
             batch.sequence = self.next_sequence
             self.next_sequence = (self.next_sequence + len(batch.values)) % SEQUENCES
+            self._numbered[batch] = False
         batch.attempts += 1
         self.in_flight.append(batch)
         return batch
@@ -252,6 +258,7 @@ class Lane:
     def acknowledged(self, batch: PendingBatch) -> None:
         """It is in the log; also when its records were given up before the answer came."""
         self.in_flight.remove(batch)
+        self._settle(batch)
         self.backoff.reset()
 
     def came_back(self, batch: PendingBatch, error: TailraceError, *, uncertain: bool) -> None:
@@ -279,8 +286,18 @@ class Lane:
         self._given_up(batch)
 
     def _given_up(self, batch: PendingBatch) -> None:
+        self._settle(batch)
         if batch.sequence >= 0 and batch.uncertain:
             self.gave_up_uncertain = True
+
+    def _settle(self, batch: PendingBatch) -> None:
+        """It will not be sent again."""
+        if batch in self._numbered:
+            self._numbered[batch] = True
+        for first, settled in list(self._numbered.items()):
+            if not settled:
+                break
+            del self._numbered[first]
 
     def line_up(self) -> PendingBatch | None:
         """Once nothing is in flight, what came back goes to the front again, in order.
@@ -308,6 +325,7 @@ class Lane:
         assert not self.returned
         self.identity = None
         self.next_sequence = 0
+        self._numbered.clear()
         self.gave_up_uncertain = False
         for batch in self.waiting:
             batch.sequence = -1

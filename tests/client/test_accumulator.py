@@ -60,6 +60,39 @@ def test_at_most_the_window_is_in_flight() -> None:
     assert len(lane.in_flight) == 5
 
 
+def leave(lane: Lane) -> list[PendingBatch]:
+    """Everything that may leave now."""
+    left: list[PendingBatch] = []
+    while lane.ready(9.0, idle=True, linger=0.0, batch_bytes=1):
+        left.append(lane.take())
+    return left
+
+
+def test_a_batch_without_an_ack_never_falls_out_of_the_brokers_memory() -> None:
+    """The broker knows a producer's last five batches, those acknowledged long ago among them."""
+    lane, (a, b, c, d, e, *later) = lane_of(8)
+    assert [lane.take() for _ in range(3)] == [a, b, c]
+    lane.acknowledged(c)  # answers come in any order
+    back(lane, a, REFUSED, uncertain=True)
+    back(lane, b, REFUSED, uncertain=True)
+    lane.line_up()
+    assert leave(lane) == [a, b, d, e]  # a sixth would push a out of the five
+    lane.acknowledged(a)
+    assert leave(lane) == later[:1]
+    lane.acknowledged(b)  # and c is known to be written: two places at once
+    assert leave(lane) == later[1:]
+
+
+def test_a_batch_that_was_given_up_leaves_its_place_in_the_brokers_memory() -> None:
+    lane, (a, *rest) = lane_of(7)
+    assert leave(lane) == [a, *rest[:4]]
+    back(lane, a, REFUSED, uncertain=True)
+    for batch in rest[:4]:
+        lane.acknowledged(batch)
+    lane.give_up(a)
+    assert leave(lane) == rest[4:]
+
+
 def test_an_open_batch_waits_for_company_unless_nothing_else_is_under_way() -> None:
     lane, _ = lane_of(0)
     batch = lane.start_batch(0, 1.0, 1_000)
