@@ -218,6 +218,10 @@ class Feed:
 
     # ── what is to be seen ───────────────────────────────────────────────────────────────────
 
+    def answered(self) -> bool:
+        """Whether every partition that is not paused was fetched from at least once."""
+        return all(b.paused or b.lag is not None for b in self.buffers.values())
+
     def at_end(self) -> bool:
         """Whether all that was readable at the last answers was handed out."""
         return all(buffer.lag == 0 for buffer in self.buffers.values())

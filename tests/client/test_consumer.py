@@ -386,6 +386,18 @@ def test_idle_timeout_ends_the_loop(run: Run, broker: Broker) -> None:
     run(main)
 
 
+def test_a_slow_first_answer_does_not_look_like_an_idle_topic(run: Run, broker: Broker) -> None:
+    topic = seeded(broker, numbers(3))
+
+    async def main() -> None:
+        async with tailrace.connect(broker.url) as client:
+            async with client.consumer(topic, idle_timeout=0.05) as consumer:
+                with broker.faults.delay(0.2, api="fetch"):
+                    assert len(await everything(consumer)) == 3
+
+    run(main)
+
+
 def test_quiet_end_is_told_once(
     run: Run, broker: Broker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
