@@ -87,6 +87,7 @@ class Partition:
         self._no_room = no_room  # what to tell a producer when the disk is full
         self._gathered: list[Gathered] = []
         self._unacked: deque[tuple[int, Producing, int, Appended]] = deque()
+        self.maintenance = trio.Lock()  # held by whoever removes or rewrites segments
         self._verifying = trio.Lock()
         self._readers: dict[Reader, None] = {}  # in order of arrival
         self._told: set[Quarantine] = set()
