@@ -28,6 +28,7 @@ from tailrace.broker.kinds import Address, Free
 from tailrace.protocol.errors import ConfigError
 
 Durability = Literal["fsync", "replicated", "os"]
+Cleanup = Literal["delete", "compact", "compact,delete"]
 FILES = ("tailrace.toml", "/etc/tailrace/tailrace.toml")  # looked for in this order
 
 
@@ -58,6 +59,7 @@ class StorageConfig:
     data_dir: str
     min_free: Free
     verify_on_start: Literal["tail", "full"]
+    cleaner_rate_bytes: int | None = None  # per second; None: unlimited
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,26 @@ class TopicConfig:
     replicas: int | None  # None: auto
     min_isr: int | None  # None: auto
     durability: Durability
-    cleanup: Literal["delete"]
+    cleanup: Cleanup
     retention_ms: int | None  # None: for ever
     retention_size_bytes: int | None  # per partition; None: unlimited
     segment_size_bytes: int
     segment_age_ms: int
     max_record_bytes: int
     timestamp_ahead_max_ms: int
+    compaction_lag_max_ms: int = 86_400_000
+    tombstone_retention_ms: int = 7 * 86_400_000
+    compaction_dirty_ratio: float = 0.5  # 0 to 1
+
+    @property
+    def compacts(self) -> bool:
+        """Whether superseded records go."""
+        return self.cleanup != "delete"
+
+    @property
+    def deletes(self) -> bool:
+        """Whether ``retention_ms`` and ``retention_size_bytes`` hold."""
+        return self.cleanup != "compact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +237,7 @@ def build(values: Mapping[str, Value]) -> Config:
             data_dir=get("storage.data_dir"),
             min_free=get("storage.min_free"),
             verify_on_start=get("storage.verify_on_start"),
+            cleaner_rate_bytes=get("storage.cleaner_rate"),
         ),
         topic=build_topic(
             {k.removeprefix("topic."): v for k, v in values.items() if k.startswith("topic.")}
@@ -264,23 +280,30 @@ def _build_listeners(values: Mapping[str, Value]) -> tuple[ListenerConfig, ...]:
 def build_topic(topic: Mapping[str, Value]) -> TopicConfig:
     """The settings of one topic, by name without section."""
     retention_ms = _ms_or_none(topic["retention"].parsed)
+    cleanup: Cleanup = topic["cleanup"].parsed
+    lag_max_ms = round(topic["compaction_lag_max"].parsed * 1000)
     age = topic["segment_age"]
     age_ms = round(age.parsed * 1000)
-    if age.source == "default" and retention_ms is not None:
+    if age.source == "default" and retention_ms is not None and cleanup != "compact":
         # A segment goes as a whole: one that spans the retention would keep records twice as long.
         age_ms = max(1, min(age_ms, retention_ms // 8))
+    if cleanup != "delete":
+        age_ms = min(age_ms, lag_max_ms)  # only a closed segment can be compacted
     return TopicConfig(
         partitions=topic["partitions"].parsed,
         replicas=topic["replicas"].parsed,
         min_isr=topic["min_isr"].parsed,
         durability=topic["durability"].parsed,
-        cleanup=topic["cleanup"].parsed,
+        cleanup=cleanup,
         retention_ms=retention_ms,
         retention_size_bytes=topic["retention_size"].parsed,
         segment_size_bytes=topic["segment_size"].parsed,
         segment_age_ms=age_ms,
         max_record_bytes=topic["max_record"].parsed,
         timestamp_ahead_max_ms=round(topic["timestamp_ahead_max"].parsed * 1000),
+        compaction_lag_max_ms=lag_max_ms,
+        tombstone_retention_ms=round(topic["tombstone_retention"].parsed * 1000),
+        compaction_dirty_ratio=topic["compaction_dirty_ratio"].parsed,
     )
 
 

@@ -90,7 +90,9 @@ class Janitor:
             config = partition.config
             count = segments_to_drop(
                 segments,
-                RetentionPolicy(config.retention_ms, config.retention_size_bytes),
+                RetentionPolicy(config.retention_ms, config.retention_size_bytes)
+                if config.deletes
+                else RetentionPolicy(None, None),
                 now_ms=now_ms,
                 high_watermark=partition.high_watermark,
                 ahead_ms=self._ahead_ms(partition, segments, now_ms),

@@ -155,6 +155,17 @@ def size(low: int, high: int | None = None, *, or_unlimited: bool = False) -> Ki
     return Kind("size | unlimited" if or_unlimited else "size", parse, size_setting, bare_unit="B")
 
 
+def ratio() -> Kind:
+    wanted = "a share from 0 to 1 such as 0.5"
+
+    def parse(text: str) -> float:
+        plain = text.isascii() and text.replace(".", "", 1).isdigit() and len(text) < 20
+        _check(plain and 0 <= float(text) <= 1, wanted)
+        return round(float(text), 4)
+
+    return Kind("share", parse, lambda value: f"{value:g}", (int, float))
+
+
 def _address(text: str) -> Address:
     wanted = 'an address such as "127.0.0.1:7400" or "[::1]:7400"'
     host, colon, port = text.rpartition(":")

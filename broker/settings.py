@@ -20,6 +20,7 @@ from tailrace.broker.kinds import (
     choice,
     duration,
     is_id,
+    ratio,
     size,
     text_of,
     whole,
@@ -53,7 +54,6 @@ class Setting:
 
 _CLUSTER = "clusters"
 _GROUPS = "consumer groups"
-_COMPACTION = "compaction"
 
 
 # ── the table ────────────────────────────────────────────────────────────────────────────────
@@ -123,6 +123,12 @@ _STORAGE = (
         'How often topics with durability = "replicated" are synced.',
         later=_CLUSTER,
     ),
+    Setting(
+        "storage.cleaner_rate",
+        size(64 * KIB, or_unlimited=True),
+        "64MiB",
+        "How much compaction and erasure may read and write in a second, together.",
+    ),
 )
 _TOPIC = (
     Setting("topic.partitions", whole(1, 100_000), "1", "Partitions of a new topic."),
@@ -152,10 +158,9 @@ _TOPIC = (
         "topic.cleanup",
         choice("delete", "compact", "compact,delete"),
         "delete",
-        "What becomes of old records.",
+        "What becomes of old records. delete: they go by `retention` and `retention_size`. compact:"
+        " only the newest record of each key is kept, for ever. compact,delete: both.",
         per_topic=True,
-        later=_COMPACTION,
-        later_values=("compact", "compact,delete"),
     ),
     Setting(
         "topic.retention",
@@ -203,17 +208,24 @@ _TOPIC = (
         "topic.compaction_lag_max",
         duration(),
         "1d",
-        "How long a superseded record may stay.",
+        "How long a superseded record may stay in a compacted topic before it is cleaned.",
         per_topic=True,
-        later=_COMPACTION,
     ),
     Setting(
         "topic.tombstone_retention",
         duration(),
         "7d",
-        "How long a tombstone is kept.",
+        "How long a tombstone is kept after it was first cleaned: what a consumer that reads from"
+        " the start has to come to the end.",
         per_topic=True,
-        later=_COMPACTION,
+    ),
+    Setting(
+        "topic.compaction_dirty_ratio",
+        ratio(),
+        "0.5",
+        "A compacted topic is cleaned when that share of its bytes was not yet cleaned; 0: when"
+        " anything is.",
+        per_topic=True,
     ),
 )
 _CLUSTER_SECTION = (

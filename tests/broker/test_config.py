@@ -94,9 +94,9 @@ def test_names_without_two_underscores_are_no_settings() -> None:
             "T080: tailrace.toml:2: listeners.peer.bnd unknown. Did you mean listeners.peer.bind?",
         ),
         (
-            "[topic]\ncleanup = 'compact'",
-            "T086: tailrace.toml:2: topic.cleanup = 'compact' comes with a later release"
-            " (compaction). Look: tailrace config explain topic.cleanup",
+            "[cluster]\nmetadata = 'etcd'",
+            "T086: tailrace.toml:2: cluster.metadata = 'etcd' comes with a later release"
+            " (clusters). Look: tailrace config explain cluster.metadata",
         ),
         (
             "[topic]\nretention = 604800",

@@ -23,8 +23,8 @@ def test_given_values_become_canonical_and_bare_numbers_seconds_or_bytes() -> No
     [
         ({"retenton": "7d"}, "T080: topic 'orders': retenton unknown. Did you mean retention?"),
         ({"partitions": "2"}, "T080: topic 'orders': partitions unknown."),
-        ({"tombstone_retention": "7d"}, "T080: topic 'orders': tombstone_retention unknown. Remo"),
-        ({"cleanup": "compact"}, "T086: topic 'orders': cleanup = 'compact' comes with a later"),
+        ({"cleanup": "shrink"}, "T082: topic 'orders': cleanup = 'shrink' is not one of delete"),
+        ({"compaction_dirty_ratio": "50%"}, "T082: topic 'orders': compaction_dirty_ratio = '50%"),
         ({"retention": "soon"}, "T082: topic 'orders': retention = 'soon' is not a duration"),
         ({"max_record": "1.5B"}, "T082: topic 'orders': max_record = '1.5B' is not a size"),
     ],
@@ -76,4 +76,25 @@ def test_entries_tell_value_default_and_source() -> None:
     assert (broker.value, broker.default, broker.source) == ("3d", "3d", "cli")
     assert (table.value, table.source) == ("1MiB", "default")
     assert "partitions" not in found
-    assert "tombstone_retention" not in found
+
+
+def test_cleanup_says_what_may_go() -> None:
+    may_go = {
+        text: (topic.compacts, topic.deletes)
+        for text in ("delete", "compact", "compact,delete")
+        if (topic := effective("orders", CONFIG, {"cleanup": text}))
+    }
+    assert may_go == {
+        "delete": (False, True),
+        "compact": (True, False),
+        "compact,delete": (True, True),
+    }
+
+
+def test_segments_of_a_compacted_topic_close_in_time_to_be_cleaned() -> None:
+    short = {"compaction_lag_max": "10m", "segment_age": "2h"}
+    assert effective("orders", CONFIG, short).segment_age_ms == 7_200_000
+    assert effective("orders", CONFIG, {**short, "cleanup": "compact"}).segment_age_ms == 600_000
+    # Retention does not hold for it, so it does not shorten the age either.
+    kept = effective("orders", CONFIG, {"cleanup": "compact", "retention": "8m"})
+    assert kept.segment_age_ms == 86_400_000
