@@ -29,6 +29,7 @@ from tailrace.protocol.errors import ConfigError
 
 Durability = Literal["fsync", "replicated", "os"]
 Cleanup = Literal["delete", "compact", "compact,delete"]
+OnFull = Literal["reject", "drop_oldest"]
 FILES = ("tailrace.toml", "/etc/tailrace/tailrace.toml")  # looked for in this order
 
 
@@ -60,6 +61,7 @@ class StorageConfig:
     min_free: Free
     verify_on_start: Literal["tail", "full"]
     cleaner_rate_bytes: int | None = None  # per second; None: unlimited
+    max_size_bytes: int | None = None  # of all records; None: unlimited
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class TopicConfig:
     compaction_lag_max_ms: int = 86_400_000
     tombstone_retention_ms: int = 7 * 86_400_000
     compaction_dirty_ratio: float = 0.5  # 0 to 1
+    on_full: OnFull = "reject"
 
     @property
     def compacts(self) -> bool:
@@ -238,6 +241,7 @@ def build(values: Mapping[str, Value]) -> Config:
             min_free=get("storage.min_free"),
             verify_on_start=get("storage.verify_on_start"),
             cleaner_rate_bytes=get("storage.cleaner_rate"),
+            max_size_bytes=get("storage.max_size"),
         ),
         topic=build_topic(
             {k.removeprefix("topic."): v for k, v in values.items() if k.startswith("topic.")}
@@ -304,6 +308,7 @@ def build_topic(topic: Mapping[str, Value]) -> TopicConfig:
         compaction_lag_max_ms=lag_max_ms,
         tombstone_retention_ms=round(topic["tombstone_retention"].parsed * 1000),
         compaction_dirty_ratio=topic["compaction_dirty_ratio"].parsed,
+        on_full=topic["on_full"].parsed,
     )
 
 

@@ -48,6 +48,8 @@ def check_topic(topic: Mapping[str, Value], *, request_size_bytes: int) -> Itera
         )
     if topic["durability"].parsed == "replicated" and copies == 1:
         yield texts.replicated_alone(source=topic["durability"].origin)
+    if topic["cleanup"].parsed == "compact" and topic["on_full"].parsed == "drop_oldest":
+        yield texts.compacted_dropping(source=_written(topic["on_full"], topic["cleanup"]))
     record = topic["max_record"]
     if record.parsed + FRAME_RESERVE_BYTES > request_size_bytes:
         yield texts.settings_contradict(

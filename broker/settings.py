@@ -111,6 +111,13 @@ _STORAGE = (
         " T031, until 1% more is free.",
     ),
     Setting(
+        "storage.max_size",
+        size(4 * MIB, or_unlimited=True),
+        UNLIMITED,
+        "How much all records together may take. Above it topics with on_full = drop_oldest lose"
+        " their oldest records; when none are left, writes get T031.",
+    ),
+    Setting(
         "storage.verify_on_start",
         choice("tail", "full"),
         "tail",
@@ -177,10 +184,19 @@ _TOPIC = (
         per_topic=True,
     ),
     Setting(
+        "topic.on_full",
+        choice("reject", "drop_oldest"),
+        "reject",
+        "At `storage.min_free` or `storage.max_size`. reject: writes get T031, what `retention`"
+        " promises is kept. drop_oldest: the oldest segments go, to make room for new records.",
+        per_topic=True,
+    ),
+    Setting(
         "topic.segment_size",
         size(4 * KIB, 2 * GIB),
         "128MiB",
-        "Size of a segment file, the unit of retention.",
+        "Size of a segment file, the unit of retention; less where that is more than an eighth of"
+        " `retention_size`, or a share of a small disk.",
         per_topic=True,
     ),
     Setting(

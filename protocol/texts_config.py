@@ -139,6 +139,18 @@ def replicated_alone(*, source: str) -> errors.ConfigError:
     )
 
 
+def compacted_dropping(*, source: str) -> errors.ConfigError:
+    """T083."""
+    return errors.ConfigError(
+        "T083",
+        f"{shown(source)}: on_full 'drop_oldest' with cleanup 'compact': the newest record of a "
+        "key would go with the oldest segment",
+        "Set on_full = 'reject', or cleanup = 'compact,delete'.",
+        key="on_full",
+        source=source,
+    )
+
+
 def insecure_bind(
     listener: str,
     address: str,

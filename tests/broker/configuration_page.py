@@ -39,6 +39,7 @@ TOGETHER = """\
 | no address is bound twice | T082 |
 | `tls = true` has `security.tls_cert` and `security.tls_key` | T082 |
 | `topic.durability = "replicated"` has two or more replicas | T083 |
+| `topic.on_full = "drop_oldest"` is not with `topic.cleanup = "compact"` | T083 |
 | off loopback a listener has TLS and HTTP has a token, or `security.allow_insecure = true` | T085 |
 """
 

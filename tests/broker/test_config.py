@@ -70,8 +70,8 @@ def test_names_without_two_underscores_are_no_settings() -> None:
             "T080: tailrace.toml:2: storage.datadir unknown. Did you mean storage.data_dir?",
         ),
         (
-            "\n[storage]\nzzz = 1",
-            "T080: tailrace.toml:3: storage.zzz unknown. List all keys: tailrace config show",
+            "\n[storage]\nqqq = 1",
+            "T080: tailrace.toml:3: storage.qqq unknown. List all keys: tailrace config show",
         ),
         (
             "[security]\ntls_client_ca = 'ca.pem'",
@@ -133,6 +133,12 @@ def test_names_without_two_underscores_are_no_settings() -> None:
             "[topic]\ndurability = 'replicated'",
             "T083: tailrace.toml:2: durability 'replicated' with 1 replica: a crash would lose"
             " what was acknowledged. Set durability = 'fsync', or raise replicas.",
+        ),
+        (
+            "[topic]\ncleanup = 'compact'\non_full = 'drop_oldest'",
+            "T083: tailrace.toml:3: on_full 'drop_oldest' with cleanup 'compact': the newest record"
+            " of a key would go with the oldest segment. Set on_full = 'reject', or cleanup ="
+            " 'compact,delete'.",
         ),
         (
             "[topic]\nmax_record = '16MiB'",

@@ -41,6 +41,7 @@ def test_wrong_settings_are_refused(given: dict[str, str], said: str) -> None:
         ({"min_isr": "2"}, "T081"),
         ({"durability": "replicated"}, "T083"),
         ({"max_record": "16MiB"}, "T082"),
+        ({"cleanup": "compact", "on_full": "drop_oldest"}, "T083"),
     ],
 )
 def test_settings_that_contradict_are_refused(given: dict[str, str], code: str) -> None:
