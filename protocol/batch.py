@@ -22,6 +22,7 @@ from xxhash import xxh3_64, xxh3_64_intdigest, xxh32_intdigest
 from tailrace.protocol import compression as codecs
 from tailrace.protocol.batch_header import (
     ATTRIBUTE_COMPRESSION,
+    ATTRIBUTE_DELETE_HORIZON,
     BATCH_LENGTH_MAX,
     BATCH_LENGTH_MIN,
     CHECKED_FROM,
@@ -54,6 +55,8 @@ from tailrace.protocol.compression import Compression
 from tailrace.protocol.texts import batch_refused, timestamp_ahead
 
 __all__ = [
+    "ATTRIBUTE_COMPRESSION",
+    "ATTRIBUTE_DELETE_HORIZON",
     "BATCH_LENGTH_MAX",
     "FORMAT_COLUMNS",
     "FORMAT_KAFKA",

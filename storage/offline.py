@@ -31,8 +31,8 @@ from tailrace.protocol.errors import TailraceError
 from tailrace.storage import checkpoint, marks
 from tailrace.storage.directory import parse_partition_name
 from tailrace.storage.index import Index, decode_index
-from tailrace.storage.recovery import REASONS, numbered
-from tailrace.storage.scan import Scanner
+from tailrace.storage.recovery import numbered
+from tailrace.storage.scan import REASONS, Scanner
 
 LOG = ".log"
 INTERVAL_BYTES = 4096  # of an index made here for a segment that has no index file

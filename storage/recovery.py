@@ -25,20 +25,11 @@ from tailrace.storage.index import decode_index
 from tailrace.storage.marks import Mark
 from tailrace.storage.producers import ProducerTable, decode_producers
 from tailrace.storage.replay import replay
-from tailrace.storage.scan import Scanner
+from tailrace.storage.scan import REASONS, Scanner
 from tailrace.storage.segment import Quarantine, Segment
 
 ZERO_BYTES = 1024 * 1024
 ANY = 1 << 63  # above every offset
-REASONS: dict[str, str] = {
-    "magic": "no batch begins here",
-    "version": "unknown layout version",
-    "format": "unknown payload format",
-    "malformed": "the header's fields contradict each other",
-    "torn": "the batch is cut off",
-    "header": "the header check does not match",
-    "payload": "the payload checksum does not match",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,6 +437,8 @@ class _Recovery:
         dirty = [segment for segment in self.segments if segment.next_offset >= self.mark.offset]
         if not self.report.clean:
             self.disk.sync([segment.file for segment in dirty])
+            # Names before the mark that counts on them: it must not outlive a segment's.
+            self.disk.sync_directory(self.path)
         if self.epochs.truncate_to(end) or "epochs" not in names or "epochs" in self.report.rebuilt:
             data = encode_epochs(self.epochs)
             checkpoint.write(self.disk, f"{self.path}/epochs", data)
@@ -455,8 +448,6 @@ class _Recovery:
         if mark != self.mark or self.quarantined or "flushed" in self.report.rebuilt:
             data = marks.encode_mark(mark)
             checkpoint.write(self.disk, marks.flushed_path(self.path), data)
-        if not self.report.clean:
-            self.disk.sync_directory(self.path)
         self.start = min(self.start, end)
         for segment in self.segments:
             segment.synced_bytes = segment.zeroed_bytes = segment.size_bytes

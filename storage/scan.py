@@ -25,6 +25,15 @@ _LENGTH_AT = 32
 _LENGTH = struct.Struct(">i")
 _MAGIC_AT = 4
 _MAGIC = b"TR\x01"
+REASONS: dict[str, str] = {
+    "magic": "no batch begins here",
+    "version": "unknown layout version",
+    "format": "unknown payload format",
+    "malformed": "the header's fields contradict each other",
+    "torn": "the batch is cut off",
+    "header": "the header check does not match",
+    "payload": "the payload checksum does not match",
+}
 
 
 class Source(Protocol):
@@ -53,6 +62,12 @@ class Scanner:
         self._hold(position, HEADER_BYTES)
         self._hold(position, self._claimed_bytes(position))
         return scan_one(self._data, position - self._start, self._seed)
+
+    def entry(self, position: int, size_bytes: int) -> memoryview:
+        """The bytes of a batch that ``at`` found there; valid for as long as they are held."""
+        self._hold(position, size_bytes)
+        at = position - self._start
+        return self._data[at : at + size_bytes]
 
     def header_ok(self, position: int) -> bool:
         """Whether the header check of a batch that would begin here passes."""
