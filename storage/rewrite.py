@@ -48,6 +48,7 @@ __all__ = [
     "Verdict",
     "Writer",
     "empty_batch",
+    "offsets_of",
     "rewrite",
     "rewrite_batch",
 ]
@@ -244,7 +245,7 @@ class _Rewriting:
             return
         try:
             columns = decode_columns(entry, header)
-            kept = verdict(header, columns, _offsets(header, columns))
+            kept = verdict(header, columns, offsets_of(header, columns))
             if kept is None or _is_all(kept, header):
                 self.writer.keep(header, entry)
             elif kept.keep:
@@ -324,8 +325,8 @@ class _Chain:
         return None
 
 
-def _offsets(header: BatchHeader, columns: Columns) -> Sequence[int]:
-    """The records' own, not those after the base."""
+def offsets_of(header: BatchHeader, columns: Columns) -> Sequence[int]:
+    """The offset of every record of a batch."""
     base, deltas = header.base_offset, columns.offsets
     if deltas is None:
         return range(base, base + header.record_count)
