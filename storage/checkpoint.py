@@ -33,6 +33,7 @@ class Kind(IntEnum):
     PRODUCERS = 3
     START = 4
     FLUSHED = 5
+    CLOCK = 7
 
 
 def encode(kind: Kind, body: bytes | bytearray) -> bytes:

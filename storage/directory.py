@@ -4,6 +4,7 @@
     meta.json         format, cluster_id, broker_id                                 (T091, T092)
     clean             exists only between a graceful stop and the next start        (R7)
     suspect           a sync failed: nothing unsynced may be believed               (R21)
+    clock             when the broker was last seen alive: see heartbeat.py         (R20)
     ballast           room kept back for a full disk                                (R28)
     metadata.sqlite   the embedded metadata store (the broker's)
     topics/<topic id, 32 hex digits>-<partition>/
@@ -108,6 +109,11 @@ class DataDirectory:
     def metadata_path(self) -> str:
         """Where the embedded metadata store lives."""
         return f"{self.path}/metadata.sqlite"
+
+    @property
+    def clock_path(self) -> str:
+        """The ``clock`` file (``storage.heartbeat``)."""
+        return f"{self.path}/clock"
 
     def mark_clean(self) -> None:
         """Everything is flushed and closed: the next start may skip the recovery scan (R7)."""

@@ -29,7 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MEMORY_DIR = "/memory"
-BROKER_FILES = ("LOCK", "meta.json", "clean", "suspect", "metadata.sqlite")
+BROKER_FILES = ("LOCK", "meta.json", "clean", "suspect", "clock", "metadata.sqlite")
 
 
 class MovableClock:

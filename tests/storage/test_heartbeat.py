@@ -1,0 +1,39 @@
+"""The ``clock`` file: small, fixed, and never believed when it is damaged."""
+
+from tailrace.simulation.disk import Platter, SimDisk
+from tailrace.simulation.life import Life
+from tailrace.storage.heartbeat import DOUBTS_MAX, Beat, Doubt, encode, read, write
+
+PATH = "/clock"
+
+
+def disk() -> SimDisk:
+    return SimDisk(Platter(), Life("test"))
+
+
+def test_what_was_written_is_read_in_one_length() -> None:
+    here = disk()
+    beats = [
+        Beat(1_700_000_000_000, ()),
+        Beat(5, (Doubt(1, 2),)),
+        Beat(7, tuple(Doubt(n, -n) for n in range(DOUBTS_MAX))),
+    ]
+    for beat in beats:
+        write(here, PATH, beat)
+        assert read(here, PATH) == beat
+    assert len({len(encode(beat)) for beat in beats}) == 1
+    assert len(encode(beats[0])) < 512  # a sector
+
+
+def test_a_missing_or_damaged_file_is_none() -> None:
+    here = disk()
+    assert read(here, PATH) is None
+    whole = encode(Beat(1_700_000_000_000, (Doubt(60_000, 5),)))
+    for at in range(len(whole)):
+        file = here.open(PATH, create=True)
+        file.write([whole], 0)
+        file.write([bytes([whole[at] ^ 1])], at)
+        assert read(here, PATH) is None
+    file = here.open(PATH)
+    file.resize(10)
+    assert read(here, PATH) is None
