@@ -18,23 +18,25 @@ from typing import Literal
 from tailrace.protocol import texts
 from tailrace.protocol.batch import header_seed
 from tailrace.protocol.errors import BrokerError, TailraceError
-from tailrace.storage import checkpoint, marks
+from tailrace.storage import checkpoint
 from tailrace.storage.append import Appended, AppendPlan, Group, LogConfig
 from tailrace.storage.disk import Disk
 from tailrace.storage.epochs import EpochHistory, EpochStart, encode_epochs
-from tailrace.storage.index import encode_index
+from tailrace.storage.maintenance import Maintenance, SwapJob, TrimJob
 from tailrace.storage.marks import Mark
-from tailrace.storage.producers import ProducerTable, encode_producers
+from tailrace.storage.producers import ProducerTable
 from tailrace.storage.reader import LogSlice, Reader
-from tailrace.storage.recovery import Recovered, RecoveryReport, numbered, recover, zero
+from tailrace.storage.recovery import Recovered, RecoveryReport, recover, zero
 from tailrace.storage.retention import SegmentFacts
-from tailrace.storage.rounds import Sidecar, SyncPoint, Unsynced, sync_round
+from tailrace.storage.rewrite import Rewritten, SegmentSource
+from tailrace.storage.rounds import SyncPoint, Unsynced, sync_round
 from tailrace.storage.segment import Quarantine, Segment
 from tailrace.storage.segments import Segments
+from tailrace.storage.sidecars import Sidecars
+from tailrace.storage.truncate import truncate
 
 __all__ = ["Appended", "Log", "LogConfig", "LogSlice", "RecoveryReport"]
 
-SNAPSHOTS_KEPT = 2
 WRITE_AHEAD_BYTES = 4 * 1024 * 1024
 _ZEROS = bytes(256 * 1024)
 
@@ -66,13 +68,13 @@ class Log:
     def _adopt(self, found: Recovered) -> None:
         """Take what was found on the disk for the truth."""
         self.recovery: RecoveryReport = found.report
-        self.start: int = found.start
         self._segments = Segments(self._disk, found.segments)
         self._producers = found.producers
-        self._snapshots = [found.producers_from]  # offsets of those that were saved, rising
         self._epochs = found.epochs
         self._append_time = max(segment.last_append_time for segment in self._segments)
-        self._unsynced = Unsynced(self._disk, self.path, self.end)
+        active = self._segments.active
+        mark = Mark(self.end, active.base_offset, active.size_bytes)
+        self._unsynced = Unsynced(self._disk, self.path, mark)
         self._reader = Reader(
             self._disk,
             self._segments,
@@ -81,12 +83,34 @@ class Log:
             broker=self._broker,
             seed=self._seed,
         )
+        self._maintenance: Maintenance
+        self._sidecars = Sidecars(
+            self._disk,
+            self.path,
+            self._unsynced,
+            found=found.producers_from,
+            limit=lambda: self.flushed if self._config.synced else self.end,
+            moved=lambda: self._maintenance.trim_covered(),
+        )
+        self._maintenance = Maintenance(
+            self._disk,
+            self.path,
+            segments=self._segments,
+            unsynced=self._unsynced,
+            reader=self._reader,
+            start=found.start,
+            covered=self._sidecars.covered,
+            save_index=self._sidecars.save_index,
+            sync_failed=self._sync_failed,
+        )
         for segment in found.segments[:-1]:
             if not segment.indexed:
-                self._write_index(segment)
-        self._trim()
+                self._sidecars.save_index(segment)
+        self._maintenance.trim_covered()
         if self._segments.sealed_below(self.start):
-            self._snapshot_producers()  # their removal was interrupted, and waits for it
+            self._sidecars.save_producers(
+                self.end, self._producers
+            )  # their removal was interrupted, and waits for it
 
     @classmethod
     def open(
@@ -127,6 +151,11 @@ class Log:
         return cls(disk, path, name=name, broker=broker, seed=seed, config=config, recovered=found)
 
     # ── facts ────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def start(self) -> int:
+        """The first offset that may be read; may stand inside a segment, or in a batch."""
+        return self._maintenance.start
 
     @property
     def end(self) -> int:
@@ -209,7 +238,7 @@ class Log:
             self._write(plan.groups, time)
             plan.producers.commit()
             if plan.groups[-1].rolls:
-                self._snapshot_producers()
+                self._sidecars.save_producers(self.end, self._producers)
         return plan.results
 
     def expire_producers(self, now_ms: int) -> int:
@@ -222,10 +251,16 @@ class Log:
         active, age_max = self._segments.active, self._config.segment_age_ms
         if age_max is None or active.first_append_time < 0:
             return False
-        if now_ms - active.first_append_time < age_max:
+        return now_ms - active.first_append_time >= age_max and self.roll()
+
+    def roll(self) -> bool:
+        """Seal the active segment, if it holds anything. Raises ``OSError``, nothing changed."""
+        self._ready()
+        active = self._segments.active
+        if active.next_offset == active.base_offset:
             return False
         self._write([Group(active.next_offset, rolls=True)], self._append_time)
-        self._snapshot_producers()
+        self._sidecars.save_producers(self.end, self._producers)
         return True
 
     def write_ahead(self, bytes_max: int) -> int:
@@ -266,7 +301,7 @@ class Log:
             raise
         for group, segment in zip(groups, targets, strict=True):
             if group.rolls:
-                self._write_index(self._segments.roll(segment))
+                self._sidecars.save_index(self._segments.roll(segment))
                 self._unsynced.named()
             for header, base_offset, next_offset in group.placed:
                 segment.add(
@@ -330,39 +365,6 @@ class Log:
             raise self._sync_failed(error) from error
         self.mark_synced(point)
 
-    def _write_index(self, segment: Segment) -> None:
-        """Of a segment that is sealed, with the next round."""
-        summary, index = segment.summary(), segment.index
-
-        def content() -> bytes:
-            return encode_index(summary, index)
-
-        self._unsynced.add(Sidecar(segment.index_path, content, segment.set_indexed))
-
-    def _snapshot_producers(self) -> None:
-        end, table = self.end, self._producers.copy()
-
-        def content() -> bytes:
-            return encode_producers(table, end)
-
-        path = f"{self.path}/producers-{end:020}"
-        self._unsynced.add(Sidecar(path, content, bind(self._snapshot_saved, end)))
-
-    def _snapshot_saved(self, offset: int) -> None:
-        self._snapshots.append(offset)
-        on_disk = numbered(self._disk.list(self.path), "producers-", "")
-        usable = [at for at in on_disk if at <= self._covered()]
-        kept = {*usable[-SNAPSHOTS_KEPT:], *on_disk[-SNAPSHOTS_KEPT:]}
-        for at in set(on_disk) - kept:
-            self._disk.remove(f"{self.path}/producers-{at:020}")
-        self._snapshots = [at for at in self._snapshots if at in kept or at == 0]
-        self._trim()
-
-    def _covered(self) -> int:
-        """The newest snapshot that no crash can make worthless by taking records below it."""
-        limit = self.flushed if self._config.synced else self.end
-        return max((at for at in self._snapshots if at <= limit), default=0)
-
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 
     def read(self, offset: int, bytes_max: int, up_to: int) -> LogSlice:
@@ -388,40 +390,58 @@ class Log:
         """
         return self._reader.pending(offset) if self.start <= offset < self.end else None
 
-    # ── trimming ─────────────────────────────────────────────────────────────────────────────
+    # ── trimming and rewriting (storage.maintenance) ─────────────────────────────────────────
+
+    def trim(self, offset: int, *, exact: bool = False) -> TrimJob | None:
+        """A job that removes the sealed segments wholly below ``offset``, and moves the start.
+
+        The start goes to the end of what is removed; ``exact``: to ``offset`` itself, which must
+        be flushed. Segments stay, for now, whose producers' state is in no durable snapshot yet
+        (R35), which a sync round after their sealing sees to: trim again then. None: nothing is
+        to be done, not even what an earlier job left.
+
+        ``job.publish()`` in a thread, ``trimmed(job)`` here, ``job.finish()`` in a thread.
+        """
+        assert not exact or offset <= self.flushed, "the log start is durable"
+        return self._maintenance.trim(offset, exact=exact)
+
+    def trimmed(self, job: TrimJob) -> None:
+        """The job is published: readers below the new start get T041 from now on."""
+        self._maintenance.trimmed(job)
+
+    def rewritable(self, up_to: int) -> list[SegmentSource]:
+        """The segments wholly below ``up_to`` that may be given to ``rewrite``, oldest first.
+
+        They are sealed, flushed, indexed, without a damaged range, and their producers' state is
+        in a durable snapshot; where one is missing, base and next offset of its neighbours do not
+        meet. A topic that is never synced (durability ``os``) needs a sync round of its own first.
+        """
+        return self._maintenance.rewritable(up_to)
+
+    def swap(self, rewritten: Rewritten) -> SwapJob:
+        """A job that puts a rewritten segment in the place of those it was made of.
+
+        ``job.publish()`` in a thread, ``replace(job)`` here, ``job.finish()`` in a thread,
+        ``replaced(job)`` here. Until then nothing else may be trimmed, swapped or truncated.
+        """
+        return self._maintenance.swap(rewritten)
+
+    def replace(self, job: SwapJob) -> None:
+        """The job is published: what is read from now on is the new segment."""
+        self._maintenance.replace(job)
+
+    def replaced(self, job: SwapJob) -> None:
+        """The job is finished, or failed to: then the next one ends it. A sync round may follow."""
+        self._maintenance.replaced(job)
 
     def drop_before(self, offset: int) -> int:
-        """Remove the sealed segments wholly below ``offset``, durably; how many they were.
-
-        The log start moves to the first segment that is left. Crash-atomic (S28): the start is
-        durable before the first file goes. A segment stays until a snapshot of the producers
-        behind it is durable, which the first sync round after its sealing sees to.
-        """
-        gone = self._segments.sealed_below(min(offset, self._covered()))
-        if gone:
-            self._move_start(max(self.start, gone[-1].next_offset))
-        return len(gone)
+        """A whole trim, here and now; how many segments went. Raises ``OSError``."""
+        return self._maintenance.trim_now(offset, exact=False)
 
     def set_start(self, offset: int) -> None:
-        """Move the log start up to ``offset``, durably; what lies wholly below will be removed."""
+        """Move the start up to ``offset``, here and now, and remove what lies wholly below."""
         assert offset <= self.flushed, "the log start is durable"
-        if offset > self.start:
-            self._move_start(offset)
-
-    def _move_start(self, offset: int) -> None:
-        checkpoint.write(self._disk, marks.start_path(self.path), marks.encode_start(offset))
-        self.start = offset
-        self._reader.forget_below(offset)
-        self._trim()
-
-    def _trim(self) -> None:
-        """Remove the segments below the start whose producers are in a durable snapshot (R35)."""
-        gone = self._segments.sealed_below(min(self.start, self._covered()))
-        for segment in gone:
-            self._unsynced.forget(segment)
-            self._segments.remove(segment)
-        if gone:
-            self._disk.sync_directory(self.path)
+        self._maintenance.trim_now(offset, exact=True)
 
     def truncate_to(self, offset: int) -> None:
         """Remove all batches that end above ``offset``, durably. They must not be committed.
@@ -432,20 +452,15 @@ class Log:
         self._ready()
         if offset >= self.end:
             return
-        segment, position, end = self._reader.boundary(offset)
-        assert self.start <= end, "the log start is committed"
-        mark = Mark(min(end, self.flushed), segment.base_offset, position)
-        if mark.offset < end:
-            mark = Mark(mark.offset, -1, 0)
-        checkpoint.write(self._disk, marks.flushed_path(self.path), marks.encode_mark(mark))
-        for later in [s for s in self._segments if s.base_offset > segment.base_offset][::-1]:
-            self._segments.remove(later)
-        self._disk.remove(segment.index_path)
-        for at in numbered(self._disk.list(self.path), "producers-", ""):
-            if at > end:
-                self._disk.remove(f"{self.path}/producers-{at:020}")
-        self._disk.sync_directory(self.path)
-        zero(segment.file, position, segment.length)
+        truncate(
+            self._disk,
+            self.path,
+            self._segments,
+            self._reader,
+            start=self.start,
+            flushed=self.flushed,
+            offset=offset,
+        )
         self._unsynced.close()
         self._segments.release_all()
         self._adopt(
@@ -470,10 +485,8 @@ class Log:
 
     def settle(self) -> None:
         """Let the next sync round save what a clean close saves, so that logs can share one."""
-        active = self._segments.active
-        data = encode_index(active.summary(), active.index)
-        self._unsynced.add(Sidecar(active.index_path, lambda: data, lambda: None))
-        self._snapshot_producers()
+        self._sidecars.save_index_so_far(self._segments.active)
+        self._sidecars.save_producers(self.end, self._producers)
 
     def close(self, *, clean: bool) -> None:
         """Let go of all files. ``clean``: sync, and save what spares the next start a scan.

@@ -52,14 +52,27 @@ class Reader:
 
     def fence(self, holes: Sequence[Quarantine]) -> None:
         """Add quarantined ranges."""
-        # A new list each time: a read that is under way in another thread keeps the old one.
         with self._changing:
-            self.holes = sorted({*self.holes, *holes}, key=lambda hole: hole.first_offset)
+            self._add(holes)
 
     def forget_below(self, offset: int) -> None:
         """Drop the holes that lie below a new log start."""
         with self._changing:
             self.holes = [hole for hole in self.holes if hole.next_offset > offset]
+
+    def forget_between(self, first: int, end: int) -> None:
+        """Drop the holes of a range that was rewritten."""
+        with self._changing:
+            self.holes = [h for h in self.holes if h.next_offset <= first or h.first_offset >= end]
+
+    def damaged(self, first: int, end: int) -> bool:
+        """Whether a hole lies in a range."""
+        return any(hole.first_offset < end and hole.next_offset > first for hole in self.holes)
+
+    def let_go(self, segment: Segment) -> None:
+        """A segment is not the log's any more, though a thread may still be verifying it."""
+        with self._changing:
+            segment.forget()
 
     def read(self, start: int, offset: int, bytes_max: int, up_to: int) -> LogSlice:
         """See ``Log.read``; ``up_to`` is not above the log end."""
@@ -124,9 +137,24 @@ class Reader:
         return segment, step.position, step.base_offset
 
     def verify(self, segment: Segment) -> None:
-        """Verify what was taken on trust, and fence in what is damaged."""
-        self.fence(verify_segment(self._disk, segment, self._seed))
-        segment.unverified = None
+        """Verify what was taken on trust, and fence in what is damaged.
+
+        Nothing comes of it if the segment was removed or replaced meanwhile.
+        """
+        try:
+            found = verify_segment(self._disk, segment, self._seed)
+        except FileNotFoundError:
+            if segment.gone:
+                return
+            raise
+        with self._changing:
+            if not segment.gone:
+                self._add(found)
+                segment.unverified = None
+
+    def _add(self, holes: Sequence[Quarantine]) -> None:
+        # A new list each time: a read that is under way in another thread keeps the old one.
+        self.holes = sorted({*self.holes, *holes}, key=lambda hole: hole.first_offset)
 
     def _find(self, offset: int) -> Segment:
         return self._segments.find(offset)

@@ -72,8 +72,9 @@ def sync_round(disk: Disk, points: Sequence[SyncPoint]) -> None:
 class Unsynced:
     """What one log wrote since its last sync, and how far it is durable."""
 
-    def __init__(self, disk: Disk, directory: str, flushed: int) -> None:
-        self.flushed = flushed  # all offsets below are durable
+    def __init__(self, disk: Disk, directory: str, mark: Mark) -> None:
+        self.flushed = mark.offset  # all offsets below are durable
+        self.mark = mark  # as it was last written, though that may not be durable
         self._disk = disk
         self._directory = directory
         self._segments: list[Segment] = []  # in order
@@ -149,7 +150,8 @@ class Unsynced:
             segment.synced_bytes = max(segment.synced_bytes, size_bytes)
         self._segments = [s for s in self._segments if s.synced_bytes < s.size_bytes]
         self._names_synced = max(self._names_synced, point.names)
-        advances = point.end > self.flushed
+        # Also where only a new segment began: nobody rewrites the one that the mark points into.
+        advances = point.end >= self.flushed and point.mark != self.mark
         self.flushed = max(self.flushed, point.end)
         for sidecar in point.sidecars:
             sidecar.taken = False  # one that could not be written waits for the next round
@@ -160,6 +162,7 @@ class Unsynced:
             if self._mark_file is None:
                 self._mark_file = self._disk.open(flushed_path(self._directory))
             self._mark_file.write([encode_mark(point.mark)], 0)
+            self.mark = point.mark
 
     def close(self) -> None:
         if self._mark_file is not None:

@@ -4,7 +4,8 @@
 - Bytes below ``size_bytes`` are batches, back to back, offsets dense from ``base_offset`` to
   ``next_offset`` but for quarantined ranges. Nothing at or above ``size_bytes`` counts.
 - A sealed segment's file and index are opened on demand and may be let go at any time; whoever
-  still sends from the file keeps it open by referring to it.
+  still sends from the file keeps it open by referring to it. One whose file has not its final
+  name yet (``pinned``) stays open.
 """
 
 import struct
@@ -18,7 +19,8 @@ from tailrace.storage.retention import SegmentFacts
 SEGMENT_BYTES_MAX = 1 << 31  # positions are u32, with room for one batch beyond
 OFFSETS_MAX = 1 << 31  # so are offset deltas of the index
 _STEP_AT = 16
-_STEP = struct.Struct(">qqi11xi")  # append time, base offset, batch length, …, last offset delta
+# append time, base offset, batch length, …, last offset delta, …, record count
+_STEP = struct.Struct(">qqi11xi30xi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Step:
     base_offset: int
     next_offset: int
     append_time: int
+    records: int  # 0: only its offsets are left
 
 
 class Segment:
@@ -78,6 +81,8 @@ class Segment:
         self.records = 0
         self.length = 0  # of the file
         self.sealed = False
+        self.pinned = False  # its file has not its final name yet
+        self.gone = False  # not in the log any more: its files are others', or none
         self.indexed = False  # the index file is on the disk and sound
         self.unverified: Summary | None = None  # what was taken on trust since the log was opened
         self.synced_bytes = 0  # below: durable
@@ -143,6 +148,22 @@ class Segment:
         self.indexed = True
         self.unverified = summary if summary.size_bytes else None
 
+    def take_place(self, path: str, file: File, summary: Summary, index: Index) -> None:
+        """Stand for a rewritten file that was just verified, and has a name of its own for now."""
+        self.adopt(summary)
+        self.path = path
+        self._file = file
+        self._index = index
+        self.length = self.synced_bytes = self.zeroed_bytes = summary.size_bytes
+        self.sealed = self.pinned = True
+        self.indexed = False
+        self.unverified = None
+
+    def settle(self, path: str) -> None:
+        """The file has its final name."""
+        self.path = path
+        self.pinned = False
+
     def add(
         self,
         size_bytes: int,
@@ -194,10 +215,10 @@ class Segment:
 
     def step(self, view: memoryview, position: int) -> Step:
         """The batch at a position that is known to begin one."""
-        append_time, base, length, delta = _STEP.unpack_from(view, position + _STEP_AT)
+        time, base, length, delta, records = _STEP.unpack_from(view, position + _STEP_AT)
         end = position + 36 + length
         assert end <= self.size_bytes, f"{self.path}: a batch at {position} passes the end"
-        return Step(position, end, base, base + delta + 1, append_time)
+        return Step(position, end, base, base + delta + 1, time, records)
 
     def locate(self, offset: int, holes: Sequence[Quarantine]) -> Step:
         """The batch that holds ``offset``, which is below ``next_offset`` and in no hole."""
@@ -237,7 +258,10 @@ class Segment:
         return position, offset
 
     def at_time(self, time_ms: int, start: int, holes: Sequence[Quarantine]) -> Step | None:
-        """The first batch appended at or after a time that ends above offset ``start``, or None."""
+        """The first batch appended at or after a time that ends above offset ``start``, or None.
+
+        Batches without records are passed over: nobody can look for what was in them.
+        """
         near = self.index.before_time(time_ms)
         position = near.position if near else 0
         inside = [hole for hole in holes if hole.file == self.path]
@@ -248,7 +272,7 @@ class Segment:
                 position = hole.end
                 continue
             step = self.step(view, position)
-            if step.append_time >= time_ms and step.next_offset > start:
+            if step.append_time >= time_ms and step.next_offset > start and step.records:
                 return step
             position = step.end
         return None
@@ -259,12 +283,15 @@ class Segment:
         The file is not closed but dropped: a slice in flight may still be sent from it.
         """
         assert self.sealed, "the active segment stays open"
+        if self.pinned:
+            return
         self._file = None
         if self.indexed:
             self._index = None
 
     def forget(self) -> None:
         """Let go of everything; the segment is not used any more."""
+        self.gone = True
         self._file = None
         self._index = None
 

@@ -20,7 +20,7 @@ class Segments:
         self._segments = segments
         self._opened: dict[int, Segment] = {}  # sealed, least recently used first
         for segment in segments[:-1]:
-            self._use(segment)
+            self.used(segment)
 
     @property
     def active(self) -> Segment:
@@ -44,7 +44,7 @@ class Segments:
                 low = middle
             else:
                 high = middle
-        self._use(self._segments[low])
+        self.used(self._segments[low])
         return self._segments[low]
 
     def roll(self, segment: Segment) -> Segment:
@@ -52,18 +52,28 @@ class Segments:
         sealed = self.active
         sealed.sealed = True
         self._segments.append(segment)
-        self._use(sealed)
+        self.used(sealed)
         return sealed
 
     def sealed_below(self, offset: int) -> list[Segment]:
         """The sealed segments that hold nothing at or above an offset."""
         return [s for s in self._segments if s.sealed and s.next_offset <= offset]
 
+    def insert(self, segment: Segment) -> None:
+        """A sealed segment comes in where others were dropped."""
+        self._segments.append(segment)
+        self._segments.sort(key=lambda one: one.base_offset)
+
+    def drop(self, segment: Segment) -> None:
+        """Forget a segment; its files stay."""
+        self._segments.remove(segment)
+        if self._opened.get(segment.base_offset) is segment:
+            del self._opened[segment.base_offset]
+        segment.forget()
+
     def remove(self, segment: Segment) -> None:
         """Remove a segment and its files; the caller syncs the directory."""
-        self._segments.remove(segment)
-        self._opened.pop(segment.base_offset, None)
-        segment.forget()
+        self.drop(segment)
         self._disk.remove(segment.index_path)
         self._disk.remove(segment.path)
 
@@ -73,7 +83,8 @@ class Segments:
             segment.forget()
         self._opened.clear()
 
-    def _use(self, segment: Segment) -> None:
+    def used(self, segment: Segment) -> None:
+        """A sealed segment is read; the one not read for longest lets go of its file."""
         self._opened.pop(segment.base_offset, None)
         self._opened[segment.base_offset] = segment
         if len(self._opened) > OPEN_SEGMENTS_MAX:

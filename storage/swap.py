@@ -8,6 +8,7 @@ its log files but the first, durably; then the new file takes the name of the fi
 """
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from tailrace.storage import checkpoint
@@ -56,18 +57,19 @@ def replaced_by(swap: SwapName, names: list[str]) -> list[str]:
     return [name for name in within if name != own]
 
 
-def tidy(disk: Disk, directory: str, swap: SwapName) -> None:
+def tidy(disk: Disk, directory: str, swap: SwapName, sync: Callable[[], None]) -> None:
     """Remove what a published swap file replaces and give it its name; both durable on return.
 
-    Raises ``OSError``; may then be called again, as after a crash. Does nothing where it was done.
+    ``sync``: of the directory. Raises ``OSError``; may then be called again, as after a crash,
+    unless it was the sync that failed. Does nothing where it was done.
     """
     if not disk.exists(swap.path(directory)):
         return
     for name in replaced_by(swap, disk.list(directory)):
         disk.remove(f"{directory}/{name}")
-    disk.sync_directory(directory)
+    sync()
     disk.rename(swap.path(directory), swap.final(directory))
-    disk.sync_directory(directory)
+    sync()
 
 
 def complete(disk: Disk, directory: str) -> list[SwapName]:
@@ -75,7 +77,13 @@ def complete(disk: Disk, directory: str) -> list[SwapName]:
 
     Before anything else looks at the directory. Raises ``OSError``.
     """
+
+    def sync() -> None:
+        disk.sync_directory(directory)
+
     found = published(disk.list(directory))
+    if found:
+        sync()  # whoever died may have renamed it and not come to the sync: it must not be lost now
     for swap in found:
-        tidy(disk, directory, swap)
+        tidy(disk, directory, swap, sync)
     return found
