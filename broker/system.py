@@ -4,6 +4,7 @@ import os
 import random
 import time
 
+from tailrace.broker.heavy import ProcessHeavy
 from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.metadata_embedded import EmbeddedStore
 from tailrace.broker.net import TrioNet
@@ -39,6 +40,7 @@ def system_world() -> World:
         net=TrioNet(offload),
         disk=OsDisk(),
         offload=offload,
+        heavy=ProcessHeavy(),
         open_metadata=open_metadata,
         rng=rng,
         pid=os.getpid(),

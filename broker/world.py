@@ -18,6 +18,7 @@ from tailrace.broker.metadata import MetadataStore
 from tailrace.protocol.messages import Api, WireError
 from tailrace.protocol.seams import Clock, Transport
 from tailrace.storage.disk import Disk
+from tailrace.storage.jobs import Job, Result
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -93,6 +94,41 @@ class Offload(Protocol):
         ...
 
 
+# ── Heavy work ───────────────────────────────────────────────────────────────────────────────
+
+Progress = Callable[[int], None]  # told how many bytes more were read or written
+
+
+def no_progress(size_bytes: int) -> None:
+    """Nobody wants to know."""
+
+
+class WorkerLost(Exception):
+    """Whoever did the work is gone; what it left is half-made files, in which nobody believes."""
+
+
+class Heavy(Protocol):
+    """Compaction and erasure: work that takes seconds of a processor, one job at a time."""
+
+    async def run(
+        self, job: Job, *, rate_bytes: int | None = None, progress: Progress = no_progress
+    ) -> Result:
+        """The job's own kind of result. At most ``rate_bytes`` are read and written per second.
+
+        Raises ``RewriteRefused`` and ``OSError`` as the job does, and ``WorkerLost``. Cancelled:
+        the work is given up, its half-made files may stay.
+        """
+        ...
+
+    async def rest(self) -> None:
+        """To be called now and then: ends what was idle for long."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give up what is being done, end everything."""
+        ...
+
+
 # ── Planned faults ───────────────────────────────────────────────────────────────────────────
 
 
@@ -145,6 +181,7 @@ class World:
     net: ServerNet
     disk: Disk
     offload: Offload
+    heavy: Heavy
     open_metadata: Callable[[str], Awaitable[MetadataStore]]  # of the data directory's path
     rng: Callable[[str], random.Random]
     maybe: Callable[[str, float], bool] = never

@@ -11,6 +11,7 @@ from random import Random
 import trio
 
 from tailrace.broker.config import from_mapping
+from tailrace.broker.heavy import OffloadHeavy
 from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.server import Ready, Server
 from tailrace.broker.world import Fault, World
@@ -128,11 +129,13 @@ class SimNode:
 
         chance = rng("maybe")
         offload = SimOffload(life, rng("offload"), self.pace)
+        disk = SimDisk(self.platter, life)
         return World(
             clock=self.clock,
             net=self._net.server(life),
-            disk=SimDisk(self.platter, life),
+            disk=disk,
             offload=offload,
+            heavy=OffloadHeavy(offload, disk),
             open_metadata=open_metadata,
             rng=rng,
             maybe=lambda name, probability: chance.random() < probability * self.buggify,

@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 import trio
 
+from tailrace.broker.heavy import OffloadHeavy
 from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.net import TrioNet
 from tailrace.broker.threads import ThreadOffload
@@ -185,11 +186,13 @@ class Machine:
             unmoved = MovableClock()
             return await EmbeddedStore.open(f"{directory}/metadata.sqlite", offload, unmoved)
 
+        disk = self._disk or SimDisk(self._platter, life)
         return World(
             clock=self.clock,
             net=GatedNet(TrioNet(threads), self.gate),
-            disk=self._disk or SimDisk(self._platter, life),
+            disk=disk,
             offload=offload,
+            heavy=OffloadHeavy(offload, disk),
             open_metadata=open_metadata,
             rng=lambda name: random.SystemRandom(),
             faults=self.rules,
