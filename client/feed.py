@@ -218,9 +218,10 @@ class Feed:
 
     # ── what is to be seen ───────────────────────────────────────────────────────────────────
 
-    def answered(self) -> bool:
-        """Whether every partition that is not paused was fetched from at least once."""
-        return all(b.paused or b.lag is not None for b in self.buffers.values())
+    def first_answers_due(self) -> bool:
+        """Whether a first answer is still on its way, of a broker that seems well."""
+        asked = any(b.lag is None and not b.paused for b in self.buffers.values())
+        return asked and self.fetcher.trouble is None
 
     def at_end(self) -> bool:
         """Whether all that was readable at the last answers was handed out."""

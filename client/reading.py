@@ -102,14 +102,14 @@ class Source:
     async def wait(self, until: float | None = None) -> bool:
         """Wait for news, or for a moment by the client's clock; False: ``idle_timeout`` is over.
 
-        Nothing is called quiet before every partition has answered once: a slow first answer
-        must not look like an empty topic.
+        Nothing is called quiet while a first answer is due: a slow one must not look like an
+        empty topic. A broker that is away is quiet, or a loop would never end.
 
         UsageError T055 if somebody waits already. Cancelled: nothing happened.
         """
         clock, idle_timeout = self.feed.client.clock, self.feed.options.idle_timeout
         now = clock.now()
-        if self._quiet_since is None or not self.feed.answered():
+        if self._quiet_since is None or self.feed.first_answers_due():
             self._quiet_since = now
         quiet_s = now - self._quiet_since
         if idle_timeout is not None and quiet_s >= idle_timeout:
