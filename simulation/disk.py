@@ -13,6 +13,7 @@ Not modelled: a slow disk (time belongs to the offload), errors on reading.
 """
 
 import errno
+import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +117,16 @@ class Platter:
         copy.power_cut(pick)
         return copy
 
+    def digest(self) -> bytes:
+        """Equal for disks that hold the same bytes under the same names now."""
+        digest = hashlib.blake2b(digest_size=16)
+        for path, content in _named(self.root, ""):
+            size = -1 if content is None else content.size
+            digest.update(f"{path}\0{size}\0".encode())
+            if content is not None:
+                digest.update(content.read(content.high, 0).rstrip(b"\0"))
+        return digest.digest()
+
     def durable_folder(self, path: str) -> Folder | None:
         """The folder a reader would find after a power cut that keeps nothing unsynced."""
         node: Inode | Folder | None = self.root
@@ -209,6 +220,10 @@ class SimFile:
         content = self.inode.content
         return position if position < content.high else content.size
 
+    def next_hole(self, position: int) -> int:
+        content = self.inode.content
+        return content.high if position < content.high else content.size
+
     def resize(self, length: int) -> None:
         self._life.step()
         with self._platter.lock:
@@ -274,6 +289,11 @@ class SimDisk:
         if not isinstance(folder, Folder):
             raise _missing(path)
         folder.sync()
+
+    def sync_together(self, files: Sequence[File], directories: Sequence[str]) -> None:
+        self.sync(files)
+        for path in directories:
+            self.sync_directory(path)
 
     def make_directory(self, path: str) -> None:
         self._life.check()
@@ -377,3 +397,14 @@ def _files(folder: Folder) -> Iterator[Inode]:
             yield from _files(node)
         else:
             yield node
+
+
+def _named(folder: Folder, path: str) -> Iterator[tuple[str, Content | None]]:
+    """Everything with a name, a folder with None."""
+    for name, node in sorted(folder.entries.items()):
+        below = f"{path}/{name}"
+        if isinstance(node, Folder):
+            yield below, None
+            yield from _named(node, below)
+        else:
+            yield below, node.content

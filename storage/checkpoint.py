@@ -33,6 +33,7 @@ class Kind(IntEnum):
     PRODUCERS = 3
     START = 4
     FLUSHED = 5
+    CLEANED = 6
     CLOCK = 7
 
 
@@ -51,6 +52,12 @@ def decode(kind: Kind, data: bytes | memoryview) -> memoryview | None:
         return None
     (checksum,) = _CHECKSUM.unpack_from(data, _HEADER.size)
     return body if checksum == _digest(header, body) else None
+
+
+def header_fits(kind: Kind, head: bytes, size_bytes: int) -> bool:
+    """Whether a file of that size that begins so can be one of that kind; nothing is checked."""
+    expected = _HEADER.pack(MAGIC, kind, VERSION, max(0, size_bytes - HEADER_BYTES))
+    return head[: _HEADER.size] == expected
 
 
 def read(disk: Disk, path: str, kind: Kind) -> memoryview | None:

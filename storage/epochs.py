@@ -53,6 +53,13 @@ class EpochHistory:
         self._entries = kept
         return changed
 
+    def before(self, offset: int) -> int:
+        """The epoch of the batch that ends at an offset of the log; -1 if none can."""
+        for entry in reversed(self._entries):
+            if entry.start_offset < offset:
+                return entry.epoch
+        return -1
+
     def end_of(self, epoch: int, log_end: int) -> EpochStart:
         """The largest known epoch up to ``epoch``, and the offset where that one ended.
 

@@ -6,7 +6,9 @@ questions. Big-endian, 16 bytes: u32 base offset of the batch minus that of the 
 position in the file, i64 append time.
 
 The index is a hint that saves a scan, never the truth (R26): in memory for the active segment,
-written once when the segment is sealed, rebuilt from the log whenever it is missing or unsound.
+saved now and then while that grows (then it covers the front only) and once when it is sealed,
+rebuilt from the log whenever it is missing or unsound. A file whose bytes can be believed was
+published after the log bytes that it tells of had become durable.
 """
 
 import struct
@@ -14,6 +16,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
 
 from tailrace.storage import checkpoint
 
@@ -23,6 +27,9 @@ _ENTRY = struct.Struct(">IIq")
 _FIRST = struct.Struct(">I")
 _TIME = struct.Struct(">q")
 _SUMMARY = struct.Struct(">qqQqqQQ")
+_CHECK = struct.Struct(">Q")
+_ENTRIES_AT = _SUMMARY.size + _CHECK.size  # in the body
+HEAD_BYTES = checkpoint.HEADER_BYTES + _ENTRIES_AT  # of the file: all but the entries
 
 
 class IndexEntry(NamedTuple):
@@ -98,10 +105,10 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What must be known of a sealed segment without opening its log file."""
+    """What must be known of a segment without opening its log file."""
 
     base_offset: int
-    next_offset: int  # that of the segment that follows
+    next_offset: int  # of a sealed one: the base offset of the segment that follows
     size_bytes: int  # where the last batch ends
     first_append_time: int  # ms; -1 in an empty segment
     last_append_time: int
@@ -110,7 +117,7 @@ class Summary:
 
 
 def encode_index(summary: Summary, index: Index) -> bytes:
-    """The index file of a sealed segment."""
+    """The index file of a segment up to where the summary ends."""
     head = _SUMMARY.pack(
         summary.base_offset,
         summary.next_offset,
@@ -120,15 +127,36 @@ def encode_index(summary: Summary, index: Index) -> bytes:
         summary.batches,
         summary.records,
     )
-    return checkpoint.encode(checkpoint.Kind.INDEX, head + index.content())
+    check = _CHECK.pack(xxh3_64_intdigest(head))
+    return checkpoint.encode(checkpoint.Kind.INDEX, head + check + index.content())
 
 
 def decode_index(data: bytes | memoryview, base_offset: int) -> tuple[Summary, Index] | None:
     """Summary and entries (a view of ``data``), or None if it must be rebuilt."""
     body = checkpoint.decode(checkpoint.Kind.INDEX, data)
-    if body is None or len(body) < _SUMMARY.size or (len(body) - _SUMMARY.size) % ENTRY_BYTES:
+    summary = None if body is None else _summary(body, base_offset)
+    if body is None or summary is None or (len(body) - _ENTRIES_AT) % ENTRY_BYTES:
+        return None
+    return summary, Index(base_offset, body[_ENTRIES_AT:])
+
+
+def decode_summary(head: bytes, size_bytes: int, base_offset: int) -> Summary | None:
+    """The summary alone, of the first ``HEAD_BYTES`` of a file with so many bytes.
+
+    It has a checksum of its own: a start need not read the entries of every segment there is.
+    """
+    if not checkpoint.header_fits(checkpoint.Kind.INDEX, head, size_bytes):
+        return None
+    return _summary(memoryview(head)[checkpoint.HEADER_BYTES :], base_offset)
+
+
+def _summary(body: memoryview, base_offset: int) -> Summary | None:
+    if len(body) < _ENTRIES_AT:
+        return None
+    (check,) = _CHECK.unpack_from(body, _SUMMARY.size)
+    if check != xxh3_64_intdigest(body[: _SUMMARY.size]):
         return None
     summary = Summary(*_SUMMARY.unpack_from(body))
     if summary.base_offset != base_offset or summary.next_offset < base_offset:
         return None
-    return summary, Index(base_offset, body[_SUMMARY.size :])
+    return summary

@@ -72,8 +72,7 @@ class Log:
         self._producers = found.producers
         self._epochs = found.epochs
         self._append_time = max(segment.last_append_time for segment in self._segments)
-        active = self._segments.active
-        mark = Mark(self.end, active.base_offset, active.size_bytes)
+        mark = Mark.of(self._segments.active.summary())
         self._unsynced = Unsynced(self._disk, self.path, mark)
         self._reader = Reader(
             self._disk,
@@ -88,7 +87,7 @@ class Log:
             self._disk,
             self.path,
             self._unsynced,
-            found=found.producers_from,
+            found=found,
             limit=lambda: self.flushed if self._config.synced else self.end,
             moved=lambda: self._maintenance.trim_covered(),
         )
@@ -237,8 +236,7 @@ class Log:
         if plan.groups:
             self._write(plan.groups, time)
             plan.producers.commit()
-            if plan.groups[-1].rolls:
-                self._sidecars.save_producers(self.end, self._producers)
+            self._sidecars.appended(self._segments.active, self._producers)
         return plan.results
 
     def expire_producers(self, now_ms: int) -> int:
@@ -260,7 +258,7 @@ class Log:
         if active.next_offset == active.base_offset:
             return False
         self._write([Group(active.next_offset, rolls=True)], self._append_time)
-        self._sidecars.save_producers(self.end, self._producers)
+        self._sidecars.appended(self._segments.active, self._producers)
         return True
 
     def write_ahead(self, bytes_max: int) -> int:
@@ -485,8 +483,7 @@ class Log:
 
     def settle(self) -> None:
         """Let the next sync round save what a clean close saves, so that logs can share one."""
-        self._sidecars.save_index_so_far(self._segments.active)
-        self._sidecars.save_producers(self.end, self._producers)
+        self._sidecars.save_so_far(self._segments.active, self._producers)
 
     def close(self, *, clean: bool) -> None:
         """Let go of all files. ``clean``: sync, and save what spares the next start a scan.

@@ -2,7 +2,9 @@
 
 ``flushed`` is overwritten in place by one plain write after each sync round (R25): it is shorter
 than a sector, checked by its checksum, survives a killed process, and never overstates. After a
-power cut it may lag. ``start`` is replaced atomically and may stand inside a segment.
+power cut it may lag. Beside the place it tells what the segment up to there adds up to, so that
+nothing below needs to be read to go on behind it. ``start`` is replaced atomically and may stand
+inside a segment.
 """
 
 import struct
@@ -10,17 +12,52 @@ from typing import NamedTuple
 
 from tailrace.storage import checkpoint
 from tailrace.storage.disk import Disk
+from tailrace.storage.index import Summary
 
-_MARK = struct.Struct(">qqQ")
+_MARK = struct.Struct(">qqQqqqq")
 _START = struct.Struct(">q")
 
 
 class Mark(NamedTuple):
-    """Offsets below ``offset`` are durable; the next begins at ``position`` of a segment."""
+    """Offsets below ``offset`` are durable; the next begins at ``position`` of a segment.
+
+    The other fields are those of that segment up to there; -1 for a mark made up without them.
+    """
 
     offset: int
     segment_base: int
     position: int
+    first_append_time: int = -1  # ms; -1 also where the segment is empty up to there
+    last_append_time: int = -1
+    batches: int = -1
+    records: int = -1
+
+    @classmethod
+    def of(cls, summary: Summary) -> "Mark":
+        """At the end of a segment as it is now."""
+        return cls(
+            summary.next_offset,
+            summary.base_offset,
+            summary.size_bytes,
+            summary.first_append_time,
+            summary.last_append_time,
+            summary.batches,
+            summary.records,
+        )
+
+    def summary(self) -> Summary | None:
+        """Of the segment up to the mark; None where that is not known."""
+        if self.segment_base < 0 or self.batches < 0:
+            return None
+        return Summary(
+            self.segment_base,
+            self.offset,
+            self.position,
+            self.first_append_time,
+            self.last_append_time,
+            self.batches,
+            self.records,
+        )
 
 
 def flushed_path(directory: str) -> str:

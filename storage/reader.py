@@ -13,7 +13,7 @@ from functools import partial as bind
 from tailrace.protocol import texts
 from tailrace.protocol.errors import CorruptBatch
 from tailrace.storage.disk import Disk
-from tailrace.storage.recovery import verify_segment
+from tailrace.storage.salvage import verify_segment
 from tailrace.storage.segment import Quarantine, Range, Segment
 from tailrace.storage.segments import Segments
 
@@ -86,7 +86,7 @@ class Reader:
         while at < up_to and (left > 0 or not ranges):
             hole = self._hole_from(at)
             segment = None if hole is not None and hole.first_offset <= at else self._find(at)
-            if segment is None or segment.unverified is not None:
+            if segment is None or segment.doubts(at):
                 if ranges:
                     break
                 if hole is not None and segment is None:
@@ -122,7 +122,7 @@ class Reader:
     def pending(self, offset: int) -> Callable[[], None] | None:
         """See ``Log.verify_pending``."""
         segment = self._find(offset)
-        return None if segment.unverified is None else bind(self.verify, segment)
+        return bind(self.verify, segment) if segment.doubts(offset) else None
 
     def boundary(self, offset: int) -> tuple[Segment, int, int]:
         """Where a truncation to ``offset`` cuts: segment, position, offset that begins there."""

@@ -1,9 +1,11 @@
 """What survives a crash: a torn tail is cut, corruption fenced in, nothing else touched (R25).
 
-The flushed mark separates the two. A bad batch at or above it is the torn tail of a write that
-nobody was promised: the log ends there, and everything behind is zeroed and synced before the
-next append. A bad batch below it is corruption: exactly that range is quarantined, the log goes
-on with the next sound batch, and the bytes stay for whoever can repair them.
+The flushed mark says up to where the log was durable, and what its segment adds up to there. So
+
+- what lies below it is adopted: not read now, but verified before it is first served (R24). Only
+  the headers behind the last saved index are walked, for the index and for the producers;
+- what lies behind it is scanned, batch by batch (``salvage``): that is little, as the mark follows
+  every sync round. So a start takes the time of its tail, not of its data.
 
 - The mark may lag (it is not synced itself). So if sound batches lie behind a cut, the report
   says ``data_loss_possible``.
@@ -11,50 +13,40 @@ on with the next sound batch, and the bytes stay for whoever can repair them.
 - What a scan yields is a prefix of what was written and holds all that was synced (S32); doing it
   again changes nothing. Indexes, snapshots and checkpoints that are missing or damaged are
   rebuilt; none of them can keep a log from opening.
-- Afterwards everything that was kept is durable: the mark equals the log end.
+- Afterwards everything that was kept is durable: the mark equals the log end. ``settle`` sees to
+  that, for many logs at once.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Literal
 
-from tailrace.protocol.batch import BadBatch, BatchHeader, EndOfLog
 from tailrace.storage import checkpoint, marks
+from tailrace.storage.adoption import Adoption
 from tailrace.storage.disk import Disk, File
 from tailrace.storage.epochs import EpochHistory, decode_epochs, encode_epochs
-from tailrace.storage.index import decode_index
+from tailrace.storage.index import encode_index
 from tailrace.storage.marks import Mark
-from tailrace.storage.producers import ProducerTable, decode_producers
-from tailrace.storage.replay import replay
-from tailrace.storage.scan import REASONS, Scanner
+from tailrace.storage.producers import ProducerTable, decode_producers, encode_producers
+from tailrace.storage.replay import Replay
+from tailrace.storage.report import Cut, Progress, RecoveryReport
+from tailrace.storage.salvage import ANY, Salvage
 from tailrace.storage.segment import Quarantine, Segment
+from tailrace.storage.swap import complete
+
+__all__ = [
+    "Cut",
+    "Recovered",
+    "Recovery",
+    "RecoveryReport",
+    "numbered",
+    "recover",
+    "settle",
+    "zero",
+]
 
 ZERO_BYTES = 1024 * 1024
-ANY = 1 << 63  # above every offset
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A torn tail that was removed."""
-
-    file: str
-    position: int
-    bytes: int  # up to the last byte that was not zero
-    offset: int  # the log end after the cut
-
-
-@dataclass(slots=True)
-class RecoveryReport:
-    """What opening a log checked, cut and rebuilt."""
-
-    clean: bool = False  # the log was closed cleanly; only what is needed was checked
-    batches: int = 0  # verified
-    records: int = 0
-    scanned_bytes: int = 0
-    truncated_bytes: int = 0
-    cuts: list[Cut] = field(default_factory=list[Cut])
-    quarantined: list[Quarantine] = field(default_factory=list[Quarantine])
-    rebuilt: list[str] = field(default_factory=list[str])  # files found missing or unsound
-    data_loss_possible: bool = False  # sound batches lay behind a cut (S3)
 
 
 @dataclass(slots=True)
@@ -68,6 +60,8 @@ class Recovered:
     start: int
     quarantined: list[Quarantine]
     report: RecoveryReport
+    saved_bytes: int  # of the active segment, that its index file covers
+    saved_batches: int
 
 
 def recover(
@@ -82,21 +76,45 @@ def recover(
     suspect: bool,
     verify: Literal["tail", "full"],
 ) -> Recovered:
-    """Open what is in the directory, or make a new log. Raises ``OSError`` only.
+    """Open what is in the directory, or make a new log; durable on return. ``OSError`` only.
 
     ``name``: topic and partition, for messages; for the rest see ``Log.open``.
     """
-    work = _Recovery(disk, path, ProducerTable(*name), seed, segment_bytes, interval)
-    work.run(clean=clean, suspect=suspect, full=verify == "full", name=name)
-    return Recovered(
-        segments=work.segments,
-        producers=work.producers,
-        producers_from=work.producers_from,
-        epochs=work.epochs,
-        start=work.start,
-        quarantined=[hole for hole in work.quarantined if hole.next_offset > work.start],
-        report=work.report,
+    work = Recovery(
+        disk,
+        path,
+        name=name,
+        seed=seed,
+        segment_bytes=segment_bytes,
+        interval=interval,
+        clean=clean,
+        suspect=suspect,
+        verify=verify,
     )
+    work.survey()
+    work.run()
+    settle(disk, [work])
+    return work.recovered()
+
+
+def settle(disk: Disk, done: Sequence["Recovery"]) -> None:
+    """Make the outcome of these recoveries durable: contents and names, then what counts on them.
+
+    An ``OSError`` means that nothing is known about any of them (R21).
+    """
+    with ExitStack() as stack:
+        directories = sorted({path for one in done for path in one.directories})
+        files = [file for one in done for file in one.unsynced]
+        for staged in (file for one in done for file in one.staged.values()):
+            stack.callback(staged.close)
+            files.append(staged)
+        if files or directories:
+            disk.sync_together(files, directories)
+        names = [path for one in done for path in one.staged]
+        for path in names:
+            checkpoint.publish(disk, path)
+        if names:
+            disk.sync_together([], sorted({checkpoint.parent(path) for path in names}))
 
 
 def numbered(names: list[str], prefix: str, suffix: str) -> list[int]:
@@ -120,59 +138,82 @@ def zero(file: File, position: int, end: int) -> None:
         position += len(data)
 
 
-def verify_segment(disk: Disk, segment: Segment, seed: int) -> list[Quarantine]:
-    """Verify every batch of a segment that was taken on trust (R24); what is damaged in it.
-
-    Reads through a file of its own and changes nothing: may run in a worker thread.
-    """
-    trusted = segment.unverified
-    if trusted is None:
-        return []
-    directory = checkpoint.parent(segment.path)
-    work = _Recovery(disk, directory, ProducerTable("", 0), seed, 0, ZERO_BYTES)
-    work.mark = Mark(trusted.next_offset, -1, 0)
-    work.scan(
-        Segment(disk, directory, segment.base_offset), trusted.next_offset, trusted.size_bytes
-    )
-    return work.quarantined
-
-
-class _Recovery:
-    """One run. Fields are its results so far."""
+class Recovery:
+    """One run: ``survey``, ``run``, ``settle``, ``recovered``. Fields are its results so far."""
 
     def __init__(
-        self, disk: Disk, path: str, producers: ProducerTable, seed: int, length: int, interval: int
+        self,
+        disk: Disk,
+        path: str,
+        *,
+        name: tuple[str, int],
+        seed: int,
+        segment_bytes: int,
+        interval: int,
+        clean: bool,
+        suspect: bool,
+        verify: Literal["tail", "full"],
     ) -> None:
+        self.progress = Progress()
+        # For ``settle``: files to be synced, checkpoint files by the name they are to get, and
+        # directories of which names have to be durable before these are.
+        self.unsynced: list[File] = []
+        self.staged: dict[str, File] = {}
+        self.directories: set[str] = set()
         self.disk = disk
         self.path = path
         self.seed = seed
-        self.segment_bytes = length
+        self.segment_bytes = segment_bytes
         self.interval = interval
-        self.segments: list[Segment] = []
-        self.producers = producers
-        self.producers_from = 0  # offset of the snapshot it was replayed from
-        self.epochs = EpochHistory()
-        self.start = 0
         self.mark = Mark(0, 0, 0)
-        self.quarantined: list[Quarantine] = []
+        self.start = 0
+        self.segments: list[Segment] = []
         self.report = RecoveryReport()
-        self.last_epoch = -1
-        self.last_time = -1
+        self._name = name
+        self._clean = clean and not suspect
+        self._suspect = suspect
+        self._full = verify == "full"
+        self._names: list[str] = []
+        self._bases: list[int] = []
+        self._replay = Replay(ProducerTable(*name), 0, EpochHistory())
+        self._prepare()
 
-    def run(self, *, clean: bool, suspect: bool, full: bool, name: tuple[str, int]) -> None:
-        names = self._names()
-        bases = numbered(names, "", ".log")
-        self._read_marks(names, bases)
-        if not bases:
-            self._create()
+    # ── survey ───────────────────────────────────────────────────────────────────────────────
+
+    def survey(self) -> None:
+        """Read the small files and estimate what else there is to be read. Raises ``OSError``."""
+        complete(self.disk, self.path)
+        self._names = self._list()
+        self._bases = numbered(self._names, "", ".log")
+        self._read_marks(self._names, self._bases)
+        self._replay = self._read_tables(ANY)
+        self._prepare()
+        if self._clean and not self._full:
             return
-        if bases[0] > self.start:
-            self._quarantine_missing(bases[0])
-        self._scan_all(bases, clean=clean and not suspect, full=full)
-        self._restore(names, name)
-        self._finish(names, suspect=suspect)
+        for base, following in zip(self._bases, self._ends(), strict=True):
+            if not self._full and following is not None and following <= self.mark.offset:
+                continue
+            holds_mark = base == self.mark.segment_base and not self._full
+            position = self.mark.position if holds_mark else 0
+            file = self.disk.open(f"{self.path}/{base:020}.log")
+            self.progress.planned_bytes += max(0, file.next_hole(position) - position)
+            file.close()
 
-    def _names(self) -> list[str]:
+    def _prepare(self) -> None:
+        """With mark and tables as they are now."""
+        self._salvage = self._make_salvage(self.report)
+        self._adoption = Adoption(
+            *(self.disk, self.seed, self.interval, self.mark),
+            *(self._replay, self._salvage, self.report, self.progress),
+        )
+
+    def _make_salvage(self, report: RecoveryReport) -> Salvage:
+        return Salvage(
+            *(self.disk, self.seed, self.interval, self.mark),
+            *(self._replay, report, self.progress),
+        )
+
+    def _list(self) -> list[str]:
         """The files there are, without those a crash left half made or half removed."""
         if not self.disk.exists(self.path):
             self.disk.make_directory(self.path)
@@ -198,256 +239,162 @@ class _Recovery:
         # The start was below the mark when it was set, and is durable.
         self.mark = mark if mark.offset >= self.start else Mark(self.start, -1, 0)
 
+    def _read_tables(self, end: int) -> Replay:
+        """Producers from the newest snapshot of a log up to ``end``, epochs from their file."""
+        producers, taken_at = ProducerTable(*self._name), 0
+        snapshots = numbered(self._names, "producers-", "")
+        for at in [found for found in snapshots[::-1] if found <= end]:
+            file = f"producers-{at:020}"
+            body = checkpoint.read(self.disk, f"{self.path}/{file}", checkpoint.Kind.PRODUCERS)
+            table = None if body is None else decode_producers(body, at, *self._name)
+            if table is not None:
+                producers, taken_at = table, at
+                break
+            self.report.rebuilt.append(file)
+        body = checkpoint.read(self.disk, f"{self.path}/epochs", checkpoint.Kind.EPOCHS)
+        epochs = None if body is None else decode_epochs(body)
+        replay = Replay(producers, taken_at, epochs or EpochHistory())
+        if epochs is None:
+            replay.from_the_start()
+            if "epochs" in self._names:
+                self.report.rebuilt.append("epochs")
+        return replay
+
+    # ── run ──────────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> None:
+        """Find out what the log is. Raises ``OSError``; ``settle`` makes it durable."""
+        if not self._bases:
+            self._create()
+        else:
+            if self._bases[0] > self.start:
+                self._quarantine_missing(self._bases[0])
+            self._take_segments()
+            longer = self._replay.producers_from > self.segments[-1].next_offset
+            if longer or self._adoption.misled:
+                self._replay_again()
+            self._finish()
+        self.progress.done = True
+
+    def recovered(self) -> Recovered:
+        """The log as it is now that it is settled."""
+        saved = self._adoption.saved
+        return Recovered(
+            segments=self.segments,
+            producers=self._replay.producers,
+            producers_from=self._replay.producers_from,
+            epochs=self._replay.epochs,
+            start=self.start,
+            quarantined=[
+                hole for hole in self._salvage.quarantined if hole.next_offset > self.start
+            ],
+            report=self.report,
+            saved_bytes=0 if saved is None else saved.size_bytes,
+            saved_batches=0 if saved is None else saved.batches,
+        )
+
     def _create(self) -> None:
         """No segment is there. Offsets that were once durable are never used again (S10)."""
-        # Also where the directory was found: whoever made it may have died before this.
-        self.disk.sync_directory(checkpoint.parent(self.path))
         end = self.mark.offset
         if end > self.start:
             self._quarantine_missing(end)
         segment = Segment(self.disk, self.path, end)
         segment.create(self.segment_bytes)
-        small = {
-            marks.flushed_path(self.path): marks.encode_mark(Mark(end, end, 0)),
-            marks.start_path(self.path): marks.encode_start(self.start),
-        }
-        staged = [checkpoint.stage(self.disk, path, data) for path, data in small.items()]
-        self.disk.sync([segment.file, *staged])
-        for path in small:
-            checkpoint.publish(self.disk, path)
-        self.disk.sync_directory(self.path)
         self.segments = [segment]
+        self.unsynced.append(segment.file)
+        self._stage(marks.flushed_path(self.path), marks.encode_mark(Mark.of(segment.summary())))
+        self._stage(marks.start_path(self.path), marks.encode_start(self.start))
+        # Also where the directory was found: whoever made it may have died before this.
+        self.directories |= {self.path, checkpoint.parent(self.path)}
 
     def _quarantine_missing(self, next_offset: int) -> None:
         file = f"{self.path}/{self.start:020}.log"
-        self._fence(Quarantine(file, 0, 0, self.start, next_offset, "the segment file is missing"))
+        hole = Quarantine(file, 0, 0, self.start, next_offset, "the segment file is missing")
+        self._salvage.fence(hole)
 
-    def _fence(self, found: Quarantine) -> None:
-        self.quarantined.append(found)
-        self.report.quarantined.append(found)
-
-    # ── which segments to scan ───────────────────────────────────────────────────────────────
-
-    def _scan_all(self, bases: list[int], *, clean: bool, full: bool) -> None:
-        self.segments = [Segment(self.disk, self.path, base) for base in bases]
-        ends: list[int | None] = [*bases[1:], None]
-        for at, (segment, end) in enumerate(zip(self.segments, ends, strict=True)):
-            if not full and self._adopt(segment, end, clean=clean):
-                self.last_time = max(self.last_time, segment.last_append_time)
-                self.report.clean = end is None
-            elif self.scan(segment, end, None):
+    def _take_segments(self) -> None:
+        """Each as far as that can be believed without reading it; the rest is scanned."""
+        self.segments = [Segment(self.disk, self.path, base) for base in self._bases]
+        for at, (segment, end) in enumerate(zip(self.segments, self._ends(), strict=True)):
+            if self._full:
+                cut = self._salvage.scan(segment, end, None)
+            elif self._adoption.whole(segment, end):
+                cut = False
+            elif not self._adoption.front(segment, end):
+                cut = self._salvage.scan(segment, end, None)
+            elif end is None and self._clean:
+                self.report.clean, cut = True, False
+            else:
+                cut = self._salvage.scan_on(segment, end)
+            if cut:
                 self._remove_segments(at + 1)
                 break
 
-    def _adopt(self, segment: Segment, end: int | None, *, clean: bool) -> bool:
-        """Whether the index file tells all that must be known of a segment."""
-        if end is None and not clean:
-            return False
-        end_offset = self.mark.offset if end is None else end
-        if end_offset > self.mark.offset:
-            return False
-        try:
-            index_file = self.disk.open(segment.index_path)
-        except FileNotFoundError:
-            index_file = None
-        data = b"" if index_file is None else index_file.read(index_file.size(), 0)
-        found = decode_index(data, segment.base_offset)
-        file = self.disk.open(segment.path)
-        size = file.size()
-        file.close()
-        if index_file is not None:
-            index_file.close()
-        if found is None or found[0].next_offset != end_offset or found[0].size_bytes > size:
-            self.report.rebuilt.append(segment.index_path.rpartition("/")[2])
-            return False
-        segment.adopt(found[0])
-        segment.sealed = True
-        return True
+    def _ends(self) -> list[int | None]:
+        """Where each segment has to end: the last one nowhere."""
+        return [*self._bases[1:], None] if self._bases else []
 
-    def _restore(self, names: list[str], name: tuple[str, int]) -> None:
-        """Producers from the newest snapshot and epochs from their file, then from the log."""
+    def _replay_again(self) -> None:
+        """Something was taken in that does not count: all once more, verified this time."""
         end = self.segments[-1].next_offset
-        for at in [found for found in numbered(names, "producers-", "")[::-1] if found <= end]:
-            file = f"producers-{at:020}"
-            body = checkpoint.read(self.disk, f"{self.path}/{file}", checkpoint.Kind.PRODUCERS)
-            table = None if body is None else decode_producers(body, at, *name)
-            if table is not None:
-                self.producers, self.producers_from = table, at
-                break
-            self.report.rebuilt.append(file)
-        body = checkpoint.read(self.disk, f"{self.path}/epochs", checkpoint.Kind.EPOCHS)
-        epochs = None if body is None else decode_epochs(body)
-        if epochs is None and "epochs" in names:
-            self.report.rebuilt.append("epochs")
-        self.epochs = epochs or EpochHistory()
-        replay_from = self.producers_from if epochs is not None else 0
-        for segment in self.segments:
-            if segment.next_offset <= replay_from:
-                continue
-            if segment.unverified is not None:
-                self.last_epoch = self.last_time = -1  # those of later segments by now
-                self.scan(segment, segment.next_offset, segment.size_bytes)
-            replay(
-                segment,
-                self.quarantined,
-                producers=self.producers,
-                producers_from=self.producers_from,
-                epochs=self.epochs,
-                epochs_from=replay_from,
-            )
+        self._replay = self._read_tables(end)
+        salvage = self._make_salvage(RecoveryReport())
+        for segment in [one for one in self.segments if one.next_offset > self._replay.offset]:
+            copy = Segment(self.disk, self.path, segment.base_offset)
+            salvage.scan(copy, segment.next_offset, segment.size_bytes)
 
-    # ── scanning one segment ─────────────────────────────────────────────────────────────────
-
-    def scan(self, segment: Segment, end: int | None, known_bytes: int | None) -> bool:
-        """Verify a segment from front to back; True: the log is cut in it."""
-        file = self.disk.open(segment.path)
-        segment.begin(file)
-        scanner = Scanner(file, self.seed)
-        durable = self.mark.offset if end is None else min(self.mark.offset, end)
-        while segment.next_offset != end:
-            found = scanner.at(segment.size_bytes)
-            reason = self._wrong(found, segment.next_offset, end)
-            if reason is None:
-                assert isinstance(found, BatchHeader)
-                self._take(segment, found)
-            elif segment.next_offset < durable:
-                sound = isinstance(found, BatchHeader)
-                self._quarantine(segment, scanner, end, known_bytes, reason, sound=sound)
-            else:
-                break
-        self.report.scanned_bytes += segment.size_bytes
-        segment.sealed = end is not None
-        if segment.size_bytes > segment.length:
-            segment.extend(segment.size_bytes)  # the end of the file is missing
-        return segment.next_offset != end and self._cut(segment, scanner, last=end is None)
-
-    def _wrong(
-        self, found: BatchHeader | EndOfLog | BadBatch, expected: int, end: int | None
-    ) -> str | None:
-        """Why what stands here does not continue the log, or None if it does."""
-        if isinstance(found, EndOfLog):
-            return "zeros where a batch should be"
-        if isinstance(found, BadBatch):
-            return REASONS[found.reason]
-        if found.base_offset != expected:
-            return f"offset {found.base_offset} where {expected} should follow"
-        if end is not None and found.next_offset > end:
-            return f"offsets up to {found.last_offset} in a segment that ends at {end}"
-        if found.leader_epoch < self.last_epoch:
-            return f"leader epoch falls from {self.last_epoch} to {found.leader_epoch}"
-        if found.append_time < self.last_time:
-            return f"append time falls from {self.last_time} to {found.append_time}"
-        return None
-
-    def _take(self, segment: Segment, header: BatchHeader) -> None:
-        segment.add(
-            header.size_bytes,
-            header.base_offset,
-            header.next_offset,
-            header.append_time,
-            header.record_count,
-            self.interval,
-        )
-        self.last_epoch, self.last_time = header.leader_epoch, header.append_time
-        self.report.batches += 1
-        self.report.records += header.record_count
-
-    def _quarantine(
-        self,
-        segment: Segment,
-        scanner: Scanner,
-        end: int | None,
-        known_bytes: int | None,
-        reason: str,
-        *,
-        sound: bool,
-    ) -> None:
-        """Fence in what is bad and stand at the next sound batch, or where the mark says."""
-        position, offset = segment.size_bytes, segment.next_offset
-        mark = self.mark
-        if end is not None and end <= mark.offset:
-            search_end, below = segment.length, end
-            resume = (known_bytes or scanner.data_end(position), end)
-        elif mark.segment_base == segment.base_offset and mark.position >= position:
-            search_end, below = mark.position, mark.offset
-            resume = (mark.position, mark.offset)
-        else:
-            search_end, below = segment.length, ANY
-            resume = (scanner.data_end(position), mark.offset)
-        search = position if sound else scanner.past(position)
-        resume = scanner.find(search, search_end, offset, below) or resume
-        resume = (max(resume[0], position), resume[1])
-        self._fence(Quarantine(segment.path, position, resume[0], offset, resume[1], reason))
-        segment.skip(*resume)
-
-    # ── the tail ─────────────────────────────────────────────────────────────────────────────
-
-    def _cut(self, segment: Segment, scanner: Scanner, *, last: bool) -> bool:
-        """End the log here, if anything lies behind; True if later segments must go."""
-        position = segment.size_bytes
-        data_end = scanner.data_end(position)
-        if data_end > position:
-            behind = scanner.find(position, segment.length, segment.next_offset - 1, ANY)
-            self.report.data_loss_possible |= behind is not None
-            self._report_cut(segment.path, position, data_end, segment.next_offset)
-        if not last:
-            segment.sealed = False
-        return not last
-
-    def _report_cut(self, file: str, position: int, end: int, offset: int) -> None:
-        self.report.cuts.append(Cut(file, position, end - position, offset))
-        self.report.truncated_bytes += end - position
+    # ── the end ──────────────────────────────────────────────────────────────────────────────
 
     def _remove_segments(self, first: int) -> None:
         """Remove the segments behind a cut; before the zeroing, so that a crash can be redone."""
         offset = self.segments[first - 1].next_offset
         for segment in self.segments[first:]:
-            scanner = Scanner(segment.file, self.seed)
-            data_end = scanner.data_end(0)
-            if data_end:
-                behind = scanner.find(0, segment.length, offset - 1, ANY)
-                self.report.data_loss_possible |= behind is not None
-                self._report_cut(segment.path, 0, data_end, offset)
+            self._salvage.cut_off(segment, offset)
         for segment in reversed(self.segments[first:]):
             segment.forget()
-            self._remove(segment.base_offset)
+            self.disk.remove(segment.index_path)
+            self.disk.remove(segment.path)
         del self.segments[first:]
         self.disk.sync_directory(self.path)
 
-    def _remove(self, base: int) -> None:
-        self.disk.remove(f"{self.path}/{base:020}.index")
-        self.disk.remove(f"{self.path}/{base:020}.log")
-
-    def _finish(self, names: list[str], *, suspect: bool) -> None:
-        """Make the result durable: zeroed tail, mark, and nothing left that is newer than it."""
-        active = self.segments[-1]
+    def _finish(self) -> None:
+        """Write what makes the result last: zeroed tail, mark, and nothing newer than it."""
+        active, epochs = self.segments[-1], self._replay.epochs
         end = active.next_offset
         for cut in self.report.cuts:
             if cut.file == active.path:
                 zero(active.file, cut.position, cut.position + cut.bytes)
-        stale = [at for at in numbered(names, "producers-", "") if at > end]
-        for at in stale:
-            self.disk.remove(f"{self.path}/producers-{at:020}")
-        if not self.report.clean:
-            self.disk.remove(active.index_path)  # it will be written anew when it is sealed
-        if suspect:
+        for at in numbered(self._names, "producers-", ""):
+            if at > end:
+                self.disk.remove(f"{self.path}/producers-{at:020}")
+        adoption = self._adoption
+        if adoption.saved is not None and adoption.saved.base_offset != active.base_offset:
+            adoption.saved = None
+        if adoption.saved is None:
+            self.disk.remove(active.index_path)  # it tells of more, or of something else
+        if self._suspect:
             self._rewrite()
         active.sealed = False
         active.extend(max(self.segment_bytes, active.size_bytes))
-        dirty = [segment for segment in self.segments if segment.next_offset >= self.mark.offset]
         if not self.report.clean:
-            self.disk.sync([segment.file for segment in dirty])
-            # Names before the mark that counts on them: it must not outlive a segment's.
-            self.disk.sync_directory(self.path)
-        if self.epochs.truncate_to(end) or "epochs" not in names or "epochs" in self.report.rebuilt:
-            data = encode_epochs(self.epochs)
-            checkpoint.write(self.disk, f"{self.path}/epochs", data)
-        mark = Mark(end, active.base_offset, active.size_bytes)
+            dirty = [one for one in self.segments if one.next_offset >= self.mark.offset]
+            self.unsynced += [segment.file for segment in dirty]
+            self.directories.add(self.path)
+        rebuilt = "epochs" not in self._names or "epochs" in self.report.rebuilt
+        if epochs.truncate_to(end) or rebuilt:
+            self._stage(f"{self.path}/epochs", encode_epochs(epochs))
+        if self._salvage.quarantined:
+            # The next start shall not have to judge the same bytes again, by less.
+            adoption.saved = active.summary()
+            self._stage(active.index_path, encode_index(adoption.saved, active.index))
+            self._replay.producers_from = end
+            data = encode_producers(self._replay.producers, end)
+            self._stage(f"{self.path}/producers-{end:020}", data)
+        mark = Mark.of(active.summary())
         # A mark that was read may stand in the page cache only: a power cut would turn what is
-        # quarantined below it into a torn tail.
-        if mark != self.mark or self.quarantined or "flushed" in self.report.rebuilt:
-            data = marks.encode_mark(mark)
-            checkpoint.write(self.disk, marks.flushed_path(self.path), data)
+        # damaged below it into a torn tail.
+        if mark != self.mark or not self.report.clean or "flushed" in self.report.rebuilt:
+            self._stage(marks.flushed_path(self.path), marks.encode_mark(mark))
         self.start = min(self.start, end)
         for segment in self.segments:
             segment.synced_bytes = segment.zeroed_bytes = segment.size_bytes
@@ -463,3 +410,6 @@ class _Recovery:
                 data = segment.file.read(min(ZERO_BYTES, segment.size_bytes - at), at)
                 segment.file.write([data], at)
                 at += len(data)
+
+    def _stage(self, path: str, data: bytes) -> None:
+        self.staged[path] = checkpoint.stage(self.disk, path, data)

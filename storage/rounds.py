@@ -15,7 +15,7 @@ from tailrace.storage.disk import Disk, File
 from tailrace.storage.marks import Mark, encode_mark, flushed_path
 from tailrace.storage.segment import Segment
 
-SIDECARS_MAX = 8  # waiting for a round; a log that is never synced writes them itself
+SIDECARS_MAX = 32  # waiting for a round; a log that is never synced writes them itself
 
 
 @dataclass(eq=False, slots=True)
@@ -74,7 +74,7 @@ class Unsynced:
 
     def __init__(self, disk: Disk, directory: str, mark: Mark) -> None:
         self.flushed = mark.offset  # all offsets below are durable
-        self.mark = mark  # as it was last written, though that may not be durable
+        self.mark: Mark = mark  # as it was last written, though that may not be durable
         self._disk = disk
         self._directory = directory
         self._segments: list[Segment] = []  # in order
@@ -116,6 +116,10 @@ class Unsynced:
             self._sidecars.remove(oldest)
             oldest.done()
 
+    def withdraw(self, sidecar: Sidecar) -> None:
+        """A newer one tells more; too late if a round has taken it."""
+        self._sidecars = [s for s in self._sidecars if s is not sidecar or s.taken]
+
     def forget(self, segment: Segment) -> None:
         """A segment was removed."""
         self._segments = [s for s in self._segments if s is not segment]
@@ -134,7 +138,7 @@ class Unsynced:
         return SyncPoint(
             owner=self,
             end=active.next_offset,
-            mark=Mark(active.next_offset, active.base_offset, active.size_bytes),
+            mark=Mark.of(active.summary()),
             directory=self._directory,
             names=self._names_changed,
             sync_names=self._names_changed > self._names_synced,

@@ -20,6 +20,7 @@ from tailrace.protocol.batch import (
 )
 
 WINDOW_BYTES = 4 * 1024 * 1024
+WINDOW_FIRST_BYTES = 64 * 1024  # then twice as much each time: often there is nothing to be seen
 BATCH_BYTES_MAX = 36 + BATCH_LENGTH_MAX
 _LENGTH_AT = 32
 _LENGTH = struct.Struct(">i")
@@ -46,15 +47,23 @@ class Source(Protocol):
     def next_data(self, position: int) -> int: ...
 
 
+class Counter(Protocol):
+    """Told how much was read."""
+
+    read_bytes: int
+
+
 class Scanner:
     """A window that moves over one file."""
 
-    def __init__(self, source: Source, seed: int) -> None:
+    def __init__(self, source: Source, seed: int, counter: Counter | None = None) -> None:
         self._source = source
         self._seed = seed
+        self._counter = counter
         self._size = source.size()
         self._data = memoryview(b"")
         self._start = 0  # position of the window in the file
+        self._window_bytes = WINDOW_FIRST_BYTES
         self.read_bytes = 0
 
     def at(self, position: int) -> BatchHeader | EndOfLog | BadBatch:
@@ -87,7 +96,7 @@ class Scanner:
         in the wrong place: a batch before one that does not continue it.
         """
         while (position := self._source.next_data(position)) < end:
-            data = self._source.read(min(WINDOW_BYTES, end + HEADER_BYTES - position), position)
+            data = self._read(min(WINDOW_BYTES, end + HEADER_BYTES - position), position)
             if not data:
                 return None
             at = data.find(_MAGIC)
@@ -106,7 +115,7 @@ class Scanner:
         """Behind the last byte at or behind ``position`` that is not zero; else ``position``."""
         found = position
         while (position := self._source.next_data(position)) < self._size:
-            data = self._source.read(WINDOW_BYTES, position)
+            data = self._read(WINDOW_BYTES, position)
             if not data:
                 break
             kept = len(data.rstrip(b"\0"))
@@ -138,7 +147,13 @@ class Scanner:
         end = min(position + length, self._size)
         if self._start <= position and end <= self._start + len(self._data):
             return
-        data = self._source.read(max(length, WINDOW_BYTES), position)
-        self.read_bytes += len(data)
-        self._data = memoryview(data)
+        self._data = memoryview(self._read(max(length, self._window_bytes), position))
         self._start = position
+        self._window_bytes = min(2 * self._window_bytes, WINDOW_BYTES)
+
+    def _read(self, length: int, position: int) -> bytes:
+        data = self._source.read(length, position)
+        self.read_bytes += len(data)
+        if self._counter is not None:
+            self._counter.read_bytes += len(data)
+        return data

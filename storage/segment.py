@@ -148,6 +148,22 @@ class Segment:
         self.indexed = True
         self.unverified = summary if summary.size_bytes else None
 
+    def resume(self, file: File, summary: Summary, index: Index) -> None:
+        """Take the front from what was saved of it; a walk or a scan goes on behind it."""
+        self.begin(file)
+        self.adopt(summary)
+        self.indexed = False
+        self._index = index
+
+    def trust(self) -> None:
+        """All there is by now was taken on trust."""
+        self.unverified = self.summary() if self.size_bytes else None
+        self._indexed_to = self.size_bytes  # nobody who reads on behind it steps over it
+
+    def doubts(self, offset: int) -> bool:
+        """Whether what holds an offset is still to be verified."""
+        return self.unverified is not None and offset < self.unverified.next_offset
+
     def take_place(self, path: str, file: File, summary: Summary, index: Index) -> None:
         """Stand for a rewritten file that was just verified, and has a name of its own for now."""
         self.adopt(summary)

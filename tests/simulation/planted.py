@@ -1,63 +1,195 @@
 """Known bugs, put into the product on demand: they measure the tests (safety 7.6).
 
-A planted bug must make seeds fail; the number is the one of safety.md's table where it has one.
+Each is a patch of the product's code from outside, under the number of safety.md's table where it
+has one, and says which of the tests must find it: ``seeds`` of a scenario, the crash ``scripts``,
+or the ``machine``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 from unittest.mock import patch
 
 from tailrace.protocol.batch import BatchHeader
-from tailrace.storage import recovery
-from tailrace.storage.disk import Disk
+from tailrace.storage import checkpoint, log as log_module, producers, recovery, rounds
+from tailrace.storage.disk import Disk, File
+from tailrace.storage.maintenance import Maintenance
 from tailrace.storage.marks import Mark
-from tailrace.storage.producers import ProducerPlan, Sent
+from tailrace.storage.producers import ProducerPlan, ProducerTable, Sent
+from tailrace.storage.reader import LogSlice, Reader
+from tailrace.storage.rewrite import Rewritten
 from tailrace.storage.rounds import SyncPoint
+from tailrace.storage.segment import Range
+from tailrace.storage.swap import SwapName, replaced_by
+
+Finder = Literal["seeds", "scripts", "machine"]
+Patches = Sequence[Any]
 
 
-def _no_fsync() -> Any:
-    """8: acks leave although nothing was synced."""
+class Lax:
+    """A disk of which some calls do nothing."""
+
+    def __init__(self, disk: Disk, *calls: str) -> None:
+        self._disk = disk
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda *given: None) if name in self._calls else getattr(self._disk, name)
+
+    def sync_together(self, files: Sequence[Any], directories: Sequence[str]) -> None:
+        self.sync(files)
+        for path in directories:
+            self.sync_directory(path)
+
+
+def everywhere(name: str, function: Callable[..., Any]) -> Patches:
+    """Replace a function of ``rounds`` wherever it was imported to."""
+    places = ("tailrace.broker.flusher", "tailrace.storage.log")
+    return [patch(f"{place}.{name}", function) for place in places]
+
+
+def no_fsync() -> Patches:
+    """Acks leave although nothing was synced."""
 
     def pretend(disk: Disk, points: Sequence[SyncPoint]) -> None:
-        for point in points:
-            point.durable = True
+        rounds.sync_round(Lax(disk, "sync", "sync_directory"), points)  # type: ignore[arg-type]
 
-    return patch("tailrace.broker.flusher.sync_round", pretend)
+    return everywhere("sync_round", pretend)
 
 
-def _no_sequence_check() -> Any:
-    """15 and more: a retry is written again."""
+def no_directory_fsync() -> Patches:
+    """A new segment's name is not synced with its content."""
+
+    def nameless(disk: Disk, points: Sequence[SyncPoint]) -> None:
+        rounds.sync_round(Lax(disk, "sync_directory"), points)  # type: ignore[arg-type]
+
+    return everywhere("sync_round", nameless)
+
+
+def rename_before_fsync() -> Patches:
+    """A checkpoint takes the place of the old one before its content is durable."""
+
+    def hasty(disk: Disk, path: str, data: bytes) -> None:
+        file = checkpoint.stage(disk, path, data)
+        checkpoint.publish(disk, path)
+        disk.sync([file])
+        file.close()
+        disk.sync_directory(checkpoint.parent(path))
+
+    return [patch.object(checkpoint, "write", hasty)]
+
+
+def retry_after_eio() -> Patches:
+    """A sync that failed is tried again, and then it succeeds (fsyncgate)."""
+
+    def stubborn(disk: Disk, points: Sequence[SyncPoint]) -> None:
+        try:
+            rounds.sync_round(disk, points)
+        except OSError:
+            rounds.sync_round(disk, points)
+
+    return everywhere("sync_round", stubborn)
+
+
+def cut_at_first_bad_checksum() -> Patches:
+    """Recovery takes every bad batch for a torn tail, wherever it stands."""
+    read_marks = recovery._Recovery._read_marks
+
+    def forget(self: Any, *given: Any) -> None:
+        read_marks(self, *given)
+        self.mark = Mark(self.start, -1, 0)
+
+    return [patch.object(recovery._Recovery, "_read_marks", forget)]
+
+
+def producers_not_restored() -> Patches:
+    """A restart forgets who has sent what."""
+    recover = log_module.recover
+
+    def forget(*given: Any, name: tuple[str, int], **more: Any) -> Any:
+        found = recover(*given, name=name, **more)
+        found.producers = ProducerTable(*name)
+        return found
+
+    return [patch.object(log_module, "recover", forget)]
+
+
+def window_off_by_one() -> Patches:
+    """Four batches of a producer are known again, not five."""
+    return [patch.object(producers, "WINDOW", producers.WINDOW - 1)]
+
+
+def no_sequence_check() -> Patches:
+    """A retry is written again."""
 
     def accept(self: ProducerPlan, header: BatchHeader) -> Sent | None:
         return None
 
-    return patch.object(ProducerPlan, "check", accept)
+    return [patch.object(ProducerPlan, "check", accept)]
 
 
-def _cut_at_first_bad_checksum() -> Any:
-    """13: recovery takes every bad batch for a torn tail, wherever it stands."""
-    read_marks = recovery._Recovery._read_marks
+def read_past_the_end() -> Patches:
+    """A slice that reaches the log end takes whatever stands behind it in the file."""
+    read = Reader.read
 
-    def forget(self: Any, names: list[str], bases: list[int]) -> None:
-        read_marks(self, names, bases)
-        self.mark = Mark(self.start, -1, 0)
+    def greedy(self: Reader, *given: int) -> LogSlice:
+        found = read(self, *given)
+        if not found.ranges or found.next_offset < given[-1]:
+            return found
+        last = found.ranges[-1]
+        more = min(100, last.file.size() - last.offset - last.length)
+        ranges = [*found.ranges[:-1], Range(last.file, last.offset, last.length + more)]
+        return LogSlice(ranges, found.first_offset, found.next_offset, found.length + more)
 
-    return patch.object(recovery._Recovery, "_read_marks", forget)
+    return [patch.object(Reader, "read", greedy)]
 
 
-BUGS: dict[str, Callable[[], Any]] = {
-    "no-fsync": _no_fsync,
-    "no-sequence-check": _no_sequence_check,
-    "cut-at-first-bad-checksum": _cut_at_first_bad_checksum,
+def swap_not_atomic() -> Patches:
+    """A rewritten segment is renamed over the first of those it replaces, and the others go."""
+
+    def publish(self: Any, rewritten: Rewritten, half_made: str) -> File:
+        disk, path = self._disk, self._path
+        swap = SwapName(rewritten.base_offset, rewritten.next_offset)
+        file: File = disk.open(half_made)
+        disk.rename(half_made, swap.final(path))
+        for name in replaced_by(swap, disk.list(path)):
+            disk.remove(f"{path}/{name}")
+        disk.sync_directory(path)
+        return file
+
+    return [patch.object(Maintenance, "publish", publish)]
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A planted bug and the tests that must find it."""
+
+    number: str  # in safety.md, where it has one
+    patches: Callable[[], Patches]
+    finders: tuple[Finder, ...]
+
+
+BUGS: dict[str, Bug] = {
+    "no-fsync": Bug("8", no_fsync, ("seeds", "scripts", "machine")),
+    "no-directory-fsync": Bug("9", no_directory_fsync, ("scripts", "machine")),
+    "rename-before-fsync": Bug("10", rename_before_fsync, ("scripts", "machine")),
+    "retry-after-eio": Bug("11", retry_after_eio, ("seeds",)),
+    "cut-at-first-bad-checksum": Bug("13", cut_at_first_bad_checksum, ("seeds",)),
+    "producers-not-restored": Bug(
+        "14", producers_not_restored, ("seeds", "scripts", "machine")
+    ),
+    "window-off-by-one": Bug("15", window_off_by_one, ("machine",)),
+    "no-sequence-check": Bug("15 and more", no_sequence_check, ("seeds", "scripts", "machine")),
+    "swap-not-atomic": Bug("21", swap_not_atomic, ("scripts",)),
+    "read-past-the-end": Bug("28", read_past_the_end, ("machine",)),
 }
 
 
 @contextmanager
 def plant(name: str | None) -> Iterator[None]:
     """Put a bug in for the time of the block; None: none."""
-    if name is None:
+    with ExitStack() as stack:
+        for each in BUGS[name].patches() if name is not None else ():
+            stack.enter_context(each)
         yield
-    else:
-        with BUGS[name]():
-            yield

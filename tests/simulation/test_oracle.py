@@ -138,6 +138,9 @@ def test_damage_on_purpose_is_no_loss() -> None:
     path = f"/data/topics/{partition_name(TOPIC_ID, 3)}/{0:020}.log"
     broker.oracle.damage(path, 60, 1)
     broker.open()
+    verify = broker.log.verify_pending(0)
+    assert verify is not None
+    verify()
     assert broker.log.quarantined
     broker.oracle.process_serves()
     broker.produce(b"d")

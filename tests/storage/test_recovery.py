@@ -167,13 +167,15 @@ def test_settled_logs_can_share_one_round(tmp_path: Path) -> None:
     assert open_log(tmp_path, clean=True).recovery.clean
 
 
-def test_clean_mark_is_not_believed_without_a_sound_index(tmp_path: Path) -> None:
+def test_clean_stop_spares_the_scan_without_an_index_too(tmp_path: Path) -> None:
     log = open_log(tmp_path)
     fill(log, 10)
+    expected = entries(log)
     log.close(clean=True)
     (tmp_path / "log" / f"{0:020}.index").unlink()
     again = open_log(tmp_path, clean=True)
-    assert (again.recovery.clean, again.recovery.batches, again.end) == (False, 10, 10)
+    assert (again.recovery.clean, again.recovery.batches, again.end) == (True, 0, 10)
+    assert entries(again) == expected
 
 
 def test_index_of_an_earlier_clean_stop_does_not_hide_later_batches(tmp_path: Path) -> None:
@@ -381,9 +383,9 @@ def check(path: Path, kept: dict[int, bytes], flushed: int) -> None:
     log.close(clean=False)
     saved = files(path)
     again = open_log(path)
-    assert (again.start, again.end, again.epochs, holes(again), dict(again.producers)) == state
     assert not again.recovery.cuts
     assert entries(again) == found
+    assert (again.start, again.end, again.epochs, holes(again), dict(again.producers)) == state
     again.close(clean=False)
     assert files(path) == saved
 
