@@ -142,6 +142,9 @@ async def print_from(consumer: Consumer[bytes, bytes], run: Run) -> None:
     """Print from ``run.positions`` on until it is done."""
     for partition, offset in run.positions.items():
         await consumer.seek(partition, offset)
+    for partition, end in run.ends.items():  # there may be no record left to tell that it is past
+        buffer = consumer.feed.buffer(partition)
+        buffer.stop = end if buffer.stop is None else min(end, buffer.stop)
     if run.done():
         return
     async for batch in consumer.batches(max_records=BATCH_RECORDS, max_wait=0):

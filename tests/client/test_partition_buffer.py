@@ -99,6 +99,41 @@ def test_emptied_range_is_stepped_over() -> None:
     assert drain(target) == [(8, b"a")]
 
 
+def test_emptied_tail_ends_the_reading() -> None:
+    """Erased or compacted records at the end: nothing is left to wait for."""
+    target = buffer()
+    target.stop = 20
+    answer(target, entry(0, [b"a"], offsets=[2], last_offset_delta=4), end=20)
+    assert drain(target) == [(2, b"a")]
+    assert (target.position, target.lag, target.finished) == (5, 15, False)
+    assert target.wants(LIMIT)
+    answer(target, entry(5, [], offsets=[], last_offset_delta=14), end=20)
+    assert target.available == 0
+    assert drain(target) == []
+    assert (target.position, target.lag, target.finished) == (20, 0, True)
+    assert not target.wants(LIMIT)
+
+
+def test_stop_inside_a_gap_is_reached() -> None:
+    target = buffer()
+    target.stop = 7
+    answer(target, entry(0, [b"a", b"b"], offsets=[1, 8], last_offset_delta=9), end=10)
+    assert drain(target) == [(1, b"a")]
+    assert target.finished
+
+
+@pytest.mark.parametrize("position", [0, 3, 4, 5])
+def test_position_in_a_gap_goes_on_with_the_next_record(position: int) -> None:
+    target = buffer(position)
+    answer(
+        target,
+        entry(0, [], offsets=[], last_offset_delta=3),
+        entry(4, [b"a"], offsets=[2], last_offset_delta=2),
+    )
+    assert drain(target) == [(6, b"a")]
+    assert target.position == 7
+
+
 def test_every_flipped_bit_is_found_and_what_is_before_it_is_served() -> None:
     good, spoilt = entry(0, [b"good"]), entry(1, [b"some value", None])
     for place in range(len(spoilt)):
