@@ -40,6 +40,16 @@ def file_error(path: object, *, reason: str) -> errors.InputError:
     return errors.InputError("T062", f"{where}{reason}", "Check the path and its permissions.")
 
 
+def index_misfits(path: str, *, where: str) -> errors.BrokerError:
+    """T094 for an index whose checksum holds. ``where``: "its end", "an entry for offset 7"."""
+    return errors.BrokerError(
+        "T094",
+        f"{shown(path)} does not fit its log file: {where} is not there",
+        "Remove it while the broker is stopped: the next start rebuilds it from the log file.",
+        **{"path": path, "where": where},
+    )
+
+
 def needs_server(command: str) -> errors.ConfigError:
     """T084. ``command``: "dev"."""
     return errors.ConfigError(

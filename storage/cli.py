@@ -17,6 +17,7 @@ from tailrace.protocol.console import EXIT_UNHEALTHY, Console, align, compact
 from tailrace.protocol.record_json import printable, record_document
 from tailrace.protocol.units import format_count, format_size
 from tailrace.storage import offline
+from tailrace.storage.log_file import place_of
 from tailrace.storage.offline import BatchInfo, FileReport
 
 _FILE = click.Path(exists=True, dir_okay=False)
@@ -50,7 +51,7 @@ def list_segments(console: Console, directory: str) -> None:
             format_count(info.records),
             format_size(info.size_bytes),
             "-" if info.last_append_time is None else utc(info.last_append_time),
-            "sealed" if info.sealed else "active",
+            info.state,
         )
         for info in found
     ]
@@ -146,7 +147,7 @@ def batch_document(
 
 def record_documents(file: str, info: BatchInfo, columns: Columns) -> Iterator[dict[str, object]]:
     """Record JSON. Offline the topic's name is not known: its id stands in its place."""
-    topic_id, partition, _ = offline.place_of(file)
+    topic_id, partition, *_ = place_of(file)
     for at, value in enumerate(columns.values):
         key = None if columns.keys is None else columns.keys[at]
         headers = (None if columns.headers is None else columns.headers[at]) or ()
@@ -175,6 +176,12 @@ def record_lines(info: BatchInfo, columns: Columns) -> Iterator[str]:
 
 def dump_row(info: BatchInfo) -> str:
     check = "ok" if info.header_ok and info.checksum_ok else "BAD"
+    if info.control:
+        check += " (control)"
+    elif not info.records:
+        check += " (empty range)"
+    if info.delete_horizon is not None:
+        check += f" (tombstones until {utc(info.delete_horizon)})"
     return fixed(
         (
             format_count(info.position),
@@ -184,7 +191,7 @@ def dump_row(info: BatchInfo) -> str:
             str(info.leader_epoch),
             utc(info.append_time),
             info.compression,
-            f"{check} (control)" if info.control else check,
+            check,
         )
     )
 

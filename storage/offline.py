@@ -1,7 +1,8 @@
 """Looking at log files without a broker: what is in them, and whether it is sound.
 
 Read-only: files are opened for reading, nothing is locked, a broker may be running. What it is
-appending meanwhile may look torn. The values have the fields of the documents that
+appending meanwhile may look torn; a segment that it removes or replaces is looked at again. The
+values have the fields of the documents that
 ``tailrace segment`` prints (``dataclasses.asdict`` gives them).
 
 The topic id and partition that seed the header check come from the name of the directory that
@@ -10,31 +11,29 @@ holds the file, so a file that was moved elsewhere fails it, as it should.
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from tailrace.protocol import texts, texts_cli
 from tailrace.protocol.batch import (
+    ATTRIBUTE_DELETE_HORIZON,
     FORMAT_COLUMNS,
     HEADER_BYTES,
-    BadBatch,
     BatchError,
     BatchHeader,
     Columns,
     decode_columns,
     header_ok,
-    header_seed,
     parse_header,
     payload_ok,
 )
-from tailrace.protocol.errors import TailraceError
-from tailrace.storage import checkpoint, marks
+from tailrace.protocol.errors import InputError, TailraceError
 from tailrace.storage.directory import parse_partition_name
-from tailrace.storage.index import Index, decode_index
-from tailrace.storage.recovery import numbered
-from tailrace.storage.scan import REASONS, Scanner
+from tailrace.storage.index import Index, Summary, decode_index
+from tailrace.storage.log_file import LOG, LogFile, State, files_in
 
-LOG = ".log"
+LOOKS_MAX = 5  # at a file that a broker replaces meanwhile
 INTERVAL_BYTES = 4096  # of an index made here for a segment that has no index file
 
 
@@ -53,6 +52,7 @@ class SegmentInfo:
     first_append_time: int | None
     last_append_time: int | None
     sealed: bool
+    state: State  # "swap": takes the place of those that are "replaced", its name apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ class BatchInfo:
     append_time: int
     base_timestamp: int
     max_timestamp: int
+    delete_horizon: int | None  # ms: tombstones here may go then; it stands as base timestamp
     producer_id: int
     producer_epoch: int
     base_sequence: int
@@ -111,104 +112,11 @@ class IndexInfo:
     append_time: int
 
 
-def place_of(path: str) -> tuple[bytes, int, int]:
-    """Topic id, partition and base offset of a log file, by the names in its path.
-
-    Raises InputError T062 if the path is no log file of a partition.
-    """
-    directory, _, name = os.path.abspath(path).rpartition("/")
-    where = parse_partition_name(directory.rpartition("/")[2])
-    bases = numbered([name], "", LOG)
-    if where is None or not bases:
-        reason = f"{path} is not <topic id>-<partition>/<20 digits>{LOG}"
-        raise texts_cli.invalid_input(reason, hint="See: tailrace segment --help")
-    return (*where, bases[0])
-
-
-class LogFile:
-    """One log file, open for reading, with what its name and its neighbours say of it."""
-
-    def __init__(self, path: str) -> None:
-        """Raises InputError T062 if the path is no log file of a partition."""
-        self.path = path
-        self.topic_id, self.partition, self.base_offset = place_of(path)
-        self.seed = header_seed(self.topic_id, self.partition)
-        directory = os.path.dirname(os.path.abspath(path))
-        later = [at for at in numbered(os.listdir(directory), "", LOG) if at > self.base_offset]
-        self.end_offset = later[0] if later else None  # where the next segment begins
-        mark = read_mark(directory)
-        durable = mark.offset if mark is not None else None
-        if self.end_offset is not None and (durable is None or durable > self.end_offset):
-            durable = self.end_offset
-        self.durable_offset = durable or self.base_offset  # a bad batch below: corruption
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise texts_cli.invalid_input(
-                f"{path}: {error.strerror}", hint="See: tailrace segment list DIR"
-            ) from None
-
-    def __enter__(self) -> "LogFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-
-    def size(self) -> int:
-        return os.fstat(self._descriptor).st_size
-
-    def read(self, length: int, position: int) -> bytes:
-        return os.pread(self._descriptor, length, position)
-
-    def next_data(self, position: int) -> int:
-        seek_data: int | None = getattr(os, "SEEK_DATA", None)
-        if seek_data is None or position >= self.size():
-            return min(position, self.size())
-        try:
-            return os.lseek(self._descriptor, position, seek_data)
-        except OSError:
-            return self.size()
-
-    def sound(self) -> Iterator[tuple[int, BatchHeader | str]]:
-        """Every batch that continues the log with its position, and why one does not.
-
-        Behind something bad it goes on with the next sound batch, if there is one.
-        """
-        scanner = Scanner(self, self.seed)
-        position, expected = 0, self.base_offset
-        while expected != self.end_offset:
-            found = scanner.at(position)
-            if isinstance(found, BatchHeader) and found.base_offset == expected:
-                yield position, found
-                position, expected = position + found.size_bytes, found.next_offset
-                continue
-            if isinstance(found, BatchHeader):
-                reason = f"offset {found.base_offset} where {expected} should follow"
-                search = position
-            else:
-                zeros = "zeros where a batch should be"
-                reason = REASONS[found.reason] if isinstance(found, BadBatch) else zeros
-                search = scanner.past(position)
-            below = self.end_offset if self.end_offset is not None else 1 << 63
-            resume = scanner.find(search, self.size(), expected, below)
-            if resume is None and scanner.data_end(position) == position:
-                if expected < self.durable_offset:
-                    yield position, reason
-                return
-            yield position, reason
-            if resume is None:
-                return
-            position, expected = resume
-
-    def data_end(self, position: int) -> int:
-        return Scanner(self, self.seed).data_end(position)
-
-
 def list_segments(directory: str) -> list[SegmentInfo]:
     """The segments of a partition's directory, or of all below a data directory."""
     found: list[SegmentInfo] = []
     for path in _log_files([directory]):
-        with LogFile(path) as file:
+        with suppress(_Vanished), _open(path, listed=True) as file:
             found.append(_segment_info(file))
     return found
 
@@ -238,27 +146,39 @@ def dump(path: str) -> Iterator[tuple[BatchInfo, Columns | None]]:
 
 
 def verify(paths: Sequence[str]) -> list[FileReport]:
-    """Verify log files, or all below directories, down to the columns of every batch."""
+    """Verify log files, or all below directories, down to the columns of every batch.
+
+    An index file that is sound but does not fit its log file is reported too; one that is not is
+    only rebuilt. In directories what a swap file replaces is left out.
+    """
     reports: list[FileReport] = []
     for path in _log_files(paths):
-        with LogFile(path) as file:
-            reports.append(_verify(file))
+        listed = path not in paths
+        for look in range(1, LOOKS_MAX + 1):
+            try:
+                file = _open(path, listed=listed)
+            except _Vanished:
+                break
+            with file:
+                if listed and file.state == "replaced":
+                    break
+                found = _verify(file)
+                if look == LOOKS_MAX or all(one.ok for one in found) or file.is_current():
+                    reports += found
+                    break
     return reports
 
 
 def index_entries(path: str) -> list[IndexInfo]:
     """The index of a segment: its file's if that is sound, else made from the log file.
 
-    ``path``: the index or the log file.
+    ``path``: the index, the log file, or a swap file.
     """
-    stem = path.removesuffix(".index").removesuffix(LOG)
-    with LogFile(stem + LOG) as file:
-        found = None
-        if os.path.exists(f"{stem}.index"):
-            with open(f"{stem}.index", "rb") as index_file:
-                found = decode_index(index_file.read(), file.base_offset)
-        index = found[1] if found is not None else Index(file.base_offset)
-        if found is None:
+    log = path.removesuffix(".index") + LOG if path.endswith(".index") else path
+    with LogFile(log) as file:
+        stored = _stored_index(file)
+        index = stored[1] if stored is not None else Index(file.base_offset)
+        if stored is None:
             due = 0
             for position, batch in file.sound():
                 if isinstance(batch, BatchHeader) and position >= due:
@@ -267,15 +187,29 @@ def index_entries(path: str) -> list[IndexInfo]:
     return [IndexInfo(*entry) for entry in index]
 
 
-def read_mark(directory: str) -> marks.Mark | None:
-    """The flushed mark of a partition's directory, None if it is missing or damaged."""
+class _Vanished(Exception):
+    """A file that was listed is not there any more."""
+
+
+def _open(path: str, *, listed: bool) -> LogFile:
+    """``listed``: it was found in a directory, where a broker may have removed it since."""
     try:
-        with open(marks.flushed_path(directory), "rb") as file:
-            data = file.read(4096)
-    except OSError:
+        return LogFile(path)
+    except InputError:
+        if listed and not os.path.exists(path):
+            raise _Vanished from None
+        raise
+
+
+def _stored_index(file: LogFile) -> tuple[Summary, Index] | None:
+    """Of its file; None where that is missing, unsound, or another file's."""
+    if file.state in ("swap", "replaced"):
         return None
-    body = checkpoint.decode(checkpoint.Kind.FLUSHED, data)
-    return None if body is None else marks.decode_mark(body)
+    try:
+        with open(file.index_path, "rb") as stored:
+            return decode_index(stored.read(), file.base_offset)
+    except FileNotFoundError:
+        return None
 
 
 def _log_files(paths: Sequence[str]) -> list[str]:
@@ -287,7 +221,7 @@ def _log_files(paths: Sequence[str]) -> list[str]:
         for directory, folders, names in os.walk(path):
             folders.sort()
             if parse_partition_name(os.path.basename(os.path.abspath(directory))) is not None:
-                found += [f"{directory}/{at:020}{LOG}" for at in numbered(names, "", LOG)]
+                found += [f"{directory}/{name}" for name in files_in(names)]
     return found
 
 
@@ -312,12 +246,14 @@ def _segment_info(file: LogFile) -> SegmentInfo:
         size_bytes=size_bytes,
         first_append_time=times[0] if times else None,
         last_append_time=times[1] if times else None,
-        sealed=file.end_offset is not None,
+        sealed=file.state != "active",
+        state=file.state,
     )
 
 
 def _batch_info(position: int, header: BatchHeader, entry: memoryview, seed: int) -> BatchInfo:
     whole = len(entry) >= header.size_bytes
+    marked = bool(header.attributes & ATTRIBUTE_DELETE_HORIZON)
     return BatchInfo(
         position=position,
         size_bytes=header.size_bytes,
@@ -329,6 +265,7 @@ def _batch_info(position: int, header: BatchHeader, entry: memoryview, seed: int
         append_time=header.append_time,
         base_timestamp=header.base_timestamp,
         max_timestamp=header.max_timestamp,
+        delete_horizon=header.base_timestamp if marked else None,
         producer_id=header.producer_id,
         producer_epoch=header.producer_epoch,
         base_sequence=header.base_sequence,
@@ -341,10 +278,12 @@ def _batch_info(position: int, header: BatchHeader, entry: memoryview, seed: int
     )
 
 
-def _verify(file: LogFile) -> FileReport:
+def _verify(file: LogFile) -> list[FileReport]:
+    """The report of a log file, and that of its index if there is something wrong with it."""
     batches = records = size_bytes = torn_bytes = 0
     next_offset, epoch, time = file.base_offset, -1, -1
     problem: FileError | None = None
+    index = _IndexCheck(_stored_index(file))
     walk = file.sound()
     for position, found in walk:
         fault: TailraceError | None = None
@@ -355,6 +294,7 @@ def _verify(file: LogFile) -> FileReport:
             records += found.record_count
             size_bytes = position + found.size_bytes
             next_offset = found.next_offset
+            index.take(position, found)
         elif next_offset < file.durable_offset:
             fault = _corruption(file, position, found, next_offset)
         else:
@@ -364,7 +304,38 @@ def _verify(file: LogFile) -> FileReport:
                 fault = _corruption(file, position, reason, next_offset)
         if fault is not None and problem is None:
             problem = FileError(position, fault.code, fault.message)
-    return FileReport(file.path, problem is None, batches, records, size_bytes, torn_bytes, problem)
+    report = FileReport(
+        file.path, problem is None, batches, records, size_bytes, torn_bytes, problem
+    )
+    return [report] if problem is not None else [report, *index.reports(file)]
+
+
+class _IndexCheck:
+    """An index held against the batches of its segment, in one walk over both."""
+
+    def __init__(self, stored: tuple[Summary, Index] | None) -> None:
+        self._summary = None if stored is None else stored[0]
+        self._entries = iter(()) if stored is None else iter(stored[1])
+        self._due = next(self._entries, None)
+        self._end_seen = stored is None or stored[0].size_bytes == 0
+
+    def take(self, position: int, found: BatchHeader) -> None:
+        """The next batch."""
+        if self._due == (found.base_offset, position, found.append_time):
+            self._due = next(self._entries, None)
+        told = self._summary
+        if told is not None and told.size_bytes == position + found.size_bytes:
+            self._end_seen = told.next_offset == found.next_offset
+
+    def reports(self, file: LogFile) -> list[FileReport]:
+        """What is wrong with it, after the last batch."""
+        if self._summary is None or (self._due is None and self._end_seen):
+            return []
+        where = "its end" if self._due is None else f"an entry for offset {self._due.offset}"
+        error = texts_cli.index_misfits(file.index_path, where=where)
+        position = self._summary.size_bytes if self._due is None else self._due.position
+        found = FileError(position, error.code, error.message)
+        return [FileReport(file.index_path, False, 0, 0, 0, 0, found)]
 
 
 def _corruption(file: LogFile, position: int, reason: str, first_offset: int) -> TailraceError:

@@ -9,7 +9,9 @@ import pytest
 from tailrace.protocol.errors import InputError
 from tailrace.storage import offline
 from tailrace.storage.directory import partition_name
-from tailrace.storage.log import Log
+from tailrace.storage.log import Log, LogConfig
+from tailrace.storage.log_file import LogFile
+from tailrace.storage.swap import SwapName
 from tests.storage.logs import (
     EPOCH,
     PARTITION,
@@ -20,6 +22,7 @@ from tests.storage.logs import (
     batch,
     fill,
 )
+from tests.storage.rewriting import make, put, settled, swap
 
 
 @pytest.fixture
@@ -83,6 +86,7 @@ def test_dump_shows_headers_and_records(folder: Path) -> None:
         "append_time": 900,
         "base_timestamp": 1,
         "max_timestamp": 1,
+        "delete_horizon": None,
         "producer_id": 7,
         "producer_epoch": 0,
         "base_sequence": 0,
@@ -165,3 +169,123 @@ def test_nothing_is_written(folder: Path) -> None:
     offline.list_segments(str(folder))
     offline.verify([str(folder)])
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+# ── rewritten logs ───────────────────────────────────────────────────────────────────────────
+
+
+def sealed(tmp_path: Path) -> Log:
+    """A log of two sealed segments, 20 batches of 2 records each, and an empty active one."""
+    folder = tmp_path / "topics" / partition_name(TOPIC_ID, PARTITION)
+    folder.parent.mkdir()
+    log = Log.open(
+        QuickDisk(),
+        str(folder),
+        topic_id=TOPIC_ID,
+        partition=PARTITION,
+        config=LogConfig(segment_bytes=1 << 20, index_interval_bytes=300),
+        now_ms=0,
+        clean=False,
+    )
+    for _ in range(2):
+        for _ in range(20):
+            put(log, 2)
+        settled(log)
+    return log
+
+
+def test_a_rewritten_log_is_shown_as_it_is(tmp_path: Path) -> None:
+    log = sealed(tmp_path)
+    swap(QuickDisk(), log, [*range(7, 30), 41])
+    log.sync()
+    first, active = offline.list_segments(log.path)
+    assert (first.base_offset, first.next_offset, first.records) == (0, 80, 56)
+    assert (first.state, active.state) == ("sealed", "active")
+    assert all(report.ok for report in offline.verify([log.path]))
+    batches = list(offline.dump(first.file))
+    empty, nothing = next(one for one in batches if not one[0].records)
+    assert (empty.base_offset, empty.last_offset, empty.producer_id) == (8, 29, -1)
+    assert nothing is not None
+    assert nothing.values == []
+    thinned = next(columns for info, columns in batches if info.base_offset == 6)
+    assert thinned is not None
+    assert (thinned.offsets, thinned.values) == ([0], [b"6"])
+    assert [one.offset for one in offline.index_entries(first.file)][4:6] == [30, 32]
+
+
+def test_a_half_swapped_log_is_shown_as_recovery_will_leave_it(tmp_path: Path) -> None:
+    log = sealed(tmp_path)
+    job = log.swap(make(QuickDisk(), log, range(7, 30)))
+    half_made = [Path(log.path) / name for name in QuickDisk().list(log.path) if "tmp" in name]
+    assert len(half_made) == 1
+    assert [one.state for one in offline.list_segments(log.path)] == ["sealed", "sealed", "active"]
+    job.publish()
+    log.replace(job)
+    new, first, second, active = offline.list_segments(log.path)
+    assert Path(new.file).name == f"{0:020}-{80:020}.swap"
+    assert (new.base_offset, new.next_offset, new.records) == (0, 80, 57)
+    assert [one.state for one in (new, first, second)] == ["swap", "replaced", "replaced"]
+    assert active.state == "active"
+    (Path(log.path) / f"{40:020}.log").unlink()  # as far as the tidying came
+    reports = offline.verify([log.path])
+    assert [Path(report.file).suffix for report in reports] == [".swap", ".log"]
+    assert all(report.ok for report in reports)
+    assert len(list(offline.dump(new.file))) > 20
+    assert offline.index_entries(new.file)[0].offset == 0
+    assert all(report.ok for report in offline.verify([first.file, new.file]))
+    job.finish()
+    log.replaced(job)
+    assert [one.state for one in offline.list_segments(log.path)] == ["sealed", "active"]
+
+
+def test_damage_in_a_swap_file_is_corruption(tmp_path: Path) -> None:
+    log = sealed(tmp_path)
+    job = log.swap(make(QuickDisk(), log, range(7, 30)))
+    job.publish()
+    file = Path(SwapName(0, 80).path(log.path))
+    change(file, 200, b"\xff\xff")
+    report, *_ = offline.verify([log.path])
+    assert (report.file, report.ok) == (str(file), False)
+
+
+def test_segments_that_overlap_are_corruption(tmp_path: Path) -> None:
+    log = sealed(tmp_path)
+    old = (Path(log.path) / f"{40:020}.log").read_bytes()
+    swap(QuickDisk(), log, range(30, 50))
+    (Path(log.path) / f"{40:020}.log").write_bytes(old)
+    report, *_ = offline.verify([log.path])
+    assert not report.ok
+    assert report.error is not None
+    assert "in a segment that ends at 40" in report.error.message
+
+
+def test_an_index_of_another_file_is_named(tmp_path: Path) -> None:
+    log = sealed(tmp_path)
+    index = Path(log.path) / f"{0:020}.index"
+    old = index.read_bytes()
+    swap(QuickDisk(), log, [0, *range(30, 50)])
+    log.sync()
+    assert all(report.ok for report in offline.verify([log.path]))
+    index.write_bytes(old)
+    report, wrong, *_ = offline.verify([log.path])
+    assert report.ok
+    assert (wrong.file, wrong.ok) == (str(index), False)
+    assert wrong.error is not None
+    assert wrong.error.code == "T094"
+
+
+def test_what_a_broker_replaces_meanwhile_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = sealed(tmp_path)
+    opened = LogFile.__init__
+
+    def swap_first(self: LogFile, path: str) -> None:
+        opened(self, path)
+        monkeypatch.undo()
+        swap(QuickDisk(), log, range(30, 50))
+
+    monkeypatch.setattr(LogFile, "__init__", swap_first)
+    reports = offline.verify([log.path])
+    assert all(report.ok for report in reports)
+    assert [report.records for report in reports] == [40, 0]
