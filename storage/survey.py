@@ -10,6 +10,7 @@ log can then be rewritten by a job of its own. Invariants:
   crash left behind.
 """
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -208,7 +209,7 @@ def _read_marks(disk: Disk, job: CompactJob) -> bytearray:
         for one in job.segments:
             part = file.read(one.marks_end - one.marks_at, one.marks_at)
             if xxh3_64_intdigest(part) != one.marks_check:
-                raise RewriteRefused(job.marks_path, one.marks_at, "the marks are damaged")
+                raise OSError(errno.EIO, "the marks are not those of the survey", job.marks_path)
             data += part
         return data
     finally:
