@@ -64,6 +64,7 @@ class Flusher:
         self._written_at = 0.0
         self._syncing: frozenset[Partition] = frozenset()
         self.after_round: Callable[[], None] = lambda: None  # the appender's: what waited goes now
+        self.short_of_room: Callable[[], bool] = lambda: False  # then no zeros are written ahead
         self._round_over = trio.Event()
 
     def written(self, partition: Partition) -> None:
@@ -99,7 +100,11 @@ class Flusher:
                     await trio.sleep(AHEAD_IDLE_S)
                     continue
                 partition = next(iter(self._ahead))
-                if not partition.serving or not self._write_ahead(partition):
+                if (
+                    not partition.serving
+                    or self.short_of_room()
+                    or not self._write_ahead(partition)
+                ):
                     del self._ahead[partition]
                     partition.ahead_bytes = 0
                 else:

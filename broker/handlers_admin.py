@@ -255,8 +255,9 @@ def describe_cluster(node: Node, call: Call, request: DescribeClusterRequest) ->
     problems = [f"{offline} partitions are offline"] if offline else []
     if node.health.metadata_error:
         problems.append(node.health.metadata_error)
-    if node.shelf.read_only_free_bytes is not None:
-        problems.append(f"broker {node.broker_id} is read-only: its disk is below min_free")
+    if node.shelf.space.read_only:
+        has, limit = node.shelf.space.shortage()
+        problems.append(f"broker {node.broker_id} is read-only: {has}, {limit}")
     return DescribeClusterResponse(
         cluster_id=node.cluster_id,
         version=version,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tailrace.broker.appender import Appender
 from tailrace.broker.bell import Bell
+from tailrace.broker.clock import Timekeeper
 from tailrace.broker.config import Config
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.health import Health
@@ -64,6 +65,7 @@ class Node:
     appender: Appender
     flusher: Flusher
     timers: Timers
+    time: Timekeeper
     outbox: Outbox
     memory: MemoryBudget
     admission: Admission

@@ -13,7 +13,6 @@ Invariants:
 import errno
 import logging
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -51,6 +50,18 @@ class Producing(Protocol):
     def refuse(self, slot: int, error: TailraceError) -> None: ...
 
 
+class Room(Protocol):
+    """The room on the disk."""
+
+    def appended(self, size_bytes: int) -> None:
+        """So much of it was taken."""
+        ...
+
+    def ran_out(self, partition: "Partition") -> TailraceError:
+        """A write found no room: what to tell the producer."""
+        ...
+
+
 class Reader(Protocol):
     """Somebody who waits for records."""
 
@@ -70,9 +81,10 @@ class Partition:
         config: TopicConfig,
         log: Log,
         metrics: TopicMetrics,
-        no_room: Callable[[str, int], TailraceError],
+        room: Room,
     ) -> None:
         self.topic = topic.name
+        self.internal = topic.internal
         self.topic_id = topic.topic_id
         self.number = number
         self.config = config
@@ -84,7 +96,7 @@ class Partition:
         self.offline: TailraceError | None = None
         self.unsynced_batches = 0
         self.ahead_bytes = AHEAD_START_BYTES  # written since zeros were last written ahead
-        self._no_room = no_room  # what to tell a producer when the disk is full
+        self._room = room
         self._gathered: list[Gathered] = []
         self._unacked: deque[tuple[int, Producing, int, Appended]] = deque()
         self.maintenance = trio.Lock()  # held by whoever removes or rewrites segments
@@ -147,7 +159,7 @@ class Partition:
             # The log is as it was. Without room the broker lives on; anything else is a disk
             # that lost a write, and the partition stops rather than guess.
             if error.errno in NO_ROOM:
-                _refuse(gathered, self._no_room(self.topic, self.number))
+                _refuse(gathered, self._room.ran_out(self))
             else:
                 broken = texts.partition_offline(self.topic, self.number, reason=str(error))
                 self.fail(broken)
@@ -155,7 +167,7 @@ class Partition:
             return
         if self.log.segment_count > segments:
             self.tell_rolled()
-        log_start = self.log.start
+        log_start, before_bytes = self.log.start, self.ahead_bytes
         for (entry, producing, slot), outcome in zip(gathered, outcomes, strict=True):
             if isinstance(outcome, TailraceError):
                 producing.refuse(slot, outcome)
@@ -165,6 +177,7 @@ class Partition:
                 self._unacked.append((outcome.next_offset, producing, slot, outcome))
             else:
                 producing.settle(slot, outcome, log_start)
+        self._room.appended(self.ahead_bytes - before_bytes)
         self.advance()
 
     def tell_rolled(self) -> None:

@@ -79,7 +79,7 @@ def produce(node: Node, call: Call, request: ProduceRequest) -> None:
         position += wanted.length
         try:
             partition = node.shelf.find(wanted.topic_id, wanted.partition)
-            node.shelf.check_room(partition.topic, partition.number)
+            node.shelf.check_room(partition)
         except TailraceError as error:
             producing.refuse(slot, error)
             continue

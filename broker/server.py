@@ -25,6 +25,7 @@ import trio
 
 from tailrace.broker import listener
 from tailrace.broker.appender import Appender
+from tailrace.broker.clock import Timekeeper
 from tailrace.broker.config import Config
 from tailrace.broker.flusher import ROUND_PARTITIONS_MAX, Flusher
 from tailrace.broker.groups import first_of
@@ -40,6 +41,7 @@ from tailrace.broker.producer_ids import ProducerIds
 from tailrace.broker.registry import Registry
 from tailrace.broker.security import server_context
 from tailrace.broker.shelf import Shelf
+from tailrace.broker.space import Budget, Room, Space
 from tailrace.broker.timers import Timers
 from tailrace.broker.topics import Topics
 from tailrace.broker.world import Listener, World
@@ -122,8 +124,15 @@ class Server:
     def clean_now(self) -> None:
         """Let the housekeeping look at once: a test has moved the clock or filled the disk."""
         if self._janitor is not None:
-            self._janitor.check_disk()
+            self._janitor.look()
+            self._janitor.tell()
             self._janitor.now()
+
+    async def clean(self) -> None:
+        """The same, and return when retention is through."""
+        self.clean_now()
+        if self._janitor is not None:
+            await self._janitor.clean()
 
     def open_requests(self) -> list[str]:
         """What every connection is waiting for, one line each."""
@@ -186,11 +195,14 @@ class Server:
         node, janitor = self._assemble(directory, registry, epoch, http)
         try:
             await self._recover(node, directory)
+            janitor.look()
+            janitor.tell()
             self._node, self._janitor = node, janitor
             for work in (
                 *(node.timers.run, node.appender.run, node.flusher.run),
                 partial(self._watched, node.flusher.run_ahead),
-                *(partial(self._watched, janitor.run_retention), janitor.run_disk),
+                partial(self._watched, janitor.run_retention),
+                partial(self._watched, janitor.run_space),
                 partial(listener.sweep, node),
             ):
                 services.start_soon(work)
@@ -203,11 +215,19 @@ class Server:
     ) -> tuple[Node, Janitor]:
         world, config, metrics = self._world, self._config, self.metrics
         outbox = Outbox()
-        min_free = config.storage.min_free
+        ballast = Ballast(world.disk, directory.path, world.ballast_bytes_max)
+        time = Timekeeper(world.clock, world.disk, directory.clock_path)
+        budget = Budget(
+            config.storage.min_free,
+            config.values["storage.min_free"].text,
+            config.storage.max_size_bytes,
+        )
+        room = Room(*world.disk.usage(directory.path), 0)
         shelf = Shelf(
             *(world, directory, metrics, self.health, config.broker.id),
             verify=config.storage.verify_on_start,
-            min_free=config.values["storage.min_free"].text,
+            space=Space(budget, room, ballast.size_bytes),
+            now_ms=time.now_ms,
         )
         metrics.partitions = shelf.gauges
         flusher = Flusher(
@@ -243,13 +263,14 @@ class Server:
             health=self.health,
             http=http,
             started_at=self._began,
+            time=time,
         )
-        ballast = Ballast(world.disk, directory.path, world.ballast_bytes_max)
         metrics.request_memory.read = lambda: {(): node.memory.used_bytes}
         janitor = Janitor(
-            *(world, directory.path, min_free, ballast),
-            *(shelf, flusher, self.health, metrics),
+            *(world, directory.path, ballast, shelf),
+            *(flusher, time, self.health, metrics),
         )
+        topics.changed = janitor.now
         return node, janitor
 
     async def _recover(self, node: Node, directory: DataDirectory) -> None:
@@ -258,6 +279,8 @@ class Server:
             self._mark_suspect(directory)
         elif directory.was_suspect:
             await self._world.offload.run(directory.clear_suspect)
+        times = [partition.log.last_append_time for partition in node.shelf]
+        node.time.begin(max((at for at in times if at is not None), default=None))
         seconds = trio.current_time() - self._began
         self.metrics.recovery_duration.set(seconds)
         self.health.recovered = True
@@ -302,6 +325,8 @@ class Server:
         finally:
             for one in bound.values():
                 one.close()
+        if self._janitor is not None:
+            await self._janitor.stop()
         await self._flush(node)
         await self._release(node, directory, registry)
 
@@ -370,6 +395,7 @@ class Server:
     async def _release(self, node: Node, directory: DataDirectory, registry: Registry) -> None:
         self._stage("release", trio.current_time())
         node.shelf.close()
+        await node.time.keep_beat(self._world.offload)
         try:
             await self._world.offload.run(directory.mark_clean)
         except OSError as error:

@@ -20,18 +20,19 @@ from tailrace.broker.health import Health
 from tailrace.broker.metrics import Metrics, PartitionGauges
 from tailrace.broker.partition import NO_ROOM, Partition
 from tailrace.broker.registry import PartitionId
+from tailrace.broker.space import Space
 from tailrace.broker.world import World
 from tailrace.protocol import texts
 from tailrace.protocol.errors import TailraceError
 from tailrace.storage.directory import DataDirectory
 from tailrace.storage.log import Log, LogConfig
+from tailrace.storage.retention import segment_size_bytes
 
 log = logging.getLogger("tailrace.broker.shelf")
 
 T = TypeVar("T")
 
 OPEN_AT_ONCE_MAX = 4  # logs being recovered at the same time
-RETRY_AFTER_S = 5.0  # what a producer refused for want of room is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,10 @@ class Shelf:
         broker_id: str,
         *,
         verify: Literal["tail", "full"],
-        min_free: str,
+        space: Space,
+        now_ms: Callable[[], int],
     ) -> None:
-        self.read_only_free_bytes: int | None = None  # set while writes are refused (R28)
+        self.space = space
         self.untrusted = False  # a log could not be opened: perhaps a sync of it failed (R21)
         self._world = world
         self._directory = directory
@@ -64,7 +66,7 @@ class Shelf:
         self._health = health
         self._broker_id = broker_id
         self._verify: Literal["tail", "full"] = verify
-        self._min_free = min_free
+        self._now_ms = now_ms
         self._partitions: dict[PartitionId, Partition] = {}
         self._broken: dict[PartitionId, TailraceError] = {}
         self.catalog = Catalog()
@@ -89,6 +91,11 @@ class Shelf:
     def __iter__(self) -> Iterator[Partition]:
         return iter(tuple(self._partitions.values()))
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all records."""
+        return sum(partition.log.size_bytes for partition in self._partitions.values())
+
     def of(self, topic: Topic) -> list[Partition]:
         """The partitions of a topic that are open."""
         numbers = range(len(topic.partitions))
@@ -102,23 +109,39 @@ class Shelf:
             None,
         )
 
-    def check_room(self, topic: str, partition: int | None = None) -> None:
-        """Raise T031 while the disk is below its reserve."""
-        if self.read_only_free_bytes is not None:
-            raise self.no_room(topic, partition)
+    # ── room ─────────────────────────────────────────────────────────────────────────────────
 
-    def no_room(self, topic: str, partition: int | None) -> TailraceError:
-        """T031, for the reserve and for a write that found the disk full."""
-        free_bytes = self.read_only_free_bytes
-        if free_bytes is None:
-            free_bytes, _ = self._world.disk.usage(self._directory.path)
+    def check_room(self, partition: Partition) -> None:
+        """Raise T031 while the topic may not take room from the disk. On the hot path."""
+        if self.space.room_bytes < 0 or self.space.read_only:
+            may_drop = partition.config.on_full == "drop_oldest"
+            if not partition.internal and self.space.refuses(may_drop=may_drop):
+                raise self._full(partition.topic, partition.number, may_drop=may_drop)
+
+    def check_room_for_topic(self, topic: str, partitions: int) -> None:
+        """Raise T031 if there is no room even for the files of a new topic."""
+        if self.space.refuses_partitions(partitions):
+            raise self._full(topic, None, may_drop=False)
+
+    def appended(self, size_bytes: int) -> None:
+        """So much was appended to some partition."""
+        self.space.appended(size_bytes)
+
+    def ran_out(self, partition: Partition) -> TailraceError:
+        """T031, for a write that found the disk full."""
+        self.space.ran_out()
+        may_drop = partition.config.on_full == "drop_oldest"
+        return self._full(partition.topic, partition.number, may_drop=may_drop)
+
+    def _full(self, topic: str, number: int | None, *, may_drop: bool) -> TailraceError:
+        has, limit = self.space.shortage()
         return texts.storage_full(
             topic,
-            partition,
+            number,
             broker=self._broker_id,
-            free_bytes=free_bytes,
-            min_free=self._min_free,
-            retry_after_s=RETRY_AFTER_S,
+            has=has,
+            limit=limit,
+            retry_after_s=self.space.retry_after_s(may_drop=may_drop),
         )
 
     def gauges(self) -> Iterator[PartitionGauges]:
@@ -181,8 +204,8 @@ class Shelf:
                 path,
                 topic_id=topic.topic_id,
                 partition=number,
-                config=log_config(opening.config),
-                now_ms=self._world.clock.wall_ms(),
+                config=self.log_config(opening.config),
+                now_ms=self._now_ms(),
                 clean=clean,
                 verify=self._verify,
                 suspect=suspect,
@@ -193,7 +216,7 @@ class Shelf:
             self._break(where, topic.name, error)
             return
         partition = Partition(
-            topic, number, opening.config, opened, self._metrics.topic(topic.name), self.no_room
+            topic, number, opening.config, opened, self._metrics.topic(topic.name), self
         )
         self._partitions[where] = partition
         partition.advance()
@@ -202,8 +225,18 @@ class Shelf:
     def reconfigure(self, topic: Topic, config: TopicConfig) -> None:
         """Let new settings of a topic hold."""
         for partition in self.of(topic):
-            partition.log.reconfigure(log_config(config))
+            partition.log.reconfigure(self.log_config(config))
             partition.reconfigure(config)
+
+    def log_config(self, config: TopicConfig) -> LogConfig:
+        """What the log itself has to know of a topic's settings."""
+        partitions = self.catalog.partition_count()
+        return log_config(config, capacity_bytes=self.space.capacity_bytes, partitions=partitions)
+
+    def resize_segments(self) -> None:
+        """The partitions are more or fewer: each one's share of the disk is another."""
+        for partition in self:
+            partition.log.reconfigure(self.log_config(partition.config))
 
     def take_off(self, topic: Topic) -> list[Partition]:
         """The topic's partitions, of which nobody can get hold any more."""
@@ -219,7 +252,8 @@ class Shelf:
     async def remove(self, topic: Topic, taken: Sequence[Partition]) -> None:
         """Remove the bytes of a topic that was taken off and is not being synced."""
         for partition in taken:
-            partition.log.close(clean=False)
+            async with partition.maintenance:
+                partition.log.close(clean=False)
         for number in range(len(topic.partitions)):
             await self._world.offload.run(self._directory.remove_partition, topic.topic_id, number)
 
@@ -242,7 +276,7 @@ class Shelf:
         """The partition stays offline until the next start, which trusts nothing unsynced."""
         broken: TailraceError = texts.partition_offline(topic, where[1], reason=str(error))
         if error.errno in NO_ROOM:
-            broken = self.no_room(topic, where[1])
+            broken = self._full(topic, where[1], may_drop=False)
         self._broken[where] = broken
         self.untrusted = True
         log.error("%s", broken, extra={"event": "partition.offline", "code": broken.code})
@@ -289,10 +323,15 @@ async def _some_at_a_time(items: Sequence[T], work: Callable[[T], Awaitable[None
             nursery.start_soon(worker)
 
 
-def log_config(config: TopicConfig) -> LogConfig:
-    """What the log itself has to know of a topic's settings."""
+def log_config(config: TopicConfig, *, capacity_bytes: int, partitions: int) -> LogConfig:
+    """What the log itself has to know of a topic's settings, of so many on such a disk."""
     return LogConfig(
-        segment_bytes=config.segment_size_bytes,
+        segment_bytes=segment_size_bytes(
+            config.segment_size_bytes,
+            capacity_bytes=capacity_bytes,
+            partitions=partitions,
+            retention_bytes=config.retention_size_bytes,
+        ),
         segment_age_ms=config.segment_age_ms,
         timestamp_ahead_max_ms=config.timestamp_ahead_max_ms,
         record_bytes_max=config.max_record_bytes,

@@ -9,7 +9,7 @@
 """
 
 import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID
@@ -50,6 +50,7 @@ class Topics:
         self._ids = world.rng("topic ids")
         self._changing = trio.Lock()
         self._stale = False  # a change failed half-way: what the store says is to be read again
+        self.changed: Callable[[], None] = lambda: None  # the janitor's: settings hold at once
 
     @property
     def catalog(self) -> Catalog:
@@ -103,7 +104,6 @@ class Topics:
         """The topic, and whether this call made it. T012 T013 T080-T083 T086 T100."""
         check_name(name)
         overrides = topic_config.parse_overrides(name, config or {})
-        self._shelf.check_room(name)
         async with self._changing:
             await self._refresh()
             for _ in range(CONFLICTS_MAX):
@@ -113,6 +113,7 @@ class Topics:
                     return existing, False
                 self.catalog.check_free(name)
                 topic = self._plan(name, partitions, replicas, overrides)
+                self._shelf.check_room_for_topic(name, len(topic.partitions))
                 try:
                     return await self._create(topic), True
                 except Conflict:
@@ -148,6 +149,7 @@ class Topics:
                 self._shelf.reconfigure(changed, config)
                 for partition in self._shelf.of(changed):
                     self._flusher.written(partition)  # "fsync" may hold from now on
+                self.changed()
         return changed
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────
@@ -222,6 +224,8 @@ class Topics:
                 await self._remove(await self._registry.update(replace(topic, state="deleting")))
                 raise broken
             self._shelf.catalog = self.catalog.with_topic(topic)
+            self._shelf.resize_segments()
+            self.changed()
         log.info(
             "created topic %s with %d partitions",
             *(topic.name, len(topic.partitions)),
@@ -237,6 +241,8 @@ class Topics:
         self._metrics.forget_topic(topic.name)
         await self._registry.remove(topic)
         self._shelf.catalog = self.catalog.without_topic(topic)
+        self._shelf.resize_segments()
+        self.changed()
 
     def _openings(
         self, topic: Topic, leaderships: Mapping[PartitionId, Leadership]

@@ -84,11 +84,17 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     ),
     (
         texts.storage_full(
-            *("orders", 2), broker="n1", free_bytes=2_900_000_000, min_free="5%", retry_after_s=10
+            *("orders", 2),
+            broker="n1",
+            has="2.7 GiB free",
+            limit="min_free 5%",
+            retry_after_s=10,
         ),
-        "The broker's disk has less free space than storage.min_free: it serves reads only, until "
-        "1 % more is free.",
-        "Free space, add disk, or shorten retention: tailrace topic alter NAME --set retention=1d",
+        "The broker's disk has less free space than storage.min_free, or its records take more "
+        "than storage.max_size: it serves reads only, until 1 % more is free. The SDK goes on by "
+        "itself.",
+        "Free space, add disk, or shorten retention: tailrace topic alter NAME --set retention=1d. "
+        "A topic with on_full=drop_oldest gives up its oldest records instead.",
     ),
     (
         texts.not_leader("orders", 2, broker="n1", leader="n2"),

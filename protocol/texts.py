@@ -239,14 +239,14 @@ def storage_full(
     partition: int | None,
     *,
     broker: str,
-    free_bytes: int,
-    min_free: str,
+    has: str,
+    limit: str,
     retry_after_s: float,
 ) -> errors.StorageFull:
-    """T031. ``min_free`` as it is set: "5%" or a size."""
+    """T031. ``has``: "2.7 GiB free" or "9 GiB used"; ``limit``: "min_free 5%" or "max_size 8 GiB"."""
     return errors.StorageFull(
         "T031",
-        f"broker {shown(broker)} is read-only: {format_size(free_bytes)} free, min_free {min_free}",
+        f"broker {shown(broker)} is read-only: {has}, {limit}",
         f"Free space or shorten retention; retry after {format_seconds(retry_after_s)} s.",
         **{"topic": topic, "partition": partition, "broker": broker, "retry_after": retry_after_s},
     )

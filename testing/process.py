@@ -107,11 +107,8 @@ class Process:
         assert server is not None
 
         async def clean() -> None:
-            server.clean_now()
             with trio.move_on_after(CLEAN_S):
-                from trio.testing import wait_all_tasks_blocked  # imports pytest: 160 ms
-
-                await wait_all_tasks_blocked()
+                await server.clean()
 
         self.call(clean)
 

@@ -80,6 +80,7 @@ class Bench:
     """A partition on a disk, synced by hand."""
 
     def __init__(self, path: Path, durability: Durability = "fsync") -> None:
+        self.taken_bytes = 0  # of the disk
         config = settings(durability)
         self.disk = FullDisk()
         self.log = Log.open(
@@ -87,17 +88,29 @@ class Bench:
             str(path / "log"),
             topic_id=ID,
             partition=0,
-            config=log_config(config),
+            config=log_config(config, capacity_bytes=1 << 40, partitions=1),
             now_ms=NOW_MS,
             clean=False,
             topic="orders",
         )
         topic = new_topic("orders", ID, partitions=1, replicas=None, config={}, broker_id="n1")
         metrics = Metrics(version="0", topics_max=10, clock=lambda: 0.0)
-        self.partition = Partition(topic, 0, config, self.log, metrics.topic("orders"), _no_room)
+        self.partition = Partition(topic, 0, config, self.log, metrics.topic("orders"), self)
         self.partition.advance()
         self.log.begin_epoch(1)
         self.partition.lead(Leadership("n1", 1, ("n1",)))
+
+    def appended(self, size_bytes: int) -> None:
+        self.taken_bytes += size_bytes
+
+    def ran_out(self, partition: Partition) -> TailraceError:
+        return texts.storage_full(
+            *(partition.topic, partition.number),
+            broker="n1",
+            has="0 B free",
+            limit="min_free 5%",
+            retry_after_s=5.0,
+        )
 
     def send(self, *batches: bytes, acks: int = -1) -> Producer:
         producer = Producer(acks)
@@ -111,12 +124,6 @@ class Bench:
         sync_round(self.disk, [point])
         self.log.mark_synced(point)
         self.partition.advance()
-
-
-def _no_room(topic: str, partition: int) -> TailraceError:
-    return texts.storage_full(
-        topic, partition, broker="n1", free_bytes=0, min_free="5%", retry_after_s=5.0
-    )
 
 
 def values(*texts_: bytes) -> bytes:
@@ -224,13 +231,16 @@ def test_readers_see_only_what_is_below_the_high_watermark(bench: Bench) -> None
     assert reader.woken == 1
 
 
-def test_a_full_disk_is_told_and_changes_nothing(bench: Bench) -> None:
-    bench.disk.error = errno.ENOSPC
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_and_changes_nothing(bench: Bench, code: int) -> None:
+    bench.disk.error = code
     refused = bench.send(values(b"a"))
     assert isinstance(refused.outcomes[0], StorageFull)
-    assert bench.log.end == 0
+    assert (bench.log.end, bench.taken_bytes) == (0, 0)
     bench.disk.error = None
-    accepted = bench.send(values(b"b"))
+    entry = values(b"b")
+    accepted = bench.send(entry)
+    assert bench.taken_bytes == len(entry)
     bench.sync()
     assert base_offsets(accepted) == [0]
 

@@ -215,10 +215,10 @@ def test_a_sync_that_fails_at_the_start_is_remembered_until_one_succeeds(tmp_pat
 def test_housekeeping_that_meets_a_failed_sync_marks_the_directory_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def roll(self: Log, now_ms: int) -> bool:
+    def expire(self: Log, now_ms: int) -> int:
         raise texts.sync_failed(self.path, reason="planted")
 
-    monkeypatch.setattr(Log, "roll_if_old", roll)
+    monkeypatch.setattr(Log, "expire_producers", expire)
 
     async def meet() -> None:
         async with serving(tmp_path) as (server, ready), connected(ready) as client:

@@ -87,7 +87,11 @@ TEXTS: list[tuple[Found, str]] = [
     ),
     (
         texts.storage_full(
-            *("orders", 2), broker="n1", free_bytes=3_565_158, min_free="5%", retry_after_s=10
+            *("orders", 2),
+            broker="n1",
+            has="3.4 MiB free",
+            limit="min_free 5%",
+            retry_after_s=10,
         ),
         "T031: broker n1 is read-only: 3.4 MiB free, min_free 5%. Free space or shorten "
         "retention; retry after 10 s.",
