@@ -1,0 +1,66 @@
+"""Measures the tests: how long each takes to find each planted bug (safety 7.6).
+
+    python -m tests.simulation.measure --seeds 50 --examples 500
+
+A row per bug: the number of crash states, of examples of the state machine and of seeds of the
+simulation until the first that fails; ``-`` where none does. A bug that not one of those finds
+that should (``planted``) makes the exit code 1.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from tests.simulation.crash_scripts import SCRIPTS
+from tests.simulation.explore import crash_points, explore
+from tests.simulation.log_machine import examples_to_failure
+from tests.simulation.planted import BUGS, plant
+from tests.simulation.sweep import first_caught
+
+STATES_PER_POINT = 3
+
+
+def states_to_failure(bug: str) -> tuple[int, str] | None:
+    """After how many states of all scripts in their order a planted bug shows, and how."""
+    states = 0
+    with plant(bug):
+        for script in SCRIPTS:
+            points = sum(1 for _ in crash_points(script))
+            found = explore(script, STATES_PER_POINT * points, stop=True)
+            states += found.states
+            if found.failures:
+                return states, found.first_failure
+    return None
+
+
+def seeds_to_failure(bug: str, seeds: range) -> int | None:
+    found = first_caught(bug, seeds)
+    return None if found is None else found.seed - seeds.start + 1
+
+
+def rows(seeds: range, examples: int, bugs: list[str]) -> Iterator[tuple[str, list[int | None]]]:
+    for bug in bugs:
+        states = states_to_failure(bug)
+        with plant(bug):
+            tried = examples_to_failure(examples)
+        yield bug, [states and states[0], tried, seeds_to_failure(bug, seeds)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.measure")
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--examples", type=int, default=500)
+    parser.add_argument("bugs", nargs="*", default=list(BUGS))
+    options = parser.parse_args()
+    missed = 0
+    print(f"{'planted bug':28} {'number':>12} {'states':>8} {'examples':>8} {'seeds':>8}")
+    for bug, found in rows(range(options.seeds), options.examples, options.bugs):
+        shown = " ".join(f"{'-' if each is None else each:>8}" for each in found)
+        print(f"{bug:28} {BUGS[bug].number:>12} {shown}", flush=True)
+        finders = dict(zip(("scripts", "machine", "seeds"), found, strict=True))
+        missed += any(finders[finder] is None for finder in BUGS[bug].finders)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""A test that cannot fail proves nothing: each planted bug is found by those who should (7.6)."""
+
+import pytest
+
+from tests.simulation.log_machine import examples_to_failure
+from tests.simulation.measure import states_to_failure
+from tests.simulation.planted import BUGS, Finder, plant
+from tests.simulation.sweep import first_caught
+
+EXAMPLES = 60
+SEEDS = range(50)
+
+pytestmark = pytest.mark.slow
+
+
+def found_by(finder: Finder) -> list[str]:
+    return [name for name, bug in BUGS.items() if finder in bug.finders]
+
+
+def test_every_bug_has_a_finder() -> None:
+    assert all(bug.finders for bug in BUGS.values())
+
+
+@pytest.mark.parametrize("bug", found_by("scripts"))
+def test_crash_exploration_finds(bug: str) -> None:
+    found = states_to_failure(bug)
+    assert found is not None, f"{bug}: every state is as it should be"
+    print(f"{bug}: {found[0]} states, {found[1]}")
+
+
+@pytest.mark.parametrize("bug", found_by("machine"))
+def test_the_state_machine_finds(bug: str) -> None:
+    with plant(bug):
+        tried = examples_to_failure(EXAMPLES)
+    assert tried is not None, f"{bug}: {EXAMPLES} examples passed"
+    print(f"{bug}: {tried} examples")
+
+
+@pytest.mark.parametrize("bug", found_by("seeds"))
+def test_the_simulation_finds(bug: str) -> None:
+    found = first_caught(bug, SEEDS)
+    assert found is not None, f"{bug}: not caught by seeds up to {SEEDS[-1]}"
+    print(f"{bug}: caught by seed {found.seed}: {found.failure.splitlines()[-1]}")
