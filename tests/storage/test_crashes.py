@@ -1,8 +1,9 @@
 """Random lives of a log: operations, deaths at any disk operation, power cuts, and again.
 
-After every start the log must be a prefix of what was appended and hold all that was synced,
-nothing may be quarantined, and the last batches of every producer must be known as duplicates at
-their offsets. A failure names the seed. (Every crash point of short scripts is visited by
+After every start the log must be a prefix of what was appended and hold all that was synced, but
+for batches that were rewritten away, all of one rewriting or none; nothing may be quarantined, and
+the last batches of every producer must be known as duplicates at their offsets, also those that
+are gone. A failure names the seed. (Every crash point of short scripts is visited by
 tests/simulation/test_log_crashes.py; this one mixes the operations.)
 """
 
@@ -17,6 +18,8 @@ from tailrace.simulation.disk import TOTAL_BYTES, Platter, SimDisk
 from tailrace.simulation.life import Life, NodeDead
 from tailrace.storage.log import Appended, Log, LogConfig
 from tailrace.storage.producers import WINDOW
+from tailrace.storage.rewrite import rewrite
+from tests.storage.rewriting import Without
 
 TOPIC_ID = bytes(range(16))
 SEED = header_seed(TOPIC_ID, 0)
@@ -42,6 +45,9 @@ class History:
         self.random = Random(seed)
         self.platter = Platter()
         self.sent: dict[int, Sent] = {}  # by base offset; may reach beyond what survives
+        self.gone: set[int] = set()  # of those: rewritten away
+        self.going: set[int] = set()  # by a rewriting that may have died
+        self.rewritten = False  # then what was ever durable counts as committed: no cut below
         self.durable = 0
         self.epoch = 0
         self.clean = False
@@ -66,7 +72,11 @@ class History:
         assert log.quarantined == []
         assert log.end >= self.durable
         self.sent = {base: one for base, one in self.sent.items() if base < log.end}
-        assert payloads(log) == self.readable(log)
+        found = payloads(log)
+        if found != self.readable(log):
+            self.gone |= self.going
+        self.going = set()
+        assert found == self.readable(log)
         self.durable = log.end
         self.epoch = max([self.epoch, *(one.epoch for one in log.epochs)]) + 1
         for producer in PRODUCERS:
@@ -80,10 +90,12 @@ class History:
 
     def readable(self, log: Log) -> dict[int, bytes]:
         return {
-            base: one.payload for base, one in self.sent.items() if base + one.count > log.start
+            base: one.payload
+            for base, one in self.sent.items()
+            if base + one.count > log.start and base not in self.gone
         }
 
-    def step(self, log: Log) -> None:
+    def step(self, disk: SimDisk, log: Log) -> None:
         """One random operation."""
         roll = self.random.randrange(100)
         if roll < 60:
@@ -97,15 +109,54 @@ class History:
             log.drop_before(self.random.randrange(log.start, log.flushed + 1))
         elif roll < 93:
             log.set_start(self.random.randrange(log.start, log.flushed + 1))
-        elif roll < 96 and log.start == 0 and self.sent:
-            offset = self.random.choice(list(self.sent))
+        elif roll < 96 and log.start == 0 and self.cuts(log):
+            offset = self.random.choice(self.cuts(log))
             self.durable = min(self.durable, offset)
             log.truncate_to(offset)
             self.durable = offset
             self.sent = {base: one for base, one in self.sent.items() if base < offset}
         else:
             log.write_ahead(self.random.randrange(1, 3000))
+        if self.random.random() < 0.1:
+            self.rewrite(disk, log)
         assert payloads(log) == self.readable(log)
+
+    def cuts(self, log: Log) -> list[int]:
+        """Where the log may be truncated."""
+        committed = log.flushed if self.rewritten else 0
+        return [base for base in self.sent if base >= committed]
+
+    def rewrite(self, disk: SimDisk, log: Log) -> None:
+        """Some neighbouring segments without some of their batches, and parts of others."""
+        found = log.rewritable(log.end)
+        if not found:
+            return
+        first = self.random.randrange(len(found))
+        last = first + 1
+        while last < len(found) and last < first + 3:
+            if found[last - 1].next_offset != found[last].base_offset:
+                break
+            last += 1
+        sources = found[first:last]
+        base, following = sources[0].base_offset, sources[-1].next_offset
+        here = [at for at in self.sent if base <= at < following and at not in self.gone]
+        self.going = {at for at in here if self.random.random() < 0.4}
+        drop = {at + n for at in self.going for n in range(self.sent[at].count)}
+        drop |= {at + 1 for at in here if self.random.random() < 0.2 and self.sent[at].count > 1}
+        made = rewrite(
+            *(disk, log.path, sources, SEED, Without(drop)),
+            index_interval=300,
+            pace=lambda _: None,
+        )
+        if made.changed:
+            self.rewritten = True
+            job = log.swap(made)
+            job.publish()
+            log.replace(job)
+            job.finish()
+            log.replaced(job)
+            self.gone |= self.going
+        self.going = set()
 
     def append(self, log: Log) -> None:
         """Up to three batches, now and then on a full disk."""
@@ -136,10 +187,11 @@ class History:
         life = Life("n1")
         life.dies_at_step = self.random.choice([None, self.random.randrange(1, 60)])
         try:
-            log = self.open(SimDisk(self.platter, life))
+            disk = SimDisk(self.platter, life)
+            log = self.open(disk)
             self.check(log)
             for _ in range(self.random.randrange(1, 25)):
-                self.step(log)
+                self.step(disk, log)
             if self.random.random() < 0.3:
                 log.close(clean=True)
                 self.durable, self.clean = log.end, True
@@ -173,8 +225,9 @@ def payloads(log: Log) -> dict[int, bytes]:
         while data:
             header = parse_header(data)
             columns = decode_columns(data, header)
-            assert len(set(columns.values)) == 1
-            found[header.base_offset] = columns.values[0] or b""
+            assert len(set(columns.values)) == min(1, header.record_count)
+            if columns.values:
+                found[header.base_offset] = columns.values[0] or b""
             data = data[header.size_bytes :]
         at = part.next_offset
     return found
