@@ -23,8 +23,7 @@ from typing import cast
 
 from xxhash import xxh3_128_digest
 
-from tailrace.protocol.batch import BatchHeader, Columns
-from tailrace.protocol.batch_header import ATTRIBUTE_DELETE_HORIZON
+from tailrace.protocol.batch import ATTRIBUTE_DELETE_HORIZON, BatchHeader, Columns
 from tailrace.storage.rewrite import Glance, Kept
 
 # A set of so many is just below the size at which it doubles its table: 32 MB and 64 B a digest.

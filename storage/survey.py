@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from xxhash import xxh3_64_intdigest
 
 from tailrace.protocol.batch import (
+    ATTRIBUTE_DELETE_HORIZON,
     BadBatch,
     BatchError,
     BatchHeader,
     decode_columns,
     scan_one,
 )
-from tailrace.protocol.batch_header import ATTRIBUTE_DELETE_HORIZON
 from tailrace.storage.checkpoint import TEMPORARY
 from tailrace.storage.compaction import (
     KEYS_PER_PASS_MAX,

@@ -132,7 +132,7 @@ def batch(
     return header, decode_columns(entry, header)
 
 
-def judge(cleaning: Cleaning, found: tuple[BatchHeader, Columns]) -> Kept | None | str:
+def judge(cleaning: Cleaning, found: tuple[BatchHeader, Columns]) -> Kept | str | None:
     header, columns = found
     seen = cleaning.glance(header)
     return seen if seen != "open" else cleaning(header, columns, range(len(columns.values)))
