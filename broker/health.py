@@ -4,9 +4,12 @@ The server writes the fields as it goes; nothing here waits or asks anybody. A b
 it can take requests; on a disk below its reserve it still serves reads: degraded, but ready.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from tailrace.storage.report import Progress
+
+OPENING_BYTES = 256 * 1024  # opening a partition takes about as long as reading that much
 Status = Literal["ok", "degraded", "fail"]
 
 
@@ -25,6 +28,7 @@ class Health:
 
     partitions_total: int = 0  # to be opened at start
     partitions_done: int = 0
+    recovering: list[Progress] = field(default_factory=list[Progress])  # a log each
     recovered: bool = False
     metadata_error: str = ""  # why the metadata store cannot be used, or ""
     listening: tuple[str, ...] = ()  # addresses that accept clients
@@ -60,17 +64,31 @@ class Health:
 
     def startup(self) -> tuple[int, dict[str, object]]:
         """Status code and document of ``/startupz``."""
+        bytes_done, bytes_total = self.recovery_bytes
         counts: dict[str, object] = {
             "partitions_done": self.partitions_done,
             "partitions_total": self.partitions_total,
+            "bytes_done": bytes_done,
+            "bytes_total": bytes_total,
         }
         if self.recovered:
             return 200, {"status": "started", "progress": 1.0, **counts}
         return 503, {"status": "recovering", "progress": self.progress, **counts}
 
     @property
+    def recovery_bytes(self) -> tuple[int, int]:
+        """What recovery has read, and an estimate of what it has to read."""
+        return (
+            sum(one.done_bytes for one in self.recovering),
+            sum(one.planned_bytes for one in self.recovering),
+        )
+
+    @property
     def progress(self) -> float:
-        """Share of the partitions that are open, 0 to 1."""
+        """Share of the work that is done, 0 to 1: bytes read and partitions opened."""
         if self.recovered:
             return 1.0
-        return round(self.partitions_done / max(1, self.partitions_total), 4)
+        done, total = self.recovery_bytes
+        done += self.partitions_done * OPENING_BYTES
+        total += self.partitions_total * OPENING_BYTES
+        return round(done / max(1, total), 4)

@@ -37,6 +37,7 @@ from tailrace.broker.limits import Admission, MemoryBudget
 from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.node import Node, Outbox, State
+from tailrace.broker.opener import tell_recovered
 from tailrace.broker.producer_ids import ProducerIds
 from tailrace.broker.registry import Registry
 from tailrace.broker.security import server_context
@@ -284,13 +285,10 @@ class Server:
         seconds = trio.current_time() - self._began
         self.metrics.recovery_duration.set(seconds)
         self.health.recovered = True
-        recovered = [partition.log.recovery for partition in node.shelf]
-        log.info(
-            "recovered %d partitions in %.2f s: %d batches of %d bytes checked, %d bytes cut",
-            *(len(recovered), seconds, sum(one.batches for one in recovered)),
-            sum(one.scanned_bytes for one in recovered),
-            sum(one.truncated_bytes for one in recovered),
-            extra={"event": "broker.recovered", "code": None, "clean": directory.was_clean},
+        tell_recovered(
+            [partition.log.recovery for partition in node.shelf],
+            seconds=seconds,
+            clean=directory.was_clean,
         )
 
     # ── serve, stop ──────────────────────────────────────────────────────────────────────────

@@ -8,16 +8,15 @@ Invariants:
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
-
-import trio
+from typing import Literal
 
 from tailrace.broker.catalog import Catalog, Leadership, Topic
 from tailrace.broker.config import TopicConfig
 from tailrace.broker.health import Health
 from tailrace.broker.metrics import Metrics, PartitionGauges
+from tailrace.broker.opener import open_logs
 from tailrace.broker.partition import NO_ROOM, Partition
 from tailrace.broker.registry import PartitionId
 from tailrace.broker.space import Space
@@ -25,14 +24,11 @@ from tailrace.broker.world import World
 from tailrace.protocol import texts
 from tailrace.protocol.errors import TailraceError
 from tailrace.storage.directory import DataDirectory
-from tailrace.storage.log import Log, LogConfig
+from tailrace.storage.log import LogConfig
+from tailrace.storage.opening import Unopened, begin_epochs
 from tailrace.storage.retention import segment_size_bytes
 
 log = logging.getLogger("tailrace.broker.shelf")
-
-T = TypeVar("T")
-
-OPEN_AT_ONCE_MAX = 4  # logs being recovered at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,53 +161,68 @@ class Shelf:
     # ── open, close, remove ──────────────────────────────────────────────────────────────────
 
     async def open(self, openings: Sequence[Opening], *, clean: bool, suspect: bool) -> None:
-        """Open and recover these partitions, some at a time."""
+        """Open and recover these partitions, many at a time."""
         self._health.partitions_total += len(openings)
+        waiting: dict[Unopened, Opening] = {}
+        for opening in openings:
+            one = self._unopened(opening, clean=clean, suspect=suspect)
+            if one is None:
+                self._health.partitions_done += 1
+            else:
+                waiting[one] = opening
 
-        async def open_one(opening: Opening) -> None:
-            await self._open(opening, clean=clean, suspect=suspect)
-            self._health.partitions_done += 1
+        def opened(some: Sequence[Unopened]) -> None:
+            for one in some:
+                self._put(waiting[one], one)
+            self._health.partitions_done += len(some)
 
-        await _some_at_a_time(openings, open_one)
+        await open_logs(self._world, self._health, list(waiting), opened)
 
     async def lead(self, leaderships: Mapping[PartitionId, Leadership]) -> None:
         """Begin these epochs, in the logs first (R8)."""
-
-        async def lead_one(where: PartitionId) -> None:
-            partition, leadership = self._partitions[where], leaderships[where]
-            try:
-                await self._world.offload.run(partition.log.begin_epoch, leadership.leader_epoch)
-            except OSError as error:
+        epochs = {
+            self._partitions[where].log: one.leader_epoch for where, one in leaderships.items()
+        }
+        failed = await self._world.offload.run(begin_epochs, self._world.disk, epochs)
+        for where, leadership in leaderships.items():
+            partition = self._partitions[where]
+            error = failed.get(partition.log)
+            if error is None:
+                partition.lead(leadership)
+            else:
                 del self._partitions[where]
                 partition.log.close(clean=False)
                 self._break(where, partition.topic, error)
-            else:
-                partition.lead(leadership)
 
-        await _some_at_a_time(list(leaderships), lead_one)
-
-    async def _open(self, opening: Opening, *, clean: bool, suspect: bool) -> None:
+    def _unopened(self, opening: Opening, *, clean: bool, suspect: bool) -> Unopened | None:
+        """None: its directory is gone."""
         topic, number = opening.topic, opening.number
         path = self._directory.partition_path(topic.topic_id, number)
-        where = (topic.topic_id, number)
         if opening.leadership.leader_epoch > 0 and not self._world.disk.exists(path):
-            self._broken[where] = self._missing(topic, number, path)
+            self._broken[topic.topic_id, number] = self._missing(topic, number, path)
+            return None
+        return Unopened(
+            self._world.disk,
+            path,
+            topic_id=topic.topic_id,
+            partition=number,
+            config=self.log_config(opening.config),
+            clean=clean,
+            verify=self._verify,
+            suspect=suspect,
+            topic=topic.name,
+            broker=self._broker_id,
+        )
+
+    def _put(self, opening: Opening, unopened: Unopened) -> None:
+        """On the shelf it goes, or why it cannot."""
+        topic, number = opening.topic, opening.number
+        where = (topic.topic_id, number)
+        if unopened.error is not None:
+            self._break(where, topic.name, unopened.error)
             return
         try:
-            opened = await self._world.offload.run(
-                Log.open,
-                self._world.disk,
-                path,
-                topic_id=topic.topic_id,
-                partition=number,
-                config=self.log_config(opening.config),
-                now_ms=self._now_ms(),
-                clean=clean,
-                verify=self._verify,
-                suspect=suspect,
-                topic=topic.name,
-                broker=self._broker_id,
-            )
+            opened = unopened.log(self._now_ms())
         except OSError as error:
             self._break(where, topic.name, error)
             return
@@ -220,7 +231,7 @@ class Shelf:
         )
         self._partitions[where] = partition
         partition.advance()
-        self._report(partition, path)
+        self._report(partition, self._directory.partition_path(topic.topic_id, number))
 
     def reconfigure(self, topic: Topic, config: TopicConfig) -> None:
         """Let new settings of a topic hold."""
@@ -308,19 +319,6 @@ class Shelf:
                 extra={"event": "data-loss-possible", "code": None},
             )
         partition.tell_damage()
-
-
-async def _some_at_a_time(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Do it for all, by as many tasks as a disk is good for."""
-    waiting = iter(items)
-
-    async def worker() -> None:
-        for item in waiting:
-            await work(item)
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(min(OPEN_AT_ONCE_MAX, len(items))):
-            nursery.start_soon(worker)
 
 
 def log_config(config: TopicConfig, *, capacity_bytes: int, partitions: int) -> LogConfig:

@@ -106,10 +106,8 @@ class Log:
             if not segment.indexed:
                 self._sidecars.save_index(segment)
         self._maintenance.trim_covered()
-        if self._segments.sealed_below(self.start):
-            self._sidecars.save_producers(
-                self.end, self._producers
-            )  # their removal was interrupted, and waits for it
+        if self._segments.sealed_below(self.start):  # their removal was interrupted, and waits
+            self._sidecars.save_producers(self.end, self._producers)
 
     @classmethod
     def open(
@@ -206,6 +204,10 @@ class Log:
         if epochs.begin(epoch, self.end):
             checkpoint.write(self._disk, f"{self.path}/epochs", encode_epochs(epochs))
             self._epochs = epochs
+
+    def epochs_begun(self, epochs: EpochHistory) -> None:
+        """The same, for whoever made it durable for many logs at once (``storage.opening``)."""
+        self._epochs = epochs
 
     def append(
         self, batches: Sequence[memoryview], *, leader_epoch: int, now_ms: int

@@ -32,6 +32,7 @@ from tailrace.storage.producers import ProducerTable, decode_producers, encode_p
 from tailrace.storage.replay import Replay
 from tailrace.storage.report import Cut, Progress, RecoveryReport
 from tailrace.storage.salvage import ANY, Salvage
+from tailrace.storage.scan import data_bytes
 from tailrace.storage.segment import Quarantine, Segment
 from tailrace.storage.swap import complete
 
@@ -132,7 +133,7 @@ def zero(file: File, position: int, end: int) -> None:
         data = file.read(min(ZERO_BYTES, end - position), position)
         if not data:
             return
-        kept = len(data.rstrip(b"\0"))
+        kept = data_bytes(data)
         if kept:
             file.write([bytes(kept)], position)
         position += len(data)
@@ -379,7 +380,8 @@ class Recovery:
         if not self.report.clean:
             dirty = [one for one in self.segments if one.next_offset >= self.mark.offset]
             self.unsynced += [segment.file for segment in dirty]
-            self.directories.add(self.path)
+            # The parent, too: whoever made this one may have died before its name was durable.
+            self.directories |= {self.path, checkpoint.parent(self.path)}
         rebuilt = "epochs" not in self._names or "epochs" in self.report.rebuilt
         if epochs.truncate_to(end) or rebuilt:
             self._stage(f"{self.path}/epochs", encode_epochs(epochs))
@@ -390,11 +392,13 @@ class Recovery:
             self._replay.producers_from = end
             data = encode_producers(self._replay.producers, end)
             self._stage(f"{self.path}/producers-{end:020}", data)
-        mark = Mark.of(active.summary())
-        # A mark that was read may stand in the page cache only: a power cut would turn what is
-        # damaged below it into a torn tail.
-        if mark != self.mark or not self.report.clean or "flushed" in self.report.rebuilt:
-            self._stage(marks.flushed_path(self.path), marks.encode_mark(mark))
+        mark, path = Mark.of(active.summary()), marks.flushed_path(self.path)
+        if mark != self.mark or "flushed" in self.report.rebuilt:
+            self._stage(path, marks.encode_mark(mark))
+        elif not self.report.clean:
+            # It may stand in the page cache only: a power cut would turn what is damaged below it
+            # into a torn tail.
+            self.unsynced.append(self.disk.open(path))
         self.start = min(self.start, end)
         for segment in self.segments:
             segment.synced_bytes = segment.zeroed_bytes = segment.size_bytes

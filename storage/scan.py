@@ -37,6 +37,14 @@ REASONS: dict[str, str] = {
 }
 
 
+_ZEROS = bytes(WINDOW_BYTES)
+
+
+def data_bytes(data: bytes) -> int:
+    """The length without trailing zeros, of at most ``WINDOW_BYTES``; fast where all are zero."""
+    return 0 if _ZEROS.startswith(data) else len(data.rstrip(b"\0"))
+
+
 class Source(Protocol):
     """What a scan needs of a file."""
 
@@ -113,15 +121,16 @@ class Scanner:
 
     def data_end(self, position: int) -> int:
         """Behind the last byte at or behind ``position`` that is not zero; else ``position``."""
-        found = position
+        found, window_bytes = position, WINDOW_FIRST_BYTES
         while (position := self._source.next_data(position)) < self._size:
-            data = self._read(WINDOW_BYTES, position)
+            data = self._read(window_bytes, position)
             if not data:
                 break
-            kept = len(data.rstrip(b"\0"))
+            kept = data_bytes(data)
             if kept:
                 found = position + kept
             position += len(data)
+            window_bytes = min(2 * window_bytes, WINDOW_BYTES)
         return found
 
     def _base_in_place(self, position: int) -> int | None:

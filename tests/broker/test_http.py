@@ -80,7 +80,7 @@ def test_probes_follow_the_broker_through_its_life() -> None:
         health = view.health
         health.partitions_total, health.partitions_done = 50, 21
         assert await browser.get_json("/livez") == (200, {"status": "ok"})
-        counts = {"partitions_done": 21, "partitions_total": 50}
+        counts = {"partitions_done": 21, "partitions_total": 50, "bytes_done": 0, "bytes_total": 0}
         recovering = {"status": "recovering", "progress": 0.42, **counts}
         assert await browser.get_json("/startupz") == (503, recovering)
         code, document = await browser.get_json("/readyz")

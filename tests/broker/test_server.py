@@ -151,6 +151,11 @@ class FailingSync(OsDisk):
             raise OSError(5, "planted")
         super().sync(files)
 
+    def sync_together(self, files: Sequence[File], directories: Sequence[str]) -> None:
+        self.sync(files)
+        for path in directories:
+            self.sync_directory(path)
+
 
 def test_a_failed_sync_tells_who_waits_marks_the_directory_and_ends_the_broker(
     tmp_path: Path,

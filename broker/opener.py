@@ -1,0 +1,100 @@
+"""Opening many logs: in several threads, synced together, and telling how far it is.
+
+``/startupz`` and a line in the log every few seconds show progress by bytes, as it is the bytes
+behind the flushed marks that take the time. How many there are is surveyed first.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import trio
+
+from tailrace.broker.health import Health
+from tailrace.broker.world import World
+from tailrace.protocol.units import format_size
+from tailrace.storage.opening import Unopened, recover, settle, survey
+from tailrace.storage.report import RecoveryReport
+
+log = logging.getLogger("tailrace.broker.opener")
+
+T = TypeVar("T")
+
+THREADS = 4  # logs being recovered at the same time
+IN_HAND_MAX = 8  # logs of one thread, one after another
+SETTLED_TOGETHER_MAX = 100  # logs that share the syncs; each holds some files open for it
+TELL_EVERY_S = 2.0
+
+
+async def open_logs(
+    world: World,
+    health: Health,
+    logs: Sequence[Unopened],
+    opened: Callable[[Sequence[Unopened]], None],
+) -> None:
+    """Recover all of them; ``opened`` is told of some at a time, as soon as they are durable."""
+    async with trio.open_nursery() as nursery:
+        if not health.recovered:  # else it is no start, but a new topic
+            health.recovering.extend(one.progress for one in logs)
+            nursery.start_soon(_tell, health)
+        await _in_threads(world, survey, logs)
+        for some in _chunks(logs, SETTLED_TOGETHER_MAX):
+            await _in_threads(world, recover, some)
+            await world.offload.run(settle, world.disk, some)
+            opened(some)
+        nursery.cancel_scope.cancel()
+
+
+async def _in_threads(
+    world: World, work: Callable[[Iterable[Unopened]], None], logs: Sequence[Unopened]
+) -> None:
+    """Do it for all, some at a time."""
+    waiting = iter(_chunks(logs, IN_HAND_MAX))
+
+    async def worker() -> None:
+        for some in waiting:
+            await world.offload.run(work, some)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(THREADS, len(logs))):
+            nursery.start_soon(worker)
+
+
+async def _tell(health: Health) -> None:
+    while True:
+        await trio.sleep(TELL_EVERY_S)
+        done, total = health.recovery_bytes
+        log.info(
+            "recovering: %d of %d partitions, %s of %s read",
+            *(health.partitions_done, health.partitions_total),
+            *(format_size(done), format_size(total)),
+            extra={
+                **{"event": "broker.recovering", "code": None, "progress": health.progress},
+                **{"bytes_done": done, "bytes_total": total},
+                "partitions_done": health.partitions_done,
+                "partitions_total": health.partitions_total,
+            },
+        )
+
+
+def tell_recovered(reports: Sequence[RecoveryReport], *, seconds: float, clean: bool) -> None:
+    """The closing line: what was checked, and what not."""
+    scanned, adopted, cut = (
+        sum(one.scanned_bytes for one in reports),
+        sum(one.adopted_bytes for one in reports),
+        sum(one.truncated_bytes for one in reports),
+    )
+    log.info(
+        "recovered %d partitions in %.2f s: %s in %d batches checked, %s adopted, %d bytes cut",
+        *(len(reports), seconds, format_size(scanned), sum(one.batches for one in reports)),
+        *(format_size(adopted), cut),
+        extra={
+            **{"event": "broker.recovered", "code": None, "clean": clean, "seconds": seconds},
+            **{"partitions": len(reports), "scanned_bytes": scanned},
+            **{"adopted_bytes": adopted, "truncated_bytes": cut},
+        },
+    )
+
+
+def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[at : at + size] for at in range(0, len(items), size)]
