@@ -17,7 +17,7 @@ Not here: which records stay (the verdict's), the log, threads. May run in anoth
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, repeat
-from operator import add, sub
+from operator import sub
 from typing import Literal, Protocol
 
 from tailrace.protocol.batch import (
@@ -351,21 +351,20 @@ def rewrite_batch(header: BatchHeader, columns: Columns, kept: Kept, *, seed: in
     """
     keep = kept.keep
     assert keep, "a batch of which nothing stays is emptied"
-    old = columns.timestamps
-    times = [columns.base_timestamp] * len(keep)
-    if old is not None:
-        times = list(map(add, times, map(old.__getitem__, keep)))
     attributes = header.attributes & ~ATTRIBUTE_COMPRESSION
-    base = times[0]
+    times = [0] * len(keep)  # after the old base
+    if columns.timestamps is not None:
+        times = list(map(columns.timestamps.__getitem__, keep))
+    rise = times[0]  # of the base
     if kept.delete_horizon_ms is not None:
-        base = kept.delete_horizon_ms
+        rise = kept.delete_horizon_ms - columns.base_timestamp
         attributes |= ATTRIBUTE_DELETE_HORIZON
     elif attributes & ATTRIBUTE_DELETE_HORIZON:
-        base = columns.base_timestamp
+        rise = 0
     offsets = columns.offsets
     left = Columns(
-        base_timestamp=base,
-        timestamps=list(map(sub, times, repeat(base))),
+        base_timestamp=columns.base_timestamp + rise,
+        timestamps=list(map(sub, times, repeat(rise))) if rise else times,
         offsets=list(keep) if offsets is None else list(map(offsets.__getitem__, keep)),
         keys=None if columns.keys is None else list(map(columns.keys.__getitem__, keep)),
         values=list(map(columns.values.__getitem__, keep)),
