@@ -166,10 +166,20 @@ class Maintenance:
             self.trim_now(self.start, exact=True)
 
     def save_start(self, start: int) -> None:
-        """For ``TrimJob``: in a thread."""
-        if start > self.start:
-            path = marks.start_path(self._path)
-            checkpoint.write(self._disk, path, marks.encode_start(start))
+        """For ``TrimJob``: in a thread. An ``OSError`` may be tried again, a failed sync may not:
+        BrokerError T093."""
+        if start <= self.start:
+            return
+        path = marks.start_path(self._path)
+        file = checkpoint.stage(self._disk, path, marks.encode_start(start))
+        try:
+            self._disk.sync([file])
+        except OSError as error:
+            raise self._sync_failed(error) from error
+        finally:
+            file.close()
+        checkpoint.publish(self._disk, path)
+        self._sync_names()
 
     # ── replacing ────────────────────────────────────────────────────────────────────────────
 

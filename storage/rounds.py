@@ -61,7 +61,10 @@ def sync_round(disk: Disk, points: Sequence[SyncPoint]) -> None:
         staged.append(sidecar)
     disk.sync(files)
     for sidecar in staged:
-        checkpoint.publish(disk, sidecar.path)
+        try:
+            checkpoint.publish(disk, sidecar.path)
+        except OSError:  # a name may need room in its directory, too
+            continue
         sidecar.written = True
     for point in points:
         if point.sync_names or any(sidecar.written for sidecar in point.sidecars):
