@@ -11,13 +11,10 @@
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import partial as bind
 from typing import Literal
 
-from tailrace.protocol import texts
 from tailrace.protocol.batch import header_seed
-from tailrace.protocol.errors import BrokerError, TailraceError
+from tailrace.protocol.errors import TailraceError
 from tailrace.storage import checkpoint
 from tailrace.storage.append import Appended, AppendPlan, Group, LogConfig
 from tailrace.storage.disk import Disk
@@ -26,19 +23,17 @@ from tailrace.storage.maintenance import Maintenance, SwapJob, TrimJob
 from tailrace.storage.marks import Mark
 from tailrace.storage.producers import ProducerTable
 from tailrace.storage.reader import LogSlice, Reader
-from tailrace.storage.recovery import Recovered, RecoveryReport, recover, zero
+from tailrace.storage.recovery import Recovered, RecoveryReport, recover
 from tailrace.storage.retention import SegmentFacts
 from tailrace.storage.rewrite import Rewritten, SegmentSource
 from tailrace.storage.rounds import SyncPoint, Unsynced, sync_round
-from tailrace.storage.segment import Quarantine, Segment
+from tailrace.storage.segment import Quarantine
 from tailrace.storage.segments import Segments
 from tailrace.storage.sidecars import Sidecars
+from tailrace.storage.tail import Tail
 from tailrace.storage.truncate import truncate
 
 __all__ = ["Appended", "Log", "LogConfig", "LogSlice", "RecoveryReport"]
-
-WRITE_AHEAD_BYTES = 4 * 1024 * 1024
-_ZEROS = bytes(256 * 1024)
 
 
 class Log:
@@ -61,8 +56,6 @@ class Log:
         self._broker = broker
         self._seed = seed
         self._config = config
-        self._stray: Callable[[], None] | None = None  # removes what a failed append left
-        self._failed: BrokerError | None = None
         self._adopt(recovered)
 
     def _adopt(self, found: Recovered) -> None:
@@ -71,7 +64,6 @@ class Log:
         self._segments = Segments(self._disk, found.segments)
         self._producers = found.producers
         self._epochs = found.epochs
-        self._append_time = max(segment.last_append_time for segment in self._segments)
         mark = Mark.of(self._segments.active.summary())
         self._unsynced = Unsynced(self._disk, self.path, mark)
         self._reader = Reader(
@@ -91,6 +83,13 @@ class Log:
             limit=lambda: self.flushed if self._config.synced else self.end,
             moved=lambda: self._maintenance.trim_covered(),
         )
+        self._tail = Tail(
+            self._disk,
+            self.path,
+            self._segments,
+            self._unsynced,
+            save_index=self._sidecars.save_index,
+        )
         self._maintenance = Maintenance(
             self._disk,
             self.path,
@@ -100,7 +99,7 @@ class Log:
             start=found.start,
             covered=self._sidecars.covered,
             save_index=self._sidecars.save_index,
-            sync_failed=self._sync_failed,
+            sync_failed=self._tail.sync_failed,
         )
         for segment in found.segments[:-1]:
             if not segment.indexed:
@@ -175,7 +174,7 @@ class Log:
     @property
     def last_append_time(self) -> int | None:
         """In ms; None while nothing was ever appended."""
-        return self._append_time if self._append_time >= 0 else None
+        return self._tail.append_time if self._tail.append_time >= 0 else None
 
     @property
     def epochs(self) -> Sequence[EpochStart]:
@@ -219,11 +218,11 @@ class Log:
         Raises ``OSError`` (a full disk, say) with log and producers unchanged, and BrokerError
         T093 if the log cannot be trusted any more.
         """
-        self._ready()
+        self._tail.ready()
         if leader_epoch > self._epochs.latest:
             self.begin_epoch(leader_epoch)
         assert leader_epoch == self._epochs.latest, "leader epochs never fall (S9)"
-        time = max(now_ms, self._append_time)  # R20
+        time = max(now_ms, self._tail.append_time)  # R20
         plan = AppendPlan(
             self._name,
             self._seed,
@@ -236,7 +235,7 @@ class Log:
         )
         plan.take(batches)
         if plan.groups:
-            self._write(plan.groups, time)
+            self._tail.write(plan.groups, time, self._config)
             plan.producers.commit()
             self._sidecars.appended(self._segments.active, self._producers)
         return plan.results
@@ -247,7 +246,7 @@ class Log:
 
     def roll_if_old(self, now_ms: int) -> bool:
         """Seal an active segment that is past its age, so that retention may take it one day."""
-        self._ready()
+        self._tail.ready()
         active, age_max = self._segments.active, self._config.segment_age_ms
         if age_max is None or active.first_append_time < 0:
             return False
@@ -255,11 +254,12 @@ class Log:
 
     def roll(self) -> bool:
         """Seal the active segment, if it holds anything. Raises ``OSError``, nothing changed."""
-        self._ready()
+        self._tail.ready()
         active = self._segments.active
         if active.next_offset == active.base_offset:
             return False
-        self._write([Group(active.next_offset, rolls=True)], self._append_time)
+        group = Group(active.next_offset, rolls=True)
+        self._tail.write([group], self._tail.append_time, self._config)
         self._sidecars.appended(self._segments.active, self._producers)
         return True
 
@@ -269,75 +269,7 @@ class Log:
         Returns how many bytes, at most ``bytes_max``. A later sync round makes them count.
         Raises ``OSError``, without consequence. Never concurrent with ``append``.
         """
-        self._ready()
-        active = self._segments.active
-        begin = at = max(active.zeroed_bytes, active.size_bytes)
-        end = min(active.length, active.size_bytes + WRITE_AHEAD_BYTES, at + bytes_max)
-        while at < end:
-            zeros = _ZEROS[: end - at]
-            active.file.write([zeros], at)
-            at += len(zeros)
-            active.zeroed_bytes = at
-            self._unsynced.wrote_zeros(active)
-        return at - begin
-
-    def _write(self, groups: list[Group], append_time: int) -> None:
-        """All of it or nothing: files first, then what is known of them."""
-        active = self._segments.active
-        made: list[Segment] = []
-        try:
-            for group in groups:
-                if group.rolls:
-                    made.append(Segment(self._disk, self.path, group.base_offset))
-                    made[-1].create(max(self._config.segment_bytes, group.size_bytes))
-            targets = made if groups[0].rolls else [active, *made]
-            for group, segment in zip(groups, targets, strict=True):
-                segment.write(group.buffers, group.size_bytes)
-        except OSError:
-            stray_bytes = 0 if groups[0].rolls else groups[0].size_bytes
-            self._stray = bind(self._remove_stray, active, stray_bytes, made)
-            with suppress(OSError):
-                self._ready()
-            raise
-        for group, segment in zip(groups, targets, strict=True):
-            if group.rolls:
-                self._sidecars.save_index(self._segments.roll(segment))
-                self._unsynced.named()
-            for header, base_offset, next_offset in group.placed:
-                segment.add(
-                    header.size_bytes,
-                    base_offset,
-                    next_offset,
-                    append_time,
-                    header.record_count,
-                    self._config.index_interval_bytes,
-                )
-            self._unsynced.wrote(segment)
-        self._append_time = append_time
-
-    def _ready(self) -> None:
-        """Refuse after a failed sync; remove first what a failed append left, or ``OSError``."""
-        if self._failed is not None:
-            raise self._failed
-        if self._stray is not None:
-            self._stray()
-            self._stray = None
-
-    def _remove_stray(self, active: Segment, stray_bytes: int, made: list[Segment]) -> None:
-        """Zero and sync, so that no crash can bring back what was answered with an error."""
-        for segment in made:
-            segment.forget()
-            self._disk.remove(segment.path)
-        zero(active.file, active.size_bytes, active.size_bytes + stray_bytes)
-        try:
-            self._disk.sync([active.file])
-            self._disk.sync_directory(self.path)
-        except OSError as error:
-            raise self._sync_failed(error) from error
-
-    def _sync_failed(self, error: OSError) -> BrokerError:
-        self._failed = texts.sync_failed(self.path, reason=str(error))
-        return self._failed
+        return self._tail.write_ahead(bytes_max)
 
     # ── syncing ──────────────────────────────────────────────────────────────────────────────
 
@@ -357,12 +289,12 @@ class Log:
 
     def sync(self) -> None:
         """A sync round of this log alone, here and now. Raises BrokerError T093."""
-        self._ready()
+        self._tail.ready()
         point = self.sync_point()
         try:
             sync_round(self._disk, [point])
         except OSError as error:
-            raise self._sync_failed(error) from error
+            raise self._tail.sync_failed(error) from error
         self.mark_synced(point)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
@@ -449,7 +381,7 @@ class Log:
         No sync round with this log may be under way; older sync points are void. Everything else
         is then read from the files again, as after a crash.
         """
-        self._ready()
+        self._tail.ready()
         if offset >= self.end:
             return
         truncate(
