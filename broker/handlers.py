@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from tailrace.broker import handlers_admin as admin
+from tailrace.broker import handlers_admin as admin, handlers_records as records
 from tailrace.broker.call import Call
 from tailrace.broker.fetch import check_isolation, fetch
 from tailrace.broker.limits import IN_FLIGHT_MAX, PARTITIONS_PER_REQUEST_MAX
@@ -166,4 +166,7 @@ HANDLERS: dict[Api, Handler] = {
     Api.ALTER_TOPIC: admin.alter_topic,
     Api.DESCRIBE_TOPICS: admin.describe_topics,
     Api.DESCRIBE_CLUSTER: admin.describe_cluster,
+    Api.DELETE_RECORDS: records.delete_records,
+    Api.ERASE: records.erase,
+    Api.GET_ERASURE: records.get_erasure,
 }

@@ -160,6 +160,7 @@ def _connect(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten with zeros
     database.executescript(_SCHEMA)
     return database
 

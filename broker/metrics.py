@@ -274,6 +274,9 @@ class Metrics:
         self.disk_read_only = self._add(
             "disk_read_only", "gauge", "1: below min_free, writes get T031."
         ).of()
+        self.erasures_pending = self._add(
+            "erasures_pending", "gauge", "Erasures that have not come to their end."
+        )
         self.recovery_truncated_bytes = self._add(
             "recovery_truncated_bytes", "counter", "Torn tails cut at start."
         ).of()

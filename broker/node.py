@@ -12,6 +12,7 @@ from tailrace.broker.appender import Appender
 from tailrace.broker.bell import Bell
 from tailrace.broker.clock import Timekeeper
 from tailrace.broker.config import Config
+from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.health import Health
 from tailrace.broker.limits import Admission, MemoryBudget
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tailrace.broker.node")
 
 SLOW_S = 1.0
+LONG_POLLS = (Api.FETCH, Api.GET_ERASURE)  # they may wait for what they are about
 State = Literal["starting", "running", "read_only", "draining"]
 
 
@@ -61,6 +63,7 @@ class Node:
     software: str  # name and version, for the handshake
     shelf: Shelf
     topics: Topics
+    erasures: Erasures
     producer_ids: ProducerIds
     appender: Appender
     flusher: Flusher
@@ -83,7 +86,7 @@ class Node:
 
     def count(self, api: Api, code: str, seconds: float) -> None:
         """One more request answered; ``code`` is "ok" or an error's."""
-        if seconds > SLOW_S and api is not Api.FETCH:  # a fetch may wait for its records
+        if seconds > SLOW_S and api not in LONG_POLLS:
             log.warning(
                 "%s took %.1f s (%s)",
                 *(api.name.lower(), seconds, code),

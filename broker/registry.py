@@ -1,4 +1,4 @@
-"""What this broker keeps in the metadata store, typed: topics, leaderships, producer ids.
+"""What this broker keeps in the metadata store, typed: topics, leaderships, ids, erasures.
 
 - Every change is a compare-and-swap on the revision that was seen (S30).
 - A transaction that failed may have been applied: the first key it would have changed is read
@@ -23,6 +23,7 @@ from tailrace.broker.catalog import (
     parse_partition_key,
     partition_key,
 )
+from tailrace.broker.erasure import ERASURES, Erasure
 from tailrace.broker.health import Health
 from tailrace.broker.metadata import TXN_CHANGES_MAX, MetadataStore
 from tailrace.broker.metrics import Metrics
@@ -159,6 +160,37 @@ class Registry:
             if await self._ask("txn", txn) is not None:
                 return block
 
+    # ── erasures ─────────────────────────────────────────────────────────────────────────────
+
+    async def erasures(self) -> list[Erasure]:
+        """All that are stored, complete ones too, by id."""
+        entries = await self._ask("list", self._store.list(ERASURES))
+        return [Erasure.from_json(one.key, one.value, one.revision) for one in entries]
+
+    async def put_erasure(self, erasure: Erasure) -> Erasure:
+        """Store one as it is now; ``Conflict`` if it was removed meanwhile.
+
+        This broker alone writes it: a revision that moved on is that of a try whose reply was
+        lost (R16). One that was stored before under a new id is returned as it is stored.
+        """
+        value, revision = erasure.to_json(), erasure.revision
+        while True:
+            try:
+                revision = await self._change([(erasure.key, revision)], {erasure.key: value})
+            except Conflict:
+                entry = await self._ask("get", self._store.get(erasure.key))
+                if entry is None:
+                    raise
+                if not erasure.revision:
+                    return Erasure.from_json(entry.key, entry.value, entry.revision)
+                revision = entry.revision
+            else:
+                return stored_at(erasure, revision)
+
+    async def forget_erasures(self, gone: Sequence[Erasure]) -> None:
+        for some in _chunks([erasure.key for erasure in gone]):
+            await self._change([], {}, some)
+
     # ── one change ───────────────────────────────────────────────────────────────────────────
 
     async def _put(
@@ -221,7 +253,7 @@ class Registry:
         return 0 if await self._ask("get", self._store.get(deletes[0])) is None else None
 
 
-R = TypeVar("R", Topic, Leadership)
+R = TypeVar("R", Topic, Leadership, Erasure)
 
 
 def stored_at(record: R, revision: int) -> R:

@@ -1,7 +1,7 @@
 """One broker, from start to stop. Read this file first.
 
     run
-    └ services     http, timers, appender, flusher (and its rounds ahead), janitor, sweep
+    └ services     http, timers, appender, flusher (and its rounds ahead), janitor, eraser, sweep
       └ connections    one accept loop per listener, one task per connection
 
 Start: lock the data directory, open the metadata store, open and recover every log, take the lead
@@ -27,6 +27,8 @@ from tailrace.broker import listener
 from tailrace.broker.appender import Appender
 from tailrace.broker.clock import Timekeeper
 from tailrace.broker.config import Config
+from tailrace.broker.eraser import Eraser
+from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import ROUND_PARTITIONS_MAX, Flusher
 from tailrace.broker.groups import first_of
 from tailrace.broker.health import Health
@@ -198,16 +200,21 @@ class Server:
             await self._recover(node, directory)
             janitor.look()
             janitor.tell()
+            eraser = Eraser(
+                *(self._world, node.shelf, node.flusher, node.erasures),
+                rate_bytes=self._config.storage.cleaner_rate_bytes,
+            )
             self._node, self._janitor = node, janitor
             for work in (
                 *(node.timers.run, node.appender.run, node.flusher.run),
+                partial(self._watched, eraser.run),
                 partial(self._watched, node.flusher.run_ahead),
                 partial(self._watched, janitor.run_retention),
                 partial(self._watched, janitor.run_space),
                 partial(listener.sweep, node),
             ):
                 services.start_soon(work)
-            await self._serve(node, directory, registry, task_status)
+            await self._serve(node, directory, registry, eraser, task_status)
         finally:
             node.shelf.close()
 
@@ -242,7 +249,9 @@ class Server:
             answered=outbox.flush,
             failed=self._storage_failed,
         )
-        topics = Topics(world, config, registry, shelf, flusher, metrics)
+        erasures = Erasures(registry, world.clock)
+        metrics.erasures_pending.read = lambda: {(): erasures.pending_count}
+        topics = Topics(world, config, registry, shelf, flusher, erasures, metrics)
         node = Node(
             world=world,
             config=config,
@@ -253,6 +262,7 @@ class Server:
             software=SOFTWARE,
             shelf=shelf,
             topics=topics,
+            erasures=erasures,
             producer_ids=ProducerIds(registry),
             appender=appender,
             flusher=flusher,
@@ -276,6 +286,7 @@ class Server:
 
     async def _recover(self, node: Node, directory: DataDirectory) -> None:
         await node.topics.start(clean=directory.was_clean, suspect=directory.was_suspect)
+        await node.erasures.load(node.topics.catalog.by_id)
         if node.shelf.untrusted:
             self._mark_suspect(directory)
         elif directory.was_suspect:
@@ -298,6 +309,7 @@ class Server:
         node: Node,
         directory: DataDirectory,
         registry: Registry,
+        eraser: Eraser,
         task_status: trio.TaskStatus[Ready],
     ) -> None:
         bound = await self._bind(node)
@@ -323,6 +335,7 @@ class Server:
         finally:
             for one in bound.values():
                 one.close()
+        await eraser.stop()
         if self._janitor is not None:
             await self._janitor.stop()
         await self._flush(node)
@@ -377,6 +390,7 @@ class Server:
         self._stage("handover", began)
         for fetch in list(node.parked):
             fetch.finish()
+        node.erasures.release()
         node.outbox.flush()
         self._stage("finish", began)
         while node.connections:

@@ -19,6 +19,7 @@ import trio
 from tailrace.broker import topic_config
 from tailrace.broker.catalog import Catalog, Leadership, Topic, check_name, new_topic
 from tailrace.broker.config import Config, TopicConfig
+from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.registry import Conflict, PartitionId, Registry
@@ -39,6 +40,7 @@ class Topics:
         registry: Registry,
         shelf: Shelf,
         flusher: Flusher,
+        erasures: Erasures,
         metrics: Metrics,
     ) -> None:
         self._world = world
@@ -46,6 +48,7 @@ class Topics:
         self._registry = registry
         self._shelf = shelf
         self._flusher = flusher
+        self._erasures = erasures
         self._metrics = metrics
         self._ids = world.rng("topic ids")
         self._changing = trio.Lock()
@@ -236,8 +239,12 @@ class Topics:
     async def _remove(self, topic: Topic) -> None:
         """Finish a deletion that is stored."""
         taken = self._shelf.take_off(topic)
+        for partition in taken:  # whoever rewrites its files comes to an end first
+            async with partition.maintenance:
+                pass
         await self._flusher.forget(taken)
         await self._shelf.remove(topic, taken)
+        await self._erasures.forget_topic(topic.topic_id)
         self._metrics.forget_topic(topic.name)
         await self._registry.remove(topic)
         self._shelf.catalog = self.catalog.without_topic(topic)

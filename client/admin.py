@@ -7,11 +7,12 @@ out; the next one then finds the topic made or gone as asked, and that counts as
 
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import anyio
 
+from tailrace.client import erasing
 from tailrace.client.records import ConfigValue
 from tailrace.client.retry import Backoff
 from tailrace.client.shapes import (
@@ -20,6 +21,7 @@ from tailrace.client.shapes import (
     ClusterInfo,
     ConfigEntry,
     ConfigSource,
+    ErasureReceipt,
     PartitionInfo,
     PartitionStatus,
     TopicDetail,
@@ -34,12 +36,15 @@ from tailrace.protocol.messages_admin import (
     ConfigChange,
     ConfigItem,
     CreateTopicRequest,
+    DeleteRecordsResponse,
     DeleteTopicRequest,
     DeleteTopicResponse,
     DescribeClusterRequest,
     DescribeClusterResponse,
     DescribeTopicsRequest,
     DescribeTopicsResponse,
+    ErasureResponse,
+    GetErasureRequest,
     PartitionDescription,
     TopicDescription,
     TopicResponse,
@@ -129,6 +134,61 @@ class Admin:
         response = await self._ask(AlterTopicRequest(name, changes), TopicResponse)
         self._client.cluster.invalidate(name)
         return topic_detail(response.topic)
+
+    async def delete_records(
+        self, topic: str, before: Mapping[int, int | Literal["end"]]
+    ) -> dict[int, int]:
+        """Remove all records below an offset, by partition; ``"end"``: all there are by now.
+
+        Returns where the logs begin then. They are out of every reader's reach at once; their
+        bytes leave the disk soon after. All partitions are changed or, on an error, none.
+
+        Raises TopicNotFound T010, PartitionNotFound T011, PartitionOffline T033,
+        OffsetOutOfRange T041 for an offset behind the end; one below the log start is no change.
+        """
+        request = erasing.delete_records_request(topic, before)
+        response = await self._ask(request, DeleteRecordsResponse)
+        return {one.partition: one.offset for one in response.partitions}
+
+    async def erase(
+        self,
+        topic: str,
+        *,
+        keys: Sequence[bytes] = (),
+        records: Sequence[tuple[int, int]] = (),
+        wait: bool = True,
+        timeout: float = 60.0,
+    ) -> ErasureReceipt:
+        """Erase every record with one of ``keys``, and those at (partition, offset).
+
+        What stands in the topic by now is covered, what is sent afterwards is not. Once
+        ``completed_at`` is set no broker delivers any of it again and no file of one holds it;
+        the offsets stay gaps. With ``wait=False``, or when ``timeout`` seconds pass,
+        ``completed_at`` is None and the broker goes on, also after a restart.
+
+        Raises TopicNotFound T010 (also where the topic is deleted meanwhile, and its bytes with
+        it), PartitionNotFound T011, PartitionOffline T033, RequestTimeout T034 where too many
+        erasures wait, OffsetOutOfRange T041 for a record outside the log. An unknown key is none:
+        ``records`` is 0 then. Cancelled: the broker goes on.
+        """
+        clock = self._client.clock
+        ends_at = clock.now() + timeout
+        erasure_id = uuid.UUID(int=self._client.random.getrandbits(128), version=4).bytes
+        request = erasing.erase_request(erasure_id, topic, keys, records)
+        response = await self._ask(request, ErasureResponse)
+        while wait and response.completed_at is None and (left_s := ends_at - clock.now()) > 0:
+            try:
+                response = await self._wait_erased(topic, erasure_id, left_s)
+            except TailraceError as error:
+                if not error.retriable or error.code == "T005":
+                    raise
+        return erasing.receipt(response)
+
+    async def _wait_erased(self, topic: str, erasure_id: bytes, left_s: float) -> ErasureResponse:
+        """The receipt when it is complete, or after a while; an outage is the caller's to bear."""
+        wait_s = min(left_s, self._client.options.request_timeout / 2)
+        request = GetErasureRequest(topic, erasure_id, int(wait_s * 1000))
+        return await self._ask(request, ErasureResponse)
 
     async def describe_cluster(self) -> ClusterInfo:
         """Brokers, their health, and what is wrong if anything is."""

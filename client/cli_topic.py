@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tailrace.client.cli_records import delete_records, erase
 from tailrace.client.cli_run import (
     confirm,
     plural,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tailrace.client.client import Client
     from tailrace.client.shapes import PartitionInfo, TopicDetail, TopicInfo
 
-LATER = ("delete-records", "erase", "purge", "export", "import")
+LATER = ("purge", "export", "import")
 
 
 class TopicGroup(click.Group):
@@ -37,6 +38,10 @@ class TopicGroup(click.Group):
 @click.group(cls=TopicGroup)
 def topic() -> None:
     """Create, list, change and delete topics."""
+
+
+topic.add_command(delete_records)
+topic.add_command(erase)
 
 
 @topic.command()

@@ -75,6 +75,18 @@ class TopicDetail(TopicInfo):
 
 
 @dataclass(frozen=True)
+class ErasureReceipt:
+    """What ``erase`` gives: what was found, and who has done it."""
+
+    id: str  # UUID text
+    topic: str
+    records: int  # final once ``completed_at`` is set
+    requested_at: int
+    completed_at: int | None  # None: the broker still works on it
+    replicas: dict[str, Literal["done", "pending"]]  # by broker id
+
+
+@dataclass(frozen=True)
 class BrokerInfo:
     """One broker."""
 

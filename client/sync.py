@@ -10,13 +10,19 @@ A client left open flushes its producers for up to two seconds when the interpre
 import ssl
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from tailrace.client import client as async_client
 from tailrace.client.events import EventName, Hook
 from tailrace.client.portal import Portal
 from tailrace.client.records import ConfigValue
-from tailrace.client.shapes import ClientHealth, ClusterInfo, TopicDetail, TopicInfo
+from tailrace.client.shapes import (
+    ClientHealth,
+    ClusterInfo,
+    ErasureReceipt,
+    TopicDetail,
+    TopicInfo,
+)
 from tailrace.client.sync_consumer import Consumer, PartitionStream
 from tailrace.client.sync_opening import Opening
 from tailrace.client.sync_producer import Delivery, Producer
@@ -138,6 +144,31 @@ class Admin:
     def alter_topic(self, name: str, *, config: Mapping[str, ConfigValue | None]) -> TopicDetail:
         """Change settings, all or none; None is the default again."""
         return self._portal.call(self._portal.client.admin.alter_topic, name, config=config)
+
+    def delete_records(
+        self, topic: str, before: Mapping[int, int | Literal["end"]]
+    ) -> dict[int, int]:
+        """Remove all records below an offset, by partition; where the logs begin then."""
+        return self._portal.call(self._portal.client.admin.delete_records, topic, before)
+
+    def erase(
+        self,
+        topic: str,
+        *,
+        keys: Sequence[bytes] = (),
+        records: Sequence[tuple[int, int]] = (),
+        wait: bool = True,
+        timeout: float = 60.0,
+    ) -> ErasureReceipt:
+        """Erase every record with one of ``keys``, and those at (partition, offset), for good."""
+        return self._portal.call(
+            self._portal.client.admin.erase,
+            topic,
+            keys=keys,
+            records=records,
+            wait=wait,
+            timeout=timeout,
+        )
 
     def describe_cluster(self) -> ClusterInfo:
         """Brokers, their health, and what is wrong if anything is."""

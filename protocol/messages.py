@@ -30,13 +30,21 @@ from tailrace.protocol.messages_admin import (
     ConfigEntry as ConfigEntry,
     ConfigItem as ConfigItem,
     CreateTopicRequest as CreateTopicRequest,
+    DeleteRecordsRequest as DeleteRecordsRequest,
+    DeleteRecordsResponse as DeleteRecordsResponse,
     DeleteTopicRequest as DeleteTopicRequest,
     DeleteTopicResponse as DeleteTopicResponse,
     DescribeClusterRequest as DescribeClusterRequest,
     DescribeClusterResponse as DescribeClusterResponse,
     DescribeTopicsRequest as DescribeTopicsRequest,
     DescribeTopicsResponse as DescribeTopicsResponse,
+    EraseRequest as EraseRequest,
+    ErasureResponse as ErasureResponse,
+    GetErasureRequest as GetErasureRequest,
     PartitionDescription as PartitionDescription,
+    RecordPosition as RecordPosition,
+    ReplicaErasure as ReplicaErasure,
+    StartOffset as StartOffset,
     TopicDescription as TopicDescription,
     TopicResponse as TopicResponse,
 )
@@ -56,6 +64,9 @@ class Api(IntEnum):
     ALTER_TOPIC = 8
     DESCRIBE_TOPICS = 9
     DESCRIBE_CLUSTER = 10
+    DELETE_RECORDS = 11
+    ERASE = 12
+    GET_ERASURE = 13
     ERROR = 0x7FFF
 
 
@@ -326,6 +337,9 @@ Request = (
     | AlterTopicRequest
     | DescribeTopicsRequest
     | DescribeClusterRequest
+    | DeleteRecordsRequest
+    | EraseRequest
+    | GetErasureRequest
 )
 Response = (
     HelloResponse
@@ -338,6 +352,8 @@ Response = (
     | DeleteTopicResponse
     | DescribeTopicsResponse
     | DescribeClusterResponse
+    | DeleteRecordsResponse
+    | ErasureResponse
     | ErrorResponse
 )
 
@@ -353,6 +369,9 @@ REQUESTS: dict[Api, type[Request]] = {
     Api.ALTER_TOPIC: AlterTopicRequest,
     Api.DESCRIBE_TOPICS: DescribeTopicsRequest,
     Api.DESCRIBE_CLUSTER: DescribeClusterRequest,
+    Api.DELETE_RECORDS: DeleteRecordsRequest,
+    Api.ERASE: EraseRequest,
+    Api.GET_ERASURE: GetErasureRequest,
 }
 RESPONSES: dict[Api, type[Response]] = {
     Api.HELLO: HelloResponse,
@@ -366,6 +385,9 @@ RESPONSES: dict[Api, type[Response]] = {
     Api.ALTER_TOPIC: TopicResponse,
     Api.DESCRIBE_TOPICS: DescribeTopicsResponse,
     Api.DESCRIBE_CLUSTER: DescribeClusterResponse,
+    Api.DELETE_RECORDS: DeleteRecordsResponse,
+    Api.ERASE: ErasureResponse,
+    Api.GET_ERASURE: ErasureResponse,
     Api.ERROR: ErrorResponse,
 }
 VERSIONS: dict[Api, tuple[int, int]] = {api: (1, 1) for api in REQUESTS}

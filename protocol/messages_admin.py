@@ -167,3 +167,73 @@ class DescribeClusterResponse:
     below_min_isr: Count
     offline: Count
     problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartOffset:
+    """Where the log of one partition begins, or shall begin."""
+
+    partition: I32
+    offset: I64  # in a request, -1 is the high watermark
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRecordsRequest:
+    """Move log starts up: all of them or, where one cannot be, none."""
+
+    topic: str
+    partitions: tuple[StartOffset, ...]  # a start that is lower than the present one is no change
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRecordsResponse:
+    """Where the logs now begin, in the order asked."""
+
+    partitions: tuple[StartOffset, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPosition:
+    """One record."""
+
+    partition: I32
+    offset: I64
+
+
+@dataclass(frozen=True, slots=True)
+class EraseRequest:
+    """Erase records for good: those with a key, and single ones."""
+
+    erasure_id: bytes  # 16 bytes, a UUID the client made: asking again is asking once
+    topic: str
+    keys: tuple[bytes, ...]
+    records: tuple[RecordPosition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GetErasureRequest:
+    """How far an erasure is."""
+
+    topic: str
+    erasure_id: bytes
+    wait_ms: Count  # how long to wait for its end
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaErasure:
+    """How far one broker is."""
+
+    broker_id: str
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureResponse:
+    """Answers Erase and GetErasure: the receipt as of now."""
+
+    erasure_id: bytes
+    topic: str
+    records: Count  # that were found so far, and are erased or about to be
+    requested_at: I64  # ms since the epoch
+    completed_at: I64 | None  # nil while a replica has not done it
+    replicas: tuple[ReplicaErasure, ...]

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         ClusterInfo as ClusterInfo,
         ConfigEntry as ConfigEntry,
         ConsumerHealth as ConsumerHealth,
+        ErasureReceipt as ErasureReceipt,
         Event as Event,
         PartitionInfo as PartitionInfo,
         ProducerHealth as ProducerHealth,
@@ -134,6 +135,7 @@ __all__ = [
     "DecodeError",
     "Delivery",
     "EncodeError",
+    "ErasureReceipt",
     "ErrorPolicy",
     "Event",
     "FlushError",
@@ -191,7 +193,7 @@ _HOME = {
         "Acks At Batch ConfigValue Headers Record RecordMetadata TopicPartition"
     ),
     "tailrace.client.shapes": (
-        "BrokerInfo ClientHealth ClusterInfo ConfigEntry ConsumerHealth Event "
+        "BrokerInfo ClientHealth ClusterInfo ConfigEntry ConsumerHealth ErasureReceipt Event "
         "PartitionInfo ProducerHealth TopicDetail TopicInfo"
     ),
     "tailrace.protocol.errors": (

@@ -27,6 +27,9 @@ APIS: dict[str, frozenset[Api]] = {
             Api.ALTER_TOPIC,
             Api.DESCRIBE_TOPICS,
             Api.DESCRIBE_CLUSTER,
+            Api.DELETE_RECORDS,
+            Api.ERASE,
+            Api.GET_ERASURE,
         }
     ),
 }

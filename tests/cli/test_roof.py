@@ -179,7 +179,7 @@ def test_completion_scripts(offline: Cli, shell: str) -> None:
     ("words", "at", "expected"),
     [
         ("tailrace pro", 1, ["produce"]),
-        ("tailrace topic de", 2, ["delete", "describe"]),
+        ("tailrace topic de", 2, ["delete", "delete-records", "describe"]),
         ("tailrace consume --dec", 2, ["--decode"]),
         ("tailrace queue x", 2, []),
     ],

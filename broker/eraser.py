@@ -1,0 +1,356 @@
+"""Carries out erasures, and what log starts inside of a segment leave to be done.
+
+Partition by partition, segment by segment, oldest first: a segment that holds something that is to
+go is rewritten without it and replaced; one that holds nothing is only read. All erasures of a
+topic that wait go through its partitions together. A record in the active segment is reached by
+sealing that first. It says "done" for a partition when
+
+- every segment below the log end of the request was looked through, from end to end;
+- the new segments are durable, and the old files and every half-made one are removed.
+
+A restart finds in the store what was not done and begins that partition again: a segment that was
+rewritten holds nothing any more. What was counted is stored before the files change, so nothing is
+counted twice.
+
+What cannot be done now (a full disk, the store away) is tried again, later and later. A damaged
+segment that may hold what was asked for keeps the erasure pending, visibly: nobody can say whether
+the bytes are in it.
+"""
+
+import logging
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from tailrace.broker.erasure import Erasure
+from tailrace.broker.erasures import Erasures
+from tailrace.broker.flusher import Flusher
+from tailrace.broker.partition import Partition
+from tailrace.broker.shelf import Shelf
+from tailrace.broker.world import WorkerLost, World
+from tailrace.protocol.batch import header_seed
+from tailrace.protocol.errors import MetadataUnavailable
+from tailrace.storage.checkpoint import TEMPORARY
+from tailrace.storage.disk import Disk
+from tailrace.storage.erasing import Erased, EraseJob
+from tailrace.storage.erasure import Target
+from tailrace.storage.log import LogConfig
+from tailrace.storage.retention import SegmentFacts
+from tailrace.storage.rewrite import RewriteRefused, Rewritten, SegmentSource
+
+log = logging.getLogger("tailrace.broker.eraser")
+
+RETRY_FIRST_S = 0.25
+RETRY_MAX_S = 60.0
+EXPIRE_EVERY_S = 3_600.0
+PartitionId = tuple[bytes, int]
+
+
+@dataclass(slots=True)
+class _Retry:
+    """A partition that could not be done."""
+
+    at: float  # not before, in trio's time, unless something changes
+    pause_s: float
+    seen: object  # as it was when that failed
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One way through a partition: for these erasures, from ``at`` to ``end``."""
+
+    partition: Partition
+    wanted: list[Erasure]
+    at: int
+    end: int
+    blocked: dict[bytes, str] = field(default_factory=dict[bytes, str])  # by erasure id: why
+    trim_blocked: str = ""
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        found = (one.target(self.partition.number) for one in self.wanted)
+        return tuple(target for target in found if target is not None)
+
+    def block(self, segment: SegmentFacts, reason: str) -> None:
+        """Nobody can say what a segment holds: who may have something in it waits."""
+        for erasure, target in zip(self.wanted, self.targets, strict=True):
+            keys = target.keys and segment.base_offset < target.end
+            if keys or any(
+                segment.base_offset <= offset < segment.next_offset for offset in target.offsets
+            ):
+                self.blocked[erasure.erasure_id] = reason
+        if segment.base_offset < self.partition.log.start:
+            self.trim_blocked = reason
+
+
+class Eraser:
+    """One per broker. ``run`` is its task."""
+
+    def __init__(
+        self,
+        world: World,
+        shelf: Shelf,
+        flusher: Flusher,
+        erasures: Erasures,
+        *,
+        rate_bytes: int | None,
+    ) -> None:
+        self._world = world
+        self._rate_bytes = rate_bytes  # read and written per second; None: unlimited
+        self._shelf = shelf
+        self._flusher = flusher
+        self._erasures = erasures
+        self._retries: dict[PartitionId, _Retry] = {}
+        self._trimmed: dict[PartitionId, int] = {}  # the log start below which nothing is left
+        self._expire_at = 0.0
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled or stopped. BrokerError T093 if a sync fails."""
+        try:
+            with self._scope:
+                while True:
+                    pause_s = await self._round()
+                    with trio.move_on_after(pause_s):
+                        await self._erasures.asked.wait()
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """End ``run``; on return no file is touched any more."""
+        self._scope.cancel()
+        await self._ended.wait()
+
+    async def _round(self) -> float:
+        """Do what can be done; how long to wait for the next time, in seconds."""
+        for partition in self._shelf:
+            await self._attend(partition)
+        await self._finish()
+        self._retries = {
+            where: retry for where, retry in self._retries.items() if self._shelf.get(*where)
+        }
+        now = trio.current_time()
+        return min([RETRY_MAX_S, *(retry.at - now for retry in self._retries.values())])
+
+    async def _attend(self, partition: Partition) -> None:
+        """What one partition needs, if anything; a failure is remembered."""
+        if not partition.serving:
+            return
+        where = (partition.topic_id, partition.number)
+        wanted = [
+            one
+            for one in self._erasures.pending(partition.topic_id)
+            if one.target(partition.number) is not None
+        ]
+        start = partition.log.start
+        trim = partition.log.segments()[0].base_offset < start and self._trimmed.get(where) != start
+        if not wanted and not trim:
+            return
+        seen = (start, {one.erasure_id for one in wanted})
+        retry = self._retries.get(where)
+        if retry is not None and retry.seen == seen and trio.current_time() < retry.at:
+            return
+        ends = [one.shares[partition.number].end for one in wanted]
+        work = _Pass(partition, wanted, at=0, end=max([start, *ends]))
+        try:
+            while work.at < work.end and self._here(partition):
+                async with partition.maintenance:
+                    if self._here(partition):
+                        await self._step(work)
+            async with partition.maintenance:
+                if self._here(partition):
+                    await self._close(work)
+        except (OSError, MetadataUnavailable, WorkerLost) as error:
+            self._fail(partition, seen, str(error))
+        else:
+            if work.blocked or work.trim_blocked:
+                self._fail(partition, seen, work.trim_blocked or next(iter(work.blocked.values())))
+            else:
+                self._retries.pop(where, None)
+                self._trimmed[where] = start
+
+    def _here(self, partition: Partition) -> bool:
+        """Whether the partition is still this broker's to change."""
+        where = (partition.topic_id, partition.number)
+        return partition.serving and self._shelf.get(*where) is partition
+
+    # ── one segment ──────────────────────────────────────────────────────────────────────────
+
+    async def _step(self, work: _Pass) -> None:
+        """Look through the segment at ``work.at``, change it if need be, and go on behind it."""
+        segments = work.partition.log.segments()
+        segment = next((one for one in segments if one.next_offset > work.at), segments[-1])
+        if segment.base_offset >= work.end or not segment.size_bytes:
+            work.at = work.end
+        elif not segment.sealed:
+            await self._look(work, segment)
+        elif (source := await self._source(work.partition, segment)) is not None:
+            await self._rewrite(work, segment, source)
+        else:
+            work.block(segment, "it is damaged, or not all of it is on the disk yet")
+            work.at = segment.next_offset
+
+    async def _look(self, work: _Pass, active: SegmentFacts) -> None:
+        """Seal the active segment if there is something to go in it."""
+        partition = work.partition
+        source = SegmentSource(
+            f"{partition.log.path}/{active.base_offset:020}.log",
+            *(active.base_offset, active.next_offset, active.size_bytes),
+        )
+        try:
+            found = await self._erase(work, source, sealed=False)
+        except RewriteRefused as error:
+            work.block(active, str(error))
+            found = Erased(found=False)
+        if not found.found:
+            work.at = work.end
+        elif self._here(partition):
+            # Appends may have sealed it meanwhile; what holds it sealed is found next.
+            last = partition.log.segments()[-1]
+            if last.base_offset == active.base_offset and partition.log.roll():
+                partition.tell_rolled()
+            await self._flusher.flush([partition])
+
+    async def _source(self, partition: Partition, segment: SegmentFacts) -> SegmentSource | None:
+        """The sealed segment as a file to be rewritten, or None if it cannot be."""
+        for attempt in range(2):
+            for source in partition.log.rewritable(partition.high_watermark):
+                if source.base_offset == segment.base_offset:
+                    return source
+            if not attempt:  # its index, say, or what stands behind it, may wait for a sync
+                await self._flusher.flush([partition])
+        return None
+
+    async def _rewrite(self, work: _Pass, segment: SegmentFacts, source: SegmentSource) -> None:
+        try:
+            found = await self._erase(work, source, sealed=True)
+        except RewriteRefused as error:
+            work.block(segment, str(error))
+            work.at = segment.next_offset
+            return
+        if found.rewritten is not None:
+            await self._count(work, found, source)
+            await self._replace(work.partition, found.rewritten)
+        work.at = source.next_offset
+
+    async def _erase(self, work: _Pass, source: SegmentSource, *, sealed: bool) -> Erased:
+        partition = work.partition
+        job = EraseJob(
+            directory=partition.log.path,
+            source=source,
+            sealed=sealed,
+            seed=header_seed(partition.topic_id, partition.number),
+            start=partition.log.start,
+            targets=work.targets,
+            index_interval=LogConfig().index_interval_bytes,
+        )
+        found = await self._world.heavy.run(job, rate_bytes=self._rate_bytes)
+        assert isinstance(found, Erased)
+        return found
+
+    async def _count(self, work: _Pass, found: Erased, source: SegmentSource) -> None:
+        """Store what was found, before it is gone."""
+        assert found.rewritten is not None
+        number = work.partition.number
+        changed = [
+            erasure.with_share(number, erasure.shares[number].counted(count, source.next_offset))
+            for erasure, count in zip(work.wanted, found.counts, strict=True)
+            if count
+        ]
+        try:
+            await self._erasures.update(changed)
+        except MetadataUnavailable:
+            job = work.partition.log.swap(found.rewritten)
+            await self._world.offload.run(job.discard)
+            raise
+        self._refresh(work)
+
+    async def _replace(self, partition: Partition, rewritten: Rewritten) -> None:
+        """Put the new segment in the old one's place."""
+        job = partition.log.swap(rewritten)
+        await self._world.offload.run(job.publish)
+        partition.log.replace(job)
+        await self._world.offload.run(job.finish)
+        partition.log.replaced(job)
+        self._flusher.written(partition)
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────
+
+    async def _close(self, work: _Pass) -> None:
+        """Nothing half-made is left either: store who is done with the partition."""
+        partition = work.partition
+        leftover = partition.log.trim(partition.log.start, exact=True)
+        if leftover is not None:  # files that could not be removed before
+            await self._world.offload.run(leftover.publish)
+            partition.log.trimmed(leftover)
+            await self._world.offload.run(leftover.finish)
+        await self._world.offload.run(_sweep, self._world.disk, partition.log.path)
+        self._refresh(work)
+        number = partition.number
+        await self._erasures.update(
+            [
+                one.with_share(number, replace(one.shares[number], done=True))
+                for one in work.wanted
+                if one.erasure_id not in work.blocked
+            ]
+        )
+
+    def _refresh(self, work: _Pass) -> None:
+        """The erasures as they are stored now; the targets of a pass stay those it began with."""
+        found = (self._erasures.get(one.topic_id, one.erasure_id) for one in work.wanted)
+        work.wanted = [one for one in found if one is not None]
+
+    async def _finish(self) -> None:
+        """Complete what is done everywhere; forget old receipts."""
+        now_ms = self._world.clock.wall_ms()
+        try:
+            for topic_id in self._erasures.topic_ids():
+                for erasure in self._erasures.pending(topic_id):
+                    if all(share.done for share in erasure.shares.values()):
+                        await self._complete(erasure, now_ms)
+            if trio.current_time() >= self._expire_at:
+                await self._erasures.expire()
+                self._expire_at = trio.current_time() + EXPIRE_EVERY_S
+        except MetadataUnavailable as error:
+            log.warning(
+                "erasures cannot be stored, trying again: %s",
+                error,
+                extra={"event": "erasure.failed", "code": error.code},
+            )
+
+    async def _complete(self, erasure: Erasure, now_ms: int) -> None:
+        await self._erasures.update([erasure.completed(max(now_ms, erasure.requested_at))])
+        log.info(
+            "erased %d records of %s",
+            *(erasure.records, erasure.topic),
+            extra={
+                "event": "erasure.completed",
+                "code": None,
+                "topic": erasure.topic,
+                "erasure": erasure.erasure_id.hex(),
+                "records": erasure.records,
+            },
+        )
+
+    def _fail(self, partition: Partition, seen: object, reason: str) -> None:
+        """Try again: later each time, or as soon as something else is to be done there."""
+        where = (partition.topic_id, partition.number)
+        known = self._retries.get(where)
+        again = known is not None and known.seen == seen
+        pause_s = min(known.pause_s * 2, RETRY_MAX_S) if known and again else RETRY_FIRST_S
+        self._retries[where] = _Retry(trio.current_time() + pause_s, pause_s, seen)
+        log.warning(
+            "erasing in %s[%d] waits for %.2g s: %s",
+            *(partition.topic, partition.number, pause_s, reason),
+            extra={"event": "erasure.failed", "code": None, "topic": partition.topic},
+        )
+
+
+def _sweep(disk: Disk, path: str) -> None:
+    """Remove half-made segments that a job left which did not come to its end."""
+    found = [name for name in disk.list(path) if name.endswith(f".swap{TEMPORARY}")]
+    for name in found:
+        disk.remove(f"{path}/{name}")
+    if found:
+        disk.sync_directory(path)

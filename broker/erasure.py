@@ -1,0 +1,166 @@
+"""Erasures as values: what was asked for, how far it is, the receipt (pure).
+
+- An erasure is asked for once, under an id its client made; it is stored before it is answered, so
+  that a restart goes on with it.
+- What is stored of a key are digests, and only while the erasure is pending.
+- Each partition has a share of its own: records at or above its ``end``, the log end when it was
+  asked for, are none of its business.
+- ``records`` of a share counts what was found below ``counted_to``; both are stored before the
+  files change, so that a crash between counts nothing twice and forgets nothing.
+"""
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+from tailrace.protocol.messages import ErasureResponse, ReplicaErasure
+from tailrace.storage.erasure import KeyDigest, Target
+
+ERASURES = "erasures/"
+KEYS_MAX = 1_000  # of one request
+RECORDS_MAX = 1_000
+PENDING_MAX = 100  # of one topic
+RECEIPTS_MAX = 1_000  # of one topic, the newest
+RECEIPTS_MS = 30 * 86_400_000  # so long after completion a receipt is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One partition's part of an erasure."""
+
+    end: int
+    offsets: tuple[int, ...] = ()  # single records asked for, rising
+    records: int = 0
+    counted_to: int = 0
+    done: bool = False
+
+    def counted(self, records: int, next_offset: int) -> "Share":
+        """So many more records were found, all below ``next_offset``."""
+        return replace(
+            self, records=self.records + records, counted_to=max(self.counted_to, next_offset)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """One request, as ``erasures/{id}`` has it."""
+
+    erasure_id: bytes
+    topic_id: bytes
+    topic: str
+    requested_at: int  # ms since the epoch
+    keys: tuple[KeyDigest, ...]
+    shares: Mapping[int, Share] = field(default_factory=dict[int, Share])  # by partition
+    completed_at: int | None = None
+    revision: int = 0  # of its key in the store; 0 while it is not stored
+
+    @property
+    def key(self) -> str:
+        return ERASURES + self.erasure_id.hex()
+
+    @property
+    def records(self) -> int:
+        """Found so far, in all partitions."""
+        return sum(share.records for share in self.shares.values())
+
+    def target(self, partition: int) -> Target | None:
+        """What is still to be done in a partition, or None."""
+        share = self.shares.get(partition)
+        if share is None or share.done or self.completed_at is not None:
+            return None
+        return Target(self.keys, share.offsets, share.end, share.counted_to)
+
+    def with_share(self, partition: int, share: Share) -> "Erasure":
+        return replace(self, shares={**self.shares, partition: share})
+
+    def completed(self, now_ms: int) -> "Erasure":
+        """Done everywhere: the receipt stays, what was looked for does not."""
+        assert all(share.done for share in self.shares.values()), "a share is pending"
+        shares = {number: replace(share, offsets=()) for number, share in self.shares.items()}
+        return replace(self, completed_at=now_ms, keys=(), shares=shares)
+
+    def receipt(self, broker_id: str) -> ErasureResponse:
+        """What a client is told."""
+        done = self.completed_at is not None
+        return ErasureResponse(
+            erasure_id=self.erasure_id,
+            topic=self.topic,
+            records=self.records,
+            requested_at=self.requested_at,
+            completed_at=self.completed_at,
+            replicas=(ReplicaErasure(broker_id, done),),
+        )
+
+    def to_json(self) -> bytes:
+        return _dump(
+            {
+                "topic_id": str(UUID(bytes=self.topic_id)),
+                "topic": self.topic,
+                "requested_at": self.requested_at,
+                "completed_at": self.completed_at,
+                "keys": [
+                    [f"{key.hash64:016x}", b64encode(key.sha256).decode()] for key in self.keys
+                ],
+                "partitions": {
+                    str(number): [
+                        *(share.end, list(share.offsets), share.records, share.counted_to),
+                        share.done,
+                    ]
+                    for number, share in self.shares.items()
+                },
+            }
+        )
+
+    @classmethod
+    def from_json(cls, key: str, value: bytes, revision: int) -> "Erasure":
+        document: Any = json.loads(value)
+        shares = {
+            int(number): Share(end, tuple(offsets), records, counted_to, done)
+            for number, (end, offsets, records, counted_to, done) in document["partitions"].items()
+        }
+        return cls(
+            erasure_id=bytes.fromhex(key.removeprefix(ERASURES)),
+            topic_id=UUID(document["topic_id"]).bytes,
+            topic=document["topic"],
+            requested_at=document["requested_at"],
+            keys=tuple(KeyDigest(int(h, 16), b64decode(digest)) for h, digest in document["keys"]),
+            shares=shares,
+            completed_at=document["completed_at"],
+            revision=revision,
+        )
+
+
+def shares_of(
+    ends: Mapping[int, int], records: Iterable[tuple[int, int]], *, keys: bool
+) -> dict[int, Share]:
+    """The shares of a request. ``ends``: log ends by partition, of all of them where keys are asked
+    for, as any may hold one; else of those that hold the records.
+    """
+    wanted: dict[int, set[int]] = {number: set() for number in ends} if keys else {}
+    for number, offset in records:
+        wanted.setdefault(number, set()).add(offset)
+    return {
+        number: Share(ends[number], tuple(sorted(offsets)), done=not ends[number])
+        for number, offsets in sorted(wanted.items())
+    }
+
+
+def outdated(receipts: Sequence[Erasure], now_ms: int) -> list[Erasure]:
+    """The receipts of one topic that are kept no longer: too old, or too many."""
+    complete = sorted(
+        (one for one in receipts if one.completed_at is not None),
+        key=lambda one: (one.completed_at or 0, one.erasure_id),
+        reverse=True,
+    )
+    return [
+        one
+        for place, one in enumerate(complete)
+        if place >= RECEIPTS_MAX or now_ms - (one.completed_at or 0) > RECEIPTS_MS
+    ]
+
+
+def _dump(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()

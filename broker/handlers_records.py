@@ -1,0 +1,166 @@
+"""Removing records: log starts that move up, and erasures."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from tailrace.broker.call import Call
+from tailrace.broker.catalog import Topic
+from tailrace.broker.erasure import KEYS_MAX, RECORDS_MAX, Erasure, shares_of
+from tailrace.broker.limits import FETCH_WAIT_MS_MAX
+from tailrace.broker.node import Node
+from tailrace.broker.partition import NO_ROOM, Partition
+from tailrace.protocol import texts, texts_wire
+from tailrace.protocol.messages import (
+    DeleteRecordsRequest,
+    DeleteRecordsResponse,
+    EraseRequest,
+    GetErasureRequest,
+    Response,
+    StartOffset,
+)
+from tailrace.storage.erasure import digest_of
+
+log = logging.getLogger("tailrace.broker.handlers")
+
+Later = Callable[[], Awaitable[Response]]
+HIGH_WATERMARK = -1  # in DeleteRecords
+ID_BYTES = 16
+
+
+# ── log starts ───────────────────────────────────────────────────────────────────────────────
+
+
+def delete_records(node: Node, call: Call, request: DeleteRecordsRequest) -> Later:
+    numbers = [one.partition for one in request.partitions]
+    if len(set(numbers)) < len(numbers):
+        raise texts_wire.malformed_frame("a partition is named twice in one request")
+
+    async def work() -> Response:
+        topic = node.topics.find(request.topic)
+        starts = [_new_start(node, topic, one) for one in request.partitions]
+        for partition, offset in starts:
+            await _move_start(node, partition, offset)
+        found = (StartOffset(one.number, one.log.start) for one, _ in starts)
+        return DeleteRecordsResponse(tuple(found))
+
+    return work
+
+
+def _new_start(node: Node, topic: Topic, asked: StartOffset) -> tuple[Partition, int]:
+    """Where a log shall begin. T011, T033, T041."""
+    partition = _serving(node, topic, asked.partition)
+    high_watermark = partition.high_watermark
+    offset = high_watermark if asked.offset == HIGH_WATERMARK else asked.offset
+    if not 0 <= offset <= high_watermark:
+        raise texts.offset_out_of_range(
+            *(topic.name, asked.partition),
+            requested=offset,
+            start=partition.log.start,
+            end=high_watermark,
+        )
+    return partition, offset
+
+
+async def _move_start(node: Node, partition: Partition, offset: int) -> None:
+    """Durably; what lies wholly below is removed, what else does leaves the disk soon after."""
+    async with partition.maintenance:
+        if offset > partition.log.flushed:  # durability "os": ahead of every sync
+            await node.flusher.flush([partition])
+        if partition.offline is not None:
+            raise partition.offline
+        try:
+            await _trim(node, partition, offset)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise node.shelf.ran_out(partition) from error
+            raise partition.unreadable(error) from error
+    node.erasures.asked.ring()
+
+
+async def _trim(node: Node, partition: Partition, offset: int) -> None:
+    job = partition.log.trim(offset, exact=True)
+    if job is None:
+        return
+    await node.world.offload.run(job.publish)
+    partition.log.trimmed(job)
+    try:
+        await node.world.offload.run(job.finish)
+    except OSError as error:  # the records are gone; the files go with the next pass
+        log.warning(
+            "files of %s[%d] below its start could not be removed, trying again: %s",
+            *(partition.topic, partition.number, error),
+            extra={"event": "retention.failed", "code": None, "topic": partition.topic},
+        )
+
+
+# ── erasures ─────────────────────────────────────────────────────────────────────────────────
+
+
+def erase(node: Node, call: Call, request: EraseRequest) -> Later:
+    wanted = len(request.keys) + len(request.records)
+    if not wanted or len(request.keys) > KEYS_MAX or len(request.records) > RECORDS_MAX:
+        raise texts_wire.malformed_frame(
+            f"{len(request.keys)} keys and {len(request.records)} records to erase; "
+            f"1 to {KEYS_MAX} and {RECORDS_MAX} are allowed"
+        )
+    if len(request.erasure_id) != ID_BYTES:
+        raise texts_wire.malformed_frame(f"an erasure id of {len(request.erasure_id)} bytes")
+
+    async def work() -> Response:
+        topic = node.topics.find(request.topic)
+        known = node.erasures.get(topic.topic_id, request.erasure_id)
+        if known is None:
+            known = await node.erasures.ask(_erasure(node, topic, request))
+        return known.receipt(node.broker_id)
+
+    return work
+
+
+def _erasure(node: Node, topic: Topic, request: EraseRequest) -> Erasure:
+    """The request as of now. T011, T033, T041."""
+    partitions = [
+        _serving(node, topic, number)
+        for number in range(len(topic.partitions))
+        if request.keys or any(one.partition == number for one in request.records)
+    ]
+    ends = {one.number: one.log.end for one in partitions}
+    for record in request.records:
+        partition = _serving(node, topic, record.partition)
+        if not partition.log.start <= record.offset < ends[record.partition]:
+            raise texts.offset_out_of_range(
+                *(topic.name, record.partition),
+                requested=record.offset,
+                start=partition.log.start,
+                end=ends[record.partition],
+            )
+    return Erasure(
+        erasure_id=request.erasure_id,
+        topic_id=topic.topic_id,
+        topic=topic.name,
+        requested_at=node.world.clock.wall_ms(),
+        keys=tuple(map(digest_of, sorted(set(request.keys)))),
+        shares=shares_of(
+            ends, [(one.partition, one.offset) for one in request.records], keys=bool(request.keys)
+        ),
+    )
+
+
+def get_erasure(node: Node, call: Call, request: GetErasureRequest) -> Response | Later:
+    topic = node.topics.find(request.topic)
+    found = node.erasures.find(topic, request.erasure_id)
+    if found.completed_at is not None or not request.wait_ms:
+        return found.receipt(node.broker_id)
+
+    async def work() -> Response:
+        await node.erasures.wait(found, min(request.wait_ms, FETCH_WAIT_MS_MAX) / 1000)
+        return node.erasures.find(topic, request.erasure_id).receipt(node.broker_id)
+
+    return work
+
+
+def _serving(node: Node, topic: Topic, number: int) -> Partition:
+    """The partition, or T011, or why it is offline."""
+    partition = node.shelf.find(topic.topic_id, number)
+    if partition.offline is not None:
+        raise partition.offline
+    return partition

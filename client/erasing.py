@@ -1,0 +1,84 @@
+"""What ``client.admin`` asks for when records are to go, checked, and the receipt (pure)."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from tailrace.client.shapes import ErasureReceipt
+from tailrace.protocol import texts_config
+from tailrace.protocol.codec import encode_message
+from tailrace.protocol.connection import ADMIN_BYTES_MAX
+from tailrace.protocol.errors import ConfigError
+from tailrace.protocol.frame import HEADER_BYTES
+from tailrace.protocol.messages_admin import (
+    DeleteRecordsRequest,
+    EraseRequest,
+    ErasureResponse,
+    RecordPosition,
+    StartOffset,
+)
+
+ITEMS_MAX = 1_000  # keys of one request, and records
+HIGH_WATERMARK = -1
+
+
+def delete_records_request(
+    topic: str, before: Mapping[int, int | Literal["end"]]
+) -> DeleteRecordsRequest:
+    """Raises ConfigError T082 for an offset that is neither a number >= 0 nor ``"end"``."""
+    starts: list[StartOffset] = []
+    for partition, offset in before.items():
+        if offset != "end" and offset < 0:
+            raise texts_config.bad_argument(
+                f"before[{partition}]",
+                offset,
+                call="admin.delete_records()",
+                expected="an offset or 'end'",
+                hint="Records below it are removed.",
+            )
+        starts.append(StartOffset(partition, HIGH_WATERMARK if offset == "end" else offset))
+    return DeleteRecordsRequest(topic, tuple(starts))
+
+
+def erase_request(
+    erasure_id: bytes,
+    topic: str,
+    keys: Sequence[bytes],
+    records: Sequence[tuple[int, int]],
+) -> EraseRequest:
+    """Raises ConfigError T082 for nothing at all, for too much, and for keys that are no bytes."""
+    if not keys and not records:
+        raise _refused("keys", keys, "keys or records to erase", "Give keys=[b'...'].")
+    if set(map(type, keys)) - {bytes}:  # of b"key" alone they are int, of "key" str
+        raise _refused("keys", keys, "a sequence of bytes", "Encode each: keys=[b'cust-7'].")
+    for name, items in (("keys", keys), ("records", records)):
+        if len(items) > ITEMS_MAX:
+            expected = f"at most {ITEMS_MAX:,} of them"
+            raise _refused(f"len({name})", len(items), expected, "Use several calls.")
+    request = EraseRequest(
+        erasure_id,
+        topic,
+        tuple(dict.fromkeys(keys)),
+        tuple(RecordPosition(*record) for record in dict.fromkeys(records)),
+    )
+    size = HEADER_BYTES + len(encode_message(request))
+    if size > ADMIN_BYTES_MAX:
+        expected = f"at most {ADMIN_BYTES_MAX:,} bytes in one request"
+        raise _refused("keys and records", f"{size:,} bytes", expected, "Use several calls.")
+    return request
+
+
+def receipt(response: ErasureResponse) -> ErasureReceipt:
+    """The answer as users see it."""
+    return ErasureReceipt(
+        id=str(uuid.UUID(bytes=response.erasure_id)),
+        topic=response.topic,
+        records=response.records,
+        requested_at=response.requested_at,
+        completed_at=response.completed_at,
+        replicas={one.broker_id: "done" if one.done else "pending" for one in response.replicas},
+    )
+
+
+def _refused(key: str, value: object, expected: str, hint: str) -> ConfigError:
+    return texts_config.bad_argument(key, value, call="admin.erase()", expected=expected, hint=hint)

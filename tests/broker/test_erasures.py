@@ -1,0 +1,215 @@
+"""The book of erasures: stored before it is answered, once, and gone with its topic."""
+
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from tailrace.broker.catalog import new_topic
+from tailrace.broker.erasure import PENDING_MAX, RECEIPTS_MS, Erasure, Share
+from tailrace.broker.erasures import ROOM_WAIT_S, Erasures
+from tailrace.broker.health import Health
+from tailrace.broker.metrics import Metrics
+from tailrace.broker.registry import Registry
+from tailrace.protocol.errors import MetadataUnavailable, RequestTimeout, TopicNotFound
+from tailrace.simulation.life import Life
+from tailrace.simulation.meta import MetaKeep, SimMeta
+from tailrace.storage.erasure import digest_of
+
+NOW_MS = 1_763_690_000_000
+TOPIC = new_topic("orders", bytes(16), partitions=1, replicas=1, config={}, broker_id="n1")
+
+
+class Clock:
+    wall = NOW_MS
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    def wall_ms(self) -> int:
+        return self.wall
+
+
+class World:
+    """A store, and brokers that open it one after another."""
+
+    def __init__(self) -> None:
+        self.keep = MetaKeep(random.Random(1))
+        self.clock = Clock()
+
+    async def open(self, *topic_ids: bytes) -> Erasures:
+        metrics = Metrics(version="0", topics_max=9, clock=self.clock.now)
+        store = SimMeta(self.keep, Life("n1"))
+        erasures = Erasures(Registry(store, "n1", self.clock, metrics, Health()), self.clock)
+        await erasures.load(topic_ids)
+        return erasures
+
+
+def asked(number: int = 1, end: int = 10) -> Erasure:
+    keys = (digest_of(b"k"),)
+    topic_id, shares = TOPIC.topic_id, {0: Share(end)}
+    return Erasure(number.to_bytes(16), topic_id, TOPIC.name, NOW_MS, keys, shares)
+
+
+def done(erasure: Erasure) -> Erasure:
+    shares = {0: Share(10, done=True)}
+    return Erasure(
+        *(erasure.erasure_id, erasure.topic_id, erasure.topic, erasure.requested_at),
+        *(erasure.keys, shares, None, erasure.revision),
+    ).completed(NOW_MS + 1)
+
+
+def run(main: Callable[[World], Awaitable[None]]) -> None:
+    trio.run(main, World(), clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_restart_knows_what_was_asked() -> None:
+    async def main(world: World) -> None:
+        first = await world.open(TOPIC.topic_id)
+        stored = await first.ask(asked())
+        again = await world.open(TOPIC.topic_id)
+        assert again.pending(TOPIC.topic_id) == [stored]
+        assert again.pending_count == 1
+        with trio.fail_after(1):
+            await again.asked.wait()  # the eraser has something to do
+
+    run(main)
+
+
+def test_asking_again_is_the_same_erasure() -> None:
+    async def main(world: World) -> None:
+        erasures = await world.open(TOPIC.topic_id)
+        first = await erasures.ask(asked(end=10))
+        assert await erasures.ask(asked(end=20)) == first
+        assert erasures.pending(TOPIC.topic_id) == [first]
+
+    run(main)
+
+
+def test_a_lost_reply_of_the_store_makes_no_second_erasure() -> None:
+    async def main(world: World) -> None:
+        erasures = await world.open(TOPIC.topic_id)
+        world.keep.lost_replies = 0.5
+        for number in range(10):
+            stored = await erasures.ask(asked(number))
+            for records in range(3):
+                counted = stored.with_share(0, stored.shares[0].counted(1, records))
+                await erasures.update([counted])
+                found = erasures.get(TOPIC.topic_id, stored.erasure_id)
+                assert found is not None
+                stored = found
+        world.keep.lost_replies = 0.0
+        again = await world.open(TOPIC.topic_id)
+        assert [one.records for one in again.pending(TOPIC.topic_id)] == [3] * 10
+
+    run(main)
+
+
+def test_whoever_waits_is_told_of_the_end() -> None:
+    async def main(world: World) -> None:
+        erasures = await world.open(TOPIC.topic_id)
+        stored = await erasures.ask(asked())
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(erasures.wait, stored, 100.0)
+            await trio.sleep(3)
+            await erasures.update([done(stored)])
+        assert 3 <= trio.current_time() - began < 4
+        assert erasures.find(TOPIC, stored.erasure_id).completed_at == NOW_MS + 1
+        await erasures.wait(stored, 100.0)
+        assert trio.current_time() - began < 4
+        assert erasures.pending_count == 0
+
+    run(main)
+
+
+def test_waiting_ends_with_its_time_and_with_the_broker() -> None:
+    async def main(world: World) -> None:
+        erasures = await world.open(TOPIC.topic_id)
+        stored = await erasures.ask(asked())
+        began = trio.current_time()
+        await erasures.wait(stored, 2.0)
+        assert trio.current_time() - began == pytest.approx(2.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(erasures.wait, stored, 100.0)
+            await trio.testing.wait_all_tasks_blocked()
+            erasures.release()
+        await erasures.wait(stored, 100.0)
+        assert trio.current_time() - began < 3
+
+    run(main)
+
+
+def test_a_deleted_topic_takes_its_erasures_along() -> None:
+    async def main(world: World) -> None:
+        erasures = await world.open(TOPIC.topic_id)
+        stored = await erasures.ask(asked())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(erasures.wait, stored, 100.0)
+            await trio.testing.wait_all_tasks_blocked()
+            await erasures.forget_topic(TOPIC.topic_id)
+        with pytest.raises(TopicNotFound, match="T010"):
+            erasures.find(TOPIC, stored.erasure_id)
+        await erasures.update([done(stored)])  # the eraser may have been at it
+        assert not [key for key in world.keep.entries if key.startswith("erasures/")]
+
+    run(main)
+
+
+def test_erasures_of_a_topic_that_is_gone_are_forgotten_at_the_start() -> None:
+    async def main(world: World) -> None:
+        erasures = await world.open(TOPIC.topic_id)
+        await erasures.ask(asked())
+        again = await world.open(b"another topic id")
+        assert again.pending_count == 0
+        assert not [key for key in world.keep.entries if key.startswith("erasures/")]
+
+    run(main)
+
+
+def test_too_many_pending_ones_wait_for_room_and_are_refused_without() -> None:
+    async def main(world: World) -> None:
+        erasures = await world.open(TOPIC.topic_id)
+        first = await erasures.ask(asked(0))
+        for number in range(1, PENDING_MAX):
+            await erasures.ask(asked(number))
+        began = trio.current_time()
+        with pytest.raises(RequestTimeout, match=r"T034.*100 erasures of it are pending"):
+            await erasures.ask(asked(500))
+        assert trio.current_time() - began == pytest.approx(ROOM_WAIT_S)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(erasures.ask, asked(501))
+            await trio.sleep(1)
+            assert erasures.pending_count == PENDING_MAX
+            await erasures.update([done(first)])
+        assert erasures.get(TOPIC.topic_id, (501).to_bytes(16)) is not None
+
+    run(main)
+
+
+def test_nothing_is_taken_on_that_is_not_stored() -> None:
+    async def main(world: World) -> None:
+        erasures = await world.open(TOPIC.topic_id)
+        world.keep.down = True
+        with pytest.raises(MetadataUnavailable):
+            await erasures.ask(asked())
+        assert erasures.pending_count == 0
+
+    run(main)
+
+
+def test_old_receipts_are_forgotten() -> None:
+    async def main(world: World) -> None:
+        erasures = await world.open(TOPIC.topic_id)
+        stored = await erasures.ask(asked())
+        await erasures.update([done(stored)])
+        await erasures.expire()
+        assert erasures.get(TOPIC.topic_id, stored.erasure_id) is not None
+        world.clock.wall = NOW_MS + RECEIPTS_MS + 2
+        await erasures.expire()
+        assert erasures.get(TOPIC.topic_id, stored.erasure_id) is None
+        assert not [key for key in world.keep.entries if key.startswith("erasures/")]
+
+    run(main)
