@@ -106,12 +106,8 @@ def _unverified(node: Node, query: OffsetQuery) -> tuple[Partition, int] | None:
     partition = node.shelf.get(query.topic_id, query.partition)
     if query.time < 0 or partition is None or not partition.serving:
         return None
-    for segment in partition.log.segments():
-        if segment.last_append_time is not None and segment.last_append_time >= query.time:
-            offset = max(segment.base_offset, partition.log.start)
-            pending = partition.log.verify_pending(offset)
-            return (partition, offset) if pending is not None else None
-    return None
+    offset = partition.log.doubtful_for_time(query.time)
+    return None if offset is None else (partition, offset)
 
 
 def _list_offsets(node: Node, request: ListOffsetsRequest) -> Response:

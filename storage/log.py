@@ -322,6 +322,13 @@ class Log:
         """
         return self._reader.pending(offset) if self.start <= offset < self.end else None
 
+    def doubtful_for_time(self, time_ms: int) -> int | None:
+        """An offset for ``verify_pending``, before ``offset_for_time`` looks at its segment.
+
+        None: nothing needs to be verified first. Ask again when it was: the search may go on.
+        """
+        return self._reader.doubtful_for_time(self.start, time_ms)
+
     # ── trimming and rewriting (storage.maintenance) ─────────────────────────────────────────
 
     def trim(self, offset: int, *, exact: bool = False) -> TrimJob | None:

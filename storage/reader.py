@@ -119,6 +119,18 @@ class Reader:
                 return (max(found.base_offset, start), found.append_time) if below else None
         return None
 
+    def doubtful_for_time(self, start: int, time_ms: int) -> int | None:
+        """See ``Log.doubtful_for_time``."""
+        for segment in self._segments:
+            if segment.last_append_time < time_ms or segment.next_offset <= start:
+                continue
+            offset = max(segment.base_offset, start)
+            if segment.doubts(offset):
+                return offset
+            if segment.at_time(time_ms, start, self.holes) is not None:
+                return None
+        return None
+
     def pending(self, offset: int) -> Callable[[], None] | None:
         """See ``Log.verify_pending``."""
         segment = self._find(offset)

@@ -197,6 +197,28 @@ def test_every_record_may_go(tmp_path: Path) -> None:
     assert again.drop_before(120) == 1
 
 
+def test_a_time_is_looked_for_behind_segments_without_records(tmp_path: Path) -> None:
+    """Only what has to be looked at is verified first, one segment after the other."""
+    disk = QuickDisk()
+    log = filled(tmp_path, disk)
+    job = log.swap(make(disk, log, range(40), log.rewritable(ALL)[:1]))
+    job.publish()
+    log.replace(job)
+    job.finish()
+    log.replaced(job)
+    log.close(clean=True)
+    log = open_log(tmp_path, disk=disk, clean=True)
+    asked: list[int] = []
+    while (offset := log.doubtful_for_time(0)) is not None:
+        asked.append(offset)
+        work = log.verify_pending(offset)
+        assert work is not None
+        work()
+    assert asked == [0, 40]
+    assert log.offset_for_time(0, log.end) == (40, 1040)
+    assert log.verify_pending(80) is not None
+
+
 def test_only_settled_segments_may_be_rewritten(tmp_path: Path) -> None:
     log = open_log(tmp_path, config=LogConfig(segment_bytes=1 << 20))
     put(log, 2)
