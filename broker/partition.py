@@ -57,6 +57,10 @@ class Room(Protocol):
         """So much of it was taken."""
         ...
 
+    def rolled(self, partition: "Partition") -> None:
+        """A segment was closed."""
+        ...
+
     def ran_out(self, partition: "Partition") -> TailraceError:
         """A write found no room: what to tell the producer."""
         ...
@@ -167,6 +171,7 @@ class Partition:
             return
         if self.log.segment_count > segments:
             self.tell_rolled()
+            self._room.rolled(self)
         log_start, before_bytes = self.log.start, self.ahead_bytes
         for (entry, producing, slot), outcome in zip(gathered, outcomes, strict=True):
             if isinstance(outcome, TailraceError):

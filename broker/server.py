@@ -127,13 +127,10 @@ class Server:
     def clean_now(self) -> None:
         """Let the housekeeping look at once: a test has moved the clock or filled the disk."""
         if self._janitor is not None:
-            self._janitor.look()
-            self._janitor.tell()
             self._janitor.now()
 
     async def clean(self) -> None:
         """The same, and return when retention is through."""
-        self.clean_now()
         if self._janitor is not None:
             await self._janitor.clean()
 
@@ -198,8 +195,7 @@ class Server:
         node, janitor = self._assemble(directory, registry, epoch, http)
         try:
             await self._recover(node, directory)
-            janitor.look()
-            janitor.tell()
+            janitor.room.now()
             eraser = Eraser(
                 *(self._world, node.shelf, node.flusher, node.erasures),
                 rate_bytes=self._config.storage.cleaner_rate_bytes,
@@ -209,8 +205,8 @@ class Server:
                 *(node.timers.run, node.appender.run, node.flusher.run),
                 partial(self._watched, eraser.run),
                 partial(self._watched, node.flusher.run_ahead),
-                partial(self._watched, janitor.run_retention),
-                partial(self._watched, janitor.run_space),
+                partial(self._watched, janitor.run),
+                partial(self._watched, janitor.run_room),
                 partial(listener.sweep, node),
             ):
                 services.start_soon(work)

@@ -55,6 +55,7 @@ class Shelf:
         now_ms: Callable[[], int],
     ) -> None:
         self.space = space
+        self.on_roll: Callable[[Partition], None] = lambda partition: None  # the janitor's
         self.untrusted = False  # a log could not be opened: perhaps a sync of it failed (R21)
         self._world = world
         self._directory = directory
@@ -122,6 +123,10 @@ class Shelf:
     def appended(self, size_bytes: int) -> None:
         """So much was appended to some partition."""
         self.space.appended(size_bytes)
+
+    def rolled(self, partition: Partition) -> None:
+        """A segment of it was closed."""
+        self.on_roll(partition)
 
     def ran_out(self, partition: Partition) -> TailraceError:
         """T031, for a write that found the disk full."""

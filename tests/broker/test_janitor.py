@@ -195,7 +195,7 @@ class FillingDisk(OsDisk):
 def test_a_full_disk_gets_the_ballast_and_gives_it_back_before_producers_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tailrace.broker.janitor.DISK_EVERY_S", 0.005)
+    monkeypatch.setattr("tailrace.broker.roomkeeper.LOOK_EVERY_S", 0.005)
     disk = FillingDisk(tmp_path)
 
     async def becomes(server: Server, state: str, *, held: bool) -> None:

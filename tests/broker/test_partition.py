@@ -103,6 +103,9 @@ class Bench:
     def appended(self, size_bytes: int) -> None:
         self.taken_bytes += size_bytes
 
+    def rolled(self, partition: Partition) -> None:
+        assert partition.log.segment_count > 1
+
     def ran_out(self, partition: Partition) -> TailraceError:
         return texts.storage_full(
             *(partition.topic, partition.number),

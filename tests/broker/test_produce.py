@@ -200,7 +200,7 @@ def test_a_full_disk_refuses_writes_and_the_broker_lives(tmp_path: Path) -> None
 def test_below_the_reserve_writes_are_refused_until_there_is_more_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tailrace.broker.janitor.DISK_EVERY_S", 0.001)
+    monkeypatch.setattr("tailrace.broker.roomkeeper.LOOK_EVERY_S", 0.001)
     disk = FullDisk()
     percent = (1 << 41) // 100
 
