@@ -17,6 +17,7 @@ from tailrace.protocol.messages import (
     AlterTopicRequest,
     BrokerAddress,
     BrokerDescription,
+    CompactionDescription,
     CreateTopicRequest,
     DeleteTopicRequest,
     DeleteTopicResponse,
@@ -222,6 +223,23 @@ def _describe_partition(node: Node, topic: Topic, number: int) -> PartitionDescr
         segments=opened.log.segment_count if opened is not None else 0,
         last_append_time=opened.log.last_append_time if opened is not None else None,
         status="ok" if leads else "offline",
+        compaction=_describe_compaction(node, opened) if opened is not None else None,
+    )
+
+
+def _describe_compaction(node: Node, partition: Partition) -> CompactionDescription | None:
+    status = node.cleaner.status(partition)
+    if status is None:
+        return None
+    return CompactionDescription(
+        state=status.state,
+        clean_offset=status.clean_offset,
+        dirty_bytes=status.dirty_bytes,
+        dirty_ppm=round(status.dirty_ratio * 1_000_000),
+        progress_ppm=round(status.progress * 1_000_000),
+        reason=status.reason,
+        last_run_at=status.last_run_at,
+        last_error=status.last_error,
     )
 
 

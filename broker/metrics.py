@@ -277,6 +277,12 @@ class Metrics:
         self.erasures_pending = self._add(
             "erasures_pending", "gauge", "Erasures that have not come to their end."
         )
+        self.compaction_runs = self._add(
+            "compaction_runs", "counter", "Partitions cleaned, or not.", "topic", "result"
+        )
+        self.compaction_dirty_ratio = self._add(
+            "compaction_dirty_ratio", "gauge", "Of the dirtiest partition, 0 to 1.", "topic"
+        )
         self.recovery_truncated_bytes = self._add(
             "recovery_truncated_bytes", "counter", "Torn tails cut at start."
         ).of()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tailrace.broker.appender import Appender
 from tailrace.broker.bell import Bell
+from tailrace.broker.cleaner import Cleaner
 from tailrace.broker.clock import Timekeeper
 from tailrace.broker.config import Config
 from tailrace.broker.erasures import Erasures
@@ -67,6 +68,7 @@ class Node:
     producer_ids: ProducerIds
     appender: Appender
     flusher: Flusher
+    cleaner: Cleaner
     timers: Timers
     time: Timekeeper
     outbox: Outbox

@@ -1,7 +1,8 @@
 """One broker, from start to stop. Read this file first.
 
     run
-    └ services     http, timers, appender, flusher (and its rounds ahead), janitor, eraser, sweep
+    └ services     http, timers, appender, flusher (and its rounds ahead), janitor, cleaner, eraser,
+                   sweep
       └ connections    one accept loop per listener, one task per connection
 
 Start: lock the data directory, open the metadata store, open and recover every log, take the lead
@@ -25,6 +26,7 @@ import trio
 
 from tailrace.broker import listener
 from tailrace.broker.appender import Appender
+from tailrace.broker.cleaner import Cleaner
 from tailrace.broker.clock import Timekeeper
 from tailrace.broker.config import Config
 from tailrace.broker.eraser import Eraser
@@ -128,11 +130,15 @@ class Server:
         """Let the housekeeping look at once: a test has moved the clock or filled the disk."""
         if self._janitor is not None:
             self._janitor.now()
+        if self._node is not None:
+            self._node.cleaner.now()
 
     async def clean(self) -> None:
-        """The same, and return when retention is through."""
+        """The same, and return when retention and compaction are through."""
         if self._janitor is not None:
             await self._janitor.clean()
+        if self._node is not None:
+            await self._node.cleaner.clean()
 
     def open_requests(self) -> list[str]:
         """What every connection is waiting for, one line each."""
@@ -204,6 +210,7 @@ class Server:
             for work in (
                 *(node.timers.run, node.appender.run, node.flusher.run),
                 partial(self._watched, eraser.run),
+                partial(self._watched, node.cleaner.run),
                 partial(self._watched, node.flusher.run_ahead),
                 partial(self._watched, janitor.run),
                 partial(self._watched, janitor.run_room),
@@ -212,6 +219,8 @@ class Server:
                 services.start_soon(work)
             await self._serve(node, directory, registry, eraser, task_status)
         finally:
+            with trio.move_on_after(CLOSE_S, shield=True):
+                await self._world.heavy.aclose()
             node.shelf.close()
 
     def _assemble(
@@ -262,6 +271,7 @@ class Server:
             producer_ids=ProducerIds(registry),
             appender=appender,
             flusher=flusher,
+            cleaner=Cleaner(world, shelf, flusher, time, metrics, config.storage),
             timers=Timers(),
             outbox=outbox,
             memory=MemoryBudget(config.limits.request_memory_bytes),
@@ -277,7 +287,7 @@ class Server:
             *(world, directory.path, ballast, shelf),
             *(flusher, time, self.health, metrics),
         )
-        topics.changed = janitor.now
+        topics.changed = self.clean_now
         return node, janitor
 
     async def _recover(self, node: Node, directory: DataDirectory) -> None:
@@ -332,6 +342,7 @@ class Server:
             for one in bound.values():
                 one.close()
         await eraser.stop()
+        await node.cleaner.stop()
         if self._janitor is not None:
             await self._janitor.stop()
         await self._flush(node)

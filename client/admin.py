@@ -19,6 +19,8 @@ from tailrace.client.shapes import (
     BrokerInfo,
     BrokerState,
     ClusterInfo,
+    CompactionInfo,
+    CompactionState,
     ConfigEntry,
     ConfigSource,
     ErasureReceipt,
@@ -33,6 +35,7 @@ from tailrace.protocol.messages import Request, Response
 from tailrace.protocol.messages_admin import (
     AlterTopicRequest,
     BrokerDescription,
+    CompactionDescription,
     ConfigChange,
     ConfigItem,
     CreateTopicRequest,
@@ -303,6 +306,23 @@ def partition_info(topic: str, partition: PartitionDescription) -> PartitionInfo
         segments=partition.segments,
         last_append_time=partition.last_append_time,
         status=cast(PartitionStatus, partition.status),
+        compaction=compaction_info(partition.compaction),
+    )
+
+
+def compaction_info(compaction: CompactionDescription | None) -> CompactionInfo | None:
+    """How far a partition is cleaned."""
+    if compaction is None:
+        return None
+    return CompactionInfo(
+        state=cast(CompactionState, compaction.state),
+        clean_offset=compaction.clean_offset,
+        dirty_bytes=compaction.dirty_bytes,
+        dirty_ratio=compaction.dirty_ppm / 1_000_000,
+        progress=compaction.progress_ppm / 1_000_000,
+        reason=compaction.reason,
+        last_run_at=compaction.last_run_at,
+        last_error=compaction.last_error,
     )
 
 

@@ -1,6 +1,7 @@
-"""``tailrace topic``: create, list, describe, alter, delete."""
+"""``tailrace topic``: create, list, describe, alter, delete; what removes records is beside it."""
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -179,7 +180,35 @@ def describe_table(detail: "TopicDetail") -> str:
         ("PART", "LEADER", "ISR", "START", "END", "SIZE", "LAST APPEND", "STATUS")
     ]
     rows += [partition_row(partition) for partition in detail.partition_list]
-    return f"{head}\n{align(rows)}"
+    parts = [head, align(rows)]
+    if any(partition.compaction for partition in detail.partition_list):
+        parts.append(compaction_table(detail.partition_list))
+    return "\n".join(parts)
+
+
+def compaction_table(partitions: "Sequence[PartitionInfo]") -> str:
+    """How far each partition of a compacted topic is cleaned, and why no further."""
+    rows: list[tuple[str, ...]] = [
+        ("PART", "COMPACTION", "CLEAN TO", "DIRTY", "RATIO", "LAST RUN", "WHY")
+    ]
+    for partition in partitions:
+        found = partition.compaction
+        if found is None:
+            continue
+        running = f" {found.progress:.0%}" if found.state == "running" else ""
+        why = found.reason if found.last_error is None else f"{found.last_error}; {found.reason}"
+        rows.append(
+            (
+                str(partition.partition),
+                f"{found.state}{running}",
+                format_count(found.clean_offset),
+                format_size(found.dirty_bytes),
+                f"{found.dirty_ratio:.0%}",
+                ago(found.last_run_at),
+                why,
+            )
+        )
+    return align(rows)
 
 
 def partition_row(partition: "PartitionInfo") -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from tailrace.client.records import TopicPartition
 
 ConfigSource = Literal["default", "file", "env", "cli", "topic"]
+CompactionState = Literal["idle", "due", "running", "failed"]
 PartitionStatus = Literal["ok", "under_replicated", "below_min_isr", "offline"]
 BrokerState = Literal["starting", "running", "read_only", "draining", "offline"]
 
@@ -24,6 +25,20 @@ class ConfigEntry:
     default: str
     source: ConfigSource  # where ``value`` comes from
     dynamic: bool  # may change while the broker runs
+
+
+@dataclass(frozen=True)
+class CompactionInfo:
+    """How far a partition of a compacted topic is cleaned, and why no further."""
+
+    state: CompactionState
+    clean_offset: int  # below it no key stands twice
+    dirty_bytes: int  # closed, and not yet cleaned
+    dirty_ratio: float  # of all that is closed, 0 to 1
+    progress: float  # of the run that is under way, 0 to 1
+    reason: str  # why it is being cleaned, or why it is not; and what stays whatever is done
+    last_run_at: int | None  # when a run last ended well
+    last_error: str | None  # what went wrong since then
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,7 @@ class PartitionInfo:
     segments: int
     last_append_time: int | None  # None: empty
     status: PartitionStatus
+    compaction: CompactionInfo | None = None  # None: not a compacted topic
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from tailrace.protocol.fields import (
 from tailrace.protocol.messages_admin import (
     AlterTopicRequest as AlterTopicRequest,
     BrokerDescription as BrokerDescription,
+    CompactionDescription as CompactionDescription,
     ConfigChange as ConfigChange,
     ConfigEntry as ConfigEntry,
     ConfigItem as ConfigItem,

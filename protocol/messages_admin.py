@@ -36,6 +36,20 @@ class ConfigEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class CompactionDescription:
+    """How far a partition of a compacted topic is cleaned, and why no further."""
+
+    state: str  # idle, due, running or failed
+    clean_offset: I64
+    dirty_bytes: Count
+    dirty_ppm: Count  # millionths of all bytes that can be cleaned
+    progress_ppm: Count  # of the run that is under way
+    reason: str
+    last_run_at: I64 | None  # when one last ended well, ms since the epoch
+    last_error: str | None  # since then
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionDescription:
     """One partition, as its leader sees it."""
 
@@ -54,6 +68,7 @@ class PartitionDescription:
     segments: Count
     last_append_time: I64 | None
     status: str  # ok, under_replicated, below_min_isr or offline
+    compaction: CompactionDescription | None  # nil: not a compacted topic
 
 
 @dataclass(frozen=True, slots=True)

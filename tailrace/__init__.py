@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         BrokerInfo as BrokerInfo,
         ClientHealth as ClientHealth,
         ClusterInfo as ClusterInfo,
+        CompactionInfo as CompactionInfo,
         ConfigEntry as ConfigEntry,
         ConsumerHealth as ConsumerHealth,
         ErasureReceipt as ErasureReceipt,
@@ -124,6 +125,7 @@ __all__ = [
     "Codec",
     "CodecError",
     "CodecSpec",
+    "CompactionInfo",
     "ConfigEntry",
     "ConfigError",
     "ConfigValue",
@@ -193,8 +195,8 @@ _HOME = {
         "Acks At Batch ConfigValue Headers Record RecordMetadata TopicPartition"
     ),
     "tailrace.client.shapes": (
-        "BrokerInfo ClientHealth ClusterInfo ConfigEntry ConsumerHealth ErasureReceipt Event "
-        "PartitionInfo ProducerHealth TopicDetail TopicInfo"
+        "BrokerInfo ClientHealth ClusterInfo CompactionInfo ConfigEntry ConsumerHealth "
+        "ErasureReceipt Event PartitionInfo ProducerHealth TopicDetail TopicInfo"
     ),
     "tailrace.protocol.errors": (
         "AuthError BatchRefused BrokerError BufferFull CloseTimeout CodecError "

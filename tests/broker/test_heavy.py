@@ -135,6 +135,7 @@ def test_more_is_allowed_no_faster_than_the_rate(tmp_path: Path) -> None:
             "sys.stdin.readline()\n"
         )
         used: list[float] = []
+        ended = trio.Event()
         async with trio.open_nursery() as nursery:
 
             async def work() -> None:
@@ -143,14 +144,14 @@ def test_more_is_allowed_no_faster_than_the_rate(tmp_path: Path) -> None:
                     rate_bytes=1000,
                     progress=lambda size: used.append(trio.current_time()),
                 )
-                nursery.cancel_scope.cancel()
+                ended.set()
 
             nursery.start_soon(work)
             for second in range(1, 4):
                 while len(used) < second:
                     await trio.lowlevel.checkpoint()
                 clock.jump(1.0)
-            await trio.sleep_forever()
+            await ended.wait()
         assert [round(at) for at in used] == [0, 1, 2]
         await heavy.aclose()
 

@@ -1,0 +1,342 @@
+"""Cleans compacted topics: sees which partition is due, and has it rewritten, one at a time.
+
+What to do is decided in ``cleaning.py``, and done by jobs of another process (``World.heavy``): one
+surveys what can be cleaned, then each group of segments is rewritten by a job of its own and put in
+place before the next, oldest first. How far it came is stored after each, so that an end in the
+middle loses little. ``partition.maintenance`` is held throughout, and given up between two groups
+if somebody waits for it.
+
+A failure concerns its partition alone: it is logged, shown in the partition's status, and tried
+again later and later. A damaged segment is left out from then on, and so are the tombstones that
+stand behind it. A failed sync ends the broker (R21).
+"""
+
+import logging
+from dataclasses import dataclass, field
+from functools import partial as bind
+from typing import Literal
+
+import trio
+
+from tailrace.broker.bell import Bell
+from tailrace.broker.cleaning import Dirt, look
+from tailrace.broker.clock import Timekeeper
+from tailrace.broker.compaction import Compaction, GivenUp, Tally
+from tailrace.broker.config import StorageConfig
+from tailrace.broker.flusher import Flusher
+from tailrace.broker.metrics import Metrics
+from tailrace.broker.partition import Partition
+from tailrace.broker.registry import PartitionId
+from tailrace.broker.shelf import Shelf
+from tailrace.broker.world import WorkerLost, World
+from tailrace.protocol.units import format_size
+from tailrace.storage import cleaned as cleaned_file
+from tailrace.storage.cleaned import Cleaned
+from tailrace.storage.rewrite import RewriteRefused
+
+log = logging.getLogger("tailrace.broker.cleaner")
+
+LOOK_EVERY_S = 10.0
+LOOK_LEAST_S = 0.25
+LOOK_SHARE = 20  # of the lag allowed, as a divisor
+RETRY_FIRST_S = 10.0
+RETRY_MAX_S = 900.0
+
+State = Literal["idle", "due", "running", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionStatus:
+    """What is shown of one partition."""
+
+    state: State
+    clean_offset: int  # no key stands twice below it
+    dirty_bytes: int
+    dirty_ratio: float
+    progress: float  # of the run, 0 to 1
+    reason: str
+    last_run_at: int | None  # when the last one ended well, ms since the epoch
+    last_error: str | None  # since then
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is remembered of one partition."""
+
+    cleaned: Cleaned
+    dirt: Dirt | None = None
+    run: Compaction | None = None  # while one is under way
+    error: str | None = None
+    retry_at: float = 0.0  # not before, in trio's time
+    pause_s: float = 0.0  # before the last try
+    keyless: int = 0  # records, as of the last survey
+    closed: int = 0  # batches that cannot be decoded, likewise
+    damaged: dict[str, str] = field(default_factory=dict[str, str])  # files left out, and why
+
+
+class Cleaner:
+    """One per broker. ``run`` is its task."""
+
+    def __init__(
+        self,
+        world: World,
+        shelf: Shelf,
+        flusher: Flusher,
+        time: Timekeeper,
+        metrics: Metrics,
+        storage: StorageConfig,
+    ) -> None:
+        self._world = world
+        self._shelf = shelf
+        self._flusher = flusher
+        self._time = time
+        self._metrics = metrics
+        self._rate_bytes = storage.cleaner_rate_bytes
+        self._known: dict[PartitionId, _Known] = {}
+        self._bell = Bell()
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        self._waiting: list[trio.Event] = []  # each for the end of the next round
+        metrics.compaction_dirty_ratio.read = self._ratios
+
+    async def run(self) -> None:
+        """Until cancelled or stopped. BrokerError T093 if a sync fails."""
+        try:
+            with self._scope:
+                while True:
+                    waiting = list(self._waiting)
+                    await self._round()
+                    for through in waiting:
+                        self._waiting.remove(through)
+                        through.set()
+                    await self._world.heavy.rest()
+                    with trio.move_on_after(self._pause_s()):
+                        await self._bell.wait()
+        finally:
+            self._ended.set()
+            for through in self._waiting:
+                through.set()
+
+    async def stop(self) -> None:
+        """End ``run``; on return no file is touched any more."""
+        self._scope.cancel()
+        await self._ended.wait()
+
+    def now(self) -> None:
+        """Look now: a test has moved the clock, or settings were changed."""
+        self._bell.ring()
+
+    async def clean(self) -> None:
+        """Look now, and return when all that was due is done or has failed."""
+        if not self._ended.is_set():
+            through = trio.Event()
+            self._waiting.append(through)
+            self.now()
+            await through.wait()
+
+    def status(self, partition: Partition) -> CompactionStatus | None:
+        """None: the topic is not compacted."""
+        known = self._known.get(_where(partition))
+        if not partition.config.compacts:
+            return None
+        if known is None or known.dirt is None:
+            reason = "not looked at yet"
+            return CompactionStatus("idle", partition.log.start, 0, 0.0, 0.0, reason, None, None)
+        dirt = known.dirt
+        state: State = "due" if dirt.due else "idle"
+        if known.error is not None:
+            state = "failed"
+        if known.run is not None:
+            state = "running"
+        return CompactionStatus(
+            state=state,
+            clean_offset=max(known.cleaned.below, partition.log.start),
+            dirty_bytes=dirt.dirty_bytes,
+            dirty_ratio=round(dirt.ratio, 4),
+            progress=0.0 if known.run is None else round(known.run.tally.progress, 3),
+            reason=_reason(known, dirt),
+            last_run_at=known.cleaned.ended_at,
+            last_error=known.error,
+        )
+
+    # ── whose turn it is ─────────────────────────────────────────────────────────────────────
+
+    async def _round(self) -> None:
+        """Look at all, clean what is due, the dirtiest first, until nothing is."""
+        done: set[PartitionId] = set()
+        while True:
+            partitions = [one for one in self._shelf if one.serving and one.config.compacts]
+            here = {_where(one) for one in partitions}
+            self._known = {where: one for where, one in self._known.items() if where in here}
+            for partition in partitions:
+                await self._look(partition)
+            ready = [one for one in partitions if self._is_ready(one, done)]
+            if not ready:
+                return
+            dirtiest = max(ready, key=self._ratio)
+            done.add(_where(dirtiest))
+            await self._attend(dirtiest)
+
+    def _is_ready(self, partition: Partition, done: set[PartitionId]) -> bool:
+        where = _where(partition)
+        known = self._known.get(where)
+        return (
+            known is not None
+            and known.dirt is not None
+            and known.dirt.due
+            and where not in done
+            and known.retry_at <= trio.current_time()
+        )
+
+    def _ratio(self, partition: Partition) -> float:
+        dirt = self._known[_where(partition)].dirt
+        return 0.0 if dirt is None else dirt.ratio
+
+    async def _look(self, partition: Partition) -> None:
+        """Close the open segment if it is old enough, and see what there is to clean."""
+        known = self._known.get(_where(partition))
+        try:
+            if known is None:
+                read = bind(
+                    cleaned_file.read, self._world.disk, partition.log.path, partition.log.end
+                )
+                known = self._known[_where(partition)] = _Known(await self._world.offload.run(read))
+            if partition.serving and partition.log.roll_if_old(self._time.now_ms()):
+                partition.tell_rolled()
+                self._flusher.written(partition)
+        except OSError as error:
+            log.warning(
+                "%s[%d] cannot be looked at for compaction, trying again: %s",
+                *(partition.topic, partition.number, error),
+                extra={"event": "compaction.failed", "code": None, "topic": partition.topic},
+            )
+            return
+        if not partition.serving:
+            return
+        if self._see(partition, known).left_out and partition.log.needs_sync:
+            await self._flusher.flush([partition])  # what was just closed becomes rewritable by it
+            if partition.serving:
+                self._see(partition, known)
+
+    def _see(self, partition: Partition, known: _Known) -> Dirt:
+        """What there is to clean now."""
+        sources = partition.log.rewritable(partition.high_watermark)
+        known.dirt = look(
+            partition.log.segments(),
+            [source for source in sources if source.path not in known.damaged],
+            known.cleaned,
+            partition.config,
+            now_ms=self._time.now_ms(),
+            age_ms=self._time.age_ms,
+        )
+        return known.dirt
+
+    def _pause_s(self) -> float:
+        """How long until the next look."""
+        lags = [one.config.compaction_lag_max_ms for one in self._shelf if one.config.compacts]
+        shortest_s = min(lags, default=0) / 1000 / LOOK_SHARE
+        pauses = [known.retry_at - trio.current_time() for known in self._known.values()]
+        waits = [pause for pause in pauses if pause > 0]
+        if shortest_s:
+            waits.append(max(shortest_s, LOOK_LEAST_S))
+        return min([LOOK_EVERY_S, *waits])
+
+    # ── one partition ────────────────────────────────────────────────────────────────────────
+
+    async def _attend(self, partition: Partition) -> None:
+        """Clean one partition; whatever goes wrong is remembered."""
+        known, began = self._known[_where(partition)], trio.current_time()
+        async with partition.maintenance:
+            if not self._here(partition):
+                return
+            run = known.run = Compaction(
+                self._world,
+                self._flusher,
+                self._shelf,
+                partition,
+                self._see(partition, known),
+                known.cleaned,
+                now_ms=self._time.now_ms,
+                rate_bytes=self._rate_bytes,
+                here=bind(self._here, partition),
+            )
+            try:
+                await run.run()
+            except GivenUp:
+                known.retry_at = trio.current_time() + LOOK_LEAST_S
+            except RewriteRefused as error:
+                known.damaged[error.file] = str(error)
+                self._failed(partition, known, str(error))
+            except (OSError, WorkerLost) as error:
+                self._failed(partition, known, str(error))
+            else:
+                known.error, known.pause_s = None, 0.0
+                known.keyless, known.closed = run.tally.keyless, run.tally.closed
+                self._done(partition, run.tally, trio.current_time() - began)
+            finally:
+                known.run, known.cleaned = None, run.cleaned
+                await run.sweep()
+            if partition.serving:
+                self._see(partition, known)
+
+    def _here(self, partition: Partition) -> bool:
+        """Whether the partition is still this broker's to clean."""
+        return (
+            partition.serving
+            and partition.config.compacts
+            and self._shelf.get(*_where(partition)) is partition
+        )
+
+    def _failed(self, partition: Partition, known: _Known, reason: str) -> None:
+        known.error = reason
+        known.pause_s = pause_s = min(max(known.pause_s * 2, RETRY_FIRST_S), RETRY_MAX_S)
+        known.retry_at = trio.current_time() + pause_s
+        self._metrics.compaction_runs.of(partition.metrics.name, "failed").inc()
+        log.error(
+            "compaction of %s[%d] failed, trying again in %.0f s: %s",
+            *(partition.topic, partition.number, pause_s, reason),
+            extra={"event": "compaction.failed", "code": None, "topic": partition.topic},
+        )
+
+    def _done(self, partition: Partition, tally: Tally, seconds: float) -> None:
+        self._metrics.compaction_runs.of(partition.metrics.name, "ok").inc()
+        log.info(
+            "compacted %s[%d] in %.1f s: %s became %s, %d records and %d tombstones went",
+            *(partition.topic, partition.number, seconds),
+            *(format_size(tally.before_bytes), format_size(tally.after_bytes)),
+            *(tally.superseded, tally.tombstones),
+            extra={
+                "event": "compaction.done",
+                "code": None,
+                "topic": partition.topic,
+                "partition": partition.number,
+                "read_bytes": tally.read_bytes,
+                "written_bytes": tally.written_bytes,
+                "seconds": round(seconds, 3),
+            },
+        )
+
+    def _ratios(self) -> dict[tuple[str, ...], float]:
+        """For a scrape: the dirtiest partition of each topic."""
+        found: dict[tuple[str, ...], float] = {}
+        for partition in self._shelf:
+            known = self._known.get(_where(partition))
+            if partition.config.compacts and known is not None and known.dirt is not None:
+                label = (partition.metrics.name,)
+                found[label] = max(known.dirt.ratio, found.get(label, 0.0))
+        return found
+
+
+def _reason(known: _Known, dirt: Dirt) -> str:
+    """Why the partition is or is not being cleaned, and what stays whatever is done."""
+    parts = [dirt.reason]
+    if known.keyless:
+        parts.append(f"{known.keyless:,} records without a key stay")
+    if known.closed:
+        parts.append(f"{known.closed:,} batches that cannot be decoded stay")
+    parts += [f"left out: {why}" for why in known.damaged.values()]
+    return "; ".join(parts)
+
+
+def _where(partition: Partition) -> PartitionId:
+    return (partition.topic_id, partition.number)

@@ -1,0 +1,411 @@
+"""Compaction on a real broker: what stays, what is shown, what happens when it cannot be done."""
+
+import errno
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from tailrace.broker import cleaner as cleaner_module
+from tailrace.broker.cleaner import CompactionStatus
+from tailrace.broker.heavy import OffloadHeavy
+from tailrace.broker.server import Server
+from tailrace.broker.world import Heavy, Progress, WorkerLost, World, no_progress
+from tailrace.protocol.batch import decode_columns, encode_batch, header_seed, parse_header
+from tailrace.protocol.errors import TopicNotFound
+from tailrace.protocol.messages import (
+    AlterTopicRequest,
+    ConfigChange,
+    DescribeTopicsRequest,
+    DescribeTopicsResponse,
+    ProduceResponse,
+    TopicResponse,
+)
+from tailrace.storage.jobs import Job, Result
+from tailrace.storage.rewrite import offsets_of
+from tailrace.storage.survey import CompactJob
+from tailrace.testing import Broker
+from tests.broker.harness import Client, connected, produce_request, run, serving
+
+EAGER: dict[str, str] = {
+    "cleanup": "compact",
+    "segment_size": "4KiB",
+    "compaction_lag_max": "1ms",
+    "compaction_dirty_ratio": "0",
+}
+Found = dict[int, tuple[bytes | None, bytes | None]]
+
+
+class ScriptedHeavy:
+    """Heavy work done here; before each job ``before`` is called, which may raise or wait."""
+
+    def __init__(self, inner: Heavy) -> None:
+        self.inner = inner
+        self.jobs: list[Job] = []
+        self.asked = trio.Event()
+        self.allowed: trio.Event | None = None  # wait for it before compacting
+        self.failures: list[Exception] = []
+
+    async def run(
+        self, job: Job, *, rate_bytes: int | None = None, progress: Progress = no_progress
+    ) -> Result:
+        self.jobs.append(job)
+        if self.failures:
+            raise self.failures.pop(0)
+        if isinstance(job, CompactJob) and self.allowed is not None:
+            self.asked.set()
+            await self.allowed.wait()
+        progress(0)
+        return await self.inner.run(job, rate_bytes=rate_bytes, progress=progress)
+
+    async def rest(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Place:
+    """A data directory and brokers on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.heavy: ScriptedHeavy
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncGenerator[tuple[Server, Client]]:
+        def change(world: World) -> World:
+            self.heavy = ScriptedHeavy(OffloadHeavy(world.offload, world.disk))
+            return replace(world, heavy=self.heavy)
+
+        async with serving(self.path, {}, change) as (server, ready), connected(ready) as client:
+            yield server, client
+
+    def files(self, pattern: str) -> list[Path]:
+        return sorted((self.path / "data").rglob(pattern))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+async def fill(
+    client: Client,
+    topic_id: bytes,
+    batches: int = 12,
+    key_of: Callable[[int], int] = lambda n: n % 5,
+) -> Found:
+    """Batches of 1 KB over a few keys, three to a segment; what must stay of them."""
+    newest: dict[bytes, tuple[int, bytes]] = {}
+    for number in range(batches):
+        key, value = b"k%d" % key_of(number), b"%d" % number + bytes(1_000)
+        entry = encode_batch(
+            header_seed(topic_id, 0), keys=[key], values=[value], timestamps=1, compression="none"
+        )
+        answer, _ = await client.ask(produce_request(topic_id, [entry]), ProduceResponse, entry)
+        assert answer.results[0].error is None
+        newest[key] = (answer.results[0].base_offset, value)
+    return {offset: (key, value) for key, (offset, value) in newest.items()}
+
+
+async def read(client: Client, topic_id: bytes) -> Found:
+    """Every record there is."""
+    found: Found = {}
+    offset = 0
+    while True:
+        answer, body = await client.fetch(topic_id, offset)
+        assert answer.results[0].error is None, answer.results[0].error
+        if not body:
+            return found
+        position = 0
+        while position < len(body):
+            header = parse_header(body, position)
+            columns = decode_columns(body[position:], header)
+            keys = columns.keys or [None] * len(columns.values)
+            rows = zip(offsets_of(header, columns), keys, columns.values, strict=True)
+            found |= {at: (key, value) for at, key, value in rows}
+            position += header.size_bytes
+            offset = header.next_offset
+
+
+def status(server: Server) -> CompactionStatus:
+    """Of the only partition."""
+    node = server._node
+    assert node is not None
+    (partition,) = node.shelf
+    found = node.cleaner.status(partition)
+    assert found is not None
+    return found
+
+
+def runs(server: Server, result: str) -> float:
+    return server.metrics.compaction_runs.of("orders", result).value
+
+
+def test_only_the_newest_of_each_key_is_served_and_that_outlives_a_restart(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            topic_id = await client.create("orders", 1, **EAGER)
+            newest = await fill(client, topic_id)
+            await server.clean()
+            assert await read(client, topic_id) == newest
+            shown = status(server)
+            assert (shown.state, shown.clean_offset, shown.dirty_bytes) == ("idle", 12, 0)
+            assert runs(server, "ok") >= 1
+        async with place.broker() as (server, client):
+            assert await read(client, topic_id) == newest
+            await server.clean()
+            assert place.heavy.jobs == [], "it is remembered that all is clean"
+            assert status(server).last_run_at == shown.last_run_at
+
+    run(main)
+
+
+def test_what_is_shown_comes_with_the_topic(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            topic_id = await client.create("orders", cleanup="compact")
+            await client.create("plain")
+            await fill(client, topic_id, batches=3)
+            await server.clean()
+            asked = DescribeTopicsRequest(("orders", "plain"), False)
+            answer, _ = await client.ask(asked, DescribeTopicsResponse)
+            orders, plain = (topic.partitions[0].compaction for topic in answer.topics)
+            assert plain is None
+            assert orders is not None
+            assert (orders.state, orders.dirty_bytes, orders.last_run_at) == ("idle", 0, None)
+            assert orders.reason.startswith("no segment is closed yet; the open one (3.2 KiB) is")
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [WorkerLost("the worker ended"), OSError(errno.ENOSPC, "No space left on device")],
+    ids=["worker lost", "disk full"],
+)
+def test_a_failure_is_shown_and_tried_again(
+    place: Place, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaner_module, "RETRY_FIRST_S", 0.0)
+
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            topic_id = await client.create("orders", 1, **{**EAGER, "compaction_lag_max": "1h"})
+            newest = await fill(client, topic_id)
+            place.heavy.failures.append(error)
+            await server.clean()
+            failed = status(server)
+            assert (failed.state, failed.last_error) == ("failed", str(error))
+            assert runs(server, "failed") == 1
+            assert place.files("*.tmp") == []
+            await server.clean()
+            assert (status(server).state, status(server).last_error) == ("idle", None)
+            assert (await read(client, topic_id)).keys() >= newest.keys()
+            assert runs(server, "ok") == 1
+
+    run(main)
+
+
+def test_a_failure_waits_before_it_is_tried_again(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            topic_id = await client.create("orders", 1, **EAGER)
+            await fill(client, topic_id)
+            place.heavy.failures.append(WorkerLost("gone"))
+            await server.clean()
+            jobs = len(place.heavy.jobs)
+            await server.clean()
+            assert len(place.heavy.jobs) == jobs
+
+    run(main)
+
+
+def test_a_damaged_segment_is_left_out_and_the_rest_is_cleaned(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaner_module, "RETRY_FIRST_S", 0.0)
+
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            slow = {**EAGER, "compaction_lag_max": "1h"}
+            topic_id = await client.create("orders", 1, **slow)
+            await fill(client, topic_id, batches=16)
+            second = place.files("*.log")[1]
+            data = bytearray(second.read_bytes())
+            data[200] ^= 1
+            with second.open("r+b") as file:
+                file.write(data)
+            await server.clean()
+            assert status(server).state == "failed"
+            assert f"{second} byte 0" in (status(server).last_error or "")
+            await server.clean()
+            shown = status(server)
+            assert shown.state == "idle"
+            assert f"left out: {second} byte 0" in shown.reason
+            assert runs(server, "ok") == 1
+
+    run(main)
+
+
+def test_a_topic_that_is_deleted_meanwhile_is_let_go(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            topic_id = await client.create("orders", 1, **EAGER)
+            await fill(client, topic_id)
+            place.heavy.allowed = trio.Event()
+            server.clean_now()
+            await place.heavy.asked.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.delete, "orders")
+                while _serving(server):
+                    await trio.lowlevel.checkpoint()
+                place.heavy.allowed.set()
+            with pytest.raises(TopicNotFound):
+                await client.ask(DescribeTopicsRequest(("orders",), False), DescribeTopicsResponse)
+            assert place.files("*.log") == []
+            assert runs(server, "failed") == 0
+
+    def _serving(server: Server) -> bool:
+        assert server._node is not None
+        return any(one.serving for one in server._node.shelf)
+
+    run(main)
+
+
+def test_whoever_waits_for_the_partition_gets_it_between_two_segments(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            topic_id = await client.create("orders", 1, **{**EAGER, "compaction_lag_max": "1h"})
+            newest = await fill(client, topic_id, 40, lambda n: n * (n % 2))
+            assert server._node is not None
+            (partition,) = server._node.shelf
+            place.heavy.allowed = trio.Event()
+            server.clean_now()
+            await place.heavy.asked.wait()
+            got = trio.Event()
+
+            async def other() -> None:
+                async with partition.maintenance:
+                    assert status(server).clean_offset > 0, "what was done is remembered"
+                    got.set()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(other)
+                while not partition.maintenance.statistics().tasks_waiting:
+                    await trio.lowlevel.checkpoint()
+                place.heavy.allowed.set()
+                await got.wait()
+            assert runs(server, "ok") == 0
+            with trio.fail_after(5):
+                while not runs(server, "ok"):
+                    await trio.sleep(cleaner_module.LOOK_LEAST_S)
+                    await server.clean()
+            assert newest.items() <= (await read(client, topic_id)).items()
+
+    run(main)
+
+
+def test_a_stop_in_the_middle_leaves_nothing_half_made(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            topic_id = await client.create("orders", 1, **EAGER)
+            newest = await fill(client, topic_id)
+            place.heavy.allowed = trio.Event()
+            server.clean_now()
+            await place.heavy.asked.wait()
+            assert len(place.files("*.tmp")) == 1
+        assert place.files("*.tmp") == []
+        async with place.broker() as (server, client):
+            await server.clean()
+            assert await read(client, topic_id) == newest
+
+    run(main)
+
+
+def test_without_room_for_a_new_segment_it_waits(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tailrace.broker import compaction
+
+    monkeypatch.setattr(compaction, "SPARE_BYTES", 1 << 62)
+
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            topic_id = await client.create("orders", 1, **EAGER)
+            await fill(client, topic_id)
+            await server.clean()
+            assert "are needed" in (status(server).last_error or "")
+
+    run(main)
+
+
+def test_settings_of_a_topic_hold_from_the_next_look_on(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            topic_id = await client.create("orders", segment_size="4KiB")
+            newest = await fill(client, topic_id)
+            await server.clean()
+            assert len(await read(client, topic_id)) == 12
+            changes = tuple(ConfigChange(key, value) for key, value in EAGER.items())
+            await client.ask(AlterTopicRequest("orders", changes), TopicResponse)
+            await server.clean()
+            assert await read(client, topic_id) == newest
+
+    run(main)
+
+
+# ── with the clock at hand ───────────────────────────────────────────────────────────────────
+
+
+def values(broker: Broker, topic: str = "state") -> dict[bytes | None, bytes | None]:
+    return {record.key: record.value for record in broker.records(topic)}
+
+
+def test_records_of_a_compacted_topic_do_not_expire() -> None:
+    with Broker() as broker:
+        broker.create_topic("state", cleanup="compact", retention="1h")
+        broker.seed("state", [b"1", b"2"], keys=[b"a", b"b"])
+        broker.advance(days=30)
+        assert values(broker) == {b"a": b"1", b"b": b"2"}
+
+
+def test_with_both_they_are_compacted_and_expire() -> None:
+    with Broker() as broker:
+        broker.create_topic(
+            "state", cleanup="compact,delete", retention="2d", compaction_lag_max="1h"
+        )
+        broker.seed("state", [b"1", b"2"], keys=[b"a", b"a"])
+        broker.advance(hours=2)
+        assert [record.offset for record in broker.records("state")] == [1]
+        broker.advance(days=3)
+        assert broker.records("state") == []
+
+
+def test_a_tombstone_goes_when_it_was_there_for_its_time() -> None:
+    with Broker() as broker:
+        broker.create_topic(
+            "state", cleanup="compact", compaction_lag_max="1h", tombstone_retention="2d"
+        )
+        broker.seed("state", [b"1", b"2", None], keys=[b"a", b"b", b"a"])
+        broker.advance(hours=2)
+        assert values(broker) == {b"a": None, b"b": b"2"}
+        broker.advance(days=1)
+        assert values(broker) == {b"a": None, b"b": b"2"}
+        broker.advance(days=1.5)
+        assert values(broker) == {b"b": b"2"}
+
+
+def test_records_without_a_key_stay_and_are_told() -> None:
+    with Broker() as broker:
+        broker.create_topic("state", cleanup="compact", compaction_lag_max="1h")
+        broker.seed("state", [b"1", b"2", b"3"], keys=[None, b"a", b"a"])
+        broker.advance(hours=2)
+        assert values(broker) == {None: b"1", b"a": b"3"}
+        [partition] = broker.client().admin.describe_topic("state").partition_list
+        assert partition.compaction is not None
+        assert partition.compaction.reason.endswith("; 1 records without a key stay")
