@@ -211,16 +211,33 @@ async def last_records(
     ends: dict[TopicPartition, int],
     count: int,
 ) -> list[AnyRecord]:
-    """The last ``count`` records of all partitions together, oldest first."""
-    records: list[AnyRecord] = []
-    if not count:
-        return records
-    starts = await resolve(client, partitions, Position("back", count))
-    async with client.consumer(partitions=partitions, stop_at_end=True) as consumer:
-        for partition, start in starts.items():
-            await consumer.seek(partition, start)
+    """The last ``count`` records of all partitions together, oldest first.
+
+    Where many of them were removed it looks farther back, twice as far each time.
+    """
+    found: list[AnyRecord] = []
+    left, back = list(partitions) if count else [], count
+    while left:
+        first = await resolve(client, left, Position("start"))
+        starts = {at: max(first[at], ends[at] - back) for at in left}
+        for at, records in (await read_between(client, starts, ends)).items():
+            if len(records) >= count or starts[at] == first[at]:
+                found += records[-count:]
+                left.remove(at)
+        back *= 2
+    found.sort(key=lambda record: (record.append_time, record.partition, record.offset))
+    return found[-count:] if count else []
+
+
+async def read_between(
+    client: Client, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, list[AnyRecord]]:
+    """All records of these partitions from ``starts`` up to ``ends``."""
+    found: dict[TopicPartition, list[AnyRecord]] = {at: [] for at in starts}
+    async with client.consumer(partitions=list(starts), stop_at_end=True) as consumer:
+        for at, start in starts.items():
+            await consumer.seek(at, start)
         async for batch in consumer.batches(max_records=BATCH_RECORDS, max_wait=0):
-            end = ends[TopicPartition(batch.topic, batch.partition)]
-            records += [record for record in batch if record.offset < end]
-    records.sort(key=lambda record: (record.append_time, record.partition, record.offset))
-    return records[-count:]
+            at = TopicPartition(batch.topic, batch.partition)
+            found[at] += [record for record in batch if record.offset < ends[at]]
+    return found

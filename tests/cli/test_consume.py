@@ -191,6 +191,21 @@ def test_cat_includes_both_ends(cli: Cli, ten: str) -> None:
     assert (found["offset"], found["value"], found["key"]) == (4, "34", "6b34")
 
 
+def test_records_that_were_erased_leave_gaps_that_nobody_waits_in(cli: Cli, broker: Broker) -> None:
+    topic = broker.name("gaps")
+    broker.create_topic(topic)
+    keys = [b"stays" if number in (1, 2) else b"goes" for number in range(12)]
+    broker.seed(topic, [b"%d" % number for number in range(12)], keys=keys)
+    broker.client().admin.erase(topic, keys=[b"goes"])
+    assert cli("consume", topic, "-e").out == b"1\n2\n"
+    assert cli("consume", topic, "-o", "0:12").out == b"1\n2\n"
+    assert cli("consume", topic, "-o", "5:12").out == b""
+    assert cli("cat", f"{topic}:0:2-7").out == b"2\n"
+    assert cli("cat", f"{topic}:0:7").out == b""
+    assert cli("tail", topic, "-n", "1").out == b"2\n"
+    assert cli("tail", topic, "-n", "5").out == b"1\n2\n"
+
+
 def test_tail_takes_the_last_of_all_partitions(cli: Cli, broker: Broker) -> None:
     topic = broker.name("spread")
     broker.create_topic(topic, partitions=2)
