@@ -266,12 +266,23 @@ class Shelf:
         return taken
 
     async def remove(self, topic: Topic, taken: Sequence[Partition]) -> None:
-        """Remove the bytes of a topic that was taken off and is not being synced."""
+        """Remove the bytes of a topic that was taken off and is not being synced.
+
+        T033 if that fails: the deletion is stored, and goes on with the next change or start.
+        """
         for partition in taken:
             async with partition.maintenance:
                 partition.log.close(clean=False)
+        remove = self._directory.remove_partition
         for number in range(len(topic.partitions)):
-            await self._world.offload.run(self._directory.remove_partition, topic.topic_id, number)
+            try:
+                await self._world.offload.run(remove, topic.topic_id, number)
+            except OSError as error:
+                stuck = texts.partition_offline(
+                    topic.name, number, reason=f"its directory could not be removed: {error}"
+                )
+                log.error("%s", stuck, extra={"event": "topic.not_removed", "code": stuck.code})
+                raise stuck from error
 
     def close(self) -> None:
         """Close every log. After a graceful stop they were settled and flushed before."""

@@ -18,6 +18,7 @@ from tailrace.protocol.errors import (
     ConnectError,
     InvalidName,
     MetadataUnavailable,
+    PartitionOffline,
     StorageFull,
     TopicExists,
     TopicNotFound,
@@ -409,5 +410,35 @@ def test_a_topic_there_is_no_room_for_does_not_come_to_be(tmp_path: Path, full: 
             assert (await client.metadata()).topics == ()
             disk.full = ""
             await create(client, "orders")
+
+    run(main)
+
+
+class Stuck(OsDisk):
+    failing = 0  # so many directories cannot be removed
+
+    def remove_directory(self, path: str) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise OSError(errno.EIO, "planted")
+        super().remove_directory(path)
+
+
+def test_a_topic_that_cannot_be_removed_is_told_so_and_goes_with_the_next_try(
+    tmp_path: Path,
+) -> None:
+    disk = Stuck()
+
+    async def main() -> None:
+        async with (
+            serving(tmp_path, change=lambda world: replace(world, disk=disk)) as (_, ready),
+            connected(ready) as client,
+        ):
+            await create(client, "orders", partitions=2)
+            disk.failing = 1
+            with pytest.raises(PartitionOffline, match="could not be removed"):
+                await client.delete("orders")
+            await create(client, "orders")
+            assert len(list((tmp_path / "data" / "topics").iterdir())) == 1
 
     run(main)
