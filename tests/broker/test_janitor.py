@@ -1,6 +1,7 @@
 """Retention: by append time, by size, whole sealed segments, and never by a clock that stepped."""
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,14 @@ import trio
 
 from tailrace.broker.server import Server
 from tailrace.broker.world import World
-from tailrace.protocol.messages import ProduceResponse
-from tailrace.storage.disk import OsDisk
+from tailrace.protocol.errors import BrokerError
+from tailrace.protocol.messages import (
+    AlterTopicRequest,
+    ConfigChange,
+    ProduceResponse,
+    TopicResponse,
+)
+from tailrace.storage.disk import File, OsDisk, OsFile
 from tests.broker.harness import (
     NOW_MS,
     Client,
@@ -87,7 +94,7 @@ def test_a_log_larger_than_its_size_loses_its_oldest_segments(tmp_path: Path) ->
     async def main() -> None:
         async with serving(tmp_path) as (server, ready), connected(ready) as client:
             topic_id = await fill(client, retention_size="1MiB")
-            await until(server, lambda: deleted_bytes(server) > 0)
+            await until(server, lambda: deleted_bytes(server) > 1_700_000)
             # Segments of an eighth of that hold one batch each; five of them are a MiB.
             assert await log_start(client, topic_id) == 7
 
@@ -181,50 +188,167 @@ def test_producers_that_are_silent_for_a_day_are_forgotten_while_the_broker_runs
     run(main)
 
 
-class FillingDisk(OsDisk):
-    """A file system of 100 MiB with so much free, and the ballast's room once that is removed."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self.ballast = tmp_path / "data" / "ballast"
-        self.free_bytes = 50 << 20
-
-    def usage(self, path: str) -> tuple[int, int]:
-        return self.free_bytes + (0 if self.ballast.exists() else 1 << 20), 100 << 20
-
-
-def test_a_full_disk_gets_the_ballast_and_gives_it_back_before_producers_return(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step_days", [30, -30])
+def test_a_clock_that_is_wrong_after_a_restart_expires_nothing(
+    tmp_path: Path, step_days: int
 ) -> None:
-    monkeypatch.setattr("tailrace.broker.roomkeeper.LOOK_EVERY_S", 0.005)
-    disk = FillingDisk(tmp_path)
-
-    async def becomes(server: Server, state: str, *, held: bool) -> None:
-        with trio.fail_after(5):
-            while (server.state, disk.ballast.exists()) != (state, held):
-                await trio.lowlevel.checkpoint()
+    clock = HandClock()
 
     async def main() -> None:
-        async with serving(
-            tmp_path, {"storage.min_free": "1MiB"}, lambda world: replace(world, disk=disk)
-        ) as (server, _):
-            await becomes(server, "running", held=True)
-            disk.free_bytes = 0
-            await becomes(server, "read_only", held=False)
-            disk.free_bytes = 1 << 20  # with the ballast's room that is min_free and 1%
-            await trio.sleep(0.02)
-            assert server.state == "read_only"
-            disk.free_bytes = 3 << 20
-            await becomes(server, "running", held=True)
-            disk.free_bytes = 0
-            await becomes(server, "read_only", held=False)
+        settings = {"retention": "10d", "segment_age": "1h"}
+        change = with_clock(clock)
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
+            topic_id = await fill(client, **settings)
+        clock.step_ms = step_days * 86_400_000
+        clock.seconds = 5.0  # the machine was off, and its monotonic clock begins anew
+        async with serving(tmp_path, change=change) as (server, ready), connected(ready) as client:
+            clock.seconds += 23 * 3_600
+            await settle(server)
+            assert await log_start(client, topic_id) == 0
+            clock.step_ms = 0  # somebody mended it in time
+            clock.seconds += 5 * 86_400
+            await settle(server)
+            assert await log_start(client, topic_id) == 0
+            clock.seconds += 6 * 86_400
+            await until(server, lambda: deleted_bytes(server) > 2_900_000)
 
     run(main)
-    disk.ballast.write_bytes(bytes(1 << 20))
 
-    async def start() -> None:
-        async with serving(
-            tmp_path, {"storage.min_free": "2MiB"}, lambda world: replace(world, disk=disk)
-        ) as (server, _):
-            await becomes(server, "read_only", held=False)  # there was room to start
 
-    run(start)
+def test_time_without_a_broker_counts_after_a_day(tmp_path: Path) -> None:
+    clock = HandClock()
+
+    async def main() -> None:
+        change = with_clock(clock)
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
+            topic_id = await fill(client, retention="10d", segment_age="1h")
+        clock.seconds += 30 * 86_400
+        async with serving(tmp_path, change=change) as (server, ready), connected(ready) as client:
+            await settle(server)
+            assert await log_start(client, topic_id) == 0
+            clock.seconds += 25 * 3_600
+            await until(server, lambda: deleted_bytes(server) > 2_900_000)
+
+    run(main)
+
+
+def test_a_retention_that_is_shortened_holds_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (server, ready), connected(ready) as client:
+            topic_id = await fill(client)
+            assert await log_start(client, topic_id) == 0
+            await alter(client, retention_size="1MiB")
+            with trio.fail_after(5):
+                while not deleted_bytes(server):
+                    await trio.lowlevel.checkpoint()
+            assert await log_start(client, topic_id) == 4  # these have four to a segment still
+
+    run(main)
+
+
+def test_retention_by_size_does_not_wait_for_the_next_look(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (server, ready), connected(ready) as client:
+            topic_id = await fill(client, retention_size="1MiB")
+            with trio.fail_after(5):
+                while deleted_bytes(server) < 1_700_000:
+                    await trio.lowlevel.checkpoint()
+            assert await log_start(client, topic_id) == 7
+
+    run(main)
+
+
+def test_event_times_ahead_are_refused_by_the_topics_own_limit(tmp_path: Path) -> None:
+    clock = HandClock()
+
+    async def main() -> None:
+        async with (
+            serving(tmp_path, change=with_clock(clock)) as (_, ready),
+            connected(ready) as client,
+        ):
+            topic_id = await client.create("orders", timestamp_ahead_max="10s")
+
+            async def send(ahead_s: int) -> int:
+                """The error's code, or 0."""
+                entry = batch(topic_id, [b"a"], timestamp=clock.wall_ms() + ahead_s * 1000)
+                request = produce_request(topic_id, [entry])
+                answer, _ = await client.ask(request, ProduceResponse, entry)
+                error = answer.results[0].error
+                return error.code if error is not None else 0
+
+            assert (await send(10), await send(11)) == (0, 22)
+            await alter(client, timestamp_ahead_max="2h")
+            assert (await send(7_000), await send(7_300)) == (0, 22)
+
+    run(main)
+
+
+class BadDisk(OsDisk):
+    """Cannot write log starts: there is no room for them, or their sync fails."""
+
+    error: int | None = None
+    at_sync = False
+
+    def open(self, path: str, *, create: bool = False) -> OsFile:
+        if create and not self.at_sync:
+            self._fail(path)
+        return super().open(path, create=create)
+
+    def sync(self, files: Sequence[File]) -> None:
+        if self.at_sync:
+            for file in files:
+                self._fail(file.path)
+        super().sync(files)
+
+    def _fail(self, path: str) -> None:
+        if self.error is not None and path.endswith("start.tmp"):
+            raise OSError(self.error, "planted", path)
+
+
+def test_a_log_start_that_cannot_be_written_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = BadDisk()
+
+    async def main() -> None:
+        async with (
+            serving(tmp_path, change=lambda world: replace(world, disk=disk)) as (server, ready),
+            connected(ready) as client,
+        ):
+            topic_id = await fill(client)
+            disk.error = errno.ENOSPC
+            await alter(client, retention_size="1MiB")
+            await until(server, lambda: "retention of orders[0] failed" in caplog.text)
+            assert await log_start(client, topic_id) == 0
+            assert (await client.produce(topic_id, [b"a"])).error is None
+            disk.error = None
+            await until(server, lambda: deleted_bytes(server) > 0)
+
+    run(main)
+
+
+def test_a_log_start_whose_sync_failed_ends_the_broker(tmp_path: Path) -> None:
+    disk = BadDisk()
+
+    async def meet() -> None:
+        async with (
+            serving(tmp_path, change=lambda world: replace(world, disk=disk)) as (_, ready),
+            connected(ready) as client,
+        ):
+            await fill(client)
+            disk.error, disk.at_sync = errno.EIO, True
+            await alter(client, retention_size="1MiB")
+            await trio.sleep_forever()
+
+    async def main() -> None:
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await meet()
+        assert raised.group_contains(BrokerError, match="T093")
+        assert (tmp_path / "data" / "suspect").exists()
+
+    run(main)
+
+
+async def alter(client: Client, **settings: str) -> None:
+    changes = tuple(ConfigChange(key, value) for key, value in settings.items())
+    await client.ask(AlterTopicRequest("orders", changes), TopicResponse)

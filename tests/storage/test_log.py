@@ -183,6 +183,22 @@ def test_offset_is_found_by_append_time(tmp_path: Path) -> None:
     assert log.offset_for_time(1240, 40) is None
 
 
+def test_offset_is_found_by_time_over_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    """Append times never fall (R20): what came after the step has the time from before it."""
+    log = open_log(tmp_path)
+    for now_ms in (1000, 1010, 5000, 1020, 1030, 4990, 5010):
+        append(log, batch(b"v" * 700), now_ms=now_ms)  # two to a segment
+    stamps = [1000, 1010, 5000, 5000, 5000, 5000, 5010]
+    for time in range(995, 5015, 5):
+        first = next((at for at, stamp in enumerate(stamps) if stamp >= time), None)
+        expected = None if first is None else (first, stamps[first])
+        assert log.offset_for_time(time, log.end) == expected
+    again = open_log(tmp_path)
+    append(again, now_ms=7)
+    assert again.last_append_time == 5010
+    assert again.offset_for_time(5001, again.end) == (6, 5010)
+
+
 def test_time_before_the_start_finds_the_start(tmp_path: Path) -> None:
     log = open_log(tmp_path)
     append(log, batch(b"a", b"b", b"c"), now_ms=10)
