@@ -21,6 +21,7 @@ from tailrace.broker.removal import Removal
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.space import Room
 from tailrace.broker.world import World
+from tailrace.protocol.errors import MetadataUnavailable
 from tailrace.storage.ballast import Ballast
 from tailrace.storage.retention import oldest_to_drop
 
@@ -52,6 +53,7 @@ class Roomkeeper:
         self._health = health
         self._metrics = metrics
         self._retain = retain  # the janitor's: remove what has expired
+        self.open_wanting: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint  # the topics'
         self._retained_at = -math.inf
         self._bell = Bell()
         self._space.wanted = self._bell.ring
@@ -69,6 +71,8 @@ class Roomkeeper:
                 await self._make_room()
             await self._keep_ballast()
             self.tell()
+            if self._shelf.wanting and not self._space.read_only:
+                await self._open_wanting()
             with trio.move_on_after(LOOK_EVERY_S):
                 await self._bell.wait()
 
@@ -123,6 +127,12 @@ class Roomkeeper:
             finally:
                 partition.maintenance.release()
         return dropped_bytes
+
+    async def _open_wanting(self) -> None:
+        try:
+            await self.open_wanting()
+        except MetadataUnavailable as error:
+            log.warning("%s", error, extra={"event": "disk.low", "code": error.code})
 
     async def _keep_ballast(self) -> None:
         ballast, space = self._ballast, self._space

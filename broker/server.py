@@ -51,7 +51,7 @@ from tailrace.broker.timers import Timers
 from tailrace.broker.topics import Topics
 from tailrace.broker.world import Listener, World
 from tailrace.protocol import texts_config
-from tailrace.protocol.errors import BrokerError, TailraceError
+from tailrace.protocol.errors import BrokerError, MetadataUnavailable, TailraceError
 from tailrace.protocol.version import SOFTWARE, VERSION
 from tailrace.storage.ballast import Ballast
 from tailrace.storage.directory import DataDirectory
@@ -288,6 +288,7 @@ class Server:
             *(flusher, time, self.health, metrics),
         )
         topics.changed = self.clean_now
+        janitor.room.open_wanting = topics.open_wanting
         return node, janitor
 
     async def _recover(self, node: Node, directory: DataDirectory) -> None:
@@ -423,7 +424,14 @@ class Server:
                 error,
                 extra={"event": "broker.stopping", "code": None, "stage": "release"},
             )
-        await registry.leave()
+        try:
+            await registry.leave()
+        except MetadataUnavailable as error:  # a full disk, say: the next start sees to it
+            log.warning(
+                "%s",
+                error,
+                extra={"event": "broker.stopping", "code": error.code, "stage": "release"},
+            )
 
     def _stage(self, stage: str, began: float) -> None:
         elapsed_ms = int((trio.current_time() - began) * 1000)

@@ -66,6 +66,7 @@ class Shelf:
         self._now_ms = now_ms
         self._partitions: dict[PartitionId, Partition] = {}
         self._broken: dict[PartitionId, TailraceError] = {}
+        self.wanting: set[PartitionId] = set()  # those of them that need nothing but room
         self.catalog = Catalog()
 
     # ── look up ──────────────────────────────────────────────────────────────────────────────
@@ -73,10 +74,12 @@ class Shelf:
     def find(self, topic_id: bytes, number: int) -> Partition:
         """The partition, or T010, T011, or what keeps it from being served."""
         partition = self._partitions.get((topic_id, number))
-        if partition is not None:
-            return partition
+        if partition is not None and partition.leadership.leader_epoch > 0:
+            return partition  # an append before the lead was taken would have no epoch
         if (broken := self._broken.get((topic_id, number))) is not None:
             raise broken
+        if partition is not None:
+            raise texts.partition_offline(partition.topic, number, reason="it is being opened")
         topic = self.catalog.by_id.get(topic_id)
         if topic is None or topic.state != "live":
             raise texts.topic_id_not_found(topic_id, broker=self._broker_id)
@@ -194,6 +197,8 @@ class Shelf:
             error = failed.get(partition.log)
             if error is None:
                 partition.lead(leadership)
+                self._broken.pop(where, None)
+                self.wanting.discard(where)
             else:
                 del self._partitions[where]
                 partition.log.close(clean=False)
@@ -261,6 +266,7 @@ class Shelf:
         for number in range(len(topic.partitions)):
             self._partitions.pop((topic.topic_id, number), None)
             self._broken.pop((topic.topic_id, number), None)
+            self.wanting.discard((topic.topic_id, number))
         for partition in taken:
             partition.fail(gone)
         return taken
@@ -300,10 +306,12 @@ class Shelf:
                 )
 
     def _break(self, where: PartitionId, topic: str, error: OSError) -> None:
-        """The partition stays offline until the next start, which trusts nothing unsynced."""
+        """The partition stays offline until the next start, which trusts nothing unsynced; or,
+        if it was for want of room, until there is some."""
         broken: TailraceError = texts.partition_offline(topic, where[1], reason=str(error))
         if error.errno in NO_ROOM:
             broken = self._full(topic, where[1], may_drop=False)
+            self.wanting.add(where)
         self._broken[where] = broken
         self.untrusted = True
         log.error("%s", broken, extra={"event": "partition.offline", "code": broken.code})

@@ -155,6 +155,19 @@ class Topics:
                 self.changed()
         return changed
 
+    async def open_wanting(self) -> None:
+        """Open what could not be opened for want of room, as if a sync of it had failed (R21)."""
+        async with self._changing:
+            catalog, leaderships = await self._registry.load()
+            openings = [
+                opening
+                for topic in catalog.by_name.values()
+                for opening in self._openings(topic, leaderships)
+                if (topic.topic_id, opening.number) in self._shelf.wanting
+            ]
+            await self._shelf.open(openings, clean=False, suspect=True)
+            await self._lead(openings)
+
     # ── how ──────────────────────────────────────────────────────────────────────────────────
 
     def _plan(

@@ -243,7 +243,7 @@ def storage_full(
     limit: str,
     retry_after_s: float,
 ) -> errors.StorageFull:
-    """T031. ``has``: "2.7 GiB free" or "9 GiB used"; ``limit``: "min_free 5%" or "max_size 8 GiB"."""
+    """T031. Either "2.7 GiB free" and "min_free 5%", or "9 GiB used" and "max_size 8 GiB"."""
     return errors.StorageFull(
         "T031",
         f"broker {shown(broker)} is read-only: {has}, {limit}",

@@ -1,6 +1,7 @@
 """The embedded store keeps the contract, and what it committed survives reopening."""
 
 import random
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -73,5 +74,38 @@ def test_a_file_that_is_no_database_is_a_typed_error(tmp_path: Path) -> None:
         with pytest.raises(MetadataUnavailable) as raised:
             await EmbeddedStore.open(str(path), ThreadOffload(), HandClock())
         assert str(path) in str(raised.value)
+
+    trio.run(main)
+
+
+def test_a_full_disk_is_a_typed_error_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+
+    def small(path: str, *, isolation_level: None, check_same_thread: bool) -> sqlite3.Connection:
+        database: sqlite3.Connection = connect(
+            path, isolation_level=isolation_level, check_same_thread=check_same_thread
+        )
+        database.execute("PRAGMA max_page_count = 40")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+
+    async def main() -> None:
+        async with opened(str(tmp_path / "metadata.sqlite"), HandClock()) as store:
+            written: list[str] = []
+
+            async def write() -> None:
+                for number in range(40):
+                    await store.txn([], {f"key {number:02}": bytes(8_000)})
+                    written.append(f"key {number:02}")
+
+            with pytest.raises(MetadataUnavailable, match="disk is full"):
+                await write()
+            assert [one.key for one in await store.list("")] == written
+            await store.txn([], {}, [written[0]])
+            await store.txn([], {"again": bytes(4_000)})
+            assert len(await store.list("")) == len(written)
 
     trio.run(main)
