@@ -30,6 +30,10 @@ Place = tuple[int, int]  # partition, offset
 Gone = (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel, OSError)
 
 
+class Unreadable(Exception):
+    """A partition is offline, and stays so."""
+
+
 @dataclass
 class Ack:
     """One record that a broker promised to keep."""
@@ -48,6 +52,7 @@ class Ledger:
     sequences: Counter[int] = field(default_factory=Counter[int])
     refusals: Counter[str] = field(default_factory=Counter[str])
     sessions: int = 0
+    unreadable: int = 0  # sessions that found a partition offline
     read: int = 0
 
     def check(self, found: dict[Place, bytes]) -> None:
@@ -79,6 +84,9 @@ async def session(url: str, ledger: Ledger) -> bool:
                 return await _use(client, ledger)
     except Gone:
         return False
+    except Unreadable:
+        ledger.unreadable += 1
+        return True
 
 
 async def read_back(url: str, ledger: Ledger) -> None:
@@ -164,7 +172,8 @@ async def _read_all(client: Client, topic: bytes) -> dict[Place, bytes]:
             if error is not None:  # the file could not be opened, say: it can be the next time
                 refused += 1
                 assert error.code == UNREADABLE, error
-                assert refused < REFUSED_MAX, error
+                if refused == REFUSED_MAX:
+                    raise Unreadable(error)
                 continue
             if not body:
                 break

@@ -136,7 +136,7 @@ def run_chain(points: Sequence[Injection], data: Path) -> Result:
 
 def run_one(data: Path, point: Injection, ledger: Ledger, result: Result) -> None:
     """Start, use, hit; AssertionError with what is wrong."""
-    broker = TracedBroker(data, point)
+    broker, unreadable = TracedBroker(data, point), ledger.unreadable
     try:
         ready = broker.ready()
         there = ready and trio.run(session, broker.url, ledger)
@@ -149,6 +149,8 @@ def run_one(data: Path, point: Injection, ledger: Ledger, result: Result) -> Non
     was_hit = code == KILLED if point.fault == KILL else bool(hits)
     result.hits[point.call] += was_hit
     result.exits[f"{code}{'' if ready else ' at start'}"] += was_hit
+    if not hits:
+        assert ledger.unreadable == unreadable, f"offline for no reason: {broker.last_words()}"
     if not was_hit:
         assert there, f"it ended by itself: {broker.last_words()}"
         assert code == 0, f"exit code {code}: {broker.last_words()}"
