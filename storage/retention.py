@@ -11,7 +11,7 @@
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SHARE_LEAST = 32  # a log's segments are no larger than that share of the capacity …
 SHARE_PER_PARTITION = 4  # … and all active ones together no larger than a quarter of it
@@ -53,26 +53,36 @@ def segments_to_drop(
     """
     left_bytes = sum(segment.size_bytes for segment in segments)
     count = 0
-    for segment in segments:
+    for at, segment in enumerate(segments):
         if not segment.sealed or segment.next_offset > high_watermark:
             break
         too_much = (
             policy.size_bytes is not None and left_bytes - segment.size_bytes >= policy.size_bytes
         )
-        if not too_much and not _expired(segment, policy, age_ms):
+        if not too_much and not _expired(_dated(segments, at), policy, age_ms):
             break
         left_bytes -= segment.size_bytes
         count += 1
     return count
 
 
+def _dated(segments: Sequence[SegmentFacts], at: int) -> SegmentFacts:
+    """A segment in which nothing is readable is no younger than what follows it.
+
+    It is damaged, and kept as long as if it were not: somebody may repair it.
+    """
+    segment = segments[at]
+    if segment.last_append_time is not None:
+        return segment
+    later = (one.first_append_time for one in segments[at:])
+    return replace(segment, last_append_time=next((t for t in later if t is not None), None))
+
+
 def _expired(
     segment: SegmentFacts, policy: RetentionPolicy, age_ms: Callable[[SegmentFacts], int]
 ) -> bool:
-    if policy.age_ms is None:
+    if policy.age_ms is None or segment.last_append_time is None:
         return False
-    if segment.last_append_time is None:
-        return True  # nothing in it: its records were lost or erased
     return age_ms(segment) > policy.age_ms
 
 
@@ -91,8 +101,8 @@ def oldest_to_drop(
         segments, high_watermark = logs[log]
         segment = segments[counts[log]]
         if segment.sealed and segment.next_offset <= high_watermark:
-            stamp = segment.last_append_time
-            heapq.heappush(fronts, (-1 if stamp is None else min(stamp, now_ms), log))
+            stamp = _dated(segments, counts[log]).last_append_time
+            heapq.heappush(fronts, (now_ms if stamp is None else min(stamp, now_ms), log))
 
     for log in range(len(logs)):
         offer(log)

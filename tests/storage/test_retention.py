@@ -65,16 +65,15 @@ def test_size_keeps_at_least_the_limit() -> None:
     assert count(segments(0, 0, 0, 0, 0), policy, 0) == 2
 
 
+def test_segment_in_which_nothing_is_readable_is_kept_as_long_as_what_follows_it() -> None:
+    some = segments(None, 1000, 2000)
+    assert count(some, ONE_HOUR, 1000 + HOUR) == 0
+    assert count(some, ONE_HOUR, 1001 + HOUR) == 2
+    assert count(segments(None, None), ONE_HOUR, 10 * HOUR) == 0, "nobody knows how old it is"
+
+
 def test_segment_from_the_future_is_not_old() -> None:
     assert count(segments(5 * HOUR, 5 * HOUR, 5 * HOUR), ONE_HOUR, 0) == 0
-
-
-def test_empty_segment_goes_by_age() -> None:
-    assert count(segments(None, 0), ONE_HOUR, 0) == 1
-    assert count(segments(None, 0), NO_LIMIT, 0) == 0
-
-
-# ── for want of room ─────────────────────────────────────────────────────────────────────────
 
 
 def test_the_oldest_over_all_logs_go_until_there_is_room() -> None:
