@@ -15,6 +15,7 @@ from tailrace.storage.index import Index, Summary
 from tailrace.storage.segment import OFFSETS_MAX
 
 CHUNK_BYTES = 1024 * 1024  # written at once
+SYNC_BYTES = 8 * 1024 * 1024  # the appends of others wait no longer than for so much at once
 
 
 class Writer:
@@ -50,6 +51,7 @@ class Writer:
         self._buffer = bytearray()
         self._run: _Run | None = None
         self._size_bytes = 0
+        self._unsynced_bytes = 0
         self._indexed_to = 0
         self._times: tuple[int, int] | None = None  # first and last append time
         self._batches = 0
@@ -176,6 +178,11 @@ class Writer:
 
     def _wrote(self, size_bytes: int) -> None:
         self.written_bytes += size_bytes
+        self._unsynced_bytes += size_bytes
+        if self._unsynced_bytes >= SYNC_BYTES:
+            assert self._file is not None, "it was written to"
+            self._disk.sync([self._file])
+            self._unsynced_bytes = 0
         self._pace(size_bytes)
 
 
