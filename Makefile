@@ -35,6 +35,8 @@ sim: $(VENV)/.dev
 proofs: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.kill --kills 20
 	$(BIN)/python -m tests.proofs.kill --power-cuts 5
+	$(BIN)/python -m tests.proofs.erase --kills 5
+	$(BIN)/python -m tests.proofs.erase --loop --power-cuts 3
 
 # One minute of speed figures beside the limits of this machine.
 bench-quick: $(VENV)/.server

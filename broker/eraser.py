@@ -42,6 +42,7 @@ log = logging.getLogger("tailrace.broker.eraser")
 
 RETRY_FIRST_S = 0.25
 RETRY_MAX_S = 60.0
+PROBLEM_S = 4.0  # tried again only after so long, it is told as a problem of the cluster
 EXPIRE_EVERY_S = 3_600.0
 PartitionId = tuple[bytes, int]
 
@@ -53,6 +54,7 @@ class _Retry:
     at: float  # not before, in trio's time, unless something changes
     pause_s: float
     seen: object  # as it was when that failed
+    reason: str
 
 
 @dataclass(slots=True)
@@ -117,6 +119,13 @@ class Eraser:
         finally:
             self._ended.set()
 
+    def now(self) -> None:
+        """Try at once what waits to be tried again: a test has moved the clock."""
+        for retry in self._retries.values():
+            retry.at = 0.0
+        self._expire_at = 0.0
+        self._erasures.asked.ring()
+
     async def stop(self) -> None:
         """End ``run``; on return no file is touched any more."""
         self._scope.cancel()
@@ -126,10 +135,15 @@ class Eraser:
         """Do what can be done; how long to wait for the next time, in seconds."""
         for partition in self._shelf:
             await self._attend(partition)
-        await self._finish()
         self._retries = {
             where: retry for where, retry in self._retries.items() if self._shelf.get(*where)
         }
+        self._erasures.problems = [
+            f"erasing in {one.topic}[{one.number}] waits: {retry.reason}"
+            for where, retry in self._retries.items()
+            if retry.pause_s >= PROBLEM_S and (one := self._shelf.get(*where)) is not None
+        ]
+        await self._finish()
         now = trio.current_time()
         return min([RETRY_MAX_S, *(retry.at - now for retry in self._retries.values())])
 
@@ -218,7 +232,8 @@ class Eraser:
             for source in partition.log.rewritable(partition.high_watermark):
                 if source.base_offset == segment.base_offset:
                     return source
-            if not attempt:  # its index, say, or what stands behind it, may wait for a sync
+            if not attempt:  # what a crash took (its index, a snapshot behind it) is saved again
+                partition.log.cover()
                 await self._flusher.flush([partition])
         return None
 
@@ -339,7 +354,7 @@ class Eraser:
         known = self._retries.get(where)
         again = known is not None and known.seen == seen
         pause_s = min(known.pause_s * 2, RETRY_MAX_S) if known and again else RETRY_FIRST_S
-        self._retries[where] = _Retry(trio.current_time() + pause_s, pause_s, seen)
+        self._retries[where] = _Retry(trio.current_time() + pause_s, pause_s, seen, reason)
         log.warning(
             "erasing in %s[%d] waits for %.2g s: %s",
             *(partition.topic, partition.number, pause_s, reason),

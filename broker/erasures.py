@@ -24,6 +24,7 @@ ROOM_WAIT_S = 5.0  # for one of too many pending erasures to come to its end
 class Erasures:
     def __init__(self, registry: Registry, clock: Clock) -> None:
         self.asked = Bell()  # rung for the eraser
+        self.problems: list[str] = []  # what keeps some of them from being done, by the eraser
         self._registry = registry
         self._clock = clock
         self._topics: dict[bytes, dict[bytes, Erasure]] = {}  # by topic id, then by erasure id

@@ -276,6 +276,7 @@ def describe_cluster(node: Node, call: Call, request: DescribeClusterRequest) ->
     if node.shelf.space.read_only:
         has, limit = node.shelf.space.shortage()
         problems.append(f"broker {node.broker_id} is read-only: {has}, {limit}")
+    problems += node.erasures.problems
     return DescribeClusterResponse(
         cluster_id=node.cluster_id,
         version=version,

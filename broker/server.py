@@ -89,6 +89,7 @@ class Server:
         self._stop_asked = trio.Event()
         self._node: Node | None = None
         self._janitor: Janitor | None = None
+        self._eraser: Eraser | None = None
         self._directory: DataDirectory | None = None
         self._began = 0.0
         self._failed = False  # a sync failed, and everybody was told
@@ -132,6 +133,8 @@ class Server:
             self._janitor.now()
         if self._node is not None:
             self._node.cleaner.now()
+        if self._eraser is not None:
+            self._eraser.now()
 
     async def clean(self) -> None:
         """The same, and return when retention and compaction are through."""
@@ -206,7 +209,7 @@ class Server:
                 *(self._world, node.shelf, node.flusher, node.erasures),
                 rate_bytes=self._config.storage.cleaner_rate_bytes,
             )
-            self._node, self._janitor = node, janitor
+            self._node, self._janitor, self._eraser = node, janitor, eraser
             for work in (
                 *(node.timers.run, node.appender.run, node.flusher.run),
                 partial(self._watched, eraser.run),

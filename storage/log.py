@@ -357,6 +357,13 @@ class Log:
         """
         return self._maintenance.rewritable(up_to)
 
+    def cover(self) -> None:
+        """Let the next sync round save the producers, so that all that is sealed can be rewritten.
+
+        Sealing a segment does the same; a crash may have taken what that saved.
+        """
+        self._sidecars.save_producers(self.end, self._producers)
+
     def swap(self, rewritten: Rewritten) -> SwapJob:
         """A job that puts a rewritten segment in the place of those it was made of.
 

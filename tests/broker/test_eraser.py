@@ -12,7 +12,12 @@ from tailrace.protocol.errors import (
     PartitionNotFound,
     TopicNotFound,
 )
-from tailrace.protocol.messages import ErasureResponse, GetErasureRequest
+from tailrace.protocol.messages import (
+    DescribeClusterRequest,
+    DescribeClusterResponse,
+    ErasureResponse,
+    GetErasureRequest,
+)
 from tests.broker.erasing import (
     SECRET,
     Place,
@@ -276,9 +281,50 @@ def test_a_damaged_segment_that_may_hold_the_key_keeps_the_receipt_open(place: P
             assert (done.records, done.completed_at is None) == (1, False)
             pending = await receipt(client, "orders", 1)
             assert pending.completed_at is None
-            assert [name for name in place.holding(SECRET)] == [first.name]
+            assert place.holding(SECRET) == [first.name]
             await delete_records(client, {0: 60})  # takes the damage along
             assert (await receipt(client, "orders", 1, 20_000)).completed_at is not None
+            assert place.holding(SECRET) == []
+
+    run(main)
+
+
+def test_what_fails_for_longer_is_a_problem_of_the_cluster(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (server, _, client):
+            topic_id = await client.create("orders")
+            await send(client, topic_id, [(b"alice", SECRET)])
+            place.heavy.failures = [WorkerLost(f"gone, {number}") for number in range(20)]
+            await erase(client, keys=[b"alice"], wait=False)
+            request = DescribeClusterRequest()
+            for _ in range(1_000):
+                server.clean_now()
+                answer, _ = await client.ask(request, DescribeClusterResponse)
+                if answer.problems:
+                    break
+            assert answer.problems[0].startswith("erasing in orders[0] waits: gone, ")
+            place.heavy.failures.clear()
+            server.clean_now()
+            assert (await receipt(client, "orders", 1, 20_000)).records == 1
+            answer, _ = await client.ask(request, DescribeClusterResponse)
+            assert answer.problems == ()
+
+    run(main)
+
+
+def test_a_compacted_topic_is_erased_from_as_well(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (server, _, client):
+            topic_id = await client.create("orders", cleanup="compact")
+            for _ in range(4):
+                await fill(client, topic_id, batches=6)
+            await server.clean()
+            before = await read(client, topic_id)
+            assert 0 < [one[1] for one in before].count(b"alice") < 12
+            assert (await erase(client, keys=[b"alice"])).records > 0
+            assert place.holding(SECRET) == []
+            assert await read(client, topic_id) == but(before, lambda one: one[1] == b"alice")
+            await server.clean()
             assert place.holding(SECRET) == []
 
     run(main)
