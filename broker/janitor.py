@@ -199,8 +199,8 @@ class Janitor:
             age_ms=lambda one: self._age_ms(partition, one, one.last_append_time or 0),
             high_watermark=partition.high_watermark,
         )
-        if count:
-            await self._removal.drop(partition, segments[:count], "expired")
+        if count and await self._removal.drop(partition, segments[:count], "expired"):
+            self.room.freed()
 
     def _age_ms(self, partition: Partition, segment: SegmentFacts, stamp_ms: int) -> int:
         """The least age of an append time. One that is ahead of the clock (which was ahead once,

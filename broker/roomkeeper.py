@@ -64,6 +64,11 @@ class Roomkeeper:
         self.tell()
         self._bell.ring()
 
+    def freed(self) -> None:
+        """There is more room than there was."""
+        if self._space.read_only:
+            self._bell.ring()
+
     async def run(self) -> None:
         while True:
             self.look()

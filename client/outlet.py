@@ -61,6 +61,10 @@ class Owner(Protocol):
         """A batch of the lane is on its way."""
         ...
 
+    def paused(self, lane: Lane) -> None:
+        """The lane sends nothing before ``lane.not_before``, and must be looked at then."""
+        ...
+
     def refresh(self, topic: str) -> None:
         """Ask for the topic's partitions again, in the background."""
         ...
@@ -249,7 +253,7 @@ class Outlets:
             pause_s = lane.backoff.next()
             if isinstance(error, StorageFull):
                 pause_s = max(pause_s, min(error.retry_after, 5.0))
-            lane.not_before = self._runtime.clock.now() + pause_s
+            self._pause(lane, pause_s)
 
     def _line_up(self, lane: Lane) -> None:
         first = lane.line_up()
@@ -257,9 +261,13 @@ class Outlets:
             if lane.may_renumber(first):
                 self._renew(lane, first)
             else:
-                lane.not_before = self._runtime.clock.now() + lane.backoff.next()
+                self._pause(lane, lane.backoff.next())
         if lane.waiting:
             self.add(lane)
+
+    def _pause(self, lane: Lane, seconds: float) -> None:
+        lane.not_before = self._runtime.clock.now() + seconds
+        self._owner.paused(lane)
 
     # ── producer ids ─────────────────────────────────────────────────────────────────────────
 

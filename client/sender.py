@@ -245,6 +245,10 @@ class Sender:
 
     # ── the clock ────────────────────────────────────────────────────────────────────────────
 
+    def paused(self, lane: Lane) -> None:
+        """For ``outlet.Owner``."""
+        self._wake(lane.not_before)
+
     def _wake(self, due: float) -> None:
         """See to it that ``_run`` looks at the clock at ``due``."""
         if due < self._sleeps_until:

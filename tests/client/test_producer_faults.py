@@ -64,6 +64,27 @@ def test_batches_in_flight_keep_their_order_when_the_first_is_refused(
     assert world.broker.producer_ids == 1
 
 
+def test_a_full_disk_is_asked_again_when_it_said_each_time(
+    run: Run, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not only when some other deadline wakes the producer (here: a request's, of 1 s)."""
+    monkeypatch.setattr("tailrace.client.retry.FIRST_MAX_S", 0.002)
+    topic = world.broker.create("orders")
+    full = texts.storage_full(
+        "orders", 0, broker="n1", has="1 B free", limit="min_free 5%", retry_after_s=0.002
+    )
+
+    async def main() -> None:
+        async with world.client() as client, client.producer(linger=0.0) as producer:
+            await producer.send("orders", b"0")
+            world.broker.script.extend([full] * 4)
+            with anyio.fail_after(0.5):
+                await producer.send("orders", b"1")
+
+    run(main)
+    assert numbers(topic) == [0, 1]
+
+
 def test_answers_out_of_order_change_nothing(run: Run, world: World) -> None:
     topic = world.broker.create("orders")
 
