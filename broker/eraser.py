@@ -135,6 +135,7 @@ class Eraser:
         """Do what can be done; how long to wait for the next time, in seconds."""
         for partition in self._shelf:
             await self._attend(partition)
+            await trio.lowlevel.checkpoint()
         self._retries = {
             where: retry for where, retry in self._retries.items() if self._shelf.get(*where)
         }
@@ -145,7 +146,7 @@ class Eraser:
         ]
         await self._finish()
         now = trio.current_time()
-        return min([RETRY_MAX_S, *(retry.at - now for retry in self._retries.values())])
+        return max(0.0, min([RETRY_MAX_S, *(one.at - now for one in self._retries.values())]))
 
     async def _attend(self, partition: Partition) -> None:
         """What one partition needs, if anything; a failure is remembered."""
@@ -286,8 +287,10 @@ class Eraser:
         job = partition.log.swap(rewritten)
         await self._world.offload.run(job.publish)
         partition.log.replace(job)
-        await self._world.offload.run(job.finish)
-        partition.log.replaced(job)
+        try:
+            await self._world.offload.run(job.finish)
+        finally:
+            partition.log.replaced(job)
         self._flusher.written(partition)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────
@@ -303,7 +306,7 @@ class Eraser:
         await self._world.offload.run(_sweep, self._world.disk, partition.log.path)
         self._refresh(work)
         number = partition.number
-        await self._erasures.update(
+        await self._erasures.progress(
             [
                 one.with_share(number, replace(one.shares[number], done=True))
                 for one in work.wanted

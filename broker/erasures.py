@@ -18,6 +18,7 @@ from tailrace.broker.registry import Conflict, Registry
 from tailrace.protocol import texts_erasure, texts_wire
 from tailrace.protocol.seams import Clock
 
+PROGRESS_EVERY_S = 1.0
 ROOM_WAIT_S = 5.0  # for one of too many pending erasures to come to its end
 
 
@@ -31,6 +32,7 @@ class Erasures:
         self._asking = trio.Lock()  # so that one id is stored once
         self._changed = trio.Event()
         self._stopping = False
+        self._stored_at = -PROGRESS_EVERY_S  # when progress was, in trio's time
 
     async def load(self, topic_ids: Collection[bytes]) -> None:
         """What the store knows. Erasures of topics that are gone came to their end with them."""
@@ -122,6 +124,19 @@ class Erasures:
             if self.get(erasure.topic_id, erasure.erasure_id) is not None:
                 self._topics[erasure.topic_id][erasure.erasure_id] = stored
         self._tell()
+
+    async def progress(self, changed: Sequence[Erasure]) -> None:
+        """Partitions are done, which a restart would find out again: store that now and then. T100.
+
+        An erasure of a thousand partitions is large, and would be stored a thousand times.
+        """
+        if trio.current_time() - self._stored_at >= PROGRESS_EVERY_S:
+            await self.update(changed)
+            self._stored_at = trio.current_time()
+            return
+        for erasure in changed:
+            if self.get(erasure.topic_id, erasure.erasure_id) is not None:
+                self._topics[erasure.topic_id][erasure.erasure_id] = erasure
 
     async def expire(self) -> None:
         """Forget receipts that are too old or too many. T100."""

@@ -200,6 +200,24 @@ def test_nothing_is_taken_on_that_is_not_stored() -> None:
     run(main)
 
 
+def test_progress_is_known_at_once_and_stored_now_and_then() -> None:
+    async def main(world: World) -> None:
+        erasures = await world.open(TOPIC.topic_id)
+        stored = await erasures.ask(asked())
+        before = world.keep.revision
+        for records in range(1, 51):
+            known = erasures.find(TOPIC, stored.erasure_id)
+            await erasures.progress([known.with_share(0, Share(10, records=records))])
+            assert erasures.find(TOPIC, stored.erasure_id).records == records
+        assert world.keep.revision == before + 1
+        await trio.sleep(2)
+        await erasures.progress([erasures.find(TOPIC, stored.erasure_id)])
+        again = await world.open(TOPIC.topic_id)
+        assert again.find(TOPIC, stored.erasure_id).records == 50
+
+    run(main)
+
+
 def test_old_receipts_are_forgotten() -> None:
     async def main(world: World) -> None:
         erasures = await world.open(TOPIC.topic_id)
