@@ -35,6 +35,7 @@ sim: $(VENV)/.dev
 proofs: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.kill --kills 20
 	$(BIN)/python -m tests.proofs.kill --power-cuts 5
+	$(BIN)/python -m tests.proofs.full --seconds 60
 	$(BIN)/python -m tests.proofs.erase --kills 5
 	$(BIN)/python -m tests.proofs.erase --loop --power-cuts 3
 

@@ -12,7 +12,8 @@ import pytest
 from tailrace.protocol.errors import BrokerError
 from tailrace.storage.disk import OsFile
 from tailrace.storage.log import Log, LogConfig
-from tests.storage.logs import FullDisk, QuickDisk, append, batch, entries, fill, open_log
+from tests.storage.logs import FullDisk, QuickDisk, append, batch, entries, files, fill, open_log
+from tests.storage.rewriting import make, put, records, settled, swap
 
 SMALLEST = LogConfig(segment_bytes=500, index_interval_bytes=100)
 TURNS = 10
@@ -163,6 +164,29 @@ def test_the_disk_may_stay_full_for_a_while_from_any_call_on(
         for number in range(TURNS, 2 * TURNS):
             life.turn(number)
         judge(path, life)
+
+
+def test_a_rewrite_that_finds_no_room_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    disk = CountingDisk()
+    log = open_log(tmp_path, disk=disk)
+    for _ in range(3):
+        put(log, 4)
+        settled(log)
+    before, gone = files(tmp_path), {1, 6}
+    calls = len(disk.calls)
+    job = log.swap(make(disk, log, gone))
+    needed = len(disk.calls) - calls + 1  # and the rename that publishes it
+    job.discard()
+    assert files(tmp_path) == before
+    for call in range(1, needed + 1):
+        calls = len(disk.calls)
+        disk.full = range(calls + call, calls + call + 1)
+        with pytest.raises(OSError, match="No space"):
+            swap(disk, log, gone)
+        assert files(tmp_path) == before
+    swap(disk, log, gone)
+    assert set(records(log)) == set(range(12)) - gone
+    log.close(clean=False)
 
 
 def test_a_start_that_could_not_be_synced_is_not_tried_again(tmp_path: Path) -> None:
