@@ -7,7 +7,8 @@ an answer for is sent again by the next one, with the same sequence: it must be 
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 
@@ -72,15 +73,22 @@ class Ledger:
             assert offsets == list(range(len(offsets))), f"offsets of {partition} have gaps"
 
 
+@asynccontextmanager
+async def connected(url: str) -> AsyncGenerator[Client]:
+    """A client that has said hello."""
+    host, _, port = url.removeprefix("tailrace://").rpartition(":")
+    client = Client(await trio.open_tcp_stream(host, int(port)))
+    async with client.stream:
+        await client.hello()
+        yield client
+
+
 async def session(url: str, ledger: Ledger) -> bool:
     """Read back, then write; whether the broker was there to the end."""
     ledger.sessions += 1
-    host, _, port = url.removeprefix("tailrace://").rpartition(":")
     try:
         with trio.fail_after(SECONDS_MAX):
-            client = Client(await trio.open_tcp_stream(host, int(port)))
-            async with client.stream:
-                await client.hello()
+            async with connected(url) as client:
                 return await _use(client, ledger)
     except Gone:
         return False
@@ -91,10 +99,7 @@ async def session(url: str, ledger: Ledger) -> bool:
 
 async def read_back(url: str, ledger: Ledger) -> None:
     """The last word: all that was acknowledged is there."""
-    host, _, port = url.removeprefix("tailrace://").rpartition(":")
-    client = Client(await trio.open_tcp_stream(host, int(port)))
-    async with client.stream:
-        await client.hello()
+    async with connected(url) as client:
         topic = await _topic(client, ledger)
         assert topic is not None
         ledger.check(await _read_all(client, topic))
@@ -177,12 +182,12 @@ async def _read_all(client: Client, topic: bytes) -> dict[Place, bytes]:
                 continue
             if not body:
                 break
-            for offset, value in _records(bytes(body)):
+            for offset, value in records_in(bytes(body)):
                 found[partition, offset], at = value, offset + 1
     return found
 
 
-def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
+def records_in(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Offset and value of everything in the body of a fetch."""
     while data:
         header = parse_header(data)

@@ -76,26 +76,21 @@ class TracedBroker:
     """``tailrace serve`` on a directory, from its start to its end."""
 
     def __init__(
-        self, data: Path, injection: Injection | None, settings: dict[str, str] | None = None
+        self, data: Path, injection: Injection | None = None, *, watched: bool = True
     ) -> None:
+        """Without an injection it is only ``watched``, or left alone."""
         self.data = data
         self.injection = injection
         self.url = ""
         self._pid = 0
         self._trace = data.with_suffix(".trace")
         self._stderr = data.with_suffix(".stderr")
-        calls = CALLS if injection is None else (injection.call,)
-        command = ["strace", "-f", "-qq", "-y", "-ttt", "-o", str(self._trace)]
-        command += ["-e", f"trace={','.join(calls)}"]
-        if injection is None or not injection.fault.startswith("signal"):
-            command.append("--seccomp-bpf")  # quicker, but strace 6.1 then sends no signals
-        if injection is not None:
-            how = f"{injection.fault}:when={injection.number}"
-            command += ["-e", f"inject={injection.call}:{how}"]
-        command += ["--", sys.executable, "-m", "tailrace.cli", "-O", "json", "serve"]
+        command = [sys.executable, "-m", "tailrace.cli", "-O", "json", "serve"]
         command += ["--data", str(data)]
-        for key, value in {**SETTINGS, **(settings or {})}.items():
+        for key, value in SETTINGS.items():
             command += ["--set", f"{key}={value}"]
+        if watched or injection is not None:
+            command = [*self._tracer(), "--", *command]
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("TAILRACE", "NOTIFY"))}
         with self._stderr.open("w") as errors:
             self._process = subprocess.Popen(
@@ -106,6 +101,18 @@ class TracedBroker:
                 env=clean,
                 start_new_session=True,
             )
+
+    def _tracer(self) -> list[str]:
+        injection = self.injection
+        calls = CALLS if injection is None else (injection.call,)
+        command = ["strace", "-f", "-qq", "-y", "-ttt", "-o", str(self._trace)]
+        command += ["-e", f"trace={','.join(calls)}"]
+        if injection is None or not injection.fault.startswith("signal"):
+            command.append("--seccomp-bpf")  # quicker, but strace 6.1 then sends no signals
+        if injection is not None:
+            how = f"{injection.fault}:when={injection.number}"
+            command += ["-e", f"inject={injection.call}:{how}"]
+        return command
 
     def ready(self) -> bool:
         """Wait until it serves; False: it ended before."""

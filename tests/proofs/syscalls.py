@@ -79,7 +79,7 @@ def baselines(folder: Path) -> tuple[Baseline, Baseline]:
     """On a directory that is new, and on one that was used."""
     ledger, found = Ledger(), list[Baseline]()
     for _ in range(2):
-        broker = TracedBroker(folder / "watched", None)
+        broker = TracedBroker(folder / "watched")
         assert broker.ready(), broker.last_words()
         assert trio.run(session, broker.url, ledger)
         broker.stop()
@@ -120,7 +120,7 @@ def run_chain(points: Sequence[Injection], data: Path) -> Result:
             data = data.with_name(f"{data.name}-{result.tried}")  # the other is kept for a look
             ledger = Ledger()
     result.acked += len(ledger.acked)
-    broker = TracedBroker(data, None)
+    broker = TracedBroker(data, watched=False)
     try:
         assert broker.ready(), broker.last_words()
         if ledger.acked:
