@@ -23,7 +23,7 @@ from tailrace.storage.disk import OsDisk
 from tailrace.storage.jobs import JOBS, RESULTS, Job, Result, run_job
 from tailrace.storage.rewrite import RewriteRefused
 
-NICE = 10
+NICE = 19  # on two busy cores the p99 of a durable send moved by 1.3, with 10 by 2.6
 FIRST_ALLOWED_BYTES = 1024 * 1024
 _NOTHING = msgspec.Raw()
 
