@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 THREADS = 4  # logs being recovered at the same time
 IN_HAND_MAX = 8  # logs of one thread, one after another
-SETTLED_TOGETHER_MAX = 100  # logs that share the syncs; each holds some files open for it
+SETTLED_TOGETHER_MAX = 250  # logs that share the syncs; each holds some files open for it
 TELL_EVERY_S = 2.0
 
 

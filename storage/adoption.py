@@ -1,9 +1,9 @@
 """Taking on trust what lies below the flushed mark, from what was saved of it.
 
 A sealed segment's index file tells all that must be known of it. The segment that the mark points
-into is taken up to the mark: what its saved index covers as it is, the rest by a walk along the
-headers, which must lead to the very place and sums that the mark tells. Whatever does not fit is
-left to a scan. All of it is verified before it is first served (R24).
+into is taken up to the mark: what a hint or its index file covers as it is, the rest by a walk
+along the headers, which must lead to the very place and sums that the mark tells. Whatever does
+not fit is left to a scan. All of it is verified before it is first served (R24).
 """
 
 from tailrace.storage.disk import Disk, File
@@ -11,6 +11,7 @@ from tailrace.storage.index import HEAD_BYTES, Index, Summary, decode_index, dec
 from tailrace.storage.marks import Mark
 from tailrace.storage.replay import Replay, Walk
 from tailrace.storage.report import Progress, RecoveryReport
+from tailrace.storage.resume import Resume
 from tailrace.storage.salvage import Salvage
 from tailrace.storage.segment import Segment
 
@@ -25,17 +26,20 @@ class Adoption:
         interval: int,
         mark: Mark,
         replay: Replay,
+        resumes: list[Resume],
         salvage: Salvage,
         report: RecoveryReport,
         progress: Progress,
     ) -> None:
-        self.saved: Summary | None = None  # what the index file of the mark's segment holds
+        self.saved: Summary | None = None  # up to where the mark's segment needed no walk
+        self.kept = ""  # an index file of a front that may stay as it is
         self.misled = False  # batches were replayed that do not hold what they seemed to
         self._disk = disk
         self._seed = seed
         self._interval = interval
         self._mark = mark
         self._replay = replay
+        self._resumes = resumes
         self._salvage = salvage
         self._report = report
         self._progress = progress
@@ -79,8 +83,9 @@ class Adoption:
             file, saved.size_bytes, saved.next_offset, epoch, saved.last_append_time
         )
         sound = sound and walk.run(mark.size_bytes, self._replay, segment, self._interval)
+        self._report.walked_bytes += walk.position - saved.size_bytes
         if not sound or segment.summary() != mark:
-            self.saved, self.misled = None, True
+            self.saved, self.kept, self.misled = None, "", True
             return False
         segment.trust()
         self._report.adopted_bytes += mark.size_bytes
@@ -124,17 +129,22 @@ class Adoption:
 
     def _read_index(self, segment: Segment, mark: Summary) -> tuple[Summary, Index]:
         """What was saved of the segment that holds the mark, or nothing; never beyond the mark."""
-        name = segment.index_path.rpartition("/")[2]
         base = segment.base_offset
+        found = [(r.summary, r.index) for r in self._resumes if r.summary.base_offset == base]
         if self._disk.exists(segment.index_path):
             file = self._disk.open(segment.index_path)
-            found = decode_index(file.read(file.size(), 0), base)
+            saved = decode_index(file.read(file.size(), 0), base)
             file.close()
-            if found is not None and found[0].size_bytes <= mark.size_bytes:
-                self.saved = found[0]
-                return found
-            if found is not None:  # saved, and then the power was cut: the mark lags
-                found[1].truncate(mark.size_bytes)
-                return mark, found[1]
-            self._report.rebuilt.append(name)
-        return Summary(base, base, 0, -1, -1, 0, 0), Index(base)
+            if saved is None:
+                self._report.rebuilt.append(segment.index_path.rpartition("/")[2])
+            else:
+                found.append(saved)
+                if saved[0].size_bytes <= mark.size_bytes:
+                    self.kept = segment.index_path
+        found = found or [(Summary(base, base, 0, -1, -1, 0, 0), Index(base))]
+        summary, index = max(found, key=lambda one: one[0].size_bytes)
+        if summary.size_bytes > mark.size_bytes:  # a power was cut, and the mark lags
+            index.truncate(mark.size_bytes)
+            summary = mark
+        self.saved = summary
+        return summary, index

@@ -35,6 +35,7 @@ class Kind(IntEnum):
     FLUSHED = 5
     CLEANED = 6
     CLOCK = 7
+    RESUME = 8
 
 
 def encode(kind: Kind, body: bytes | bytearray) -> bytes:

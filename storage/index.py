@@ -118,6 +118,11 @@ class Summary:
 
 def encode_index(summary: Summary, index: Index) -> bytes:
     """The index file of a segment up to where the summary ends."""
+    return checkpoint.encode(checkpoint.Kind.INDEX, encode_front(summary, index.content()))
+
+
+def encode_front(summary: Summary, entries: bytes) -> bytes:
+    """The body of that file."""
     head = _SUMMARY.pack(
         summary.base_offset,
         summary.next_offset,
@@ -127,17 +132,22 @@ def encode_index(summary: Summary, index: Index) -> bytes:
         summary.batches,
         summary.records,
     )
-    check = _CHECK.pack(xxh3_64_intdigest(head))
-    return checkpoint.encode(checkpoint.Kind.INDEX, head + check + index.content())
+    return b"".join((head, _CHECK.pack(xxh3_64_intdigest(head)), entries))
 
 
 def decode_index(data: bytes | memoryview, base_offset: int) -> tuple[Summary, Index] | None:
     """Summary and entries (a view of ``data``), or None if it must be rebuilt."""
     body = checkpoint.decode(checkpoint.Kind.INDEX, data)
-    summary = None if body is None else _summary(body, base_offset)
-    if body is None or summary is None or (len(body) - _ENTRIES_AT) % ENTRY_BYTES:
+    found = None if body is None else decode_front(body)
+    return None if found is None or found[0].base_offset != base_offset else found
+
+
+def decode_front(body: memoryview) -> tuple[Summary, Index] | None:
+    """From such a body, of any segment."""
+    summary = _summary(body)
+    if summary is None or (len(body) - _ENTRIES_AT) % ENTRY_BYTES:
         return None
-    return summary, Index(base_offset, body[_ENTRIES_AT:])
+    return summary, Index(summary.base_offset, body[_ENTRIES_AT:])
 
 
 def decode_summary(head: bytes, size_bytes: int, base_offset: int) -> Summary | None:
@@ -147,16 +157,15 @@ def decode_summary(head: bytes, size_bytes: int, base_offset: int) -> Summary | 
     """
     if not checkpoint.header_fits(checkpoint.Kind.INDEX, head, size_bytes):
         return None
-    return _summary(memoryview(head)[checkpoint.HEADER_BYTES :], base_offset)
+    summary = _summary(memoryview(head)[checkpoint.HEADER_BYTES :])
+    return None if summary is None or summary.base_offset != base_offset else summary
 
 
-def _summary(body: memoryview, base_offset: int) -> Summary | None:
+def _summary(body: memoryview) -> Summary | None:
     if len(body) < _ENTRIES_AT:
         return None
     (check,) = _CHECK.unpack_from(body, _SUMMARY.size)
     if check != xxh3_64_intdigest(body[: _SUMMARY.size]):
         return None
     summary = Summary(*_SUMMARY.unpack_from(body))
-    if summary.base_offset != base_offset or summary.next_offset < base_offset:
-        return None
-    return summary
+    return None if summary.next_offset < summary.base_offset else summary

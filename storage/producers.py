@@ -173,11 +173,16 @@ def _followed(known: Producer | None, epoch: int, sent: Sent) -> Producer:
 
 def encode_producers(table: ProducerTable, offset: int) -> bytes:
     """A snapshot file: the table as the log up to ``offset`` makes it."""
+    return checkpoint.encode(checkpoint.Kind.PRODUCERS, encode_table(table, offset))
+
+
+def encode_table(table: ProducerTable, offset: int) -> bytes:
+    """The body of that file."""
     parts = [_HEAD.pack(offset, len(table))]
     for producer_id, producer in table:
         parts.append(_PRODUCER.pack(producer_id, producer.epoch, len(producer.window)))
         parts += [_SENT.pack(*sent) for sent in producer.window]
-    return checkpoint.encode(checkpoint.Kind.PRODUCERS, b"".join(parts))
+    return b"".join(parts)
 
 
 def decode_producers(

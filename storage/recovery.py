@@ -31,6 +31,7 @@ from tailrace.storage.marks import Mark
 from tailrace.storage.producers import ProducerTable, decode_producers, encode_producers
 from tailrace.storage.replay import Replay
 from tailrace.storage.report import Cut, Progress, RecoveryReport
+from tailrace.storage.resume import Resume, read_resumes, remove_resumes
 from tailrace.storage.salvage import ANY, Salvage
 from tailrace.storage.scan import data_bytes
 from tailrace.storage.segment import Quarantine, Segment
@@ -56,13 +57,14 @@ class Recovered:
 
     segments: list[Segment]  # the last one is active
     producers: ProducerTable
-    producers_from: int  # offset of the snapshot that they were replayed from
     epochs: EpochHistory
     start: int
     quarantined: list[Quarantine]
     report: RecoveryReport
-    saved_bytes: int  # of the active segment, that its index file covers
-    saved_batches: int
+    snapshot: int  # offset of the newest snapshot that is sound
+    hinted_bytes: int  # of the active segment, that need no walk
+    hinted_batches: int
+    slot: int  # of the newest hint (``storage.resume``)
 
 
 def recover(
@@ -176,6 +178,8 @@ class Recovery:
         self._full = verify == "full"
         self._names: list[str] = []
         self._bases: list[int] = []
+        self._resumes: list[Resume] = []
+        self._snapshot = 0
         self._replay = Replay(ProducerTable(*name), 0, EpochHistory())
         self._prepare()
 
@@ -187,6 +191,7 @@ class Recovery:
         self._names = self._list()
         self._bases = numbered(self._names, "", ".log")
         self._read_marks(self._names, self._bases)
+        self._resumes = read_resumes(self.disk, self.path, self._names)
         self._replay = self._read_tables(ANY)
         self._prepare()
         if self._clean and not self._full:
@@ -204,8 +209,8 @@ class Recovery:
         """With mark and tables as they are now."""
         self._salvage = self._make_salvage(self.report)
         self._adoption = Adoption(
-            *(self.disk, self.seed, self.interval, self.mark),
-            *(self._replay, self._salvage, self.report, self.progress),
+            *(self.disk, self.seed, self.interval, self.mark, self._replay),
+            *(self._resumes, self._salvage, self.report, self.progress),
         )
 
     def _make_salvage(self, report: RecoveryReport) -> Salvage:
@@ -241,7 +246,7 @@ class Recovery:
         self.mark = mark if mark.offset >= self.start else Mark(self.start, -1, 0)
 
     def _read_tables(self, end: int) -> Replay:
-        """Producers from the newest snapshot of a log up to ``end``, epochs from their file."""
+        """Producers from the newest snapshot or hint up to ``end``, epochs from their file."""
         producers, taken_at = ProducerTable(*self._name), 0
         snapshots = numbered(self._names, "producers-", "")
         for at in [found for found in snapshots[::-1] if found <= end]:
@@ -252,6 +257,14 @@ class Recovery:
                 producers, taken_at = table, at
                 break
             self.report.rebuilt.append(file)
+        self._snapshot = taken_at
+        for one in self._resumes:
+            table = None
+            if taken_at < one.summary.next_offset <= end:
+                table = one.producers(*self._name)
+            if table is not None:
+                producers, taken_at = table, one.summary.next_offset
+                break
         body = checkpoint.read(self.disk, f"{self.path}/epochs", checkpoint.Kind.EPOCHS)
         epochs = None if body is None else decode_epochs(body)
         replay = Replay(producers, taken_at, epochs or EpochHistory())
@@ -279,19 +292,22 @@ class Recovery:
 
     def recovered(self) -> Recovered:
         """The log as it is now that it is settled."""
-        saved = self._adoption.saved
+        active, saved = self.segments[-1], self._adoption.saved
+        if saved is not None and saved.base_offset != active.base_offset:
+            saved = None
         return Recovered(
             segments=self.segments,
             producers=self._replay.producers,
-            producers_from=self._replay.producers_from,
             epochs=self._replay.epochs,
             start=self.start,
             quarantined=[
                 hole for hole in self._salvage.quarantined if hole.next_offset > self.start
             ],
             report=self.report,
-            saved_bytes=0 if saved is None else saved.size_bytes,
-            saved_batches=0 if saved is None else saved.batches,
+            snapshot=self._snapshot,
+            hinted_bytes=0 if saved is None else saved.size_bytes,
+            hinted_batches=0 if saved is None else saved.batches,
+            slot=self._resumes[0].slot if self._resumes else 1,
         )
 
     def _create(self) -> None:
@@ -368,11 +384,11 @@ class Recovery:
         for at in numbered(self._names, "producers-", ""):
             if at > end:
                 self.disk.remove(f"{self.path}/producers-{at:020}")
-        adoption = self._adoption
-        if adoption.saved is not None and adoption.saved.base_offset != active.base_offset:
-            adoption.saved = None
-        if adoption.saved is None:
+        if self._adoption.kept != active.index_path:
             self.disk.remove(active.index_path)  # it tells of more, or of something else
+        if any(one.summary.next_offset > end for one in self._resumes):
+            remove_resumes(self.disk, self.path)  # the log will be another up to there
+            self._resumes = []
         if self._suspect:
             self._rewrite()
         active.sealed = False
@@ -387,9 +403,8 @@ class Recovery:
             self._stage(f"{self.path}/epochs", encode_epochs(epochs))
         if self._salvage.quarantined:
             # The next start shall not have to judge the same bytes again, by less.
-            adoption.saved = active.summary()
-            self._stage(active.index_path, encode_index(adoption.saved, active.index))
-            self._replay.producers_from = end
+            self._adoption.saved, self._snapshot = active.summary(), end
+            self._stage(active.index_path, encode_index(active.summary(), active.index))
             data = encode_producers(self._replay.producers, end)
             self._stage(f"{self.path}/producers-{end:020}", data)
         mark, path = Mark.of(active.summary()), marks.flushed_path(self.path)

@@ -18,7 +18,8 @@ from tailrace.storage.producers import SEQUENCES, ProducerTable, Sent
 from tailrace.storage.scan import Counter, Source
 from tailrace.storage.segment import Segment
 
-WINDOW_BYTES = 32 * 1024  # read at once: many small batches, or little of a large one
+WINDOW_BYTES = 32 * 1024  # read at once where batches are small
+SMALL_BYTES = WINDOW_BYTES // 8  # larger ones are not worth reading beyond their header
 # header check, …, append time, base offset, batch length, leader epoch, …, last offset delta, …,
 # producer id, producer epoch, base sequence, record count
 _FIELDS = struct.Struct(">I12xqqii7xi16xqhii")
@@ -88,13 +89,13 @@ class Walk:
 
         ``segment``: add the batches to it as well.
         """
-        data, start = b"", self.position
+        data, start, size = b"", self.position, 0
         seed, unpack = self._seed, _FIELDS.unpack_from
         position, offset = self.position, self.offset
         while position < end:
             at = position - start
             if at + HEADER_BYTES > len(data):
-                data, start, at = self._read(position, end), position, 0
+                data, start, at = self._read(position, end, size), position, 0
                 if len(data) < HEADER_BYTES:
                     return False
             check, time, base, length, epoch, delta, producer, producer_epoch, sequence, records = (
@@ -111,16 +112,18 @@ class Walk:
                 return False
             following = base + delta + 1
             self.leader_epoch, self.append_time = epoch, time
+            size = _LENGTH_FROM + length
             if segment is not None:
-                size = _LENGTH_FROM + length
                 segment.add(size, base, following, time, records, interval)
             replay.take(base, following, time, epoch, producer, producer_epoch, sequence)
-            position += _LENGTH_FROM + length
+            position += size
             offset = following
             self.position, self.offset = position, offset
         return position == end
 
-    def _read(self, position: int, end: int) -> bytes:
-        data = self._source.read(min(WINDOW_BYTES, max(HEADER_BYTES, end - position)), position)
+    def _read(self, position: int, end: int, size_bytes: int) -> bytes:
+        """``size_bytes``: of the batch before, as the next one will be about as large."""
+        wanted = WINDOW_BYTES if size_bytes <= SMALL_BYTES else HEADER_BYTES
+        data = self._source.read(min(wanted, max(HEADER_BYTES, end - position)), position)
         self._counter.read_bytes += len(data)
         return data

@@ -23,6 +23,7 @@ class RecoveryReport:
     batches: int = 0  # verified
     records: int = 0
     scanned_bytes: int = 0
+    walked_bytes: int = 0  # of which only headers were looked at
     adopted_bytes: int = 0  # below the flushed mark: verified before they are first served
     truncated_bytes: int = 0
     cuts: list[Cut] = field(default_factory=list[Cut])

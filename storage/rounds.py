@@ -4,15 +4,17 @@ The event loop takes a ``SyncPoint`` from each dirty log, a thread runs ``sync_r
 them, and the loop tells each log ``mark_synced``; ``Unsynced`` is what a log keeps for that.
 Beside the log files a round carries what was waiting for one: names of new segments, index files
 of sealed ones, producer snapshots. The order is that of R22 and R23: contents, then names, then
-directories.
+directories. Hints for the next start are written in passing, and not synced.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tailrace.storage import checkpoint
 from tailrace.storage.disk import Disk, File
 from tailrace.storage.marks import Mark, encode_mark, flushed_path
+from tailrace.storage.resume import write_resume
 from tailrace.storage.segment import Segment
 
 SIDECARS_MAX = 32  # waiting for a round; a log that is never synced writes them itself
@@ -29,6 +31,14 @@ class Sidecar:
     written: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A file that may be lost (``storage.resume``)."""
+
+    path: str
+    content: Callable[[], bytes]  # called in the sync thread; must not see later changes
+
+
 @dataclass(eq=False, slots=True)
 class SyncPoint:
     """What one log had written at one moment."""
@@ -42,6 +52,7 @@ class SyncPoint:
     segments: list[tuple[Segment, int]]  # with their size
     files: list[File]
     sidecars: list[Sidecar] = field(default_factory=list[Sidecar])
+    hint: Hint | None = None
     durable: bool = False
 
 
@@ -66,10 +77,18 @@ def sync_round(disk: Disk, points: Sequence[SyncPoint]) -> None:
         except OSError:  # a name may need room in its directory, too
             continue
         sidecar.written = True
+    named = [
+        point.directory
+        for point in points
+        if point.sync_names or any(sidecar.written for sidecar in point.sidecars)
+    ]
+    if named:
+        disk.sync_together([], named)
     for point in points:
-        if point.sync_names or any(sidecar.written for sidecar in point.sidecars):
-            disk.sync_directory(point.directory)
         point.durable = True
+        if point.hint is not None:
+            with suppress(OSError):
+                write_resume(disk, point.hint.path, point.hint.content())
 
 
 class Unsynced:
@@ -85,6 +104,7 @@ class Unsynced:
         self._names_changed = 0
         self._names_synced = 0
         self._sidecars: list[Sidecar] = []
+        self._hint: Hint | None = None
         self._mark_file: File | None = None
 
     @property
@@ -119,9 +139,14 @@ class Unsynced:
             self._sidecars.remove(oldest)
             oldest.done()
 
-    def withdraw(self, sidecar: Sidecar) -> None:
-        """A newer one tells more; too late if a round has taken it."""
-        self._sidecars = [s for s in self._sidecars if s is not sidecar or s.taken]
+    @property
+    def hints(self) -> bool:
+        """Whether a hint waits for a round."""
+        return self._hint is not None
+
+    def hint(self, hint: Hint) -> None:
+        """Write this, if there is a next round; a newer one takes its place."""
+        self._hint = hint
 
     def forget(self, segment: Segment) -> None:
         """A segment was removed."""
@@ -138,6 +163,7 @@ class Unsynced:
         sidecars = [sidecar for sidecar in self._sidecars if not sidecar.taken]
         for sidecar in sidecars:
             sidecar.taken = True
+        hint, self._hint = self._hint, None
         return SyncPoint(
             owner=self,
             end=active.next_offset,
@@ -148,6 +174,7 @@ class Unsynced:
             segments=[(segment, segment.size_bytes) for segment in segments],
             files=[segment.file for segment in segments],
             sidecars=sidecars,
+            hint=hint,
         )
 
     def synced(self, point: SyncPoint) -> None:

@@ -1,8 +1,8 @@
 """What is saved beside the files of a log, with sync rounds: indexes and producer snapshots.
 
-All of it can be rebuilt from the log and spares the next start that. It is saved when a segment is
-sealed, and while one grows: often enough that a start has little to walk through, seldom enough
-that it is a small share of what is written. The newest few snapshots are kept. One counts once no
+All of it can be rebuilt from the log and spares the next start that. While a segment grows, hints
+are written for the next start: often enough that it has little to walk through, seldom enough that
+they are a small share of what is written. The newest few snapshots are kept. One counts once no
 crash can take records below it: only then may the segments that it covers be removed, or
 rewritten so that they cannot be replayed any more (R35).
 """
@@ -14,13 +14,15 @@ from tailrace.storage.disk import Disk
 from tailrace.storage.index import ENTRY_BYTES, encode_index
 from tailrace.storage.producers import PRODUCER_BYTES_MAX, ProducerTable, encode_producers
 from tailrace.storage.recovery import Recovered, numbered
-from tailrace.storage.rounds import Sidecar, Unsynced
+from tailrace.storage.resume import NAMES, encode_resume
+from tailrace.storage.rounds import Hint, Sidecar, Unsynced
 from tailrace.storage.segment import Segment
 
 KEPT = 2
-SAVE_BYTES = 8 * 1024 * 1024  # appended since the last time
-SAVE_BATCHES = 1_000  # a walk takes 3 us for each, which counts where they are small
-SAVE_SHARE = 16  # so many times what is saved has to be appended before it is saved again
+SAVE_BYTES = 4 * 1024 * 1024  # appended since the last one; in small segments an eighth of them
+SAVE_BATCHES = 500  # or so many: a walk takes 3 us for each, which counts where they are small
+SAVE_SHARE = 16  # so many times what a large hint takes has to be appended before the next
+SAVE_SMALL_BYTES = 32 * 1024
 _PREFIX = "producers-"
 
 
@@ -45,11 +47,11 @@ class Sidecars:
         self._disk = disk
         self._directory = directory
         self._unsynced = unsynced
-        self._saved = [found.producers_from]  # offsets, rising
+        self._saved = [found.snapshot]  # offsets, rising
         self._base = found.segments[-1].base_offset  # of the active segment
-        self._bytes = found.saved_bytes  # of it, when its index was last saved
-        self._batches = found.saved_batches
-        self._waiting: Sidecar | None = None  # the snapshot that was asked for last
+        self._bytes = found.hinted_bytes  # of it, when a hint was last written
+        self._batches = found.hinted_batches
+        self._slot = found.slot  # of the newest hint
         self._limit = limit  # below it a crash takes nothing
         self._moved = moved
 
@@ -59,28 +61,37 @@ class Sidecars:
         return max((at for at in self._saved if at <= limit), default=0)
 
     def appended(self, active: Segment, producers: ProducerTable) -> None:
-        """The log grew: save what is worth it by now."""
+        """The log grew: save what is worth it by now. No append before the next round is over."""
         if active.base_offset != self._base:
             self._base, self._bytes, self._batches = active.base_offset, 0, 0
             self.save_producers(active.next_offset, producers)
             return
         grown_bytes = active.size_bytes - self._bytes
-        if grown_bytes < SAVE_BYTES and active.batches - self._batches < SAVE_BATCHES:
+        enough_bytes = min(SAVE_BYTES, active.length // 8)
+        if grown_bytes < enough_bytes and active.batches - self._batches < SAVE_BATCHES:
             return
-        cost_bytes = len(active.index) * ENTRY_BYTES + len(producers) * PRODUCER_BYTES_MAX
-        if grown_bytes >= SAVE_SHARE * cost_bytes:
-            self.save_so_far(active, producers)
+        hint_bytes = len(active.index) * ENTRY_BYTES + len(producers) * PRODUCER_BYTES_MAX
+        if hint_bytes <= SAVE_SMALL_BYTES or grown_bytes >= SAVE_SHARE * hint_bytes:
+            self._hint(active, producers)
+
+    def _hint(self, active: Segment, producers: ProducerTable) -> None:
+        self._bytes, self._batches = active.size_bytes, active.batches
+        summary, entries, table = active.summary(), active.index.content(), producers.copy()
+
+        def content() -> bytes:
+            return encode_resume(summary, entries, table)
+
+        if not self._unsynced.hints:  # else the one that waits was not written, and never will be
+            self._slot = 1 - self._slot
+        self._unsynced.hint(Hint(f"{self._directory}/{NAMES[self._slot]}", content))
 
     def save_so_far(self, active: Segment, producers: ProducerTable) -> None:
-        """All that a start from here on would need. No append before the next round is over."""
-        self._bytes, self._batches = active.size_bytes, active.batches
+        """At a clean stop: all that the next start needs. No append before the next round."""
         data = encode_index(active.summary(), active.index)
         self._unsynced.add(Sidecar(active.index_path, lambda: data, lambda: None))
-        if self._waiting is not None:
-            self._unsynced.withdraw(self._waiting)
-        self._waiting = self.save_producers(active.next_offset, producers)
+        self.save_producers(active.next_offset, producers)
 
-    def save_producers(self, offset: int, producers: ProducerTable) -> Sidecar:
+    def save_producers(self, offset: int, producers: ProducerTable) -> None:
         """As they are at a log end."""
         table = producers.copy()
 
@@ -88,9 +99,7 @@ class Sidecars:
             return encode_producers(table, offset)
 
         path = snapshot_path(self._directory, offset)
-        sidecar = Sidecar(path, content, bind(self._written, offset))
-        self._unsynced.add(sidecar)
-        return sidecar
+        self._unsynced.add(Sidecar(path, content, bind(self._written, offset)))
 
     def save_index(self, segment: Segment) -> None:
         """Of a segment that is sealed."""

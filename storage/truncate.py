@@ -9,6 +9,7 @@ from tailrace.storage.disk import Disk
 from tailrace.storage.marks import Mark
 from tailrace.storage.reader import Reader
 from tailrace.storage.recovery import numbered, zero
+from tailrace.storage.resume import remove_resumes
 from tailrace.storage.segments import Segments
 from tailrace.storage.sidecars import snapshot_path
 
@@ -33,6 +34,7 @@ def truncate(
     for later in [s for s in segments if s.base_offset > segment.base_offset][::-1]:
         segments.remove(later)
     disk.remove(segment.index_path)
+    remove_resumes(disk, path)
     for at in numbered(disk.list(path), "producers-", ""):
         if at > end:
             disk.remove(snapshot_path(path, at))
