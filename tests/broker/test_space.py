@@ -70,12 +70,11 @@ def test_a_topic_that_may_drop_goes_on_into_the_reserve_while_something_is_left_
 
 def test_room_is_made_before_it_is_wanted_and_some_more_where_writes_were_refused() -> None:
     here = space(40 * MIB)
-    assert not here.pressed
-    look(here, 11 * MIB)
-    assert here.pressed
-    assert here.missing_bytes == 12.5 * MIB - 6 * MIB
-    look(here, 4 * MIB)
+    for free, pressed in ((40 * MIB, False), (11 * MIB, True), (4 * MIB, True)):
+        look(here, free)
+        assert here.pressed is pressed
     assert here.missing_bytes == 13.5 * MIB
+    assert space(11 * MIB).missing_bytes == 12.5 * MIB - 6 * MIB
     large = space(60 << 30, total=1 << 40)  # of which 1% is more than is kept ahead
     large.look(Room(50 << 30, 1 << 40, 0), missing_ballast=0)
     assert large.missing_bytes > (1 << 40) // 100
