@@ -14,13 +14,14 @@ stands what the disk takes in the same run when as many bytes are written and sy
 """
 
 import argparse
+import itertools
 import os
 import random
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,6 @@ import msgspec
 
 import tailrace
 from tailrace.bench.processes import BrokerProcess
-from tailrace.bench.run import single_sends
 from tailrace.bench.workload import percentiles
 
 VALUE_BYTES = 100
@@ -39,7 +39,8 @@ TOMBSTONES_EVERY = 50
 SENDS_PER_S = 100.0
 SEND_BYTES = 100
 QUIET_S = 15.0
-LOOK_S = 0.05
+LOOK_S = 0.1
+CHILDREN_S = 1.0
 RUN_S_MAX = 3_600.0
 CHUNK = bytes(random.Random(7).randbytes(4 << 20))
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -92,11 +93,11 @@ async def measure(broker: BrokerProcess, records: int, keys: int, rounds: int) -
         await client.admin.create_topic("probe")
         built = [await build(client, f"t{number}", records, keys) for number in range(rounds)]
         for one in built:
-            quiet = await single_sends(
-                client, "probe", rate_per_s=SENDS_PER_S, seconds=QUIET_S, size_bytes=SEND_BYTES
-            )
+            async with sending(client) as quiet:
+                await anyio.sleep(QUIET_S)
             show_sends("A, nothing else", quiet)
-            busy = await compacted(client, broker, one)
+            async with sending(client) as busy:
+                await compacted(client, broker, one)
             show_sends("B, while the cleaner ran", busy)
         for one in built:
             count = await check(client, one)
@@ -132,29 +133,40 @@ async def build(client: tailrace.Client, topic: str, records: int, keys: int) ->
     return Built(topic, last, detail.size_bytes)
 
 
-async def compacted(client: tailrace.Client, broker: BrokerProcess, built: Built) -> list[float]:
-    """Have a topic compacted; the latencies of the sends meanwhile, in ms."""
+@asynccontextmanager
+async def sending(client: tailrace.Client) -> AsyncGenerator[list[float]]:
+    """Durable sends of 100 B at a fixed rate; their latencies in ms, from the intended time."""
     latencies: list[float] = []
+    value = CHUNK[:SEND_BYTES]
 
-    async def send() -> None:
-        while True:  # a second at a time, so that little of it lies behind the end
-            latencies.extend(
-                await single_sends(
-                    client, "probe", rate_per_s=SENDS_PER_S, seconds=1.0, size_bytes=SEND_BYTES
-                )
-            )
+    async def one(intended: float) -> None:
+        await producer.send("probe", value)
+        latencies.append((time.perf_counter() - intended) * 1_000)
 
+    async def regularly() -> None:
+        began = time.perf_counter()
+        for number in itertools.count():
+            intended = began + number / SENDS_PER_S
+            await anyio.sleep(max(0.0, intended - time.perf_counter()))
+            tasks.start_soon(one, intended)
+
+    async with client.producer() as producer:
+        await producer.send("probe", value)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(regularly)
+            yield latencies
+            tasks.cancel_scope.cancel()
+
+
+async def compacted(client: tailrace.Client, broker: BrokerProcess, built: Built) -> None:
+    """Have a topic compacted, and say how that went."""
     config: dict[str, tailrace.ConfigValue | None] = {
         **{"cleanup": "compact", "compaction_dirty_ratio": 0, "compaction_lag_max": 1}
     }
     with watched_memory(broker.pid) as memory:
         before = sum(memory.now())
-        done = Done()
-        async with anyio.create_task_group() as tasks:
-            await client.admin.alter_topic(built.topic, config=config)
-            tasks.start_soon(send)
-            done = await ended(broker, built.topic)
-            tasks.cancel_scope.cancel()
+        await client.admin.alter_topic(built.topic, config=config)
+        done = await ended(broker, built.topic)
     growth = memory.peak_bytes - before
     print(
         f"{built.topic}: compacted {built.size_bytes / 1e6:,.0f} MB in {done.seconds:.1f} s,"
@@ -163,7 +175,6 @@ async def compacted(client: tailrace.Client, broker: BrokerProcess, built: Built
         f" memory grew by {growth / (1 << 20):,.0f} MiB"
         f" ({', '.join(f'{size / (1 << 20):,.0f}' for size in memory.at_peak)} at the peak)"
     )
-    return latencies
 
 
 async def ended(broker: BrokerProcess, topic: str) -> Done:
@@ -203,10 +214,15 @@ class Memory:
         self.pid = pid
         self.peak_bytes = 0
         self.at_peak: list[int] = []
+        self._children: list[int] = []
+        self._children_at = 0.0  # when to look for them again
 
     def now(self) -> list[int]:
         """Of each process; the first one's own first."""
-        sizes = [resident_bytes(pid) for pid in (self.pid, *children_of(self.pid))]
+        if time.monotonic() >= self._children_at:
+            self._children = children_of(self.pid)
+            self._children_at = time.monotonic() + CHILDREN_S
+        sizes = [resident_bytes(pid) for pid in (self.pid, *self._children)]
         if sum(sizes) > self.peak_bytes:
             self.peak_bytes, self.at_peak = sum(sizes), sizes
         return sizes
@@ -214,7 +230,7 @@ class Memory:
 
 @contextmanager
 def watched_memory(pid: int) -> Generator[Memory]:
-    """Look at it twenty times a second."""
+    """Look at it ten times a second."""
     memory, over = Memory(pid), threading.Event()
 
     def watch() -> None:
