@@ -156,6 +156,9 @@ def test_only_the_newest_of_each_key_is_served_and_that_outlives_a_restart(place
             shown = status(server)
             assert (shown.state, shown.clean_offset, shown.dirty_bytes) == ("idle", 12, 0)
             assert runs(server, "ok") >= 1
+            ratios = server.metrics.compaction_dirty_ratio.read
+            assert ratios is not None
+            assert ratios() == {("orders",): 0.0}
         async with place.broker() as (server, client):
             assert await read(client, topic_id) == newest
             await server.clean()

@@ -87,6 +87,30 @@ def test_describe_is_a_line_and_a_row_a_partition(cli: Cli, broker: Broker) -> N
     assert re.fullmatch(r"1 +n1 +n1 +0 +1,200 +.* (B|KiB) +\d+\.\d s ago +ok", lines[3])
 
 
+def test_describe_says_how_far_a_compacted_topic_is_and_why_no_further(
+    cli: Cli, broker: Broker
+) -> None:
+    topic = broker.name("compacted")
+    broker.create_topic(topic, cleanup="compact")
+    broker.advance()  # the cleaner looks at it
+    lines = cli("topic", "describe", topic).out.decode().splitlines()
+    assert lines[3].split() == (
+        ["PART", "COMPACTION", "CLEAN", "TO", "DIRTY", "RATIO", "LAST", "RUN", "WHY"]
+    )
+    assert re.fullmatch(r"0 +idle +0 +0 B +0% +- +no segment is closed yet", lines[4])
+    detail = cli("topic", "describe", topic, "-O", "json").json()
+    assert detail["partition_list"][0]["compaction"] == {
+        "state": "idle",
+        "clean_offset": 0,
+        "dirty_bytes": 0,
+        "dirty_ratio": 0.0,
+        "progress": 0.0,
+        "reason": "no segment is closed yet",
+        "last_run_at": None,
+        "last_error": None,
+    }
+
+
 def test_alter_sets_and_unsets(cli: Cli, broker: Broker) -> None:
     topic = broker.name("altered")
     broker.create_topic(topic)
