@@ -94,6 +94,7 @@ class Cleaner:
         self._rate_bytes = storage.cleaner_rate_bytes
         self._known: dict[PartitionId, _Known] = {}
         self._bell = Bell()
+        self._stopping = False  # for jobs that run in a thread, and cannot be cancelled
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._waiting: list[trio.Event] = []  # each for the end of the next round
@@ -119,6 +120,7 @@ class Cleaner:
 
     async def stop(self) -> None:
         """End ``run``; on return no file is touched any more."""
+        self._stopping = True
         self._scope.cancel()
         await self._ended.wait()
 
@@ -197,9 +199,8 @@ class Cleaner:
         known = self._known.get(_where(partition))
         try:
             if known is None:
-                read = bind(
-                    cleaned_file.read, self._world.disk, partition.log.path, partition.log.end
-                )
+                began = partition.log.epochs[-1].start_offset  # the end as this start found it
+                read = bind(cleaned_file.read, self._world.disk, partition.log.path, began)
                 known = self._known[_where(partition)] = _Known(await self._world.offload.run(read))
             if partition.serving and partition.log.roll_if_old(self._time.now_ms()):
                 partition.tell_rolled()
@@ -282,7 +283,8 @@ class Cleaner:
     def _here(self, partition: Partition) -> bool:
         """Whether the partition is still this broker's to clean."""
         return (
-            partition.serving
+            not self._stopping
+            and partition.serving
             and partition.config.compacts
             and self._shelf.get(*_where(partition)) is partition
         )
@@ -331,9 +333,9 @@ def _reason(known: _Known, dirt: Dirt) -> str:
     """Why the partition is or is not being cleaned, and what stays whatever is done."""
     parts = [dirt.reason]
     if known.keyless:
-        parts.append(f"{known.keyless:,} records without a key stay")
+        parts.append(f"records without a key stay: {known.keyless:,}")
     if known.closed:
-        parts.append(f"{known.closed:,} batches that cannot be decoded stay")
+        parts.append(f"batches that cannot be decoded stay: {known.closed:,}")
     parts += [f"left out: {why}" for why in known.damaged.values()]
     return "; ".join(parts)
 

@@ -142,7 +142,8 @@ def say(target: BinaryIO, reply: Reply) -> None:
 
 def main() -> None:
     """Serve the process that started this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the broker's, which then ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are the broker's, which then ends us
+        signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
     try:
         serve(sys.stdin.buffer, sys.stdout.buffer)
