@@ -37,6 +37,7 @@ CALLERS = 64
 PRODUCERS = 4
 MORE_SHARE = 0.1  # written again before each further start, so that there is something to recover
 READY_SECONDS_MAX = 120.0
+IDLE_SECONDS = 3.0
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
@@ -182,21 +183,40 @@ def recovered(broker: BrokerProcess) -> str:
 
 
 def measure_space(data: Path, partitions: int) -> None:
-    """What partitions with 1 MiB each take on the disk, while the broker runs and after."""
+    """What partitions with 1 MiB each take on the disk, once the broker is idle and at the end."""
     broker = BrokerProcess(data)
-    load = Load(partitions, partitions << 20, (64 << 10,))
     try:
         with broker:
-            asyncio.run(fill(broker, load))
-        held = du(data)
-        with broker:
-            time.sleep(1.0)
+            asyncio.run(fill_evenly(broker, partitions))
+            idle = settled_du(data)
         print(
-            f"{partitions} partitions with 1 MiB each: du {format_size(held)} after kill -9,"
-            f" {format_size(du(data))} after a start and a clean stop"
+            f"{partitions} partitions with 1 MiB each: du {format_size(idle)} while the broker"
+            f" idles, {format_size(du(data))} after a clean stop"
         )
     finally:
         remove(data)
+
+
+async def fill_evenly(broker: BrokerProcess, partitions: int) -> None:
+    """1 MiB for each, in batches of 64 KiB."""
+    values = make_values((64 << 10) // RECORD_BYTES + 1, RECORD_BYTES)
+    async with tailrace.connect(broker.url) as client:
+        await client.admin.create_topic(TOPIC, partitions=partitions)
+        async with client.producer(compression="none") as producer:
+            for _ in range(16):
+                sends = [
+                    producer.send_many(TOPIC, values, partition=at) for at in range(partitions)
+                ]
+                await asyncio.gather(*sends)
+
+
+def settled_du(data: Path) -> int:
+    """Once it does not grow any more: zeros are written ahead of the logs while a disk is idle."""
+    held, before = du(data), 0
+    while held > before:
+        time.sleep(IDLE_SECONDS)
+        held, before = du(data), held
+    return held
 
 
 def du(folder: Path) -> int:

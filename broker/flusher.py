@@ -8,7 +8,8 @@ anyway. Acks leave from the end of the round that covers them, never before it (
 A sync that failed is never tried again (R21): nothing is known about what the kernel still holds.
 Everybody who waits gets T093, the data directory is marked suspect, and the broker ends.
 
-Topics with durability ``fsync`` join the next round, those with ``os`` none at all.
+Topics with durability ``fsync`` join the next round. Nobody waits for a sync of those with ``os``;
+they are synced every few seconds in a thread of its own, so that a start has little to scan.
 
 While the disk is idle zeros are written ahead of the logs in use, as overwriting them is synced in
 half the time (D8).
@@ -32,6 +33,7 @@ from tailrace.storage.rounds import SyncPoint, sync_round
 log = logging.getLogger("tailrace.broker.flusher")
 
 ROUND_PARTITIONS_MAX = 100  # in one round, so that its first partition does not wait for 1,000
+LAZY_EVERY_S = 5.0
 AHEAD_CHUNK_BYTES = 262_144  # written and synced at once: what somebody may have to wait behind
 AHEAD_IDLE_S = 0.01  # without a write, before the disk counts as idle
 
@@ -63,6 +65,8 @@ class Flusher:
         self._ahead_bell = Bell()
         self._written_at = 0.0
         self._syncing: frozenset[Partition] = frozenset()
+        self._lazy: dict[Partition, None] = {}  # written to, but nobody waits
+        self._lazily_syncing: frozenset[Partition] = frozenset()
         self.after_round: Callable[[], None] = lambda: None  # the appender's: what waited goes now
         self.short_of_room: Callable[[], bool] = lambda: False  # then no zeros are written ahead
         self._round_over = trio.Event()
@@ -78,6 +82,8 @@ class Flusher:
             if partition.ahead_bytes >= AHEAD_AGAIN_BYTES:
                 self._ahead[partition] = None
                 self._ahead_bell.ring()
+        else:
+            self._lazy[partition] = None
 
     def syncing(self, partition: Partition) -> bool:
         """Whether a round for this partition is under way."""
@@ -106,9 +112,37 @@ class Flusher:
                     or not self._write_ahead(partition)
                 ):
                     del self._ahead[partition]
-                    partition.ahead_bytes = 0
+                    # Again when half of the zeros are used up.
+                    half_bytes = min(AHEAD_AGAIN_BYTES, partition.log.zeros_ahead // 2)
+                    partition.ahead_bytes = AHEAD_AGAIN_BYTES - half_bytes if half_bytes else 0
                 else:
                     await self.flush([partition])
+
+    async def run_lazy(self) -> None:
+        """Sync what nobody waits for, beside the rounds and without holding up any append."""
+        thread = self._thread.dedicated("lazy sync")
+        while True:
+            await trio.sleep(LAZY_EVERY_S)
+            waiting, self._lazy = list(self._lazy), {}
+            for first in range(0, len(waiting), ROUND_PARTITIONS_MAX):
+                some = waiting[first : first + ROUND_PARTITIONS_MAX]
+                await self._flush_lazily(thread, [one for one in some if self._is_idle(one)])
+
+    def _is_idle(self, partition: Partition) -> bool:
+        """Whether there is something to sync, and nobody at it."""
+        return partition.serving and partition.log.needs_sync and partition not in self._syncing
+
+    async def _flush_lazily(self, thread: Offload, partitions: Sequence[Partition]) -> None:
+        points = [(one, one.log.sync_point()) for one in partitions]
+        self._lazily_syncing = frozenset(partitions)
+        try:
+            await self._sync(thread, [point for _, point in points])
+        finally:
+            self._lazily_syncing = frozenset()
+            self._tell_round_over()
+        for partition, point in points:
+            if partition.serving:
+                _mark(partition, point)
 
     def _write_ahead(self, partition: Partition) -> bool:
         """Write some zeros; whether any were missing."""
@@ -120,7 +154,7 @@ class Flusher:
 
     async def flush(self, partitions: Sequence[Partition]) -> None:
         """One round for these partitions; whoever waited for it is answered at its end."""
-        while self._syncing:
+        while self._syncing or self._lazily_syncing.intersection(partitions):
             await self._round_over.wait()
         points = [(one, one.log.sync_point()) for one in partitions]
         batches = sum(one.unsynced_batches for one in partitions)
@@ -130,15 +164,10 @@ class Flusher:
         self._syncing = frozenset(partitions)
         began = self._clock.now()
         try:
-            await self._thread.run(sync_round, self._disk, [point for _, point in points])
-        except OSError as error:
-            broken = texts.sync_failed(self._path, reason=str(error))
-            self._failed(broken)
-            raise broken from error
+            await self._sync(self._thread, [point for _, point in points])
         finally:
             self._syncing = frozenset()
-            self._round_over.set()
-            self._round_over = trio.Event()
+            self._tell_round_over()
         self._metrics.fsync_duration.observe(self._clock.now() - began)
         self._metrics.fsync_batches.observe(batches)
         for partition, point in points:
@@ -148,12 +177,26 @@ class Flusher:
         self._answered()
         self.after_round()
 
+    async def _sync(self, thread: Offload, points: list[SyncPoint]) -> None:
+        """T093 if it fails, and then everybody was told."""
+        try:
+            await thread.run(sync_round, self._disk, points)
+        except OSError as error:
+            broken = texts.sync_failed(self._path, reason=str(error))
+            self._failed(broken)
+            raise broken from error
+
+    def _tell_round_over(self) -> None:
+        self._round_over.set()
+        self._round_over = trio.Event()
+
     async def forget(self, partitions: Iterable[Partition]) -> None:
         """Return once no round touches these partitions, nor will."""
         gone = set(partitions)
         for partition in gone:
             self._dirty.pop(partition, None)
-        while self._syncing & gone:
+            self._lazy.pop(partition, None)
+        while (self._syncing | self._lazily_syncing) & gone:
             await self._round_over.wait()
 
 

@@ -215,6 +215,7 @@ class Server:
                 partial(self._watched, eraser.run),
                 partial(self._watched, node.cleaner.run),
                 partial(self._watched, node.flusher.run_ahead),
+                node.flusher.run_lazy,
                 partial(self._watched, janitor.run),
                 partial(self._watched, janitor.run_room),
                 partial(listener.sweep, node),

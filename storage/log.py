@@ -271,6 +271,11 @@ class Log:
         """
         return self._tail.write_ahead(bytes_max)
 
+    @property
+    def zeros_ahead(self) -> int:
+        """How many of those bytes are left."""
+        return self._tail.zeros_ahead
+
     # ── syncing ──────────────────────────────────────────────────────────────────────────────
 
     @property

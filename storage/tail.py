@@ -18,7 +18,8 @@ from tailrace.storage.rounds import Unsynced
 from tailrace.storage.segment import Segment
 from tailrace.storage.segments import Segments
 
-WRITE_AHEAD_BYTES = 4 * 1024 * 1024
+WRITE_AHEAD_BYTES = 4 * 1024 * 1024  # but a segment never takes more than twice what it holds,
+WRITE_AHEAD_FIRST_BYTES = 64 * 1024  # once it holds that much
 _ZEROS = bytes(256 * 1024)
 
 
@@ -90,7 +91,8 @@ class Tail:
         self.ready()
         active = self._segments.active
         begin = at = max(active.zeroed_bytes, active.size_bytes)
-        end = min(active.length, active.size_bytes + WRITE_AHEAD_BYTES, at + bytes_max)
+        wanted = min(WRITE_AHEAD_BYTES, max(WRITE_AHEAD_FIRST_BYTES, active.size_bytes))
+        end = min(active.length, active.size_bytes + wanted, at + bytes_max)
         while at < end:
             zeros = _ZEROS[: end - at]
             active.file.write([zeros], at)
@@ -98,6 +100,12 @@ class Tail:
             active.zeroed_bytes = at
             self._unsynced.wrote_zeros(active)
         return at - begin
+
+    @property
+    def zeros_ahead(self) -> int:
+        """Bytes behind the end that were written before."""
+        active = self._segments.active
+        return max(0, active.zeroed_bytes - active.size_bytes)
 
     def sync_failed(self, error: OSError) -> BrokerError:
         """Whatever a sync was for: nothing may be written any more (R21)."""

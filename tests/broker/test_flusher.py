@@ -5,9 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import pytest
 import trio
 
+from tailrace.broker import flusher
 from tailrace.broker.world import Offload, World
+from tailrace.storage.disk import OsDisk
+from tailrace.storage.marks import read_mark
 from tests.broker.harness import batch, connected, produce_request, run, serving
 
 P = ParamSpec("P")
@@ -112,6 +116,26 @@ def test_topics_that_are_never_synced_are_acknowledged_all_the_same(tmp_path: Pa
     run(main)
 
 
+def test_what_nobody_waits_for_is_synced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flusher, "LAZY_EVERY_S", 0.01)
+
+    async def main() -> None:
+        async with serving(tmp_path) as (server, ready), connected(ready) as client:
+            topic_id = await client.create("orders", durability="os")
+            assert (await client.produce(topic_id, [b"a"])).error is None
+            [path] = (tmp_path / "data" / "topics").glob("*")
+            with trio.fail_after(10):
+                while (mark := read_mark(OsDisk(), str(path))) is None or mark.offset < 1:
+                    await client.metadata()
+            server.kill()
+        async with serving(tmp_path) as (_, ready), connected(ready) as client:
+            assert (await client.fetch(topic_id))[0].results[0].high_watermark == 1
+
+    run(main)
+
+
 def test_zeros_are_written_ahead_of_a_log_in_use_while_the_disk_is_idle(tmp_path: Path) -> None:
     async def main() -> None:
         settings: dict[str, str | int | float | bool] = {"topic.segment_size": "8MiB"}
@@ -122,7 +146,7 @@ def test_zeros_are_written_ahead_of_a_log_in_use_while_the_disk_is_idle(tmp_path
             assert log.stat().st_blocks * 512 < 65_536
             await client.produce(topic_id, [bytes(70_000)])
             with trio.fail_after(10):
-                while log.stat().st_blocks * 512 < 4 * 1024 * 1024:
+                while log.stat().st_blocks * 512 < 2 * 70_000:
                     await client.metadata()  # somebody else, who does not need the disk
             assert (await client.produce(topic_id, [b"b"])).base_offset == 2
         async with serving(tmp_path, settings) as (_, ready), connected(ready) as client:

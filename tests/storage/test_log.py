@@ -297,12 +297,21 @@ def test_failed_sync_stops_the_log_for_good(tmp_path: Path) -> None:
         append(log)
 
 
+def test_no_more_zeros_are_written_ahead_than_there_are_bytes(tmp_path: Path) -> None:
+    log = open_log(tmp_path, config=LogConfig(segment_bytes=1 << 20))
+    append(log, batch(bytes(200_000)))
+    assert log.write_ahead(1 << 30) == log.size_bytes
+    for _ in range(3):
+        append(log, batch(bytes(200_000)))
+    assert log.write_ahead(1 << 30) == (1 << 20) - log.size_bytes  # to the end of the file
+
+
 def test_zeros_written_ahead_are_no_part_of_the_log(tmp_path: Path) -> None:
     log = open_log(tmp_path, config=LogConfig(segment_bytes=1 << 20))
     fill(log, 2)
-    assert log.write_ahead(300_000) == 300_000
+    assert log.write_ahead(30_000) == 30_000 == log.zeros_ahead
     assert log.needs_sync
-    assert log.write_ahead(1 << 30) == (1 << 20) - log.size_bytes - 300_000
+    assert log.write_ahead(1 << 30) == 65_536 - 30_000
     assert log.write_ahead(1 << 30) == 0
     fill(log, 5)
     log.close(clean=False)
