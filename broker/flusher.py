@@ -70,6 +70,7 @@ class Flusher:
         self.after_round: Callable[[], None] = lambda: None  # the appender's: what waited goes now
         self.short_of_room: Callable[[], bool] = lambda: False  # then no zeros are written ahead
         self._round_over = trio.Event()
+        self._broken: BrokerError | None = None  # a sync of somebody else's failed
 
     def written(self, partition: Partition) -> None:
         """The partition's log may have grown."""
@@ -85,14 +86,22 @@ class Flusher:
         else:
             self._lazy[partition] = None
 
+    def broke(self, error: BrokerError) -> None:
+        """A sync failed in a task whose end is not the broker's: it ends all the same (R21)."""
+        self._failed(error)
+        self._broken = error
+        self._bell.ring()
+
     def syncing(self, partition: Partition) -> bool:
         """Whether a round for this partition is under way."""
         return partition in self._syncing
 
     async def run(self) -> None:
-        """Sync what becomes dirty, for ever."""
+        """Sync what becomes dirty, for ever. T093 if a sync fails, here or elsewhere."""
         while True:
             await self._bell.wait()
+            if self._broken is not None:
+                raise self._broken
             while self._dirty:
                 await self.flush(list(self._dirty)[:ROUND_PARTITIONS_MAX])
 
@@ -153,13 +162,21 @@ class Flusher:
             return False
 
     async def flush(self, partitions: Sequence[Partition]) -> None:
-        """One round for these partitions; whoever waited for it is answered at its end."""
+        """One round for these partitions; whoever waited for it is answered at its end.
+
+        Those that went offline before it could begin are left out: of a topic that was deleted
+        meanwhile (``forget``) not even the files are there.
+        """
         while self._syncing or self._lazily_syncing.intersection(partitions):
             await self._round_over.wait()
+        for partition in partitions:
+            self._dirty.pop(partition, None)
+        partitions = [one for one in partitions if one.serving]
+        if not partitions:
+            return
         points = [(one, one.log.sync_point()) for one in partitions]
         batches = sum(one.unsynced_batches for one in partitions)
         for partition in partitions:
-            self._dirty.pop(partition, None)
             partition.unsynced_batches = 0
         self._syncing = frozenset(partitions)
         began = self._clock.now()

@@ -10,6 +10,7 @@ from tailrace.broker.limits import FETCH_WAIT_MS_MAX
 from tailrace.broker.node import Node
 from tailrace.broker.partition import NO_ROOM, Partition
 from tailrace.protocol import texts, texts_wire
+from tailrace.protocol.errors import BrokerError
 from tailrace.protocol.messages import (
     DeleteRecordsRequest,
     DeleteRecordsResponse,
@@ -64,12 +65,15 @@ def _new_start(node: Node, topic: Topic, asked: StartOffset) -> tuple[Partition,
 async def _move_start(node: Node, partition: Partition, offset: int) -> None:
     """Durably; what lies wholly below is removed, what else does leaves the disk soon after."""
     async with partition.maintenance:
-        if offset > partition.log.flushed:  # durability "os": ahead of every sync
-            await node.flusher.flush([partition])
-        if partition.offline is not None:
-            raise partition.offline
         try:
+            if offset > partition.log.flushed:  # durability "os": ahead of every sync
+                await node.flusher.flush([partition])
+            if partition.offline is not None:
+                raise partition.offline
             await _trim(node, partition, offset)
+        except BrokerError as error:  # T093: an answer to one client is not enough
+            node.flusher.broke(error)
+            raise
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise node.shelf.ran_out(partition) from error

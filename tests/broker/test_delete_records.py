@@ -1,11 +1,21 @@
 """Log starts on a real broker: what is out of reach at once, and what leaves the files soon."""
 
+import errno
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import trio
 
-from tailrace.protocol.errors import ConnectError, OffsetOutOfRange, PartitionNotFound
+from tailrace.protocol.errors import (
+    BrokerError,
+    ConnectError,
+    OffsetOutOfRange,
+    PartitionNotFound,
+)
 from tailrace.protocol.messages import DeleteRecordsRequest, DeleteRecordsResponse, StartOffset
+from tailrace.storage.disk import File, OsDisk
 from tests.broker.erasing import END, SECRET, Place, delete_records, fill, read, send, until
 from tests.broker.harness import connected, run
 
@@ -81,5 +91,29 @@ def test_records_of_a_topic_that_is_never_synced_can_be_deleted(place: Place) ->
             await fill(client, topic_id)
             assert await delete_records(client, {0: END}) == {0: 132}
             await until(lambda: not place.holding(SECRET))
+
+    run(main)
+
+
+def test_a_sync_that_fails_while_the_start_moves_ends_the_broker(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sync(self: OsDisk, files: Sequence[File]) -> None:
+        if any(file.path.endswith("/start.tmp") for file in files):
+            raise OSError(errno.EIO, "Input/output error")
+
+    async def meet() -> None:
+        async with place.broker() as (_, _, client):
+            await send(client, await client.create("orders"), [(b"k", b"v")])
+            monkeypatch.setattr(OsDisk, "sync", sync)
+            with suppress(BrokerError, trio.EndOfChannel):  # the answer may come too late
+                await delete_records(client, {0: END})
+            await trio.sleep_forever()
+
+    async def main() -> None:
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await meet()
+        assert raised.group_contains(BrokerError, match="T093")
+        assert (place.path / "data" / "suspect").exists()
 
     run(main)

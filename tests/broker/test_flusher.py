@@ -10,6 +10,7 @@ import trio
 
 from tailrace.broker import flusher
 from tailrace.broker.world import Offload, World
+from tailrace.protocol.messages import DeleteTopicRequest, DeleteTopicResponse
 from tailrace.storage.disk import OsDisk
 from tailrace.storage.marks import read_mark
 from tests.broker.harness import batch, connected, produce_request, run, serving
@@ -95,6 +96,35 @@ def test_what_comes_during_a_round_is_written_at_its_end_in_one_append(tmp_path:
                 await client.wait(number)
             assert server.metrics.append_duration.count == 2
             assert gates[0].rounds == 2
+
+    run(main)
+
+
+def test_a_topic_may_be_deleted_while_its_sync_waits_for_another_round(tmp_path: Path) -> None:
+    gates: list[Gate] = []
+
+    def change(world: World) -> World:
+        gates.append(Gate(world.offload))
+        return replace(world, offload=gates[0])
+
+    async def main() -> None:
+        async with serving(tmp_path, change=change) as (server, ready), connected(ready) as client:
+            [gate] = gates
+            gate.open.set()
+            other, topic_id = await client.create("other"), await client.create("orders")
+            assert (await client.produce(other, [b"a"])).error is None
+            assert server._node is not None
+            flusher, shelf = server._node.flusher, server._node.shelf
+            [partition] = [one for one in shelf if one.topic_id == other]
+            gate.open = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flusher.flush, [partition])  # as the cleaner does
+                entry = batch(topic_id, [b"a"], 0)
+                await client.send(produce_request(topic_id, [entry], 0), entry)
+                await client.metadata()  # the round of "orders" waits for that of "other"
+                await client.ask(DeleteTopicRequest("orders"), DeleteTopicResponse)
+                gate.open.set()
+            assert (await client.produce(other, [b"b"])).error is None
 
     run(main)
 
