@@ -9,6 +9,8 @@ import pytest
 import trio
 
 from tailrace.broker import flusher
+from tailrace.broker.flusher import Flusher
+from tailrace.broker.partition import Partition
 from tailrace.broker.world import Offload, World
 from tailrace.protocol.messages import DeleteTopicRequest, DeleteTopicResponse
 from tailrace.storage.disk import OsDisk
@@ -100,25 +102,33 @@ def test_what_comes_during_a_round_is_written_at_its_end_in_one_append(tmp_path:
     run(main)
 
 
-def test_a_topic_may_be_deleted_while_its_sync_waits_for_another_round(tmp_path: Path) -> None:
+def test_a_topic_may_be_deleted_while_its_sync_waits_for_another_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gates: list[Gate] = []
+    written: list[tuple[Flusher, Partition]] = []
+    unchanged = Flusher.written
+
+    def note(flusher: Flusher, partition: Partition) -> None:
+        written.append((flusher, partition))
+        unchanged(flusher, partition)
+
+    monkeypatch.setattr(Flusher, "written", note)
 
     def change(world: World) -> World:
         gates.append(Gate(world.offload))
         return replace(world, offload=gates[0])
 
     async def main() -> None:
-        async with serving(tmp_path, change=change) as (server, ready), connected(ready) as client:
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
             [gate] = gates
             gate.open.set()
             other, topic_id = await client.create("other"), await client.create("orders")
             assert (await client.produce(other, [b"a"])).error is None
-            assert server._node is not None
-            flusher, shelf = server._node.flusher, server._node.shelf
-            [partition] = [one for one in shelf if one.topic_id == other]
             gate.open = trio.Event()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(flusher.flush, [partition])  # as the cleaner does
+                for one, partition in written[:1]:
+                    nursery.start_soon(one.flush, [partition])  # as the cleaner does
                 entry = batch(topic_id, [b"a"], 0)
                 await client.send(produce_request(topic_id, [entry], 0), entry)
                 await client.metadata()  # the round of "orders" waits for that of "other"
