@@ -5,7 +5,8 @@ when a topic with a ``retention_size`` begins a segment. It closes segments that
 enough and removes what has expired, by the trusted clock (clock.py), so that no step of the wall
 clock removes anything (S29).
 
-Whoever holds ``partition.maintenance`` is passed by until the next look. An ``OSError`` is logged
+Whoever holds ``partition.maintenance`` is passed by until the next look, unless something has
+expired: then it is waited for, for a while. An ``OSError`` is logged
 and the work tried again; a failed sync ends the broker (R21). ``room`` is the other task, which
 sees that there is room on the disk.
 """
@@ -23,7 +24,7 @@ from tailrace.broker.flusher import Flusher
 from tailrace.broker.health import Health
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.partition import Partition
-from tailrace.broker.removal import Removal
+from tailrace.broker.removal import Removal, take_turn
 from tailrace.broker.roomkeeper import Roomkeeper
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.world import World
@@ -149,11 +150,14 @@ class Janitor:
         return pause_s
 
     async def _retain(self, partition: Partition) -> None:
-        """Seal what is old enough, remove what has expired; not if somebody else is at work."""
+        """Seal what is old enough, remove what has expired."""
         try:
             partition.maintenance.acquire_nowait()
-        except trio.WouldBlock:
-            return
+        except trio.WouldBlock:  # a compaction starts anew when it has given way: not for nothing
+            if not (partition.serving and self._expired(partition)[1]):
+                return
+            if not await take_turn(partition):
+                return
         try:
             partition.log.expire_producers(self._time.now_ms())
             await self._try(partition, self._seal)
@@ -189,18 +193,21 @@ class Janitor:
 
     async def _expire(self, partition: Partition) -> None:
         """Remove what retention does not keep."""
-        config = partition.config
+        segments, count = self._expired(partition)
+        if count and await self._removal.drop(partition, segments[:count], "expired"):
+            self.room.freed()
+
+    def _expired(self, partition: Partition) -> tuple[list[SegmentFacts], int]:
+        """All segments, and how many of them retention does not keep."""
+        config, segments = partition.config, partition.log.segments()
         if not config.deletes:
-            return
-        segments = partition.log.segments()
-        count = segments_to_drop(
+            return segments, 0
+        return segments, segments_to_drop(
             segments,
             RetentionPolicy(config.retention_ms, config.retention_size_bytes),
             age_ms=lambda one: self._age_ms(partition, one, one.last_append_time or 0),
             high_watermark=partition.high_watermark,
         )
-        if count and await self._removal.drop(partition, segments[:count], "expired"):
-            self.room.freed()
 
     def _age_ms(self, partition: Partition, segment: SegmentFacts, stamp_ms: int) -> int:
         """The least age of an append time. One that is ahead of the clock (which was ahead once,

@@ -6,6 +6,8 @@ Whoever calls holds ``partition.maintenance``; the partition may go offline at a
 import logging
 from collections.abc import Sequence
 
+import trio
+
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.partition import Partition
 from tailrace.broker.world import Offload
@@ -13,6 +15,19 @@ from tailrace.protocol.units import format_size
 from tailrace.storage.retention import SegmentFacts
 
 log = logging.getLogger("tailrace.broker.removal")
+
+TURN_S = 5.0  # to wait for whoever rewrites segments: that gives way between two of them
+
+
+async def take_turn(partition: Partition) -> bool:
+    """Take ``partition.maintenance``, which the caller releases; False: not in so short a time.
+
+    Not to be had at once it must be waited for: it is handed on to those who wait, and who only
+    asks now and then never finds it free while a large log is rewritten.
+    """
+    with trio.move_on_after(TURN_S) as waiting:
+        await partition.maintenance.acquire()
+    return not waiting.cancelled_caught
 
 
 class Removal:

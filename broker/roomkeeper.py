@@ -17,7 +17,7 @@ from tailrace.broker.bell import Bell
 from tailrace.broker.health import Health
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.partition import Partition
-from tailrace.broker.removal import Removal
+from tailrace.broker.removal import Removal, take_turn
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.space import Room
 from tailrace.broker.world import World
@@ -98,31 +98,29 @@ class Roomkeeper:
                 await self._retain(partition)
             self.look()
         while (wanted_bytes := self._space.missing_bytes) > 0:
-            if not await self._drop_oldest(wanted_bytes):
-                self._space.drained = True
+            dropped_bytes, all_tried = await self._drop_oldest(wanted_bytes)
+            if not dropped_bytes:
+                self._space.drained = all_tried
                 return
             self.look()
 
-    async def _drop_oldest(self, wanted_bytes: int) -> int:
-        """Drop the oldest segments of those topics that may; how many bytes that were."""
-        partitions = [
-            one
-            for one in self._shelf
-            if one.serving and one.config.on_full == "drop_oldest" and one.config.deletes
-        ]
+    async def _drop_oldest(self, wanted_bytes: int) -> tuple[int, bool]:
+        """Drop the oldest segments of those topics that may: how many bytes that were, and
+        whether that is all there was, for now. False: somebody is at work on some."""
+        partitions = [one for one in self._shelf if _may_drop(one)]
         logs = [(one.log.segments(), one.high_watermark) for one in partitions]
         counts = oldest_to_drop(logs, wanted_bytes, now_ms=self._world.clock.wall_ms())
-        dropped_bytes = 0
+        dropped_bytes, all_tried = 0, True
         for partition, (segments, _), count in zip(partitions, logs, counts, strict=True):
-            if not count or not partition.serving:
+            if not count:
+                continue
+            if not await take_turn(partition):
+                all_tried = False
                 continue
             try:
-                partition.maintenance.acquire_nowait()
-            except trio.WouldBlock:
-                continue  # a compaction, say, which may take its time
-            try:
-                gone = segments[:count]
-                dropped_bytes += await self._removal.drop(partition, gone, "dropped for room")
+                if _may_drop(partition):  # settings may have changed meanwhile
+                    gone = segments[:count]
+                    dropped_bytes += await self._removal.drop(partition, gone, "dropped for room")
             except OSError as error:
                 log.error(
                     "no room could be made in %s[%d], trying again: %s",
@@ -131,7 +129,7 @@ class Roomkeeper:
                 )
             finally:
                 partition.maintenance.release()
-        return dropped_bytes
+        return dropped_bytes, all_tried
 
     async def _open_wanting(self) -> None:
         try:
@@ -175,3 +173,9 @@ class Roomkeeper:
                 shortage,
                 extra={"event": "disk.writable", "code": None},
             )
+
+
+def _may_drop(partition: Partition) -> bool:
+    """Whether its oldest segments may go for want of room."""
+    config = partition.config
+    return partition.serving and config.on_full == "drop_oldest" and config.deletes

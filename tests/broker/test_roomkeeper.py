@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from tailrace.broker.catalog import Leadership
+from tailrace.broker.partition import Partition
 from tailrace.broker.server import Server
 from tailrace.broker.world import World
 from tailrace.protocol.messages import (
@@ -68,6 +70,41 @@ def test_the_ring_takes_all_that_comes_and_keeps_the_newest(tmp_path: Path) -> N
             lost = behind.details["start"]
             assert isinstance(lost, int)
             assert lost >= start
+
+    run(main)
+
+
+def test_the_ring_goes_on_while_its_segments_are_rewritten_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partitions: list[Partition] = []
+    unchanged = Partition.lead
+
+    def lead(partition: Partition, leadership: Leadership) -> None:
+        partitions.append(partition)
+        unchanged(partition, leadership)
+
+    monkeypatch.setattr(Partition, "lead", lead)
+
+    async def rewrite(partition: Partition) -> None:
+        while True:
+            async with partition.maintenance:  # as an erasure has it, with no gap in between
+                await trio.sleep(0.02)
+
+    async def main() -> None:
+        async with serving(tmp_path, SMALL) as (_, ready), connected(ready) as client:
+            topic_id = await client.create("ring", on_full="drop_oldest")
+            await fill(client, topic_id, 8)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rewrite, partitions[0])
+
+                async def taken() -> bool:
+                    return not refused(await client.produce(topic_id, [bytes(250_000)]))
+
+                for _ in range(60):
+                    await until(taken)  # refused at most for a moment
+                nursery.cancel_scope.cancel()
+            assert (await bounds(client, topic_id))[0] > 20
 
     run(main)
 
