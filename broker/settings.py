@@ -157,8 +157,8 @@ _TOPIC = (
         choice("fsync", "replicated", "os"),
         "fsync",
         "What an ack means. fsync: on disk. replicated: in the memory of every in-sync replica"
-        " (needs two or more). os: in the page cache, never synced by tailrace; lost in a power"
-        " cut.",
+        " (needs two or more). os: in the page cache, synced some seconds later; lost in a power"
+        " cut before that.",
         per_topic=True,
     ),
     Setting(
