@@ -4,7 +4,7 @@ What to do is decided in ``cleaning.py``, and done by jobs of another process (`
 surveys what can be cleaned, then each group of segments is rewritten by a job of its own and put in
 place before the next, oldest first. How far it came is stored after each, so that an end in the
 middle loses little. ``partition.maintenance`` is held throughout, and given up between two groups
-if somebody waits for it.
+if somebody waits for it; a partition at which somebody else is at work is passed by.
 
 A failure concerns its partition alone: it is logged, shown in the partition's status, and tried
 again later and later. A damaged segment is left out from then on, and so are the tombstones that
@@ -12,6 +12,7 @@ stand behind it. A failed sync ends the broker (R21).
 """
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial as bind
 from typing import Literal
@@ -39,7 +40,9 @@ log = logging.getLogger("tailrace.broker.cleaner")
 LOOK_EVERY_S = 10.0
 LOOK_LEAST_S = 0.25
 LOOK_SHARE = 20  # of the lag allowed, as a divisor
+GIVE_WAY_S = 5.0  # before the partition that somebody waited for is begun again
 RETRY_FIRST_S = 10.0
+OFFSET_DIGITS = 20  # a segment's files begin with them
 RETRY_MAX_S = 900.0
 
 State = Literal["idle", "due", "running", "failed"]
@@ -246,6 +249,8 @@ class Cleaner:
 
     async def _attend(self, partition: Partition) -> None:
         """Clean one partition; whatever goes wrong is remembered."""
+        if partition.maintenance.locked():
+            return  # an erasure goes from segment to segment: a survey between two would be in vain
         known, began = self._known[_where(partition)], trio.current_time()
         async with partition.maintenance:
             if not self._here(partition):
@@ -264,10 +269,11 @@ class Cleaner:
             try:
                 await run.run()
             except GivenUp:
-                known.retry_at = trio.current_time() + LOOK_LEAST_S
+                known.retry_at = trio.current_time() + GIVE_WAY_S
             except RewriteRefused as error:
                 known.damaged[error.file] = str(error)
                 self._failed(partition, known, str(error))
+                await self._fence(partition, error.file)
             except (OSError, WorkerLost) as error:
                 self._failed(partition, known, str(error))
             else:
@@ -279,6 +285,12 @@ class Cleaner:
                 await run.sweep()
             if partition.serving:
                 self._see(partition, known)
+
+    async def _fence(self, partition: Partition, path: str) -> None:
+        """Let no reader have what was found damaged in a segment file."""
+        base = path.rpartition("/")[2][:OFFSET_DIGITS]
+        with suppress(OSError):  # not to be read at all: readers are told when they come
+            await partition.doubt(int(base), self._world.offload)
 
     def _here(self, partition: Partition) -> bool:
         """Whether the partition is still this broker's to clean."""

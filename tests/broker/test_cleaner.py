@@ -246,6 +246,9 @@ def test_a_damaged_segment_is_left_out_and_the_rest_is_cleaned(
             await server.clean()
             assert status(server).state == "failed"
             assert f"{second} byte 0" in (status(server).last_error or "")
+            served = (await client.fetch(topic_id, offset=int(second.stem)))[0].results[0]
+            assert served.error is not None
+            assert served.error.code == 35  # no reader gets it, either (R25)
             await server.clean()
             shown = status(server)
             assert shown.state == "idle"
@@ -280,7 +283,11 @@ def test_a_topic_that_is_deleted_meanwhile_is_let_go(place: Place) -> None:
     run(main)
 
 
-def test_whoever_waits_for_the_partition_gets_it_between_two_segments(place: Place) -> None:
+def test_whoever_waits_for_the_partition_gets_it_between_two_segments(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaner_module, "GIVE_WAY_S", 0.0)
+
     async def main() -> None:
         async with place.broker() as (server, client):
             topic_id = await client.create("orders", 1, **{**EAGER, "compaction_lag_max": "1h"})
@@ -304,9 +311,11 @@ def test_whoever_waits_for_the_partition_gets_it_between_two_segments(place: Pla
                 place.heavy.allowed.set()
                 await got.wait()
             assert runs(server, "ok") == 0
+            async with partition.maintenance:
+                await server.clean()
+                assert runs(server, "ok") == 0, "somebody is at work there"
             with trio.fail_after(5):
                 while not runs(server, "ok"):
-                    await trio.sleep(cleaner_module.LOOK_LEAST_S)
                     await server.clean()
             assert newest.items() <= (await read(client, topic_id)).items()
 
