@@ -18,6 +18,7 @@ the bytes are in it.
 """
 
 import logging
+import uuid
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -217,6 +218,7 @@ class Eraser:
             found = await self._erase(work, source, sealed=False)
         except RewriteRefused as error:
             work.block(active, str(error))
+            await partition.doubt(active.base_offset, self._world.offload)
             found = Erased(found=False)
         if not found.found:
             work.at = work.end
@@ -243,6 +245,7 @@ class Eraser:
             found = await self._erase(work, source, sealed=True)
         except RewriteRefused as error:
             work.block(segment, str(error))
+            await work.partition.doubt(segment.base_offset, self._world.offload)
             work.at = segment.next_offset
             return
         if found.rewritten is not None:
@@ -346,7 +349,7 @@ class Eraser:
                 "event": "erasure.completed",
                 "code": None,
                 "topic": erasure.topic,
-                "erasure": erasure.erasure_id.hex(),
+                "erasure": str(uuid.UUID(bytes=erasure.erasure_id)),  # as in the receipt
                 "records": erasure.records,
             },
         )

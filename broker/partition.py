@@ -265,6 +265,13 @@ class Partition:
                 await offload.run(work)
                 self.tell_damage()
 
+    async def doubt(self, offset: int, offload: Offload) -> None:
+        """Somebody found damage in the segment that holds ``offset``: fence it in (R25)."""
+        offset = max(offset, self.log.start)
+        self.log.doubt(offset)
+        if offset < self.log.end:
+            await self.verify(offset, offload)
+
     def tell_damage(self) -> None:
         """Log and count every damaged range once, whenever it was found (R24, R25)."""
         for damage in self.log.quarantined:

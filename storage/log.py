@@ -327,6 +327,11 @@ class Log:
         """
         return self._reader.pending(offset) if self.start <= offset < self.end else None
 
+    def doubt(self, offset: int) -> None:
+        """Damage was found in the segment that holds ``offset``: no read before it is verified."""
+        if self.start <= offset < self.end:
+            self._reader.doubt(offset)
+
     def doubtful_for_time(self, time_ms: int) -> int | None:
         """An offset for ``verify_pending``, before ``offset_for_time`` looks at its segment.
 

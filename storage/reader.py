@@ -136,6 +136,12 @@ class Reader:
         segment = self._find(offset)
         return bind(self.verify, segment) if segment.doubts(offset) else None
 
+    def doubt(self, offset: int) -> None:
+        """See ``Log.doubt``."""
+        segment = self._find(offset)
+        if not segment.pinned:  # else it was verified just now, and has another file's name
+            segment.unverified = segment.summary()
+
     def boundary(self, offset: int) -> tuple[Segment, int, int]:
         """Where a truncation to ``offset`` cuts: segment, position, offset that begins there."""
         segment = self._find(offset)

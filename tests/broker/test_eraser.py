@@ -289,6 +289,24 @@ def test_a_damaged_segment_that_may_hold_the_key_keeps_the_receipt_open(place: P
     run(main)
 
 
+def test_damage_that_an_erasure_finds_is_served_to_nobody(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (_, _, client):
+            topic_id = await client.create("orders")
+            await fill(client, topic_id)
+            with min((place.path / "data").rglob("*.log")).open("r+b") as file:
+                file.seek(300)
+                file.write(b"!")
+            await erase(client, keys=[b"alice"], wait=False)
+            with trio.fail_after(10):
+                while (found := (await client.fetch(topic_id))[0].results[0]).error is None:
+                    await trio.lowlevel.checkpoint()
+            assert found.error.code == 35
+            assert found.error.details["next_offset"] == 11
+
+    run(main)
+
+
 def test_what_fails_for_longer_is_a_problem_of_the_cluster(place: Place) -> None:
     async def main() -> None:
         async with place.broker() as (server, _, client):
