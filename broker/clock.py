@@ -114,18 +114,21 @@ class Timekeeper:
         now_s, wall_ms = self._read()
         self._time = TrustedTime(self._beat, now_s=now_s, wall_ms=wall_ms)
 
-    def begin(self, newest_ms: int | None) -> None:
-        """Every log is open; ``newest_ms`` is the newest append time in them.
+    def begin(self, oldest_ms: int | None) -> None:
+        """Every log is open; ``oldest_ms`` is the oldest append time in them.
 
-        Without a heartbeat that is the last time somebody was here, for all we know (R26).
+        Without a heartbeat all that is known is that it was once that time (R26): the newest one
+        may have been given by a clock that was ahead.
         """
-        if self._beat is None and newest_ms is not None:
-            self._beat = Beat(newest_ms, ())
+        other = "the time this data directory was last in use"
+        if self._beat is None and oldest_ms is not None:
+            other = "the oldest record, and no `clock` file tells more"
+            self._beat = Beat(oldest_ms, ())
             now_s, wall_ms = self._read()
             self._time = TrustedTime(self._beat, now_s=now_s, wall_ms=wall_ms)
         gap_ms = self._time.doubted_ms
         if gap_ms >= TELL_GAP_MS:
-            self._tell(gap_ms, "the time this data directory was last in use")
+            self._tell(gap_ms, other)
 
     def now_ms(self) -> int:
         """Never ahead of the true time unless the wall clock was wrong for a day."""

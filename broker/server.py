@@ -302,8 +302,9 @@ class Server:
             self._mark_suspect(directory)
         elif directory.was_suspect:
             await self._world.offload.run(directory.clear_suspect)
-        times = [partition.log.last_append_time for partition in node.shelf]
-        node.time.begin(max((at for at in times if at is not None), default=None))
+        times = [partition.log.segments()[0].first_append_time for partition in node.shelf]
+        node.time.begin(min((at for at in times if at is not None), default=None))
+        await node.time.keep_beat(self._world.offload)  # before anything is stamped
         seconds = trio.current_time() - self._began
         self.metrics.recovery_duration.set(seconds)
         self.health.recovered = True

@@ -1,9 +1,9 @@
 """The ``clock`` file of a data directory: what time it was when the broker was last seen alive.
 
-Overwritten in place by one plain write, like the flushed mark (R25): shorter than a sector, always
-of one length, checked by its checksum. It survives a killed process; after a power cut it may be
-older than the last beat, and a file that is lost reads as None: both only make the broker doubt
-more of what the wall clock says (``broker/clock.py``).
+Made durably, then overwritten in place by one plain write, like the flushed mark (R25): shorter
+than a sector, always of one length, checked by its checksum. It survives a killed process; after a
+power cut it may be older than the last beat, which only makes the broker doubt more of what the
+wall clock says (``broker/clock.py``). A file that is lost reads as None.
 """
 
 import struct
@@ -51,8 +51,11 @@ def read(disk: Disk, path: str) -> Beat | None:
 
 
 def write(disk: Disk, path: str, beat: Beat) -> None:
-    """Not synced. Raises ``OSError``, on a full disk say."""
-    file = disk.open(path, create=True)
+    """Not synced, but for the first one. Raises ``OSError``, on a full disk say."""
+    if read(disk, path) is None:
+        checkpoint.write(disk, path, encode(beat))
+        return
+    file = disk.open(path)
     try:
         file.write([encode(beat)], 0)
     finally:

@@ -169,7 +169,7 @@ def test_the_file_carries_it_over_a_restart() -> None:
     assert keeper(machine, disk).now_ms() == START
 
 
-def test_without_the_file_the_newest_append_time_stands_in(
+def test_without_the_file_the_oldest_append_time_stands_in(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     machine, disk = Machine(), SimDisk(Platter(), Life("test"))
@@ -179,7 +179,7 @@ def test_without_the_file_the_newest_append_time_stands_in(
     time = keeper(machine, disk)
     time.begin(START - HOUR)
     assert time.now_ms() == START - HOUR
-    assert "T110: broker clock is 25,923,600 s ahead of the time this data" in caplog.text
+    assert "T110: broker clock is 25,923,600 s ahead of the oldest record" in caplog.text
 
 
 def test_a_new_directory_believes_the_wall_clock() -> None:

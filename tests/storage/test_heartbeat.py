@@ -37,3 +37,13 @@ def test_a_missing_or_damaged_file_is_none() -> None:
     file = here.open(PATH)
     file.resize(10)
     assert read(here, PATH) is None
+
+
+def test_a_power_cut_leaves_the_first_beat_or_a_later_one() -> None:
+    platter = Platter()
+    here = SimDisk(platter, Life("test"))
+    first, later = Beat(5, ()), Beat(7, (Doubt(1, 2),))
+    write(here, PATH, first)
+    write(here, PATH, later)
+    assert read(SimDisk(platter.crashed(lambda options: 0), Life("next")), PATH) == first
+    assert read(SimDisk(platter.crashed(lambda options: 1), Life("next")), PATH) == later
