@@ -7,10 +7,15 @@ The oracle decodes nothing but what everybody can see, and shares no state with 
 - S11: the high watermark shown to clients never falls; S12: no batch at or above it is delivered;
 - S32: what a restart recovers is a prefix of what was written and holds all that was durable;
 - S10, S15 in the log itself: offsets without gaps, each producer's sequences without repeats.
+
+Where records are removed on purpose (``rewrites``), S32 is left to the crash exploration; when log
+starts rose is kept for whoever knows what may go (``log_starts``).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+import trio
 
 from tailrace.protocol.batch import BatchHeader, header_seed, parse_header, scan_one
 from tailrace.protocol.codec import decode_message
@@ -94,12 +99,15 @@ class Oracle:
         self.acked_batches = 0
         self.delivered_batches = 0
         self.rot: Rot = []
+        self.rewrites = False  # retention, compaction and erasure are at work
+        self.log_starts: list[tuple[float, PartitionKey, int]] = []  # when each was first shown
         self._name = name
         self._platter = platter
         self._topics = f"{data_dir}/topics"
         self._dialogues: dict[int, Dialogue] = {}
         self._scans: dict[str, Scan] = {}
         self._high_watermarks: dict[PartitionKey, int] = {}
+        self._starts: dict[PartitionKey, int] = {}
         self._left: tuple[Logs, Logs] | None = None  # by the last process: written, durable
 
     def tap(self, connection: Connection, to_client: bool, data: bytes) -> None:
@@ -134,6 +142,8 @@ class Oracle:
             return
         written, durable = self._left
         self._left = None
+        if self.rewrites:
+            return
         now = self._logs(self._platter)
         for key, old in written.items():
             recovered = now.get(key, [])
@@ -208,6 +218,8 @@ class Oracle:
         base = max((base for base in bases if base <= offset), default=None)
         if base is None:
             return "no segment holds it"
+        if self.rewrites and base < max(bases):
+            return None  # a duplicate of what may have been rewritten meanwhile
         path = f"{path}/{base:020}.log"
         content = self._platter.content(path)
         if self._platter.durable_content(path) is not content:
@@ -243,6 +255,9 @@ class Oracle:
                     what = f"{_name(key)}: {result.high_watermark} after {shown} was shown"
                     self._violated("S11", what)
                 self._high_watermarks[key] = max(shown, result.high_watermark)
+                if result.log_start > self._starts.get(key, 0):
+                    self._starts[key] = result.log_start
+                    self.log_starts.append((trio.current_time(), key, result.log_start))
             end = at + result.length
             while at < end:
                 header = parse_header(body, at)

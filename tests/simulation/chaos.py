@@ -1,6 +1,6 @@
 """What goes wrong in a scenario. A seed chooses which kinds there are, and when each strikes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 import trio
@@ -21,7 +21,9 @@ Damaged = tuple[int, int]  # partition, offset
 class Chaos:
     """Sets off faults on a cluster of one node."""
 
-    def __init__(self, cluster: SimCluster, history: History, rng: Random) -> None:
+    def __init__(
+        self, cluster: SimCluster, history: History, rng: Random, without: Sequence[str] = ()
+    ) -> None:
         self.cluster = cluster
         self.history = history
         [self.node] = cluster.nodes.values()
@@ -41,7 +43,11 @@ class Chaos:
             "sync": self._fail_sync,
             "full": self._fill,
             "meta": self._lose_replies,
+            "outage": self._lose_metadata,
+            "pause": self._pause,
+            "clock": self._step_clock,
         }
+        kinds = {kind: strike for kind, strike in kinds.items() if kind not in without}
         # A swarm: half of the kinds, another half for each seed.
         self.kinds = {kind: strike for kind, strike in kinds.items() if rng.random() < 0.5}
 
@@ -63,6 +69,8 @@ class Chaos:
         self.cluster.net.heal()
         self.node.pace.stall = 0.0
         self.node.keep.lost_replies = 0.0
+        self.node.keep.down = False
+        self.node.clock.skew_ms = 0
         self.node.platter.full = False
         self.node.platter.failing_syncs = 0
         while not self.node.running:
@@ -120,6 +128,25 @@ class Chaos:
         self.node.keep.lost_replies = 0.5
         await trio.sleep(self.rng.expovariate(1.0))
         self.node.keep.lost_replies = 0.0
+
+    async def _lose_metadata(self) -> None:
+        self.node.keep.down = True
+        await trio.sleep(self.rng.expovariate(0.5))
+        self.node.keep.down = False
+
+    async def _pause(self) -> None:
+        """The process stands still, as far as others see: nothing comes in, out or on the disk."""
+        seconds = self.rng.uniform(0.5, 4.0)
+        for link in self.cluster.net.links():
+            link.clogged_until = trio.current_time() + seconds
+        self.node.pace.stall = seconds
+        await trio.sleep(seconds)
+        self.node.pace.stall = 0.0
+
+    async def _step_clock(self) -> None:
+        """The wall clock is wrong from now on, also over restarts; mostly it is ahead."""
+        minutes = self.rng.choice((-30, 0, 1, 50, 24 * 60, 40 * 24 * 60))
+        self.node.clock.skew_ms = minutes * 60_000
 
     async def _crash(self, die: Callable[[], None]) -> None:
         """The broker dies, sometimes again while it recovers, and comes back."""

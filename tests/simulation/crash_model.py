@@ -372,8 +372,8 @@ def open_in_group(disk: SimDisk) -> Log:
 
 
 def small_scale() -> AbstractContextManager[object]:
-    """Indexes and producers of a growing segment are saved every few batches, not every 8 MiB."""
-    return patch.multiple("tailrace.storage.sidecars", SAVE_BYTES=400, SAVE_BATCHES=4, SAVE_SHARE=0)
+    """Hints for the next start are written every few batches, not every 4 MiB."""
+    return patch.multiple("tailrace.storage.sidecars", SAVE_BYTES=400, SAVE_BATCHES=4)
 
 
 def remove_log(disk: SimDisk) -> None:

@@ -2,8 +2,8 @@
 
     python -m tests.simulation.measure --seeds 50 --examples 500
 
-A row per bug: the number of crash states, of examples of the state machine and of seeds of the
-simulation until the first that fails; ``-`` where none does. A bug that not one of those finds
+A row per bug: the number of crash states, of examples of the state machine and of seeds of both
+scenarios until the first that fails; ``-`` where none does. A bug that not one of those finds
 that should (``planted``) makes the exit code 1.
 """
 
@@ -15,7 +15,7 @@ from tests.simulation.crash_scripts import SCRIPTS
 from tests.simulation.explore import crash_points, explore
 from tests.simulation.log_machine import examples_to_failure
 from tests.simulation.planted import BUGS, plant
-from tests.simulation.sweep import first_caught
+from tests.simulation.sweep import KEEPING, STREAMS, first_caught
 
 STATES_PER_POINT = 3
 
@@ -33,8 +33,8 @@ def states_to_failure(bug: str) -> tuple[int, str] | None:
     return None
 
 
-def seeds_to_failure(bug: str, seeds: range) -> int | None:
-    found = first_caught(bug, seeds)
+def seeds_to_failure(bug: str, seeds: range, scenario: str) -> int | None:
+    found = first_caught(bug, seeds, scenario)
     return None if found is None else found.seed - seeds.start + 1
 
 
@@ -43,7 +43,8 @@ def rows(seeds: range, examples: int, bugs: list[str]) -> Iterator[tuple[str, li
         states = states_to_failure(bug)
         with plant(bug):
             tried = examples_to_failure(examples)
-        yield bug, [states and states[0], tried, seeds_to_failure(bug, seeds)]
+        simulated = [seeds_to_failure(bug, seeds, one) for one in (STREAMS, KEEPING)]
+        yield bug, [states and states[0], tried, *simulated]
 
 
 def main() -> int:
@@ -53,11 +54,12 @@ def main() -> int:
     parser.add_argument("bugs", nargs="*", default=list(BUGS))
     options = parser.parse_args()
     missed = 0
-    print(f"{'planted bug':28} {'number':>12} {'states':>8} {'examples':>8} {'seeds':>8}")
+    columns = ("number", "states", "examples", "streams", "keeping")
+    print(f"{'planted bug':34}" + "".join(f"{column:>12}" for column in columns))
     for bug, found in rows(range(options.seeds), options.examples, options.bugs):
-        shown = " ".join(f"{'-' if each is None else each:>8}" for each in found)
-        print(f"{bug:28} {BUGS[bug].number:>12} {shown}", flush=True)
-        finders = dict(zip(("scripts", "machine", "seeds"), found, strict=True))
+        shown = (BUGS[bug].number, *("-" if each is None else str(each) for each in found))
+        print(f"{bug:34}" + "".join(f"{each:>12}" for each in shown), flush=True)
+        finders = dict(zip(("scripts", "machine", "seeds", "keeping"), found, strict=True))
         missed += any(finders[finder] is None for finder in BUGS[bug].finders)
     return 1 if missed else 0
 

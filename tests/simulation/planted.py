@@ -1,8 +1,8 @@
 """Known bugs, put into the product on demand: they measure the tests (safety 7.6).
 
 Each is a patch of the product's code from outside, under the number of safety.md's table where it
-has one, and says which of the tests must find it: ``seeds`` of a scenario, the crash ``scripts``,
-or the ``machine``.
+has one, and says which of the tests must find it: ``seeds`` of the first scenario or of the second
+(``keeping``), the crash ``scripts``, or the ``machine``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 from unittest.mock import patch
 
+from tailrace.broker import catalog
+from tailrace.broker.catalog import Topic
+from tailrace.broker.clock import Timekeeper
 from tailrace.protocol.batch import BatchHeader
 from tailrace.storage import checkpoint, producers, rounds
+from tailrace.storage.directory import DataDirectory
 from tailrace.storage.disk import Disk, File
 from tailrace.storage.maintenance import Maintenance
 from tailrace.storage.marks import Mark
@@ -24,7 +28,7 @@ from tailrace.storage.rounds import SyncPoint
 from tailrace.storage.segment import Range
 from tailrace.storage.swap import SwapName, replaced_by
 
-Finder = Literal["seeds", "scripts", "machine"]
+Finder = Literal["seeds", "keeping", "scripts", "machine"]
 Patches = Sequence[Any]
 
 
@@ -164,6 +168,37 @@ def swap_not_atomic() -> Patches:
     return [patch.object(Maintenance, "publish", publish)]
 
 
+def retention_by_wall_clock() -> Patches:
+    """A step of the wall clock makes everything old."""
+
+    def now_ms(self: Any) -> int:
+        wall_ms: int = self._clock.wall_ms()
+        return wall_ms
+
+    def age_ms(self: Any, stamp_ms: int) -> int:
+        return now_ms(self) - stamp_ms
+
+    return [
+        patch.object(Timekeeper, "now_ms", now_ms),
+        patch.object(Timekeeper, "age_ms", age_ms),
+    ]
+
+
+def recreated_topic_reuses_directory() -> Patches:
+    """A topic's id follows from its name, and its directory is left when it is deleted."""
+
+    def new_topic(name: str, topic_id: bytes, **more: Any) -> Topic:
+        return catalog.new_topic(name, name.encode().ljust(16, b"-")[:16], **more)
+
+    def leave(self: DataDirectory, topic_id: bytes, partition: int) -> None:
+        pass
+
+    return [
+        patch("tailrace.broker.topics.new_topic", new_topic),
+        patch.object(DataDirectory, "remove_partition", leave),
+    ]
+
+
 @dataclass(frozen=True)
 class Bug:
     """A planted bug and the tests that must find it."""
@@ -183,6 +218,8 @@ BUGS: dict[str, Bug] = {
     "window-off-by-one": Bug("15", window_off_by_one, ("machine",)),
     "no-sequence-check": Bug("15 and more", no_sequence_check, ("seeds", "scripts", "machine")),
     "swap-not-atomic": Bug("21", swap_not_atomic, ("scripts",)),
+    "retention-by-wall-clock": Bug("22", retention_by_wall_clock, ("keeping",)),
+    "recreated-topic-reuses-directory": Bug("24", recreated_topic_reuses_directory, ("keeping",)),
     "read-past-the-end": Bug("28", read_past_the_end, ("machine",)),
 }
 

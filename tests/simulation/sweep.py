@@ -1,7 +1,8 @@
-"""Runs many seeds of the scenario: ``python -m tests.simulation.sweep --seeds 0-299``.
+"""Runs many seeds of a scenario: ``python -m tests.simulation.sweep --seeds 0-299``.
 
-A failure prints seed, commit, trio's version and the command that replays it, first. ``--planted``
-puts a known bug in; then failures are what is hoped for.
+``--scenario streams`` (``scenario.py``) is the default, ``keeping`` the other. A failure prints
+seed, commit, trio's version and the command that replays it, first. ``--planted`` puts a known bug
+in; then failures are what is hoped for.
 """
 
 import argparse
@@ -13,16 +14,20 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import trio
 
 from tailrace.simulation.seeding import Outcome
+from tests.simulation.keeping import run_keeping
 from tests.simulation.planted import BUGS, plant
 from tests.simulation.scenario import Report, run_seed
 
 PROCESSES = os.cpu_count() or 1
+SHOWN = 4_000  # characters of what is wrong
+STREAMS, KEEPING = "streams", "keeping"
+SCENARIOS: dict[str, Callable[[int], Outcome[Report]]] = {STREAMS: run_seed, KEEPING: run_keeping}
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,12 @@ class Result:
     failure: str  # empty: passed
 
 
-def try_seed(seed: int, planted: str | None = None) -> Result:
+def try_seed(seed: int, planted: str | None = None, scenario: str = STREAMS) -> Result:
     """Run one seed; never raises for what the scenario does."""
     logging.disable(logging.CRITICAL)
     try:
         with plant(planted):
-            outcome = run_seed(seed)
+            outcome = SCENARIOS[scenario](seed)
     except Exception:
         return Result(seed, None, traceback.format_exc())
     finally:
@@ -47,36 +52,46 @@ def try_seed(seed: int, planted: str | None = None) -> Result:
     return Result(seed, outcome, "\n".join(map(str, outcome.value.violations)))
 
 
-def headline(seed: int, planted: str | None = None) -> str:
+def headline(seed: int, planted: str | None = None, scenario: str = STREAMS) -> str:
     """What a failure prints first."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     again = f"python -m tests.simulation.sweep --seeds {seed}"
+    again += f" --scenario {scenario}" if scenario != STREAMS else ""
     again += f" --planted {planted}" if planted else ""
-    return f"seed {seed}, commit {commit or 'unknown'}, trio {trio.__version__}; replay: {again}"
+    return f"seed {seed}, commit {commit()}, trio {trio.__version__}; replay: {again}"
 
 
-def first_caught(planted: str, seeds: range) -> Result | None:
+def commit() -> str:
+    """The short hash of what is checked out."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def first_caught(planted: str, seeds: range, scenario: str = STREAMS) -> Result | None:
     """The first seed that fails with that bug in."""
     for seed in seeds:
-        result = try_seed(seed, planted)
+        result = try_seed(seed, planted, scenario)
         if result.failure:
             return result
     return None
 
 
-def sweep(seeds: list[int], planted: str | None, processes: int) -> Iterator[Result]:
+def sweep(
+    seeds: Sequence[int],
+    planted: str | None = None,
+    processes: int = PROCESSES,
+    scenario: str = STREAMS,
+) -> Iterator[Result]:
     """All seeds, in whatever order they end."""
     if processes <= 1 or len(seeds) == 1:
         for seed in seeds:
-            yield try_seed(seed, planted)
+            yield try_seed(seed, planted, scenario)
         return
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(_try, [(seed, planted) for seed in seeds])
+        yield from pool.imap_unordered(_try, [(seed, planted, scenario) for seed in seeds])
 
 
-def _try(arguments: tuple[int, str | None]) -> Result:
+def _try(arguments: tuple[int, str | None, str]) -> Result:
     return try_seed(*arguments)
 
 
@@ -89,12 +104,13 @@ def parse_seeds(text: str) -> list[int]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.sweep")
     parser.add_argument("--seeds", type=parse_seeds, default=parse_seeds("0-299"), metavar="A-B")
+    parser.add_argument("--scenario", choices=sorted(SCENARIOS), default=STREAMS)
     parser.add_argument("--planted", choices=sorted(BUGS))
     parser.add_argument("--processes", type=int, default=PROCESSES)
     parser.add_argument("--verbose", action="store_true", help="a line for each seed")
     options = parser.parse_args()
     began, total, failed, faults = time.perf_counter(), Counter[str](), 0, Counter[str]()
-    for result in sweep(options.seeds, options.planted, options.processes):
+    for result in sweep(options.seeds, options.planted, options.processes, options.scenario):
         if result.outcome is not None:
             report = result.outcome.value
             total.update(sent=report.sent, acked=report.acked, read=report.read)
@@ -103,7 +119,8 @@ def main() -> int:
             faults.update(report.faults)
         if result.failure:
             failed += 1
-            print(f"FAILED {headline(result.seed, options.planted)}\n{result.failure}", flush=True)
+            where = headline(result.seed, options.planted, options.scenario)
+            print(f"FAILED {where}\n{result.failure[-SHOWN:]}", flush=True)
         elif options.verbose and result.outcome is not None:
             print(f"seed {result.seed} {result.outcome.trace} {result.outcome.value}", flush=True)
     seconds = time.perf_counter() - began

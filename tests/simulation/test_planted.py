@@ -5,7 +5,7 @@ import pytest
 from tests.simulation.log_machine import examples_to_failure
 from tests.simulation.measure import states_to_failure
 from tests.simulation.planted import BUGS, Finder, plant
-from tests.simulation.sweep import first_caught
+from tests.simulation.sweep import KEEPING, STREAMS, first_caught
 
 EXAMPLES = 60
 SEEDS = range(50)
@@ -36,8 +36,11 @@ def test_the_state_machine_finds(bug: str) -> None:
     print(f"{bug}: {tried} examples")
 
 
-@pytest.mark.parametrize("bug", found_by("seeds"))
-def test_the_simulation_finds(bug: str) -> None:
-    found = first_caught(bug, SEEDS)
+@pytest.mark.parametrize(
+    ("scenario", "bug"),
+    [(STREAMS, bug) for bug in found_by("seeds")] + [(KEEPING, bug) for bug in found_by("keeping")],
+)
+def test_the_simulation_finds(scenario: str, bug: str) -> None:
+    found = first_caught(bug, SEEDS, scenario)
     assert found is not None, f"{bug}: not caught by seeds up to {SEEDS[-1]}"
     print(f"{bug}: caught by seed {found.seed}: {found.failure.splitlines()[-1]}")

@@ -1,28 +1,49 @@
-"""The first scenario holds for some seeds, replays exactly, and finds what is planted."""
+"""The scenarios hold for some seeds, and replay exactly."""
 
+import datetime
 import os
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tailrace.testing import Broker
 from tests.simulation.scenario import run_seed
-from tests.simulation.sweep import headline, try_seed
+from tests.simulation.sweep import KEEPING, SCENARIOS, STREAMS, commit, headline, sweep
 
-SEEDS = range(12)  # `make sim` runs 300
+# Seeds that failed once, and others: they stay. 165 spun for ever at a moment just ahead.
+REGRESSIONS = {
+    STREAMS: (*range(19), 165),
+    KEEPING: (*range(10), 15, 17, 20, 36, 40, 44, 50, 51, 52, 53),
+}
+SHOWN = 1_000  # characters of what is wrong
+FRESH = 20  # of each scenario: others with every commit; `make proofs-storage` runs thousands
+
+
+def fresh_seeds() -> range:
+    """By the commit, so that a failure is one again when it is looked at."""
+    number = int(commit(), 16) if commit() != "unknown" else datetime.date.today().toordinal()
+    return range(1_000 + number % 1_000_000, 1_000 + number % 1_000_000 + FRESH)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-def test_no_promise_is_broken(seed: int) -> None:
-    result = try_seed(seed)
-    assert not result.failure, f"{headline(seed)}\n{result.failure}"
-    assert result.outcome is not None
-    report = result.outcome.value
-    assert report.acked > 0
-    assert report.read > 0
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_no_promise_is_broken(scenario: str) -> None:
+    seeds = [*REGRESSIONS[scenario], *fresh_seeds()]
+    results = list(sweep(seeds, scenario=scenario))
+    wrong = [
+        f"{headline(each.seed, scenario=scenario)}\n{each.failure[-SHOWN:]}"
+        for each in results
+        if each.failure
+    ]
+    assert not wrong, "\n".join(wrong)
+    reports = [each.outcome.value for each in results if each.outcome is not None]
+    assert len(reports) == len(seeds)
+    assert all(report.acked > 0 and report.read > 0 for report in reports)
+    faults = sum((Counter(report.faults) for report in reports), Counter[str]())
+    print(f"{scenario}: {len(seeds)} seeds, {sum(one.acked for one in reports):,} acked, {faults}")
 
 
 @pytest.mark.slow

@@ -14,7 +14,13 @@ from tailrace.client.client import Client
 from tailrace.client.consumer import Consumer
 from tailrace.client.producer import Producer
 from tailrace.client.records import Record, RecordMetadata, TopicPartition
-from tailrace.protocol.errors import CorruptBatch, ProduceError, SendManyError, TailraceError
+from tailrace.protocol.errors import (
+    CorruptBatch,
+    OffsetOutOfRange,
+    ProduceError,
+    SendManyError,
+    TailraceError,
+)
 from tailrace.simulation.history import History, Read, Send
 from tailrace.simulation.run import SimCluster
 
@@ -169,6 +175,9 @@ async def drain(
             where = TopicPartition(topic, number)
             async with client.consumer(partitions=[where], stop_at_end=True) as consumer:
                 while (error := await _read_on(history, reader, consumer)) is not None:
+                    if isinstance(error, OffsetOutOfRange):  # expired since it was asked for
+                        await consumer.seek(where, error.start)
+                        continue
                     go_on = error.details.get("next_offset")
                     assert isinstance(go_on, int), error
                     lost |= {(number, offset) for offset in range(error.offset, go_on)}
@@ -178,11 +187,11 @@ async def drain(
 
 async def _read_on(
     history: History, reader: str, consumer: Consumer[bytes, bytes]
-) -> CorruptBatch | None:
+) -> CorruptBatch | OffsetOutOfRange | None:
     try:
         async for record in consumer:
             saw(history, reader, record)
-    except CorruptBatch as error:
+    except (CorruptBatch, OffsetOutOfRange) as error:
         return error
     return None
 
