@@ -247,7 +247,13 @@ def _text(key: str, value: ConfigValue) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return value
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except TypeError:
+        raise texts_config.bad_argument(
+            *(key, value), call="config", expected="text or a number", hint="Example: 'compact'."
+        ) from None
+    if not finite:
         raise texts_config.bad_argument(
             key, value, call="config", expected="a finite number", hint="Use 'forever'."
         )

@@ -28,7 +28,7 @@ def delete_records_request(
     """Raises ConfigError T082 for an offset that is neither a number >= 0 nor ``"end"``."""
     starts: list[StartOffset] = []
     for partition, offset in before.items():
-        if offset != "end" and offset < 0:
+        if offset != "end" and not _is_number(offset):
             raise texts_config.bad_argument(
                 f"before[{partition}]",
                 offset,
@@ -46,11 +46,15 @@ def erase_request(
     keys: Sequence[bytes],
     records: Sequence[tuple[int, int]],
 ) -> EraseRequest:
-    """Raises ConfigError T082 for nothing at all, for too much, and for keys that are no bytes."""
+    """Raises ConfigError T082 for nothing at all, for too much, for keys that are no bytes and
+    for records that are no positions.
+    """
     if not keys and not records:
         raise _refused("keys", keys, "keys or records to erase", "Give keys=[b'...'].")
     if set(map(type, keys)) - {bytes}:  # of b"key" alone they are int, of "key" str
         raise _refused("keys", keys, "a sequence of bytes", "Encode each: keys=[b'cust-7'].")
+    if not all(map(_is_position, records)):
+        raise _refused("records", records, "(partition, offset) pairs", "Give records=[(0, 17)].")
     for name, items in (("keys", keys), ("records", records)):
         if len(items) > ITEMS_MAX:
             expected = f"at most {ITEMS_MAX:,} of them"
@@ -78,6 +82,19 @@ def receipt(response: ErasureResponse) -> ErasureReceipt:
         completed_at=response.completed_at,
         replicas={one.broker_id: "done" if one.done else "pending" for one in response.replicas},
     )
+
+
+def _is_number(given: object) -> bool:
+    """What a type checker would refuse is to be named here, too."""
+    return isinstance(given, int) and given >= 0
+
+
+def _is_position(given: object) -> bool:
+    match given:
+        case tuple((int(partition), int(offset))):
+            return min(partition, offset) >= 0
+        case _:
+            return False
 
 
 def _refused(key: str, value: object, expected: str, hint: str) -> ConfigError:

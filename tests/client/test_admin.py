@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,9 @@ def test_what_the_broker_refuses_is_raised(run: Run, broker: Broker) -> None:
                 await client.admin.create_topic("fine", config={"retention": "soon"})
             with pytest.raises(ConfigError, match="T082"):
                 await client.admin.create_topic("fine", config={"retention": math.inf})
+            not_text: Any = ["compact", "delete"]
+            with pytest.raises(ConfigError, match=r"T082: .*cleanup=.* must be text or a number"):
+                await client.admin.create_topic("fine", config={"cleanup": not_text})
 
     run(main)
 
