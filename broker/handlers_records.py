@@ -53,7 +53,7 @@ def _new_start(node: Node, topic: Topic, asked: StartOffset) -> tuple[Partition,
     high_watermark = partition.high_watermark
     offset = high_watermark if asked.offset == HIGH_WATERMARK else asked.offset
     if not 0 <= offset <= high_watermark:
-        raise texts.offset_out_of_range(
+        raise texts.position_out_of_range(
             *(topic.name, asked.partition),
             requested=offset,
             start=partition.log.start,
@@ -131,7 +131,7 @@ def _erasure(node: Node, topic: Topic, request: EraseRequest) -> Erasure:
     for record in request.records:
         partition = _serving(node, topic, record.partition)
         if not partition.log.start <= record.offset < ends[record.partition]:
-            raise texts.offset_out_of_range(
+            raise texts.position_out_of_range(
                 *(topic.name, record.partition),
                 requested=record.offset,
                 start=partition.log.start,

@@ -329,11 +329,20 @@ def offset_not_available(topic: str, partition: int, *, epoch: int) -> errors.Of
 def offset_out_of_range(
     topic: str, partition: int, *, requested: int, start: int, end: int, group: str | None = None
 ) -> errors.OffsetOutOfRange:
-    """T041 for an offset asked for: below ``start`` (the log start) or above ``end``."""
+    """T041 for an offset a reader asked for: below ``start`` (the log start) or above ``end``."""
     edge = f"starts at {count(start)}" if requested < start else f"ends at {count(end)}"
     message = f"asked for {count(requested)}, but {partition_name(topic, partition)} {edge}"
     details = {"requested": requested, "start": start, "end": end}
     return _out_of_range(message, group, topic=topic, partition=partition, **details)
+
+
+def position_out_of_range(
+    topic: str, partition: int, *, requested: int, start: int, end: int
+) -> errors.OffsetOutOfRange:
+    """T041 for records that are to go: there is no consumer whose policy could help."""
+    asked = offset_out_of_range(topic, partition, requested=requested, start=start, end=end)
+    hint = f"Look: tailrace topic describe {shown(topic)}"
+    return errors.OffsetOutOfRange("T041", asked.message, hint, **asked.details)
 
 
 def committed_out_of_range(

@@ -1,6 +1,7 @@
 """``admin.erase`` and ``delete_records``: what is asked, refused, waited for, tried again."""
 
 import uuid
+from typing import Any
 
 import anyio
 import pytest
@@ -71,6 +72,7 @@ def test_log_starts_move_and_are_told(run: Run, broker: Broker) -> None:
             with pytest.raises(OffsetOutOfRange) as refused:
                 await admin.delete_records(topic, {1: 11})
             assert (refused.value.requested, refused.value.end) == (11, 10)
+            assert refused.value.hint == f"Look: tailrace topic describe {topic}"
             assert await admin.delete_records(topic, {1: "end"}) == {1: 10}
             assert await admin.delete_records(topic, {}) == {}
 
@@ -89,7 +91,7 @@ def test_what_is_not_there_is_refused(run: Run, broker: Broker) -> None:
                 await client.admin.delete_records("missing", {0: 1})
             with pytest.raises(PartitionNotFound):
                 await client.admin.erase(topic, records=[(1, 0)])
-            with pytest.raises(OffsetOutOfRange):
+            with pytest.raises(OffsetOutOfRange, match="Look: tailrace topic describe"):
                 await client.admin.erase(topic, records=[(0, 1)])
 
     run(main)
@@ -101,6 +103,7 @@ def test_the_same_without_an_event_loop(broker: Broker) -> None:
     with tailrace.sync.connect(broker.url) as client:
         receipt = client.admin.erase(topic, keys=[b"k"], timeout=30.0)
         assert (receipt.records, receipt.completed_at is None) == (1, False)
+        assert receipt.id in [event.get("erasure") for event in broker.events()]
         pending = client.admin.erase(topic, records=[(0, 1)], wait=False)
         assert pending.id != receipt.id
         assert client.admin.delete_records(topic, {0: "end"}) == {0: 2}
@@ -125,21 +128,26 @@ def test_each_key_and_record_is_asked_for_once() -> None:
         ([b"%d" % n for n in range(1_001)], [], "must be at most 1,000 of them"),
         ([], [(0, n) for n in range(1_001)], "must be at most 1,000 of them"),
         ([bytes(40_000), bytes(40_001)], [], "must be at most 65,536 bytes in one request"),
+        ([], [3], r"records=\[3\] must be \(partition, offset\) pairs"),
+        ([], [[0, 3]], r"must be \(partition, offset\) pairs"),
+        ([], [(0, "3")], r"must be \(partition, offset\) pairs"),
+        ([], [(0, -3)], r"must be \(partition, offset\) pairs"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_at_the_call(
-    keys: list[bytes], records: list[tuple[int, int]], text: str
+    keys: list[bytes], records: list[Any], text: str
 ) -> None:
     with pytest.raises(ConfigError, match=text) as refused:
         erase_request(ID, "orders", keys, records)
     assert refused.value.code == "T082"
 
 
-def test_an_offset_below_zero_is_refused_at_the_call() -> None:
+@pytest.mark.parametrize("offset", [-1, "start", 2.5, None])
+def test_what_is_no_offset_is_refused_at_the_call(offset: Any) -> None:
     starts = delete_records_request("orders", {0: 0, 1: "end"}).partitions
     assert starts == (StartOffset(0, 0), StartOffset(1, -1))
-    with pytest.raises(ConfigError, match="T082"):
-        delete_records_request("orders", {0: -1})
+    with pytest.raises(ConfigError, match=r"T082: .*must be an offset or 'end'"):
+        delete_records_request("orders", {0: offset})
 
 
 # ── waiting ──────────────────────────────────────────────────────────────────────────────────
