@@ -50,6 +50,8 @@ def config_show(ctx: click.Context, path: str | None) -> int:
 def config_explain(ctx: click.Context, key: str, path: str | None) -> int:
     """What a setting means, its value and where that comes from."""
     values = load_sources(path).values
+    if f"topic.{key}" in values:  # as it is named where a topic's own settings are refused
+        key = f"topic.{key}"
     if key not in values:
         if key in SETTINGS and not SETTINGS[key].exists:
             raise texts_config.setting_later("config explain", key, release=SETTINGS[key].later)

@@ -116,5 +116,7 @@ def settings(pairs: tuple[str, ...]) -> dict[str, str]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise click.UsageError(f"--set takes KEY=VALUE, not '{pair}'")
+        if key in found:
+            raise click.UsageError(f"--set of {key} twice")
         found[key] = value
     return found

@@ -60,11 +60,13 @@ def needs_server(command: str) -> errors.ConfigError:
     )
 
 
-def later_command(command: str) -> errors.ConfigError:
+def later_command(
+    command: str, hint: str = "See what there is: tailrace --help"
+) -> errors.ConfigError:
     """T086: a reserved name. ``command``: "queue", "topic purge"."""
     return errors.ConfigError(
         "T086",
         f"'{shown(command)}' comes with a later release",
-        "See what there is: tailrace --help",
+        shown(hint),
         key=command,
     )

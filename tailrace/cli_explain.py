@@ -18,7 +18,9 @@ def explain(console: Console, target: str) -> None:
     """Say what an error code means, what to do, and show an example."""
     code = target.upper()
     if not re.fullmatch(r"T\d{3}", code):
-        raise texts_cli.later_command(command=f"explain {target}")
+        topic, colon, _ = target.partition(":")
+        until_then = f"See the partition: tailrace topic describe {topic}"
+        raise texts_cli.later_command(f"explain {target}", *([until_then] if colon else []))
     entry = CATALOGUE.get(code)
     if entry is None:
         near = difflib.get_close_matches(code, CATALOGUE, n=3, cutoff=0.5)

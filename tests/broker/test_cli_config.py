@@ -60,6 +60,11 @@ def test_explain_says_what_a_setting_means(file: str) -> None:
     assert "per topic: tailrace topic alter NAME --set retention=VALUE" in text
 
 
+def test_explain_takes_the_name_a_setting_has_at_a_topic(file: str) -> None:
+    _, text = invoke("explain", "on_full", "-c", file, output="table")
+    assert text.startswith('topic.on_full = "reject"')
+
+
 @pytest.mark.parametrize(
     ("key", "hint"),
     [

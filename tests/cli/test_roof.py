@@ -162,6 +162,10 @@ def test_explain_every_code(offline: Cli, code: str) -> None:
     assert set(document) == {"code", "class", "retriable", "cause", "fix", "example"}
 
 
+def test_explain_of_a_partition_names_what_can_be_asked_now(offline: Cli) -> None:
+    assert offline("explain", "orders:0").err.endswith("tailrace topic describe orders\n")
+
+
 def test_explain_of_no_code(offline: Cli) -> None:
     result = offline("explain", "T998")
     assert result.code == 2
