@@ -93,7 +93,7 @@ class Broker(Records):
     def advance(
         self, *, seconds: float = 0, minutes: float = 0, hours: float = 0, days: float = 0
     ) -> None:
-        """Move the wall clock and let retention act on it; timeouts are not moved."""
+        """Move the wall clock; retention and compaction act on it, timeouts are not moved."""
         moved = seconds + 60 * (minutes + 60 * (hours + 24 * days))
         if moved < 0:
             raise ValueError("time only goes forward")
