@@ -408,7 +408,8 @@ class Recovery:
             data = encode_producers(self._replay.producers, end)
             self._stage(f"{self.path}/producers-{end:020}", data)
         mark, path = Mark.of(active.summary()), marks.flushed_path(self.path)
-        if mark != self.mark or "flushed" in self.report.rebuilt:
+        # If its own sync failed, syncing it again would do nothing: it is written again (R21).
+        if mark != self.mark or self._suspect or "flushed" in self.report.rebuilt:
             self._stage(path, marks.encode_mark(mark))
         elif not self.report.clean:
             # It may stand in the page cache only: a power cut would turn what is damaged below it

@@ -367,6 +367,22 @@ def test_suspect_directory_is_written_and_synced_anew(tmp_path: Path) -> None:
     assert (entries(again), again.recovery.clean, again.flushed) == (before, False, 10)
 
 
+def test_the_mark_in_a_suspect_directory_is_another_file(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    fill(log, 10)
+    log.sync()
+    before = (tmp_path / "log" / "flushed").stat().st_ino
+    log.close(clean=False)
+    assert open_log(tmp_path).flushed == 10
+    assert (
+        tmp_path / "log" / "flushed"
+    ).stat().st_ino == before  # as it was: nothing more to be told
+    assert open_log(tmp_path, suspect=True).flushed == 10
+    assert (
+        tmp_path / "log" / "flushed"
+    ).stat().st_ino != before  # what a failed sync left is not believed
+
+
 # ── any damage at any place ──────────────────────────────────────────────────────────────────
 
 
