@@ -360,7 +360,11 @@ def rewrite_batch(header: BatchHeader, columns: Columns, kept: Kept, *, seed: in
         rise = kept.delete_horizon_ms - columns.base_timestamp
         attributes |= ATTRIBUTE_DELETE_HORIZON
     elif attributes & ATTRIBUTE_DELETE_HORIZON:
-        rise = 0
+        keys, values = columns.keys or (), columns.values
+        if any(values[at] is None and keys and keys[at] is not None for at in keep):
+            rise = 0
+        else:  # it was for tombstones, and would let every cleaning look for them again
+            attributes &= ~ATTRIBUTE_DELETE_HORIZON
     offsets = columns.offsets
     left = Columns(
         base_timestamp=columns.base_timestamp + rise,

@@ -1,6 +1,7 @@
 """Rewriting segments: what stays, what becomes an empty range, what is refused."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -228,8 +229,14 @@ def test_control_batches_are_never_touched(tmp_path: Path) -> None:
     assert verdict.asked == [0, 3]
 
 
-def test_a_delete_horizon_changes_no_timestamp_and_stays(tmp_path: Path) -> None:
-    source = segment(tmp_path, entry(0, 3))
+def test_a_delete_horizon_changes_no_timestamp_and_stays_with_its_tombstones(
+    tmp_path: Path,
+) -> None:
+    with_tombstone = replace(columns(0, 1, 2), values=[b"v0", b"v1", None])
+    source = segment(
+        tmp_path,
+        encode_entry(SEED, with_tombstone, base_offset=0, leader_epoch=1, append_time=1_000),
+    )
     [(header, data)] = written(tmp_path, run(tmp_path, [source], Without(horizon=9_000)))
     assert header.attributes & ATTRIBUTE_DELETE_HORIZON
     assert (header.base_timestamp, header.max_timestamp) == (9_000, 502)
@@ -241,6 +248,10 @@ def test_a_delete_horizon_changes_no_timestamp_and_stays(tmp_path: Path) -> None
     assert left.timestamps == [501 - 9_000, 502 - 9_000]
     same = run(tmp_path / "again", [segment(tmp_path / "again", data)], Without(horizon=9_000))
     assert not same.changed
+    result = run(tmp_path / "again", [segment(tmp_path / "again", data)], Without(2))
+    [(header, data)] = written(tmp_path / "again", result)
+    assert not header.attributes & ATTRIBUTE_DELETE_HORIZON
+    assert (header.base_timestamp, header.max_timestamp) == (501, 501)
 
 
 def test_records_below_a_start_go_without_opening_other_batches(tmp_path: Path) -> None:
