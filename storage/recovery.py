@@ -118,6 +118,8 @@ def settle(disk: Disk, done: Sequence["Recovery"]) -> None:
             checkpoint.publish(disk, path)
         if names:
             disk.sync_together([], sorted({checkpoint.parent(path) for path in names}))
+        for one in done:
+            one.unsynced.clear()  # no more files open than the logs need
 
 
 def numbered(names: list[str], prefix: str, suffix: str) -> list[int]:
