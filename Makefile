@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types pytest format sim proofs bench-quick vectors clean
+.PHONY: demo test lint types pytest format sim proofs proofs-storage bench-quick vectors clean
 
 demo: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.demo tests/data/apache_access.log
@@ -22,14 +22,12 @@ types: $(VENV)/.dev
 pytest: $(VENV)/.dev
 	$(BIN)/python -m pytest -q
 
-# 300 seeds of the deterministic simulation, and the planted bugs (a few minutes).
+# 300 seeds of both scenarios of the simulation, and what finds the planted bugs (some minutes).
 SEEDS ?= 0-299
 sim: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation.sweep --seeds $(SEEDS)
-	@for bug in no-fsync no-sequence-check cut-at-first-bad-checksum; do \
-	  echo "planted: $$bug (every failed seed caught it)"; \
-	  $(BIN)/python -m tests.simulation.sweep --seeds 0-49 --planted $$bug | grep ' seeds, '; \
-	done
+	$(BIN)/python -m tests.simulation.sweep --seeds $(SEEDS) --scenario keeping
+	$(BIN)/python -m tests.simulation.measure
 
 # Real processes: kill -9 under load 20 times, 5 power cuts (root: mounts an ext4 loop file).
 proofs: $(VENV)/.dev
@@ -38,6 +36,11 @@ proofs: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.full --seconds 60
 	$(BIN)/python -m tests.proofs.erase --kills 5
 	$(BIN)/python -m tests.proofs.erase --loop --power-cuts 3
+
+# The storage proofs of a night; SHARE=0.1 is a tenth of it (half an hour on two cores).
+SHARE ?= 1
+proofs-storage: $(VENV)/.dev
+	$(BIN)/python -m tests.proofs.nightly --share $(SHARE)
 
 # One minute of speed figures beside the limits of this machine.
 bench-quick: $(VENV)/.server
