@@ -204,7 +204,8 @@ class Eraser:
         elif (source := await self._source(work.partition, segment)) is not None:
             await self._rewrite(work, segment, source)
         else:
-            work.block(segment, "it is damaged, or not all of it is on the disk yet")
+            name = f"{segment.base_offset:020}.log"
+            work.block(segment, f"{name} is damaged, or not all of it is on the disk yet")
             work.at = segment.next_offset
 
     async def _look(self, work: _Pass, active: SegmentFacts) -> None:

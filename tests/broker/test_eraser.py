@@ -266,7 +266,9 @@ def test_what_a_lost_worker_left_half_made_is_gone_when_it_is_done(place: Place)
     run(main)
 
 
-def test_a_damaged_segment_that_may_hold_the_key_keeps_the_receipt_open(place: Place) -> None:
+def test_a_damaged_segment_that_may_hold_the_key_keeps_the_receipt_open(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         async with place.broker() as (_, _, client):
             topic_id = await client.create("orders")
@@ -281,6 +283,7 @@ def test_a_damaged_segment_that_may_hold_the_key_keeps_the_receipt_open(place: P
             assert (done.records, done.completed_at is None) == (1, False)
             pending = await receipt(client, "orders", 1)
             assert pending.completed_at is None
+            assert f"erasing in orders[0] waits for 0.25 s: {first.name} is dam" in caplog.text
             assert place.holding(SECRET) == [first.name]
             await delete_records(client, {0: 60})  # takes the damage along
             assert (await receipt(client, "orders", 1, 20_000)).completed_at is not None
