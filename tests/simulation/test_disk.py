@@ -262,3 +262,19 @@ def test_bit_rot_reaches_cache_and_disk() -> None:
     machine.platter.content("/a").flip(0, 2)
     assert machine.disk.open("/a").read(3, 0) == b"cbx"
     assert contents(machine.platter.crashed(drop)) == {"a": b"cbc"}
+
+
+def test_disks_that_hold_the_same_have_the_same_digest() -> None:
+    one, other = Machine(), Machine()
+    for machine in (one, other):
+        machine.disk.make_directory("/folder")
+        machine.write("/folder/a", b"abc")
+    other.write("/folder/a", b"c", 2)
+    assert one.platter.digest() == other.platter.digest()
+    differs = {one.platter.digest()}
+    for change in ("/folder/a", "/folder/b", "/a"):
+        other.write(change, b"x")
+        differs.add(other.platter.digest())
+    other.disk.open("/a").resize(5)
+    differs.add(other.platter.digest())
+    assert len(differs) == 5
