@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 import anyio
 
 from tailrace.client import erasing
-from tailrace.client.records import ConfigValue
+from tailrace.client.offsets import list_offsets
+from tailrace.client.records import ConfigValue, TopicPartition
 from tailrace.client.retry import Backoff
 from tailrace.client.shapes import (
     BrokerInfo,
@@ -144,12 +145,18 @@ class Admin:
         """Remove all records below an offset, by partition; ``"end"``: all there are by now.
 
         Returns where the logs begin then. They are out of every reader's reach at once; their
-        bytes leave the disk soon after. All partitions are changed or, on an error, none.
+        bytes leave the disk soon after. Nothing changes if any partition is refused (T010, T011,
+        T041); after another error some may have changed, and asking again is safe.
 
         Raises TopicNotFound T010, PartitionNotFound T011, PartitionOffline T033,
         OffsetOutOfRange T041 for an offset behind the end; one below the log start is no change.
         """
         request = erasing.delete_records_request(topic, before)
+        ends = [TopicPartition(topic, at) for at, offset in before.items() if offset == "end"]
+        if ends:  # a second try must not remove what was sent after the first
+            found = await list_offsets(self._client, ends, "latest")
+            known = {at.partition: offset for at, offset in found.items()}
+            request = erasing.delete_records_request(topic, {**before, **known})
         response = await self._ask(request, DeleteRecordsResponse)
         return {one.partition: one.offset for one in response.partitions}
 

@@ -8,16 +8,19 @@ import pytest
 
 import tailrace
 import tailrace.sync
+from tailrace.client.cluster import Cluster
 from tailrace.client.erasing import delete_records_request, erase_request
 from tailrace.protocol.connection import Incoming
 from tailrace.protocol.errors import (
     ConfigError,
+    ConnectError,
     OffsetOutOfRange,
     PartitionNotFound,
     RequestTimeout,
     TopicNotFound,
 )
 from tailrace.protocol.messages_admin import (
+    DeleteRecordsRequest,
     EraseRequest,
     ErasureResponse,
     GetErasureRequest,
@@ -77,6 +80,32 @@ def test_log_starts_move_and_are_told(run: Run, broker: Broker) -> None:
             assert await admin.delete_records(topic, {}) == {}
 
     run(main)
+
+
+def test_a_second_try_removes_nothing_that_was_sent_after_the_first(
+    run: Run, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = broker.name("orders")
+    broker.seed(topic, [b"a", b"b"])
+    unchanged, lost = Cluster.leader_request, [1]
+
+    async def leader_request(self: Cluster, leader: Any, message: Any, **options: Any) -> Any:
+        answer = await unchanged(self, leader, message, **options)
+        if isinstance(message, DeleteRecordsRequest) and lost:
+            lost.clear()
+            await anyio.to_thread.run_sync(broker.seed, topic, [b"c"])
+            raise ConnectError("T001", "its connection was lost", "Try again.")
+        return answer
+
+    monkeypatch.setattr(Cluster, "leader_request", leader_request)
+
+    async def main() -> None:
+        async with tailrace.connect(broker.url) as client:
+            assert await client.admin.delete_records(topic, {0: "end"}) == {0: 2}
+
+    run(main)
+    assert not lost
+    assert [(one.offset, one.value) for one in broker.records(topic)] == [(2, b"c")]
 
 
 def test_what_is_not_there_is_refused(run: Run, broker: Broker) -> None:
