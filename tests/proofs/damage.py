@@ -29,7 +29,7 @@ from tailrace.protocol.batch import BatchHeader, header_seed, scan_one
 from tailrace.protocol.errors import TailraceError
 from tailrace.storage.directory import parse_partition_name
 from tests.broker.harness import Client
-from tests.proofs.session import PARTITIONS, Ledger, Place, connected, records_in, session
+from tests.proofs.session import PARTITIONS, Ledger, Place, connected, end_of, records_in, session
 from tests.proofs.strace import TracedBroker
 
 PAGE = 4096
@@ -258,8 +258,9 @@ async def read_around(
             continue
         if not body:
             return
-        for offset, value in records_in(bytes(body)):
-            found[partition, offset], at = value, offset + 1
+        records = records_in(bytes(body))
+        found.update({(partition, offset): value for offset, value in records})
+        at = end_of(bytes(body))
 
 
 def sweep(cases: int, folder: Path, first: int = 0) -> Result:

@@ -50,7 +50,7 @@ def proofs(share: float) -> Iterator[Proof]:
         yield Proof("tests.simulation.sweep", ("--scenario", scenario, "--seeds", seeds))
     yield Proof("tests.simulation.measure", ())
     kills, errors = points(KILLS), points(ERRORS // 2)
-    yield Proof("tests.proofs.syscalls", ("--kills", kills, "--errors", errors))
+    yield Proof("tests.proofs.syscalls", ("--kills", kills, "--errors", errors, "--erasing"))
     yield Proof("tests.proofs.damage", ("--cases", part(DAMAGES)))
     yield Proof("tests.proofs.kill", ("--kills", part(RANDOM_KILLS)))
     yield Proof("tests.proofs.kill", ("--power-cuts", part(POWER_CUTS)), root=True)

@@ -14,18 +14,20 @@ from random import Random
 
 import trio
 
-from tailrace.protocol.batch import decode_columns, parse_header
+from tailrace.protocol.batch import decode_columns, encode_batch, header_seed, parse_header
 from tailrace.protocol.errors import TailraceError
-from tailrace.protocol.messages import ProduceResponse, ProduceResult
-from tests.broker.harness import Client, batch, produce_request
+from tailrace.protocol.messages import ProduceResponse, ProduceResult, Request
+from tailrace.protocol.messages_admin import EraseRequest, ErasureResponse, GetErasureRequest
+from tests.broker.harness import NOW_MS, Client, batch, produce_request
 
-TOPIC = "kept"
+TOPIC, PEOPLE = "kept", "people"
 PARTITIONS = 2
 RECORDS = 14  # of one session
 SIZES = (10, 400, 3000)
 REFUSED_MAX = 3  # times in a row: what a fault of one call can do
 SECONDS_MAX = 20.0
 UNREADABLE = 33
+ERASED_MS_MAX = 10_000
 
 Place = tuple[int, int]  # partition, offset
 Gone = (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel, OSError)
@@ -52,6 +54,10 @@ class Ledger:
     open: dict[int, bytes] = field(default_factory=dict[int, bytes])  # sent, but not answered
     sequences: Counter[int] = field(default_factory=Counter[int])
     refusals: Counter[str] = field(default_factory=Counter[str])
+    erasing: bool = False  # sessions have records erased, too
+    keys: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])  # of values acknowledged
+    asked: set[bytes] = field(default_factory=set[bytes])  # keys that may be erased
+    erased: set[bytes] = field(default_factory=set[bytes])  # keys of which none may be left
     sessions: int = 0
     unreadable: int = 0  # sessions that found a partition offline
     read: int = 0
@@ -121,6 +127,8 @@ async def _use(client: Client, ledger: Ledger) -> bool:
                 break
         if number == RECORDS // 2:
             await _change_topics(client, ledger)
+    if ledger.erasing:
+        await _erase(client, ledger)
     return True
 
 
@@ -153,6 +161,37 @@ async def _change_topics(client: Client, ledger: Ledger) -> None:
             ledger.refusals[error.code] += 1
 
 
+async def _erase(client: Client, ledger: Ledger) -> None:
+    """Hold a topic against what was erased of it, add to it, and have one more key erased."""
+    topics = [one.topic_id for one in (await client.metadata()).topics if one.name == PEOPLE]
+    topic = topics[0] if topics else await client.create(PEOPLE)
+    there = set((await _read(client, topic, 0)).values())
+    for value, key in ledger.keys.items():
+        assert value not in there or key not in ledger.erased, f"{key!r} was erased"
+        assert value in there or key in ledger.asked, f"{value[:20]!r} is gone"
+    keys = [b"%d.%d" % (ledger.sessions, number) for number in range(3)]
+    values = [b"%s of %s " % (PEOPLE.encode(), key) + b"x" * 1000 for key in keys]
+    entry = encode_batch(header_seed(topic, 0), values=[*values], keys=[*keys], timestamps=NOW_MS)
+    request = produce_request(topic, [entry])
+    answer, _ = await client.ask(request, ProduceResponse, entry)
+    if answer.results[0].error is not None:
+        return
+    ledger.keys.update(zip(values, keys, strict=True))
+    ledger.asked.add(keys[0])
+    erasure_id = Random(ledger.sessions).randbytes(16)
+    asking: Request = EraseRequest(erasure_id, PEOPLE, (keys[0],), ())
+    for _ in range(REFUSED_MAX):
+        try:
+            receipt, _ = await client.ask(asking, ErasureResponse)
+        except TailraceError as error:
+            ledger.refusals[error.code] += 1
+            continue
+        if receipt.completed_at is not None:
+            ledger.erased.add(keys[0])
+            return
+        asking = GetErasureRequest(PEOPLE, erasure_id, ERASED_MS_MAX)
+
+
 async def _topic(client: Client, ledger: Ledger) -> bytes | None:
     """The id of the topic, made if it is not there; None: the broker cannot make it now."""
     for _ in range(REFUSED_MAX):
@@ -170,28 +209,46 @@ async def _topic(client: Client, ledger: Ledger) -> bytes | None:
 async def _read_all(client: Client, topic: bytes) -> dict[Place, bytes]:
     found: dict[Place, bytes] = {}
     for partition in range(PARTITIONS):
-        at, refused = 0, 0
-        while True:
-            answer, body = await client.fetch(topic, at, partition)
-            error = answer.results[0].error
-            if error is not None:  # the file could not be opened, say: it can be the next time
-                refused += 1
-                assert error.code == UNREADABLE, error
-                if refused == REFUSED_MAX:
-                    raise Unreadable(error)
-                continue
-            if not body:
-                break
-            for offset, value in records_in(bytes(body)):
-                found[partition, offset], at = value, offset + 1
+        there = await _read(client, topic, partition)
+        found.update({(partition, offset): value for offset, value in there.items()})
     return found
+
+
+async def _read(client: Client, topic: bytes, partition: int) -> dict[int, bytes]:
+    """Everything of one partition, or ``Unreadable``."""
+    found: dict[int, bytes] = {}
+    at, refused = 0, 0
+    while True:
+        answer, body = await client.fetch(topic, at, partition)
+        error = answer.results[0].error
+        if error is not None:  # the file could not be opened, say: it can be the next time
+            refused += 1
+            assert error.code == UNREADABLE, error
+            if refused == REFUSED_MAX:
+                raise Unreadable(error)
+            continue
+        if not body:
+            return found
+        found.update(records_in(bytes(body)))
+        at = end_of(bytes(body))
 
 
 def records_in(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Offset and value of everything in the body of a fetch."""
     while data:
         header = parse_header(data)
-        for offset, value in enumerate(decode_columns(data, header).values, header.base_offset):
+        columns = decode_columns(data, header)
+        deltas = columns.offsets if columns.offsets is not None else range(len(columns.values))
+        for delta, value in zip(deltas, columns.values, strict=True):
             assert value is not None
-            yield offset, value
+            yield header.base_offset + delta, value
         data = data[header.size_bytes :]
+
+
+def end_of(data: bytes) -> int:
+    """The offset behind the last batch in the body of a fetch, which may hold no record."""
+    while True:
+        header = parse_header(data)
+        data = data[header.size_bytes :]
+        if not data:
+            return header.next_offset

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -75,9 +76,9 @@ class Baseline:
         ]
 
 
-def baselines(folder: Path) -> tuple[Baseline, Baseline]:
+def baselines(folder: Path, *, erasing: bool) -> tuple[Baseline, Baseline]:
     """On a directory that is new, and on one that was used."""
-    ledger, found = Ledger(), list[Baseline]()
+    ledger, found = Ledger(erasing=erasing), list[Baseline]()
     for _ in range(2):
         broker = TracedBroker(folder / "watched")
         assert broker.ready(), broker.last_words()
@@ -96,21 +97,21 @@ def spread(points: Sequence[Injection], count: int | None) -> list[Injection]:
     return [points[at * len(points) // count] for at in range(count)]
 
 
-def run_all(points: Sequence[Injection], folder: Path, *, fresh: bool) -> Result:
+def run_all(points: Sequence[Injection], folder: Path, *, fresh: bool, erasing: bool) -> Result:
     """Some chains at a time; ``fresh``: each point on a directory of its own."""
     count = len(points) if fresh else max(TOGETHER, -(-len(points) // CHAIN_MAX))
     chains = [chain for at in range(count) if (chain := points[at::count])]
     folders = [folder / f"{'fresh' if fresh else 'chain'}{at}" for at in range(len(chains))]
     total = Result()
     with ThreadPoolExecutor(TOGETHER) as pool:
-        for result in pool.map(run_chain, chains, folders):
+        for result in pool.map(partial(run_chain, erasing=erasing), chains, folders):
             total.add(result)
     return total
 
 
-def run_chain(points: Sequence[Injection], data: Path) -> Result:
+def run_chain(points: Sequence[Injection], data: Path, *, erasing: bool) -> Result:
     """One broker after another on one directory, and at the end one that is let be."""
-    result, ledger = Result(), Ledger()
+    result, ledger = Result(), Ledger(erasing=erasing)
     for point in points:
         result.tried += 1
         try:
@@ -118,7 +119,7 @@ def run_chain(points: Sequence[Injection], data: Path) -> Result:
         except (AssertionError, trio.TooSlowError) as error:
             result.failures.append(f"{point}: {error}")
             data = data.with_name(f"{data.name}-{result.tried}")  # the other is kept for a look
-            ledger = Ledger()
+            ledger = Ledger(erasing=erasing)
     result.acked += len(ledger.acked)
     broker = TracedBroker(data, watched=False)
     try:
@@ -181,12 +182,16 @@ def judge(
         assert not later, f"{what}: {len(later)} acknowledgements after it"
 
 
-def prove(kills: int | None, errors: int | None, folder: Path) -> dict[str, Result]:
+def prove(
+    kills: int | None, errors: int | None, folder: Path, *, erasing: bool = False
+) -> dict[str, Result]:
     """All runs; a number of points, None for every point, 0 for none.
 
-    A quarter of a sample is of starts on new directories.
+    A quarter of a sample is of starts on new directories. ``erasing``: each session has a key
+    erased, which a process of its own rewrites segments for.
     """
-    new, used = baselines(folder)
+    new, used = baselines(folder, erasing=erasing)
+    run = partial(run_all, erasing=erasing)
     found: dict[str, Result] = {}
     for fault, calls, count in (
         (KILL, CALLS, kills),
@@ -199,8 +204,8 @@ def prove(kills: int | None, errors: int | None, folder: Path) -> dict[str, Resu
         result = found.setdefault(fault, Result())
         few = None if count is None else count // 4
         rest = None if count is None or few is None else count - few
-        result.add(run_all(spread(new.injections(calls, fault), few), below, fresh=True))
-        result.add(run_all(spread(used.injections(calls, fault), rest), below, fresh=False))
+        result.add(run(spread(new.injections(calls, fault), few), below, fresh=True))
+        result.add(run(spread(used.injections(calls, fault), rest), below, fresh=False))
     return found
 
 
@@ -212,12 +217,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.proofs.syscalls")
     parser.add_argument("--kills", type=number, default=0)
     parser.add_argument("--errors", type=number, default=0)
+    parser.add_argument("--erasing", action="store_true", help="each session has a key erased")
     options = parser.parse_args()
     if reason := missing():
         print(reason, file=sys.stderr)
         return 1
     folder, began, failed = Path(tempfile.mkdtemp(prefix="tailrace-syscalls-")), time.monotonic(), 0
-    for fault, result in prove(options.kills, options.errors, folder).items():
+    for fault, result in prove(
+        options.kills, options.errors, folder, erasing=options.erasing
+    ).items():
         hits = ", ".join(f"{count} {call}" for call, count in sorted(result.hits.items()))
         exits = ", ".join(f"{count} x {code}" for code, count in sorted(result.exits.items()))
         print(
