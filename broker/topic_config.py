@@ -19,13 +19,13 @@ NAMES = {s.name: s for s in SETTINGS.values() if s.per_topic}
 def parse_overrides(topic: str, given: Mapping[str, str]) -> dict[str, str]:
     """Canonical texts of what was given for a topic; ConfigError T080, T082 or T086.
 
-    A bare number is seconds or bytes: that is what the SDK sends for ``retention=604800``.
+    A bare number is no duration and no size (T082): the SDK gives numbers their unit.
     """
     overrides: dict[str, str] = {}
     source = f"topic '{topic}'"
     for name, text in given.items():
         setting = _setting(source, name)
-        overrides[name], _ = parse_value(setting, name, _with_unit(setting, text), source)
+        overrides[name], _ = parse_value(setting, name, text, source)
     return overrides
 
 
@@ -97,14 +97,12 @@ def _setting(source: str, name: str) -> Setting:
     if setting is None:
         import difflib  # only a mistake pays for it
 
+        for key in (name, f"storage.{name}"):
+            if key in SETTINGS and not SETTINGS[key].per_topic:
+                raise texts.setting_of_broker(source, name, key=key)
         known = [key for key, setting in NAMES.items() if setting.exists]
         similar = difflib.get_close_matches(name, known, n=1)
         raise texts.setting_unknown(source, name, similar=similar[0] if similar else None)
     if not setting.exists:
         raise texts.setting_later(source, name, release=setting.later)
     return setting
-
-
-def _with_unit(setting: Setting, text: str) -> str:
-    bare = text.isascii() and text.replace(".", "", 1).isdigit()
-    return f"{text}{setting.kind.bare_unit}" if bare else text

@@ -53,6 +53,7 @@ from tailrace.protocol.messages_admin import (
     TopicDescription,
     TopicResponse,
 )
+from tailrace.protocol.units import BARE_UNITS
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client
@@ -249,7 +250,7 @@ def _items(config: Mapping[str, ConfigValue]) -> tuple[ConfigItem, ...]:
 
 
 def _text(key: str, value: ConfigValue) -> str:
-    """As the broker reads it; it gives a bare number the unit of its key."""
+    """As the broker reads it: a number gets the unit of its key, a text must have one."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -264,7 +265,8 @@ def _text(key: str, value: ConfigValue) -> str:
         raise texts_config.bad_argument(
             key, value, call="config", expected="a finite number", hint="Use 'forever'."
         )
-    return str(int(value)) if value == int(value) else str(value)
+    number = str(int(value)) if value == int(value) else str(value)
+    return number + BARE_UNITS.get(key, "")
 
 
 # ── messages to shapes ───────────────────────────────────────────────────────────────────────

@@ -21,6 +21,17 @@ def setting_unknown(origin: str, key: str, *, similar: str | None = None) -> err
     )
 
 
+def setting_of_broker(origin: str, given: str, *, key: str) -> errors.ConfigError:
+    """T080: given for a topic, but it is one of the broker's: ``key``."""
+    return errors.ConfigError(
+        "T080",
+        f"{shown(origin)}: {shown(given)} unknown",
+        f"{key} is a setting of the broker, not of topics: tailrace config explain {key}",
+        key=given,
+        source=origin,
+    )
+
+
 def setting_later(origin: str, key: str, *, release: str) -> errors.ConfigError:
     """T080: a reserved key. ``release``: what it comes with, "client certificates"."""
     return errors.ConfigError(

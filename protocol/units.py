@@ -12,6 +12,13 @@ from fractions import Fraction
 FOREVER = "forever"
 UNLIMITED = "unlimited"
 
+# The unit of a bare number that Python gives for a setting of a topic; as text it needs its own.
+BARE_UNITS = {
+    **dict.fromkeys(("retention", "segment_age", "timestamp_ahead_max"), "s"),
+    **dict.fromkeys(("compaction_lag_max", "tombstone_retention"), "s"),
+    **dict.fromkeys(("retention_size", "segment_size", "max_record"), "B"),
+}
+
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(B|kB|KiB|MB|MiB|GB|GiB|TB|TiB)")
 _MS_PER = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}

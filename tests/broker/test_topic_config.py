@@ -3,14 +3,15 @@
 import pytest
 
 from tailrace.broker.config import from_mapping
-from tailrace.broker.topic_config import apply_changes, effective, entries, parse_overrides
+from tailrace.broker.topic_config import NAMES, apply_changes, effective, entries, parse_overrides
 from tailrace.protocol.errors import ConfigError
+from tailrace.protocol.units import BARE_UNITS
 
 CONFIG = from_mapping({"topic.retention": "3d"})
 
 
-def test_given_values_become_canonical_and_bare_numbers_seconds_or_bytes() -> None:
-    given = {"retention": "604800", "max_record": "1048576", "segment_age": "60m"}
+def test_given_values_become_canonical() -> None:
+    given = {"retention": "604800s", "max_record": "1048576B", "segment_age": "60m"}
     assert parse_overrides("orders", given) == {
         "retention": "7d",
         "max_record": "1MiB",
@@ -22,10 +23,18 @@ def test_given_values_become_canonical_and_bare_numbers_seconds_or_bytes() -> No
     ("given", "said"),
     [
         ({"retenton": "7d"}, "T080: topic 'orders': retenton unknown. Did you mean retention?"),
+        (
+            {"storage.max_size": "1GiB"},
+            "T080: topic 'orders': storage.max_size unknown. storage.max_size is a setting of the",
+        ),
+        ({"max_size": "1GiB"}, "T080: topic 'orders': max_size unknown. storage.max_size is a"),
+        ({"topic.retention": "1d"}, "T080: topic 'orders': topic.retention unknown. Did you mean"),
         ({"partitions": "2"}, "T080: topic 'orders': partitions unknown."),
         ({"cleanup": "shrink"}, "T082: topic 'orders': cleanup = 'shrink' is not one of delete"),
         ({"compaction_dirty_ratio": "50%"}, "T082: topic 'orders': compaction_dirty_ratio = '50%"),
         ({"retention": "soon"}, "T082: topic 'orders': retention = 'soon' is not a duration"),
+        ({"retention": "7"}, "T082: topic 'orders': retention = '7' is not a duration such as"),
+        ({"retention_size": "1000000"}, "T082: topic 'orders': retention_size = '1000000' is not"),
         ({"max_record": "1.5B"}, "T082: topic 'orders': max_record = '1.5B' is not a size"),
     ],
 )
@@ -33,6 +42,11 @@ def test_wrong_settings_are_refused(given: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_overrides("orders", given)
     assert str(caught.value).startswith(said)
+
+
+def test_the_sdk_knows_the_unit_of_every_number_of_a_topic() -> None:
+    units = {name: setting.kind.bare_unit for name, setting in NAMES.items()}
+    assert {name: unit for name, unit in units.items() if unit} == BARE_UNITS
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ def test_create_with_json_prints_the_topic(cli: Cli, broker: Broker) -> None:
         (("--set", "colour=red"), "T080"),
         (("--set", "retention"), "T082"),
         (("--set", "retention=soon"), "T082"),
+        (("--set", "retention=7"), "T082"),
+        (("--set", "segment_size=1000000"), "T082"),
         (("--set", "retention=1h", "--set", "retention=2h"), "T082"),
         (("-p", "0"), "T082"),
         (("--set", "min_isr=2"), "T081"),
