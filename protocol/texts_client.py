@@ -15,10 +15,13 @@ Attempts = Sequence[tuple[str, str]]  # (address, reason)
 def no_broker(attempts: Attempts, *, elapsed_s: float) -> errors.ConnectError:
     """T001: every address was tried, none answered."""
     tried = ", ".join(f"{shown(address)} ({shown(reason)})" for address, reason in attempts)
+    silent = bool(attempts) and all(reason == "timed out" for _, reason in attempts)
     return errors.ConnectError(
         "T001",
         f"no broker reachable in {format_seconds(elapsed_s)} s: {tried}",
-        "Nothing listens there. Start one: tailrace dev",
+        "Check the address, and whether a firewall or the network drops what is sent there."
+        if silent
+        else "Nothing listens there. Start one: tailrace dev",
         attempts=list(attempts),
         elapsed=elapsed_s,
     )

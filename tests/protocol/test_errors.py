@@ -22,6 +22,11 @@ TEXTS: list[tuple[Found, str]] = [
         "Nothing listens there. Start one: tailrace dev",
     ),
     (
+        texts_client.no_broker([("a:7400", "timed out")], elapsed_s=5.0),
+        "T001: no broker reachable in 5 s: a:7400 (timed out). Check the address, and whether a "
+        "firewall or the network drops what is sent there.",
+    ),
+    (
         texts_client.host_unresolved("brokre", elapsed_s=0.31, similar="broker"),
         "T002: no broker reachable in 0.3 s: brokre does not resolve. Did you mean broker?",
     ),
