@@ -1,11 +1,11 @@
-"""Opening many logs: in several threads, synced together, and telling how far it is.
+"""Opening many logs, and beginning epochs in them: in several threads, synced together.
 
 ``/startupz`` and a line in the log every few seconds show progress by bytes, as it is the bytes
 behind the flushed marks that take the time. How many there are is surveyed first.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import trio
@@ -13,12 +13,24 @@ import trio
 from tailrace.broker.health import Health
 from tailrace.broker.world import World
 from tailrace.protocol.units import format_size
-from tailrace.storage.opening import Unopened, recover, settle, survey
+from tailrace.storage.log import Log
+from tailrace.storage.opening import (
+    Beginning,
+    Candidate,
+    Unopened,
+    end_epochs,
+    publish,
+    recover,
+    stage_epochs,
+    survey,
+    sync_contents,
+    sync_names,
+)
 from tailrace.storage.report import RecoveryReport
 
 log = logging.getLogger("tailrace.broker.opener")
 
-T = TypeVar("T")
+C = TypeVar("C", bound=Candidate)
 
 THREADS = 4  # logs being recovered at the same time
 IN_HAND_MAX = 8  # logs of one thread, one after another
@@ -40,14 +52,27 @@ async def open_logs(
         await _in_threads(world, survey, logs)
         for some in _chunks(logs, SETTLED_TOGETHER_MAX):
             await _in_threads(world, recover, some)
-            await world.offload.run(settle, world.disk, some)
+            await _settle(world, some)
             opened(some)
         nursery.cancel_scope.cancel()
 
 
-async def _in_threads(
-    world: World, work: Callable[[Iterable[Unopened]], None], logs: Sequence[Unopened]
-) -> None:
+async def begin_epochs(world: World, epochs: Mapping[Log, int]) -> dict[Log, OSError]:
+    """Leader epochs begin at the ends of these logs, durably (R8); where that failed."""
+    group = {log: Beginning(world.disk, log, epoch) for log, epoch in epochs.items()}
+    everyone = list(group.values())
+    await _in_threads(world, stage_epochs, everyone)
+    await _settle(world, everyone)
+    return end_epochs(group)
+
+
+async def _settle(world: World, group: Sequence[Candidate]) -> None:
+    await world.offload.run(sync_contents, group)
+    await _in_threads(world, publish, group)
+    await world.offload.run(sync_names, group)
+
+
+async def _in_threads(world: World, work: Callable[[Iterable[C]], None], logs: Sequence[C]) -> None:
     """Do it for all, some at a time."""
     waiting = iter(_chunks(logs, IN_HAND_MAX))
 
@@ -96,5 +121,5 @@ def tell_recovered(reports: Sequence[RecoveryReport], *, seconds: float, clean: 
     )
 
 
-def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+def _chunks(items: Sequence[C], size: int) -> list[Sequence[C]]:
     return [items[at : at + size] for at in range(0, len(items), size)]

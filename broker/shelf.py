@@ -16,7 +16,7 @@ from tailrace.broker.catalog import Catalog, Leadership, Topic
 from tailrace.broker.config import TopicConfig
 from tailrace.broker.health import Health
 from tailrace.broker.metrics import Metrics, PartitionGauges
-from tailrace.broker.opener import open_logs
+from tailrace.broker.opener import begin_epochs, open_logs
 from tailrace.broker.partition import NO_ROOM, Partition
 from tailrace.broker.registry import PartitionId
 from tailrace.broker.space import Space
@@ -25,7 +25,7 @@ from tailrace.protocol import texts
 from tailrace.protocol.errors import TailraceError
 from tailrace.storage.directory import DataDirectory
 from tailrace.storage.log import LogConfig
-from tailrace.storage.opening import Unopened, begin_epochs
+from tailrace.storage.opening import Unopened
 from tailrace.storage.retention import segment_size_bytes
 
 log = logging.getLogger("tailrace.broker.shelf")
@@ -191,7 +191,7 @@ class Shelf:
         epochs = {
             self._partitions[where].log: one.leader_epoch for where, one in leaderships.items()
         }
-        failed = await self._world.offload.run(begin_epochs, self._world.disk, epochs)
+        failed = await begin_epochs(self._world, epochs)
         for where, leadership in leaderships.items():
             partition = self._partitions[where]
             error = failed.get(partition.log)

@@ -1,25 +1,46 @@
 """Opening many logs at once: what each needs to have synced is synced for all of them together.
 
-One log by itself costs half a dozen syncs to open, and a sync costs the disk the same whether it
-is for one file or for hundreds. So the steps are for a whole group: ``survey`` and ``recover`` (in
-several threads, some logs each), ``settle``, then ``Unopened.log`` in the event loop; and later
-``begin_epochs``. A log that cannot be opened has an ``error`` and is passed over by what follows.
+One log by itself costs half a dozen syncs to open. So the steps are for a group: ``survey`` and
+``recover`` (in several threads, some logs each), the steps of settling, then ``Unopened.log`` in
+the event loop; and later ``stage_epochs``, the steps of settling, ``Beginning.done``. A log for
+which a step failed has an ``error`` and is passed over by what follows.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from tailrace.protocol.batch import header_seed
-from tailrace.storage import checkpoint, recovery
+from tailrace.storage import settling
 from tailrace.storage.append import LogConfig
-from tailrace.storage.disk import Disk, File
+from tailrace.storage.disk import Disk
 from tailrace.storage.epochs import EpochHistory, encode_epochs
 from tailrace.storage.log import Log
 from tailrace.storage.recovery import Recovery
 from tailrace.storage.report import Progress
+from tailrace.storage.settling import Unsettled
 
 
-class Unopened:
+class Candidate:
+    """A log that takes part in a group."""
+
+    def __init__(self, disk: Disk, unsettled: Unsettled) -> None:
+        self.error: OSError | None = None
+        self.unsettled = unsettled
+        self.disk = disk
+
+    def publish(self) -> None:
+        settling.publish(self.disk, self.unsettled)
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Take a step, unless one failed before."""
+        if self.error is None:
+            try:
+                step()
+            except OSError as error:
+                self.error = error
+
+
+class Unopened(Candidate):
     """One log on its way from a directory to a ``Log``. For the arguments see ``Log.open``."""
 
     def __init__(
@@ -36,8 +57,6 @@ class Unopened:
         topic: str,
         broker: str,
     ) -> None:
-        self.error: OSError | None = None
-        self._disk = disk
         self._path = path
         self._name = (topic, partition)
         self._broker = broker
@@ -54,6 +73,7 @@ class Unopened:
             suspect=suspect,
             verify=verify,
         )
+        super().__init__(disk, self.recovery.unsettled)
 
     @property
     def progress(self) -> Progress:
@@ -65,7 +85,7 @@ class Unopened:
         found = self.recovery.recovered()
         found.producers.expire(now_ms)
         return Log(
-            self._disk,
+            self.disk,
             self._path,
             name=self._name,
             broker=self._broker,
@@ -74,13 +94,25 @@ class Unopened:
             recovered=found,
         )
 
-    def attempt(self, step: Callable[[], None]) -> None:
-        """Take a step, unless one failed before."""
-        if self.error is None:
-            try:
-                step()
-            except OSError as error:
-                self.error = error
+
+class Beginning(Candidate):
+    """A leader epoch is to begin at the end of a log (R8), which nobody else uses meanwhile."""
+
+    def __init__(self, disk: Disk, log: Log, epoch: int) -> None:
+        super().__init__(disk, Unsettled())
+        self._log = log
+        self._epochs = EpochHistory(log.epochs)
+        self._changed = self._epochs.begin(epoch, log.end)
+
+    def stage(self) -> None:
+        if self._changed:
+            path = f"{self._log.path}/epochs"
+            self.unsettled.stage(self.disk, path, encode_epochs(self._epochs))
+
+    def done(self) -> None:
+        """It is settled."""
+        assert self.error is None
+        self._log.epochs_begun(self._epochs)
 
 
 def survey(logs: Iterable[Unopened]) -> None:
@@ -95,52 +127,58 @@ def recover(logs: Iterable[Unopened]) -> None:
         one.attempt(one.recovery.run)
 
 
-def settle(disk: Disk, logs: Sequence[Unopened]) -> None:
-    """Make what was recovered durable. In a thread. If that fails, it fails for all of them."""
-    done = [one for one in logs if one.error is None]
-    try:
-        recovery.settle(disk, [one.recovery for one in done])
-    except OSError as error:
-        for one in done:
-            one.error = error
+def stage_epochs(beginnings: Iterable[Beginning]) -> None:
+    """Write what is to be settled. In a thread."""
+    for one in beginnings:
+        one.attempt(one.stage)
+
+
+def sync_contents(group: Sequence[Candidate]) -> None:
+    """The first step of settling. In a thread. If it fails, it fails for all of them."""
+    _together(group, settling.sync_contents)
+
+
+def publish(group: Iterable[Candidate]) -> None:
+    """The second step. In a thread."""
+    for one in group:
+        one.attempt(one.publish)
+
+
+def sync_names(group: Sequence[Candidate]) -> None:
+    """The third step; see the first."""
+    _together(group, settling.sync_names)
+
+
+def settle(group: Sequence[Candidate]) -> None:
+    """All steps of settling, here and now."""
+    sync_contents(group)
+    publish(group)
+    sync_names(group)
 
 
 def begin_epochs(disk: Disk, epochs: Mapping[Log, int]) -> dict[Log, OSError]:
-    """A leader epoch begins at the end of each of these logs, durably (R8); where that failed.
+    """Begin leader epochs, here and now; where that failed."""
+    group = {log: Beginning(disk, log, epoch) for log, epoch in epochs.items()}
+    stage_epochs(group.values())
+    settle(list(group.values()))
+    return end_epochs(group)
 
-    To be called in a thread while nobody else uses the logs.
-    """
-    failed: dict[Log, OSError] = {}
-    begun: dict[Log, EpochHistory] = {}
-    staged: dict[str, File] = {}
-    for log, epoch in epochs.items():
-        history = EpochHistory(log.epochs)
-        if not history.begin(epoch, log.end):
-            continue
-        path = f"{log.path}/epochs"
-        try:
-            staged[path] = checkpoint.stage(disk, path, encode_epochs(history))
-        except OSError as error:
-            failed[log] = error
-        else:
-            begun[log] = history
+
+def end_epochs(group: Mapping[Log, Beginning]) -> dict[Log, OSError]:
+    """They are settled: let their logs know. Where it failed."""
+    for one in group.values():
+        if one.error is None:
+            one.done()
+    return {log: one.error for log, one in group.items() if one.error is not None}
+
+
+def _together(
+    group: Sequence[Candidate], step: Callable[[Disk, Sequence[Unsettled]], None]
+) -> None:
+    left = [one for one in group if one.error is None]
     try:
-        _publish(disk, staged)
+        if left:
+            step(left[0].disk, [one.unsettled for one in left])
     except OSError as error:
-        return {**failed, **dict.fromkeys(begun, error)}
-    for log, history in begun.items():
-        log.epochs_begun(history)
-    return failed
-
-
-def _publish(disk: Disk, staged: Mapping[str, File]) -> None:
-    if not staged:
-        return
-    try:
-        disk.sync_together(list(staged.values()), [])
-    finally:
-        for file in staged.values():
-            file.close()
-    for path in staged:
-        checkpoint.publish(disk, path)
-    disk.sync_together([], sorted({checkpoint.parent(path) for path in staged}))
+        for one in left:
+            one.error = error

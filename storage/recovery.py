@@ -13,12 +13,10 @@ The flushed mark says up to where the log was durable, and what its segment adds
 - What a scan yields is a prefix of what was written and holds all that was synced (S32); doing it
   again changes nothing. Indexes, snapshots and checkpoints that are missing or damaged are
   rebuilt; none of them can keep a log from opening.
-- Afterwards everything that was kept is durable: the mark equals the log end. ``settle`` sees to
-  that, for many logs at once.
+- Afterwards everything that was kept is durable: the mark equals the log end. ``storage.settling``
+  sees to that, for many logs at once.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +33,7 @@ from tailrace.storage.resume import Resume, read_resumes, remove_resumes
 from tailrace.storage.salvage import ANY, Salvage
 from tailrace.storage.scan import data_bytes
 from tailrace.storage.segment import Quarantine, Segment
+from tailrace.storage.settling import Unsettled, settle
 from tailrace.storage.swap import complete
 
 __all__ = [
@@ -44,7 +43,6 @@ __all__ = [
     "RecoveryReport",
     "numbered",
     "recover",
-    "settle",
     "zero",
 ]
 
@@ -96,30 +94,8 @@ def recover(
     )
     work.survey()
     work.run()
-    settle(disk, [work])
+    settle(disk, work.unsettled)
     return work.recovered()
-
-
-def settle(disk: Disk, done: Sequence["Recovery"]) -> None:
-    """Make the outcome of these recoveries durable: contents and names, then what counts on them.
-
-    An ``OSError`` means that nothing is known about any of them (R21).
-    """
-    with ExitStack() as stack:
-        directories = sorted({path for one in done for path in one.directories})
-        files = [file for one in done for file in one.unsynced]
-        for staged in (file for one in done for file in one.staged.values()):
-            stack.callback(staged.close)
-            files.append(staged)
-        if files or directories:
-            disk.sync_together(files, directories)
-        names = [path for one in done for path in one.staged]
-        for path in names:
-            checkpoint.publish(disk, path)
-        if names:
-            disk.sync_together([], sorted({checkpoint.parent(path) for path in names}))
-        for one in done:
-            one.unsynced.clear()  # no more files open than the logs need
 
 
 def numbered(names: list[str], prefix: str, suffix: str) -> list[int]:
@@ -144,7 +120,7 @@ def zero(file: File, position: int, end: int) -> None:
 
 
 class Recovery:
-    """One run: ``survey``, ``run``, ``settle``, ``recovered``. Fields are its results so far."""
+    """One run: ``survey``, ``run``, settling, ``recovered``. Fields are its results so far."""
 
     def __init__(
         self,
@@ -160,11 +136,7 @@ class Recovery:
         verify: Literal["tail", "full"],
     ) -> None:
         self.progress = Progress()
-        # For ``settle``: files to be synced, checkpoint files by the name they are to get, and
-        # directories of which names have to be durable before these are.
-        self.unsynced: list[File] = []
-        self.staged: dict[str, File] = {}
-        self.directories: set[str] = set()
+        self.unsettled = Unsettled()
         self.disk = disk
         self.path = path
         self.seed = seed
@@ -279,7 +251,7 @@ class Recovery:
     # ── run ──────────────────────────────────────────────────────────────────────────────────
 
     def run(self) -> None:
-        """Find out what the log is. Raises ``OSError``; ``settle`` makes it durable."""
+        """Find out what the log is. Raises ``OSError``. Not durable before it is settled."""
         if not self._bases:
             self._create()
         else:
@@ -320,11 +292,11 @@ class Recovery:
         segment = Segment(self.disk, self.path, end)
         segment.create(self.segment_bytes)
         self.segments = [segment]
-        self.unsynced.append(segment.file)
+        self.unsettled.files.append(segment.file)
         self._stage(marks.flushed_path(self.path), marks.encode_mark(Mark.of(segment.summary())))
         self._stage(marks.start_path(self.path), marks.encode_start(self.start))
         # Also where the directory was found: whoever made it may have died before this.
-        self.directories |= {self.path, checkpoint.parent(self.path)}
+        self.unsettled.directories |= {self.path, checkpoint.parent(self.path)}
 
     def _quarantine_missing(self, next_offset: int) -> None:
         file = f"{self.path}/{self.start:020}.log"
@@ -397,9 +369,9 @@ class Recovery:
         active.extend(max(self.segment_bytes, active.size_bytes))
         if not self.report.clean:
             dirty = [one for one in self.segments if one.next_offset >= self.mark.offset]
-            self.unsynced += [segment.file for segment in dirty]
+            self.unsettled.files += [segment.file for segment in dirty]
             # The parent, too: whoever made this one may have died before its name was durable.
-            self.directories |= {self.path, checkpoint.parent(self.path)}
+            self.unsettled.directories |= {self.path, checkpoint.parent(self.path)}
         rebuilt = "epochs" not in self._names or "epochs" in self.report.rebuilt
         if epochs.truncate_to(end) or rebuilt:
             self._stage(f"{self.path}/epochs", encode_epochs(epochs))
@@ -416,7 +388,7 @@ class Recovery:
         elif not self.report.clean:
             # It may stand in the page cache only: a power cut would turn what is damaged below it
             # into a torn tail.
-            self.unsynced.append(self.disk.open(path))
+            self.unsettled.files.append(self.disk.open(path))
         self.start = min(self.start, end)
         for segment in self.segments:
             segment.synced_bytes = segment.zeroed_bytes = segment.size_bytes
@@ -434,4 +406,4 @@ class Recovery:
                 at += len(data)
 
     def _stage(self, path: str, data: bytes) -> None:
-        self.staged[path] = checkpoint.stage(self.disk, path, data)
+        self.unsettled.stage(self.disk, path, data)

@@ -12,12 +12,12 @@ import trio
 from trio.testing import MockClock
 
 from tailrace.broker.health import Health
-from tailrace.broker.opener import TELL_EVERY_S, open_logs, tell_recovered
+from tailrace.broker.opener import TELL_EVERY_S, begin_epochs, open_logs, tell_recovered
 from tailrace.broker.system import system_world
 from tailrace.broker.world import World
 from tailrace.storage.disk import File, OsDisk, OsFile
 from tailrace.storage.log import Log, LogConfig
-from tailrace.storage.opening import Unopened, begin_epochs
+from tailrace.storage.opening import Unopened
 from tailrace.storage.report import RecoveryReport
 from tests.storage.logs import TOPIC_ID, batch
 
@@ -85,6 +85,10 @@ def world_on(disk: OsDisk) -> World:
     return replace(system_world(), disk=disk)
 
 
+def begin_all(disk: OsDisk, epochs: dict[Log, int]) -> dict[Log, OSError]:
+    return trio.run(begin_epochs, world_on(disk), epochs)
+
+
 class SlowThreads:
     """Work is done on the spot, after a while."""
 
@@ -100,7 +104,7 @@ def test_many_logs_share_a_few_syncs(tmp_path: Path) -> None:
     disk = CountingDisk()
     logs = open_all(disk, [unopened(disk, tmp_path, number) for number in range(COUNT)])
     assert disk.syncs <= 4
-    assert begin_epochs(disk, dict.fromkeys(logs, 1)) == {}
+    assert begin_all(disk, dict.fromkeys(logs, 1)) == {}
     assert [log.epochs[-1].epoch for log in logs] == [1] * COUNT
     assert disk.syncs <= 8
     logs[SEEDED].append([batch(b"a")], leader_epoch=1, now_ms=1)
@@ -125,7 +129,7 @@ def test_an_epoch_that_finds_no_room_fails_for_its_log_alone(tmp_path: Path) -> 
     disk = CountingDisk()
     logs = open_all(disk, [unopened(disk, tmp_path, number) for number in range(3)])
     disk.full = f"{tmp_path}/1/"
-    failed = begin_epochs(disk, dict.fromkeys(logs, 1))
+    failed = begin_all(disk, dict.fromkeys(logs, 1))
     assert list(failed) == [logs[1]]
     assert [len(log.epochs) for log in logs] == [1, 0, 1]
 
@@ -139,7 +143,7 @@ def test_a_sync_that_fails_fails_for_all_that_shared_it(tmp_path: Path) -> None:
     disk.failing = False
     opened = open_all(disk, [unopened(disk, tmp_path, number) for number in range(3)])
     disk.failing = True
-    assert set(begin_epochs(disk, dict.fromkeys(opened, 1))) == set(opened)
+    assert set(begin_all(disk, dict.fromkeys(opened, 1))) == set(opened)
     assert [len(log.epochs) for log in opened] == [0, 0, 0]
 
 

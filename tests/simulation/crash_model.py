@@ -365,7 +365,7 @@ def open_in_group(disk: SimDisk) -> Log:
     )
     survey([one])
     recover([one])
-    settle(disk, [one])
+    settle([one])
     if one.error is not None:
         raise one.error
     return one.log(2000)
