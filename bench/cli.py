@@ -75,7 +75,9 @@ def bench(
     with progress(console, mode, records) as advance:
 
         async def work(client: "Client") -> Measured:
-            return await run(client, workload, name, keep, advance)
+            return await run(
+                client, workload, name, keep, advance, patience_s=console.timeout_seconds
+            )
 
         measured = with_client(console, work)
     show(console, document(workload, measured, VERSION), table(workload, measured))

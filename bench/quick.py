@@ -20,6 +20,7 @@ SIZE_BYTES = 100
 BATCH = 10_000
 SEND_RATE_PER_S = 100.0
 SEND_SECONDS = 8.0
+PATIENCE_S = 60.0
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def measure(url: str, mode: Mode) -> Measured:
     async def work() -> Measured:
         async with tailrace.connect(url) as client:
             topic = f"bench-{uuid.uuid4().hex[:12]}"
-            return await run(client, workload, topic, False, lambda _: None)
+            return await run(client, workload, topic, False, lambda _: None, patience_s=PATIENCE_S)
 
     return anyio.run(work, backend="asyncio")
 

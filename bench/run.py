@@ -7,7 +7,7 @@ of memory and of disk blocks costs a virtual machine half its speed.
 import struct
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import anyio
@@ -16,46 +16,115 @@ from anyio.abc import TaskGroup
 
 import tailrace
 from tailrace.bench.workload import Advance, Measured, Workload, make_values
+from tailrace.protocol import texts_cli
 
 CALLS_IN_FLIGHT = 8  # send_many calls of one producer that wait for their acks at once
 WARM_RECORDS_MAX = 500_000
 AWAKE_SECONDS = 0.002
+SEND_SECONDS = 30.0  # the timeout of one record, as the SDK has it
+DELETE_SECONDS = 5  # for a topic to be deleted, also when cancelled (R41)
 STAMP = struct.Struct(">Q")  # perf_counter_ns in the first bytes of an e2e value
 
 
+class Watch:
+    """Ends a bench that gets no further: by itself it would try every record for 30 s."""
+
+    def __init__(self, client: tailrace.Client, patience_s: float) -> None:
+        # A producer knows why it is stalled after half its timeout, or after 5 s.
+        self.send_timeout_s = SEND_SECONDS if patience_s > 6 else 1.5 * patience_s
+        self._producers: list[tailrace.Producer[bytes, bytes]] = []
+        self._client = client
+        self._patience_s = patience_s
+        self._moved_at = time.perf_counter()
+
+    def ask(self, producer: tailrace.Producer[bytes, bytes]) -> None:
+        """This one may know why nothing is done."""
+        self._producers.append(producer)
+
+    def moved(self, count: int = 0) -> None:
+        """Something was done."""
+        self._moved_at = time.perf_counter()
+
+    async def run(self) -> None:
+        """Until cancelled; RequestTimeout T034 when nothing was done for so long."""
+        while (left := self._moved_at + self._patience_s - time.perf_counter()) > 0:
+            await anyio.sleep(left)
+        reasons = [self._client.health().reason, *(p.health().reason for p in self._producers)]
+        reason = next((reason for reason in reasons if reason), "no answer")
+        raise texts_cli.bench_stuck(waited_s=self._patience_s, reason=reason)
+
+
 async def run(
-    client: tailrace.Client, workload: Workload, topic: str, keep: bool, advance: Advance
+    client: tailrace.Client,
+    workload: Workload,
+    topic: str,
+    keep: bool,
+    advance: Advance,
+    *,
+    patience_s: float,
 ) -> Measured:
-    """Measure one workload in its own topic, which is deleted afterwards unless ``keep``."""
+    """Measure one workload in its own topic, which is deleted afterwards unless ``keep``.
+
+    RequestTimeout T034 after ``patience_s`` without progress.
+    """
     if workload.mode == "consume":
         workload = replace(workload, acks="all")  # what is to be read must be there
+    watch = Watch(client, patience_s)
+
+    def done(count: int) -> None:
+        watch.moved()
+        advance(count)
+
+    async with task_group() as tasks:
+        tasks.start_soon(watch.run)
+        measured = await _measure(client, workload, topic, keep, done, watch)
+        tasks.cancel_scope.cancel()
+    return measured
+
+
+async def _measure(
+    client: tailrace.Client,
+    workload: Workload,
+    topic: str,
+    keep: bool,
+    advance: Advance,
+    watch: Watch,
+) -> Measured:
     values = make_values(workload.records, workload.size_bytes)
-    await _warm_up(client, workload, values, f"{topic}-warm")
-    await client.admin.create_topic(topic, partitions=workload.partitions)
-    try:
+    watch.moved()
+    part = values[:WARM_RECORDS_MAX]
+    async with _own_topic(client, workload, f"{topic}-warm", keep=False):
+        await produce(client, workload, f"{topic}-warm", part, watch.moved, watch)
+        if workload.mode == "consume":
+            await consume(client, workload, f"{topic}-warm", watch.moved)
+    async with _own_topic(client, workload, topic, keep=keep):
+        watch.moved()
         if workload.mode == "produce":
-            return await produce(client, workload, topic, values, advance)
+            return await produce(client, workload, topic, values, advance, watch)
         if workload.mode == "consume":
-            await produce(client, workload, topic, values, lambda _: None)
+            await produce(client, workload, topic, values, watch.moved, watch)
             return await consume(client, workload, topic, advance)
-        return await end_to_end(client, workload, topic, values, advance)
-    finally:
-        if not keep:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
-                await client.admin.delete_topic(topic)
+        return await end_to_end(client, workload, topic, values, advance, watch)
 
 
-async def _warm_up(
-    client: tailrace.Client, workload: Workload, values: Sequence[bytes], topic: str
-) -> None:
+@asynccontextmanager
+async def _own_topic(
+    client: tailrace.Client, workload: Workload, topic: str, *, keep: bool
+) -> AsyncGenerator[None]:
+    """A topic that is deleted on the way out; if that fails too, the first error counts."""
     await client.admin.create_topic(topic, partitions=workload.partitions)
     try:
-        part = values[:WARM_RECORDS_MAX]
-        await produce(client, workload, topic, part, lambda _: None)
-        if workload.mode == "consume":
-            await consume(client, workload, topic, lambda _: None)
-    finally:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+        yield
+    except BaseException:
+        with suppress(tailrace.TailraceError):
+            await _delete(client, topic, keep)
+        raise
+    await _delete(client, topic, keep)
+
+
+async def _delete(client: tailrace.Client, topic: str, keep: bool) -> None:
+    if not keep:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(DELETE_SECONDS):
             await client.admin.delete_topic(topic)
 
 
@@ -65,6 +134,7 @@ async def produce(
     topic: str,
     values: Sequence[bytes],
     advance: Advance,
+    watch: Watch,
 ) -> Measured:
     """``send_many`` of ``batch`` records, ``CALLS_IN_FLIGHT`` at a time per producer."""
     measured = Measured()
@@ -73,7 +143,7 @@ async def produce(
     began = time.perf_counter()
     async with task_group() as tasks:
         for _ in range(workload.producers):
-            tasks.start_soon(_producer, client, workload, topic, chunks, measured, advance)
+            tasks.start_soon(_producer, client, workload, topic, chunks, measured, advance, watch)
     measured.elapsed_seconds = time.perf_counter() - began
     return measured
 
@@ -85,8 +155,9 @@ async def _producer(
     chunks: list[Sequence[bytes]],
     measured: Measured,
     advance: Advance,
+    watch: Watch,
 ) -> None:
-    async with open_producer(client, workload) as producer:
+    async with open_producer(client, workload, watch) as producer:
 
         async def caller() -> None:
             while chunks:
@@ -106,13 +177,18 @@ async def _producer(
                 tasks.start_soon(caller)
 
 
-def open_producer(client: tailrace.Client, workload: Workload) -> tailrace.Producer[bytes, bytes]:
+def open_producer(
+    client: tailrace.Client, workload: Workload, watch: Watch
+) -> tailrace.Producer[bytes, bytes]:
     """The producer of a workload."""
-    return client.producer(
+    producer = client.producer(
         acks=workload.acks,
         idempotent=workload.acks == "all",
         compression=workload.compression,
+        timeout=watch.send_timeout_s,
     )
+    watch.ask(producer)
+    return producer
 
 
 @asynccontextmanager
@@ -150,6 +226,7 @@ async def end_to_end(
     topic: str,
     values: Sequence[bytes],
     advance: Advance,
+    watch: Watch,
 ) -> Measured:
     """Producer and consumer at once; latency from the call of ``send_many`` to the consumer."""
     measured = Measured()
@@ -157,7 +234,7 @@ async def end_to_end(
     wanted = len(values)
 
     async def produce_stamped() -> None:
-        async with open_producer(client, workload) as p:
+        async with open_producer(client, workload, watch) as p:
             for at in range(0, wanted, workload.batch):
                 count = min(workload.batch, wanted - at)
                 value = STAMP.pack(time.perf_counter_ns()) + padding

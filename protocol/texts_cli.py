@@ -2,7 +2,7 @@
 
 from tailrace.protocol import errors
 from tailrace.protocol.texts import shown
-from tailrace.protocol.units import format_count as count
+from tailrace.protocol.units import format_count as count, format_seconds
 
 
 def invalid_input(
@@ -69,4 +69,16 @@ def later_command(
         f"'{shown(command)}' comes with a later release",
         shown(hint),
         key=command,
+    )
+
+
+def bench_stuck(*, waited_s: float, reason: str) -> errors.RequestTimeout:
+    """T034: nothing was acknowledged or read for so long. ``reason``: what the client knows."""
+    return errors.RequestTimeout(
+        "T034",
+        f"the bench got no further in {format_seconds(waited_s)} s: {shown(reason)}",
+        "Look: tailrace doctor, or raise --timeout.",
+        what="bench",
+        address="",
+        elapsed=waited_s,
     )

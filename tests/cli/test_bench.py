@@ -1,5 +1,8 @@
 """``tailrace bench``: its document, and that it leaves nothing behind."""
 
+import threading
+import time
+
 import pytest
 
 from tailrace.bench.workload import make_values, percentiles
@@ -72,3 +75,27 @@ def test_percentiles_and_values() -> None:
     assert len(values) == 2_500
     assert {len(value) for value in values} == {10}
     assert values == make_values(2_500, 10)
+
+
+@pytest.mark.parametrize("mode", ["produce", "e2e"])
+def test_a_broker_that_takes_no_more_ends_it(
+    offline: Cli, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    with Broker() as own, own.faults.error("T031", "produce"):
+        monkeypatch.setenv("TAILRACE_URL", own.url)
+        result = offline("bench", mode, "-n", "10", "--timeout", "0.2s")
+    assert result.code == 5
+    assert result.err.startswith("error: T034: the bench got no further in 0.2 s: T031: ")
+
+
+def test_a_broker_that_goes_away_ends_it(offline: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    with Broker() as own, own.faults.error("T033", "produce"):
+        monkeypatch.setenv("TAILRACE_URL", own.url)
+        timer = threading.Timer(0.1, own.stop)
+        timer.start()
+        result = offline("bench", "produce", "-n", "1k", "--timeout", "0.3s")
+        timer.join()
+    assert (result.code, result.out) == (5, b"")
+    assert result.err.startswith("error: T034: the bench got no further in 0.3 s: ")
+    assert time.monotonic() - began < 5
