@@ -47,11 +47,15 @@ class Watch:
 
     async def run(self) -> None:
         """Until cancelled; RequestTimeout T034 when nothing was done for so long."""
-        while (left := self._moved_at + self._patience_s - time.perf_counter()) > 0:
-            await anyio.sleep(left)
+        while True:
+            left_s = self._moved_at + self._patience_s - time.perf_counter()
+            if left_s <= 0:
+                raise texts_cli.bench_stuck(waited_s=self._patience_s, reason=self._reason())
+            await anyio.sleep(left_s)
+
+    def _reason(self) -> str:
         reasons = [self._client.health().reason, *(p.health().reason for p in self._producers)]
-        reason = next((reason for reason in reasons if reason), "no answer")
-        raise texts_cli.bench_stuck(waited_s=self._patience_s, reason=reason)
+        return next((reason for reason in reasons if reason), "no answer")
 
 
 async def run(
