@@ -262,6 +262,9 @@ class Process:
         self._starts_at(self.log.start)
 
     def truncate_to(self, offset: int) -> None:
+        if offset >= self.log.end:
+            self.log.truncate_to(offset)  # nothing is removed, and nothing synced
+            return
         self.model.floor = min(self.model.floor, offset)
         self.log.truncate_to(offset)
         self.model.sent = [one for one in self.model.sent if one.next <= self.log.end]
