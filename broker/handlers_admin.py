@@ -8,6 +8,7 @@ import trio
 from tailrace.broker import topic_config
 from tailrace.broker.call import Call
 from tailrace.broker.catalog import Topic
+from tailrace.broker.health import counted, few
 from tailrace.broker.limits import TOPICS_PER_REQUEST_MAX
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
@@ -36,6 +37,7 @@ from tailrace.protocol.messages import (
 )
 
 Later = Callable[[], Awaitable[Response]]
+DAMAGE_TOLD_MAX = 100  # damaged ranges among the problems of a cluster
 SIMILAR_FOR_MAX = 10  # missing topics of one request that get similar names: each costs a search
 
 
@@ -270,12 +272,17 @@ def describe_cluster(node: Node, call: Call, request: DescribeClusterRequest) ->
         uptime_ms=int((trio.current_time() - node.started_at) * 1000),
         last_seen=node.world.clock.wall_ms(),
     )
-    problems = [f"{offline} partitions are offline"] if offline else []
+    problems: list[str] = []
+    if offline:
+        problems.append(
+            f"{counted(offline, 'partition')} {'is' if offline == 1 else 'are'} offline"
+        )
     if node.health.metadata_error:
         problems.append(node.health.metadata_error)
     if node.shelf.space.read_only:
         has, limit = node.shelf.space.shortage()
         problems.append(f"broker {node.broker_id} is read-only: {has}, {limit}")
+    problems += few(node.shelf.damage(), DAMAGE_TOLD_MAX)
     problems += node.erasures.problems
     return DescribeClusterResponse(
         cluster_id=node.cluster_id,

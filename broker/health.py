@@ -1,15 +1,19 @@
 """How the broker is: what its probes answer.
 
 The server writes the fields as it goes; nothing here waits or asks anybody. A broker is ready when
-it can take requests; on a disk below its reserve it still serves reads: degraded, but ready.
+it can take requests; on a disk below its reserve, or with records that are damaged, it still serves
+what it can: degraded, but ready.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tailrace.protocol.units import format_count
 from tailrace.storage.report import Progress
 
 OPENING_BYTES = 256 * 1024  # opening a partition takes about as long as reading that much
+DAMAGE_SHOWN = 3  # damaged ranges that are named
 Status = Literal["ok", "degraded", "fail"]
 
 
@@ -33,20 +37,27 @@ class Health:
     metadata_error: str = ""  # why the metadata store cannot be used, or ""
     listening: tuple[str, ...] = ()  # addresses that accept clients
     disk_low: str = ""  # why writes are refused, or ""
+    damage: Callable[[], Sequence[str]] = tuple  # ranges that cannot be served, a text each
     draining: bool = False
 
     def checks(self) -> list[Check]:
         """Every check, always in the same order."""
-        progress = f"{self.partitions_done:,} of {self.partitions_total:,} partitions opened"
+        opened = f"{self.partitions_done:,} of {counted(self.partitions_total, 'partition')} opened"
+        if self.recovered:  # others were made since then, and some are gone
+            opened = f"{counted(self.partitions_total, 'partition')} opened at the start"
+        disk = "; ".join(filter(None, (self.disk_low, self._damage())))
         return [
-            Check("recovered", self.recovered, progress),
+            Check("recovered", self.recovered, opened),
             Check(
                 "metadata", not self.metadata_error, self.metadata_error or "embedded store open"
             ),
             Check("listeners", bool(self.listening), ", ".join(self.listening) or "none is bound"),
-            Check("disk", not self.disk_low, self.disk_low or "above min_free"),
+            Check("disk", not disk, disk or "above min_free"),
             Check("shutdown", not self.draining, "stopping" if self.draining else "not asked for"),
         ]
+
+    def _damage(self) -> str:
+        return "; ".join(few(self.damage(), DAMAGE_SHOWN))
 
     @property
     def status(self) -> Status:
@@ -92,3 +103,14 @@ class Health:
         done += self.partitions_done * OPENING_BYTES
         total += self.partitions_total * OPENING_BYTES
         return round(done / max(1, total), 4)
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 partition``, ``2,000 partitions``"""
+    return f"{format_count(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def few(texts: Sequence[str], most: int) -> list[str]:
+    """The first of them, and how many more there are: an answer stays short."""
+    shown = list(texts[:most])
+    return [*shown, f"and {format_count(len(texts) - most)} more"] if len(texts) > most else shown

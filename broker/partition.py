@@ -288,6 +288,15 @@ class Partition:
             )
             log.error("%s", error, extra={"event": "log.corruption", "code": error.code})
 
+    def damage(self) -> list[str]:
+        """Its damaged ranges, for people."""
+        return [
+            f"{texts.partition_name(self.topic, self.number)}: offsets {one.first_offset:,} to"
+            f" {one.next_offset - 1:,} are damaged and not served"
+            for one in self.log.quarantined
+            if one.next_offset > self.log.start
+        ]
+
     def park(self, reader: Reader) -> None:
         self._readers[reader] = None
 

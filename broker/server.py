@@ -247,6 +247,7 @@ class Server:
             now_ms=time.now_ms,
         )
         metrics.partitions = shelf.gauges
+        self.health.damage = shelf.damage
         flusher = Flusher(
             *(world.disk, directory.path, world.offload.dedicated("sync"), world.clock, metrics),
             answered=outbox.flush,

@@ -96,6 +96,10 @@ class Shelf:
         """Of all records."""
         return sum(partition.log.size_bytes for partition in self._partitions.values())
 
+    def damage(self) -> list[str]:
+        """Every damaged range of records (R25), for people; the log has more of each."""
+        return [text for partition in self for text in partition.damage()]
+
     def of(self, topic: Topic) -> list[Partition]:
         """The partitions of a topic that are open."""
         numbers = range(len(topic.partitions))
@@ -170,21 +174,26 @@ class Shelf:
 
     async def open(self, openings: Sequence[Opening], *, clean: bool, suspect: bool) -> None:
         """Open and recover these partitions, many at a time."""
-        self._health.partitions_total += len(openings)
+        if not self._health.recovered:  # else it is no start, but a new topic
+            self._health.partitions_total += len(openings)
         waiting: dict[Unopened, Opening] = {}
         for opening in openings:
             one = self._unopened(opening, clean=clean, suspect=suspect)
             if one is None:
-                self._health.partitions_done += 1
+                self._opened(1)
             else:
                 waiting[one] = opening
 
         def opened(some: Sequence[Unopened]) -> None:
             for one in some:
                 self._put(waiting[one], one)
-            self._health.partitions_done += len(some)
+            self._opened(len(some))
 
         await open_logs(self._world, self._health, list(waiting), opened)
+
+    def _opened(self, count: int) -> None:
+        if not self._health.recovered:
+            self._health.partitions_done += count
 
     async def lead(self, leaderships: Mapping[PartitionId, Leadership]) -> None:
         """Begin these epochs, in the logs first (R8)."""

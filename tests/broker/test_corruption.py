@@ -1,5 +1,7 @@
 """One flipped bit below the flushed mark: found, named, never served; the rest stays readable."""
 
+import json
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,23 @@ def test_a_bit_that_flips_under_a_running_broker_is_found_by_the_consumer(tmp_pa
             assert error is not None
             assert error.offset == 200
             assert read(client, 0, 220) == (VALUES[220:], None)
+
+
+def test_damage_shows_in_the_health_of_cluster_and_broker(tmp_path: Path) -> None:
+    with Broker(data_dir=tmp_path / "data", config=CONFIG, http=True) as broker:
+        written(broker)
+        broker.stop()
+        flip_bit(tmp_path / "data", VALUES[205])
+        broker.start()
+        with broker.client() as client:
+            assert client.admin.describe_cluster().healthy
+            read(client, 0)
+            cluster = client.admin.describe_cluster()
+            said = "orders[0]: offsets 200 to 219 are damaged and not served"
+            assert (cluster.healthy, cluster.problems) == (False, [said])
+            with urllib.request.urlopen(f"{broker.http_url}/readyz") as answer:
+                document = json.load(answer)
+            assert (answer.status, document["status"]) == (200, "degraded")
+            assert {"name": "disk", "ok": False, "detail": said} in document["checks"]
+            client.admin.delete_records("orders", {0: 220})
+            assert client.admin.describe_cluster().healthy

@@ -27,3 +27,23 @@ def test_an_estimate_that_was_wrong_never_leads_past_the_end() -> None:
     ]
     assert health.recovery_bytes == (20, 20)
     assert health.progress == 1.0
+
+
+def test_partitions_are_told_as_they_are_opened_and_then_as_of_the_start() -> None:
+    health = Health(partitions_total=1)
+    assert health.checks()[0].detail == "0 of 1 partition opened"
+    health.partitions_total = health.partitions_done = 2_000
+    health.recovered = True
+    assert health.checks()[0].detail == "2,000 partitions opened at the start"
+
+
+def test_damage_is_degraded_and_ready_and_the_first_of_it_is_named() -> None:
+    found: list[str] = []
+    health = Health(recovered=True, listening=("127.0.0.1:7400",), damage=lambda: found)
+    assert health.status == "ok"
+    found += [f"orders[{number}] is damaged" for number in range(5)]
+    code, document = health.readiness()
+    assert (code, document["status"]) == (200, "degraded")
+    disk = next(check for check in health.checks() if check.name == "disk")
+    assert disk.detail.startswith("orders[0] is damaged; orders[1] is damaged; ")
+    assert disk.detail.endswith("; and 2 more")
