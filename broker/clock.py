@@ -141,12 +141,12 @@ class Timekeeper:
         return self._time.age_ms(stamp_ms, now_s, wall_ms)
 
     def write_beat(self) -> None:
-        """Remember the time for the next start. Blocks; raises ``OSError``."""
+        """Remember the time for the next start. Blocks; raises ``OSError``, BrokerError T093."""
         now_s, wall_ms = self._look()
         heartbeat.write(self._disk, self._path, self._time.beat(now_s, wall_ms))
 
     async def keep_beat(self, offload: Offload) -> None:
-        """``write_beat`` in a thread; a full disk may keep it from being written."""
+        """``write_beat`` in a thread; a full disk may keep it from being written. T093."""
         now_s, wall_ms = self._look()
         beat = self._time.beat(now_s, wall_ms)
         try:

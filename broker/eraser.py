@@ -31,7 +31,7 @@ from tailrace.broker.shelf import Shelf
 from tailrace.broker.world import WorkerLost, World
 from tailrace.protocol.batch import header_seed
 from tailrace.protocol.errors import MetadataUnavailable
-from tailrace.storage.checkpoint import TEMPORARY
+from tailrace.storage.checkpoint import TEMPORARY, sync_names
 from tailrace.storage.disk import Disk
 from tailrace.storage.erasing import Erased, EraseJob
 from tailrace.storage.erasure import Target
@@ -370,9 +370,9 @@ class Eraser:
 
 
 def _sweep(disk: Disk, path: str) -> None:
-    """Remove half-made segments that a job left which did not come to its end."""
+    """Remove half-made segments that a job left which did not come to its end. T093."""
     found = [name for name in disk.list(path) if name.endswith(f".swap{TEMPORARY}")]
     for name in found:
         disk.remove(f"{path}/{name}")
     if found:
-        disk.sync_directory(path)
+        sync_names(disk, path)

@@ -305,7 +305,11 @@ class Server:
             await self._world.offload.run(directory.clear_suspect)
         times = [partition.log.segments()[0].first_append_time for partition in node.shelf]
         node.time.begin(min((at for at in times if at is not None), default=None))
-        await node.time.keep_beat(self._world.offload)  # before anything is stamped
+        try:
+            await node.time.keep_beat(self._world.offload)  # before anything is stamped
+        except BrokerError:
+            self._mark_suspect(directory)
+            raise
         seconds = trio.current_time() - self._began
         self.metrics.recovery_duration.set(seconds)
         self.health.recovered = True
@@ -421,7 +425,7 @@ class Server:
     async def _release(self, node: Node, directory: DataDirectory, registry: Registry) -> None:
         self._stage("release", trio.current_time())
         node.shelf.close()
-        await node.time.keep_beat(self._world.offload)
+        await self._watched(partial(node.time.keep_beat, self._world.offload))
         try:
             await self._world.offload.run(directory.mark_clean)
         except OSError as error:

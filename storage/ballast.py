@@ -31,10 +31,10 @@ class Ballast:
         return 0 if self.held else self.size_bytes
 
     def drop(self) -> None:
-        """Give the room up. Raises ``OSError``."""
+        """Give the room up. Raises ``OSError``; BrokerError T093 if a sync fails."""
         self.held = False
         self._disk.remove(self._path)
-        self._disk.sync_directory(self._directory)
+        checkpoint.sync_names(self._disk, self._directory)
 
     def fill(self) -> None:
         """Take the room. Raises ``OSError`` (no room, say): then nothing of it stays taken."""

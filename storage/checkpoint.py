@@ -14,6 +14,7 @@ from enum import IntEnum
 
 import xxhash
 
+from tailrace.protocol import texts
 from tailrace.storage.disk import Disk, File
 
 MAGIC = b"TRCP"
@@ -83,6 +84,29 @@ def write(disk: Disk, path: str, data: bytes) -> None:
         file.close()
     publish(disk, path)
     disk.sync_directory(parent(path))
+
+
+def replace(disk: Disk, path: str, data: bytes) -> None:
+    """``write``, for who tries again: on an ``OSError`` (no room, say) that is right, the old file
+    is still there. A sync that failed is nothing to go on from: BrokerError T093 (R21)."""
+    file = stage(disk, path, data)
+    try:
+        disk.sync([file])
+    except OSError as error:
+        raise texts.sync_failed(path, reason=str(error)) from error
+    finally:
+        file.close()
+    publish(disk, path)
+    sync_names(disk, parent(path))
+
+
+def sync_names(disk: Disk, directory: str) -> None:
+    """Names made or removed in the directory are durable on return. BrokerError T093 if not: they
+    may be those that somebody else waits for (R21)."""
+    try:
+        disk.sync_directory(directory)
+    except OSError as error:
+        raise texts.sync_failed(directory, reason=str(error)) from error
 
 
 def stage(disk: Disk, path: str, data: bytes) -> File:

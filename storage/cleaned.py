@@ -28,12 +28,12 @@ def path_in(directory: str) -> str:
 
 
 def write(disk: Disk, directory: str, cleaned: Cleaned) -> None:
-    """Durable on return. Raises ``OSError``; then the old file is still there."""
+    """Durable on return. On an ``OSError`` the old file is still there. BrokerError T093."""
     horizon_ms = _NEVER if cleaned.next_horizon_ms is None else cleaned.next_horizon_ms
     ended_at = _NEVER if cleaned.ended_at is None else cleaned.ended_at
     body = _BODY.pack(cleaned.below, cleaned.whole_below, horizon_ms, ended_at)
     data = checkpoint.encode(checkpoint.Kind.CLEANED, body)
-    checkpoint.write(disk, path_in(directory), data)
+    checkpoint.replace(disk, path_in(directory), data)
 
 
 def read(disk: Disk, directory: str, end: int) -> Cleaned:

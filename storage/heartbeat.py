@@ -51,9 +51,9 @@ def read(disk: Disk, path: str) -> Beat | None:
 
 
 def write(disk: Disk, path: str, beat: Beat) -> None:
-    """Not synced, but for the first one. Raises ``OSError``, on a full disk say."""
+    """Not synced, but for the first one. Raises ``OSError``, on a full disk say; T093."""
     if read(disk, path) is None:
-        checkpoint.write(disk, path, encode(beat))
+        checkpoint.replace(disk, path, encode(beat))
         return
     file = disk.open(path)
     try:

@@ -127,13 +127,16 @@ class Unsynced:
         self._names_changed += 1
 
     def add(self, sidecar: Sidecar) -> None:
-        """Write a sidecar with the next round, or here where too many wait and there is room."""
+        """Write a sidecar with the next round, or here where too many wait and there is room.
+
+        BrokerError T093: a sync failed, perhaps that of a new segment's name.
+        """
         self._sidecars = [s for s in self._sidecars if s.path != sidecar.path or s.taken]
         self._sidecars.append(sidecar)
         waiting = [s for s in self._sidecars if not s.taken]
         for oldest in waiting[:-SIDECARS_MAX]:
             try:
-                checkpoint.write(self._disk, oldest.path, oldest.content())
+                checkpoint.replace(self._disk, oldest.path, oldest.content())
             except OSError:
                 return  # it can be rebuilt; the append that led here has succeeded
             self._sidecars.remove(oldest)

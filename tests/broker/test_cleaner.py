@@ -1,7 +1,7 @@
 """Compaction on a real broker: what stays, what is shown, what happens when it cannot be done."""
 
 import errno
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tailrace.broker.heavy import OffloadHeavy
 from tailrace.broker.server import Server
 from tailrace.broker.world import Heavy, Progress, WorkerLost, World, no_progress
 from tailrace.protocol.batch import decode_columns, encode_batch, header_seed, parse_header
-from tailrace.protocol.errors import TopicNotFound
+from tailrace.protocol.errors import BrokerError, TopicNotFound
 from tailrace.protocol.messages import (
     AlterTopicRequest,
     ConfigChange,
@@ -24,6 +24,7 @@ from tailrace.protocol.messages import (
     ProduceResponse,
     TopicResponse,
 )
+from tailrace.storage.disk import File, OsDisk
 from tailrace.storage.jobs import Job, Result
 from tailrace.storage.rewrite import offsets_of
 from tailrace.storage.survey import CompactJob
@@ -429,3 +430,27 @@ def test_records_without_a_key_stay_and_are_told() -> None:
         [partition] = broker.client().admin.describe_topic("state").partition_list
         assert partition.compaction is not None
         assert partition.compaction.reason.endswith("; records without a key stay: 1")
+
+
+def test_a_failed_sync_of_how_far_it_came_ends_the_broker(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sync(self: OsDisk, files: Sequence[File]) -> None:
+        if any(file.path.endswith("/cleaned.tmp") for file in files):
+            raise OSError(errno.EIO, "planted")
+
+    async def meet() -> None:
+        async with place.broker() as (server, client):
+            topic_id = await client.create("orders", 1, **EAGER)
+            await fill(client, topic_id)
+            monkeypatch.setattr(OsDisk, "sync", sync)
+            await server.clean()
+            await trio.sleep_forever()
+
+    async def main() -> None:
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await meet()
+        assert raised.group_contains(BrokerError, match="T093")
+        assert (place.path / "data" / "suspect").exists()
+
+    run(main)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tailrace.protocol.errors import BrokerError
 from tailrace.storage.ballast import Ballast
 from tailrace.storage.disk import File, OsDisk
 
@@ -50,3 +51,16 @@ def test_room_that_is_not_there_is_not_taken_in_part(tmp_path: Path) -> None:
 def test_no_room_at_all_may_be_kept_back(tmp_path: Path) -> None:
     ballast = Ballast(SmallDisk(), str(tmp_path), 0)
     assert (ballast.held, ballast.missing_bytes) == (True, 0)
+
+
+def test_a_name_that_may_come_back_is_nothing_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: OsDisk, path: str) -> None:
+        raise OSError(errno.EIO, "planted", path)
+
+    ballast = Ballast(SmallDisk(), str(tmp_path), 64 * MIB)
+    ballast.fill()
+    monkeypatch.setattr(OsDisk, "sync_directory", fail)
+    with pytest.raises(BrokerError, match="T093"):
+        ballast.drop()

@@ -1,12 +1,14 @@
 """Checkpoint files: whole and checked, or not there at all."""
 
+import errno
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
+from tailrace.protocol.errors import BrokerError
 from tailrace.storage import checkpoint
-from tailrace.storage.checkpoint import Kind
+from tailrace.storage.checkpoint import Kind, replace
 from tailrace.storage.disk import OsDisk
 from tests.storage.logs import FullDisk
 
@@ -64,3 +66,19 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         checkpoint.write(disk, path, checkpoint.encode(Kind.START, b"new"))
     assert stored(disk, path) == b"old"
+
+
+@pytest.mark.parametrize(
+    ("step", "caught"),
+    [("stage", OSError), ("sync", BrokerError), ("publish", OSError), ("sync_names", BrokerError)],
+)
+def test_what_may_be_tried_again_is_told_from_a_failed_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, caught: type[Exception]
+) -> None:
+    def fail(self: OsDisk, *args: object, **options: object) -> None:
+        raise OSError(errno.EIO, "planted")
+
+    methods = {"stage": "open", "sync": "sync", "publish": "rename", "sync_names": "sync_directory"}
+    monkeypatch.setattr(OsDisk, methods[step], fail)
+    with pytest.raises(caught, match="planted"):
+        replace(OsDisk(), f"{tmp_path}/start", b"new")

@@ -1,5 +1,10 @@
 """The ``clock`` file: small, fixed, and never believed when it is damaged."""
 
+import errno
+
+import pytest
+
+from tailrace.protocol.errors import BrokerError
 from tailrace.simulation.disk import Platter, SimDisk
 from tailrace.simulation.life import Life
 from tailrace.storage.heartbeat import DOUBTS_MAX, Beat, Doubt, encode, read, write
@@ -47,3 +52,15 @@ def test_a_power_cut_leaves_the_first_beat_or_a_later_one() -> None:
     write(here, PATH, later)
     assert read(SimDisk(platter.crashed(lambda options: 0), Life("next")), PATH) == first
     assert read(SimDisk(platter.crashed(lambda options: 1), Life("next")), PATH) == later
+
+
+def test_a_first_beat_whose_sync_fails_is_nothing_to_go_on_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(self: SimDisk, path: str) -> None:
+        raise OSError(errno.EIO, "planted", path)
+
+    here = disk()
+    monkeypatch.setattr(SimDisk, "sync_directory", fail)
+    with pytest.raises(BrokerError, match="T093"):
+        write(here, PATH, Beat(5, ()))
