@@ -4,7 +4,9 @@ What to do is decided in ``cleaning.py``, and done by jobs of another process (`
 surveys what can be cleaned, then each group of segments is rewritten by a job of its own and put in
 place before the next, oldest first. How far it came is stored after each, so that an end in the
 middle loses little. ``partition.maintenance`` is held throughout, and given up between two groups
-if somebody waits for it; a partition at which somebody else is at work is passed by.
+if somebody waits for it. A survey is given up for that at any time, and begun anew later and later;
+so that it comes to its end at all, it is finished once it was given up often enough. A partition at
+which somebody else is at work is passed by.
 
 A failure concerns its partition alone: it is logged, shown in the partition's status, and tried
 again later and later. A damaged segment is left out from then on, and so are the tombstones that
@@ -40,7 +42,8 @@ log = logging.getLogger("tailrace.broker.cleaner")
 LOOK_EVERY_S = 10.0
 LOOK_LEAST_S = 0.25
 LOOK_SHARE = 20  # of the lag allowed, as a divisor
-GIVE_WAY_S = 5.0  # before the partition that somebody waited for is begun again
+GIVE_WAY_S = 5.0  # before the partition that somebody waited for is begun again; then doubled
+GIVE_WAY_MAX = 4  # surveys in a row that are given up for somebody
 RETRY_FIRST_S = 10.0
 OFFSET_DIGITS = 20  # a segment's files begin with them
 RETRY_MAX_S = 900.0
@@ -74,6 +77,7 @@ class _Known:
     pause_s: float = 0.0  # before the last try
     keyless: int = 0  # records, as of the last survey
     closed: int = 0  # batches that cannot be decoded, likewise
+    given_up: int = 0  # surveys in a row
     damaged: dict[str, str] = field(default_factory=dict[str, str])  # files left out, and why
 
 
@@ -265,11 +269,13 @@ class Cleaner:
                 now_ms=self._time.now_ms,
                 rate_bytes=self._rate_bytes,
                 here=bind(self._here, partition),
+                gives_way=known.given_up < GIVE_WAY_MAX,
             )
             try:
                 await run.run()
             except GivenUp:
-                known.retry_at = trio.current_time() + GIVE_WAY_S
+                known.retry_at = trio.current_time() + GIVE_WAY_S * 2**known.given_up
+                known.given_up = 0 if run.surveyed else known.given_up + 1
             except RewriteRefused as error:
                 known.damaged[error.file] = str(error)
                 self._failed(partition, known, str(error))
@@ -277,7 +283,7 @@ class Cleaner:
             except (OSError, WorkerLost) as error:
                 self._failed(partition, known, str(error))
             else:
-                known.error, known.pause_s = None, 0.0
+                known.error, known.pause_s, known.given_up = None, 0.0, 0
                 known.keyless, known.closed = run.tally.keyless, run.tally.closed
                 self._done(partition, run.tally, trio.current_time() - began)
             finally:

@@ -65,9 +65,14 @@ class Compaction:
         now_ms: Callable[[], int],
         rate_bytes: int | None,
         here: Callable[[], bool],
+        gives_way: bool,
     ) -> None:
-        """``here``: whether the partition is still to be cleaned; asked from any thread."""
+        """``here``: whether the partition is still to be cleaned; asked from any thread.
+
+        ``gives_way``: whether the survey is given up as soon as somebody waits for the partition.
+        """
         self.tally = Tally()
+        self.surveyed = False
         self.cleaned = cleaned  # as it is stored
         self._world = world
         self._flusher = flusher
@@ -78,6 +83,7 @@ class Compaction:
         self._now_ms = now_ms
         self._rate_bytes = rate_bytes
         self._here = here
+        self._gives_way = gives_way
         self._horizons: dict[int, int | None] = {}  # by base offset of segments as they were
         self._done_bytes = 0
         self._expected_bytes = max(1, 3 * (dirt.clean_bytes + dirt.dirty_bytes))
@@ -98,6 +104,7 @@ class Compaction:
             )
         )
         assert isinstance(survey, Survey)
+        self.surveyed = True
         self._count(survey)
         pieces = groups(survey.segments, segment_bytes=self._config.segment_bytes)
         sizes = [sum(one.source.size_bytes for one in piece) for piece in pieces]
@@ -120,7 +127,7 @@ class Compaction:
             await self._take(piece, compacted)
             if piece is not pieces[-1]:
                 await self._store(piece[-1].source.next_offset, self.cleaned.ended_at)
-                if self._partition.maintenance.statistics().tasks_waiting:
+                if self._is_wanted():
                     raise GivenUp
         await self._store(dirt.end, self._world.clock.wall_ms())
 
@@ -137,8 +144,12 @@ class Compaction:
     def _progress(self, size_bytes: int) -> None:
         self._done_bytes += size_bytes
         self.tally.progress = min(0.99, self._done_bytes / self._expected_bytes)
-        if not self._here():
+        if not self._here() or (self._gives_way and not self.surveyed and self._is_wanted()):
             raise GivenUp
+
+    def _is_wanted(self) -> bool:
+        """Whether somebody waits for the partition. From any thread."""
+        return self._partition.maintenance.statistics().tasks_waiting > 0
 
     def _count(self, survey: Survey) -> None:
         tally = self.tally

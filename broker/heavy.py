@@ -28,6 +28,7 @@ from tailrace.storage.worker import (
 COMMAND = (sys.executable, "-m", "tailrace.storage.worker")
 IDLE_S = 30.0
 END_S = 2.0  # for a worker whose input was closed; then it is killed
+ASK_EVERY_S = 0.25  # whether to go on, also while nothing is read or written
 ALLOWED_S = 0.1  # so much of a second's rate is allowed at once
 ALLOWED_BYTES_MAX = 16 * 1024 * 1024  # also where there is no rate: progress is to be seen
 LINE_BYTES_MAX = 256 * 1024 * 1024  # a result names thousands of segments, or holds an index
@@ -135,20 +136,22 @@ class _Worker:
         return self._process.poll() is not None
 
     async def do(self, job: Job, rate_bytes: int | None, progress: Progress) -> Reply:
-        """Have a job done; the last reply. Raises ``WorkerLost``."""
+        """Have a job done; the last reply. Raises ``WorkerLost``, and what ``progress`` does."""
         allowed = ALLOWED_BYTES_MAX
         if rate_bytes is not None:
             allowed = max(1, min(allowed, int(rate_bytes * ALLOWED_S)))
         paid_at = trio.current_time()
         await self._say(encode_order(job))
         while True:
-            reply = await self._reply()
+            reply = await self._reply_asking(progress)
             if reply.is_last:
                 return reply
             progress(reply.used)
             if rate_bytes is not None:
                 paid_at = max(paid_at, trio.current_time() - 1.0) + reply.used / rate_bytes
-                await trio.sleep_until(paid_at)
+                while (left_s := paid_at - trio.current_time()) > 0:
+                    await trio.sleep(min(left_s, ASK_EVERY_S))
+                    progress(0)
             await self._say(encode_allowance(allowed))
 
     async def end(self, *, patience_s: float) -> None:
@@ -167,6 +170,13 @@ class _Worker:
             await self._orders.send_all(line)
         except trio.BrokenResourceError:
             await self._lost()
+
+    async def _reply_asking(self, progress: Progress) -> Reply:
+        """The next reply; meanwhile ``progress``, which may raise to give up, is asked."""
+        while True:
+            with trio.move_on_after(ASK_EVERY_S):
+                return await self._reply()
+            progress(0)
 
     async def _reply(self) -> Reply:
         while (end := self._buffer.find(b"\n", self._searched)) < 0:

@@ -96,7 +96,7 @@ class Offload(Protocol):
 
 # ── Heavy work ───────────────────────────────────────────────────────────────────────────────
 
-Progress = Callable[[int], None]  # told how many bytes more were read or written
+Progress = Callable[[int], None]  # told of bytes read or written, also of none; may raise to end it
 
 
 def no_progress(size_bytes: int) -> None:

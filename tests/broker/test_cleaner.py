@@ -1,7 +1,7 @@
 """Compaction on a real broker: what stays, what is shown, what happens when it cannot be done."""
 
 import errno
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from tailrace.protocol.messages import (
 from tailrace.storage.disk import File, OsDisk
 from tailrace.storage.jobs import Job, Result
 from tailrace.storage.rewrite import offsets_of
-from tailrace.storage.survey import CompactJob
+from tailrace.storage.survey import CompactJob, SurveyJob
 from tailrace.testing import Broker
 from tests.broker.harness import Client, connected, produce_request, run, serving
 
@@ -49,6 +49,7 @@ class ScriptedHeavy:
         self.asked = trio.Event()
         self.allowed: trio.Event | None = None  # wait for it before compacting
         self.failures: list[Exception] = []
+        self.before: Callable[[Job], Awaitable[None]] | None = None
 
     async def run(
         self, job: Job, *, rate_bytes: int | None = None, progress: Progress = no_progress
@@ -56,6 +57,8 @@ class ScriptedHeavy:
         self.jobs.append(job)
         if self.failures:
             raise self.failures.pop(0)
+        if self.before is not None:
+            await self.before(job)
         if isinstance(job, CompactJob) and self.allowed is not None:
             self.asked.set()
             await self.allowed.wait()
@@ -318,6 +321,43 @@ def test_whoever_waits_for_the_partition_gets_it_between_two_segments(
             with trio.fail_after(5):
                 while not runs(server, "ok"):
                     await server.clean()
+            assert newest.items() <= (await read(client, topic_id)).items()
+
+    run(main)
+
+
+def test_a_survey_is_given_up_for_whoever_waits_and_finished_in_the_end(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaner_module, "GIVE_WAY_S", 0.0)
+
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            topic_id = await client.create("orders", 1, **{**EAGER, "compaction_lag_max": "1h"})
+            newest = await fill(client, topic_id)
+            assert server._node is not None
+            (partition,) = server._node.shelf
+            got: list[int] = []
+
+            async def wait() -> None:
+                async with partition.maintenance:
+                    got.append(len(place.heavy.jobs))
+
+            async def always_wanted(job: Job) -> None:
+                if isinstance(job, SurveyJob):
+                    nursery.start_soon(wait)
+                    while not partition.maintenance.statistics().tasks_waiting:
+                        await trio.lowlevel.checkpoint()
+
+            place.heavy.before = always_wanted
+            async with trio.open_nursery() as nursery:
+                for surveys in range(1, cleaner_module.GIVE_WAY_MAX + 1):
+                    await server.clean()
+                    async with partition.maintenance:  # whoever waited had it first
+                        assert got[-1] == len(place.heavy.jobs) == surveys
+                assert status(server).state == "due"
+                await server.clean()
+            assert len(place.heavy.jobs) > surveys + 1
             assert newest.items() <= (await read(client, topic_id)).items()
 
     run(main)

@@ -122,6 +122,23 @@ def test_progress_may_refuse_to_go_on(tmp_path: Path) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("used", [0, 1 << 40], ids=["it is silent", "it waits for its rate"])
+def test_progress_is_asked_while_nothing_goes_on(tmp_path: Path, used: int) -> None:
+    async def main() -> None:
+        say = f"print('{{\"used\":{used}}}', flush=True);" if used else ""
+        heavy = fake(f"sys.stdin.readline(); {say} time.sleep(60)")
+
+        def refuse(size_bytes: int) -> None:
+            if not size_bytes:
+                raise ValueError("enough")
+
+        with trio.fail_after(10), pytest.raises(ValueError, match="enough"):
+            await heavy.run(job(tmp_path), rate_bytes=1, progress=refuse)
+        assert heavy.pid is None
+
+    run(main)
+
+
 def test_more_is_allowed_no_faster_than_the_rate(tmp_path: Path) -> None:
     clock = MockClock()  # moved by hand: a real process answers meanwhile
 
@@ -142,7 +159,7 @@ def test_more_is_allowed_no_faster_than_the_rate(tmp_path: Path) -> None:
                 await heavy.run(
                     job(tmp_path),
                     rate_bytes=1000,
-                    progress=lambda size: used.append(trio.current_time()),
+                    progress=lambda size: used.append(trio.current_time()) if size else None,
                 )
                 ended.set()
 
