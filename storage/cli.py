@@ -62,10 +62,29 @@ def list_segments(console: Console, directory: str) -> None:
 @segment.command()
 @click.argument("file", type=_FILE)
 @click.option("--records", is_flag=True, help="The records of each batch too.")
-@click.pass_obj
-def dump(console: Console, file: str, records: bool) -> None:
-    """Show every batch of a log file; with --records what is in them."""
-    batches = offline.dump(file)
+@click.pass_context
+def dump(ctx: click.Context, file: str, records: bool) -> None:
+    """Show every batch of a log file; with --records what is in them. Exit 6 for damage."""
+    console: Console = ctx.obj
+    bad = 0
+
+    def found() -> Iterator[tuple[BatchInfo, Columns | None]]:
+        nonlocal bad
+        for info, columns in offline.dump(file):
+            bad += info.problem is not None and not info.torn
+            yield info, columns
+
+    dump_batches(console, file, found(), records=records)
+    ctx.exit(EXIT_UNHEALTHY if bad else 0)
+
+
+def dump_batches(
+    console: Console,
+    file: str,
+    batches: Iterable[tuple[BatchInfo, Columns | None]],
+    *,
+    records: bool,
+) -> None:
     if console.output == "json":
         documents = [batch_document(file, *batch, records=records) for batch in batches]
         show(console, {"batches": documents}, "")
@@ -175,10 +194,13 @@ def record_lines(info: BatchInfo, columns: Columns) -> Iterator[str]:
 
 
 def dump_row(info: BatchInfo) -> str:
-    check = "ok" if info.header_ok and info.checksum_ok else "BAD"
+    check = "ok"
+    if info.problem is not None:
+        check = f"{'torn tail' if info.torn else 'BAD'}: {info.problem}"
+    known = info.header_ok
     if info.control:
         check += " (control)"
-    elif not info.records:
+    elif not info.records and known:
         check += " (empty range)"
     if info.delete_horizon is not None:
         check += f" (tombstones until {utc(info.delete_horizon)})"
@@ -187,10 +209,10 @@ def dump_row(info: BatchInfo) -> str:
             format_count(info.position),
             format_count(info.size_bytes),
             offsets(info.base_offset, info.last_offset),
-            format_count(info.records),
-            str(info.leader_epoch),
-            utc(info.append_time),
-            info.compression,
+            format_count(info.records) if known else "-",
+            str(info.leader_epoch) if known else "-",
+            utc(info.append_time) if known else "-",
+            info.compression if known else "-",
             check,
         )
     )

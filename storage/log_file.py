@@ -12,7 +12,9 @@ from tailrace.protocol import texts_cli
 from tailrace.protocol.batch import BadBatch, BatchHeader, header_seed
 from tailrace.storage import checkpoint, marks
 from tailrace.storage.directory import parse_partition_name
+from tailrace.storage.index import decode_index
 from tailrace.storage.recovery import numbered
+from tailrace.storage.salvage import ends_there
 from tailrace.storage.scan import REASONS, Scanner
 from tailrace.storage.swap import SwapName, parse_name, published
 
@@ -164,6 +166,24 @@ class LogFile:
     def _continues(self, found: BatchHeader, expected: int) -> bool:
         fits = self.end_offset is None or found.next_offset <= self.end_offset
         return found.base_offset == expected and fits
+
+    def is_torn(self, offset: int, position: int) -> bool:
+        """Whether what is unsound there is only what a crash leaves behind an unfinished write."""
+        if offset < self.durable_offset:
+            return False
+        scanner = Scanner(self, self.seed)
+        return scanner.find(scanner.past(position), self.size(), offset, _ANY) is None
+
+    def is_followed_by_gap(self, next_offset: int, end: int) -> bool:
+        """Whether it is whole, and a file is missing behind it: its index tells its end."""
+        if self.state in ("swap", "replaced"):
+            return False
+        try:
+            with open(self.index_path, "rb") as stored:
+                found = decode_index(stored.read(), self.base_offset)
+        except FileNotFoundError:
+            return False
+        return found is not None and ends_there(found[0], next_offset, end)
 
     def data_end(self, position: int) -> int:
         """Behind the last byte from there on that is not zero."""

@@ -12,7 +12,7 @@ holds the file, so a file that was moved elsewhere fails it, as it should.
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tailrace.protocol import texts, texts_cli
@@ -32,6 +32,7 @@ from tailrace.protocol.errors import InputError, TailraceError
 from tailrace.storage.directory import parse_partition_name
 from tailrace.storage.index import Index, Summary, decode_index
 from tailrace.storage.log_file import LOG, LogFile, State, files_in
+from tailrace.storage.salvage import MISSING
 
 LOOKS_MAX = 5  # at a file that a broker replaces meanwhile
 INTERVAL_BYTES = 4096  # of an index made here for a segment that has no index file
@@ -78,7 +79,9 @@ class BatchInfo:
     transactional: bool
     checksum: str  # 16 hex digits
     checksum_ok: bool
-    header_ok: bool
+    header_ok: bool  # False: nothing of it is known but its place, and what follows it
+    problem: str | None = None  # why it does not count
+    torn: bool = False  # what a crash leaves behind an unfinished write
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +127,28 @@ def list_segments(directory: str) -> list[SegmentInfo]:
 def dump(path: str) -> Iterator[tuple[BatchInfo, Columns | None]]:
     """Every batch of a log file and, where its bytes are sound, its records.
 
-    A batch with a bad check is shown by what its header claims; bytes that are no batch at all
-    are passed over (``verify`` names them). Stops at the end of the log.
+    A batch with a bad payload is shown by its header. Of bytes without a sound header only the
+    place is known, and what follows: they are one entry, up to the next sound batch.
     """
     with LogFile(path) as file:
+        bad: tuple[int, str] | None = None  # what has no sound header
+        expected = file.base_offset
         for position, found in file.sound():
-            head = file.read(HEADER_BYTES, position)
-            try:
-                header = parse_header(head) if isinstance(found, str) else found
-            except BatchError:
+            base = found.base_offset if isinstance(found, BatchHeader) else expected
+            if bad is not None:
+                yield _damage_info(file, *bad, expected, position, base), None
+                bad = None
+            header = _header_at(file, position) if isinstance(found, str) else found
+            if header is None:
+                assert isinstance(found, str)
+                bad, expected = (position, found), base
                 continue
             entry = memoryview(file.read(header.size_bytes, position))
             info = _batch_info(position, header, entry, file.seed)
+            if isinstance(found, str):
+                info = replace(info, problem=found, torn=file.is_torn(base, position))
+            else:
+                expected = found.next_offset
             columns: Columns | None = None
             if info.checksum_ok and header.payload_format == FORMAT_COLUMNS:
                 try:
@@ -143,6 +156,48 @@ def dump(path: str) -> Iterator[tuple[BatchInfo, Columns | None]]:
                 except BatchError:
                     columns = None
             yield info, columns
+        if bad is not None:
+            end = max(expected, file.durable_offset)
+            yield _damage_info(file, *bad, expected, file.data_end(bad[0]), end), None
+
+
+def _header_at(file: LogFile, position: int) -> BatchHeader | None:
+    """The header of something that is unsound, if at least that can be believed."""
+    head = file.read(HEADER_BYTES, position)
+    try:
+        return parse_header(head) if header_ok(head, 0, file.seed) else None
+    except BatchError:
+        return None
+
+
+def _damage_info(
+    file: LogFile, position: int, reason: str, first: int, end: int, next_offset: int
+) -> BatchInfo:
+    """Bytes [position, end), in the place of offsets [first, next_offset)."""
+    return BatchInfo(
+        position=position,
+        size_bytes=end - position,
+        format="columns",
+        base_offset=first,
+        last_offset=next_offset - 1,
+        records=0,
+        leader_epoch=-1,
+        append_time=-1,
+        base_timestamp=-1,
+        max_timestamp=-1,
+        delete_horizon=None,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        compression="none",
+        control=False,
+        transactional=False,
+        checksum="0" * 16,
+        checksum_ok=False,
+        header_ok=False,
+        problem=reason,
+        torn=file.is_torn(first, position),
+    )
 
 
 def verify(paths: Sequence[str]) -> list[FileReport]:
@@ -283,10 +338,15 @@ def _verify(file: LogFile) -> list[FileReport]:
     batches = records = size_bytes = torn_bytes = 0
     next_offset, epoch, time = file.base_offset, -1, -1
     problem: FileError | None = None
+    bad: tuple[int, str] | None = None  # damage of which the end is not known yet
     index = _IndexCheck(_stored_index(file))
     walk = file.sound()
     for position, found in walk:
         fault: TailraceError | None = None
+        if bad is not None:
+            known = found.base_offset if isinstance(found, BatchHeader) else None
+            error = _corruption(file, *bad, next_offset, known)
+            problem, bad = problem or FileError(bad[0], error.code, error.message), None
         if isinstance(found, BatchHeader):
             fault = _inner_fault(file, position, found, epoch, time)
             epoch, time = found.leader_epoch, found.append_time
@@ -296,18 +356,38 @@ def _verify(file: LogFile) -> list[FileReport]:
             next_offset = found.next_offset
             index.take(position, found)
         elif next_offset < file.durable_offset:
-            fault = _corruption(file, position, found, next_offset)
+            bad = (position, found)
         else:
             torn_bytes = file.data_end(position) - position
             if any(isinstance(behind, BatchHeader) for _, behind in walk):
                 reason = f"{found}, yet sound batches lie behind"
-                fault = _corruption(file, position, reason, next_offset)
+                fault = _corruption(file, position, reason, next_offset, None)
         if fault is not None and problem is None:
             problem = FileError(position, fault.code, fault.message)
+    missing: list[FileReport] = []
+    if bad is not None and file.is_followed_by_gap(next_offset, bad[0]):
+        missing.append(_missing(file, next_offset))
+    elif bad is not None:
+        error = _corruption(file, *bad, next_offset, file.durable_offset)
+        problem = problem or FileError(bad[0], error.code, error.message)
     report = FileReport(
         file.path, problem is None, batches, records, size_bytes, torn_bytes, problem
     )
-    return [report] if problem is not None else [report, *index.reports(file)]
+    others = [] if problem is not None else index.reports(file)
+    return [report, *others, *missing]
+
+
+def _missing(file: LogFile, first_offset: int) -> FileReport:
+    """The report of a file that should be behind this one."""
+    path = f"{os.path.dirname(file.path)}/{first_offset:020}{LOG}"
+    error = texts.corruption_found(
+        path,
+        position=0,
+        reason=MISSING,
+        first_offset=first_offset,
+        next_offset=file.durable_offset,
+    )
+    return FileReport(path, False, 0, 0, 0, 0, FileError(0, error.code, error.message))
 
 
 class _IndexCheck:
@@ -338,9 +418,15 @@ class _IndexCheck:
         return [FileReport(file.index_path, False, 0, 0, 0, 0, found)]
 
 
-def _corruption(file: LogFile, position: int, reason: str, first_offset: int) -> TailraceError:
+def _corruption(
+    file: LogFile, position: int, reason: str, first_offset: int, next_offset: int | None
+) -> TailraceError:
     return texts.corruption_found(
-        file.path, position=position, reason=reason, first_offset=first_offset, next_offset=None
+        file.path,
+        position=position,
+        reason=reason,
+        first_offset=first_offset,
+        next_offset=next_offset,
     )
 
 
@@ -351,10 +437,10 @@ def _inner_fault(
     base = header.base_offset
     if header.leader_epoch < epoch:
         reason = f"leader epoch falls from {epoch} to {header.leader_epoch}"
-        return _corruption(file, position, reason, base)
+        return _corruption(file, position, reason, base, header.next_offset)
     if header.append_time < time:
         reason = f"append time falls from {time} to {header.append_time}"
-        return _corruption(file, position, reason, base)
+        return _corruption(file, position, reason, base, header.next_offset)
     if header.payload_format == FORMAT_COLUMNS:
         try:
             decode_columns(file.read(header.size_bytes, position), header)

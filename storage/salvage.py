@@ -9,6 +9,7 @@ from tailrace.protocol.batch import BadBatch, BatchHeader, EndOfLog
 from tailrace.storage import checkpoint
 from tailrace.storage.disk import Disk
 from tailrace.storage.epochs import EpochHistory
+from tailrace.storage.index import HEAD_BYTES, Summary, decode_summary
 from tailrace.storage.marks import Mark
 from tailrace.storage.producers import ProducerTable
 from tailrace.storage.replay import Replay
@@ -17,6 +18,10 @@ from tailrace.storage.scan import REASONS, Scanner
 from tailrace.storage.segment import Quarantine, Segment
 
 ANY = 1 << 63  # above every offset
+MISSING = "the segment file is missing"
+NOTHING = (
+    "nothing follows up to the next segment: a segment file is missing, or this one lost its end"
+)
 INTERVAL_BYTES = 1024 * 1024  # of an index that nobody will use
 
 
@@ -35,6 +40,11 @@ def verify_segment(disk: Disk, segment: Segment, seed: int) -> list[Quarantine]:
     copy = Segment(disk, checkpoint.parent(segment.path), segment.base_offset)
     salvage.scan(copy, trusted.next_offset, trusted.size_bytes)
     return salvage.quarantined
+
+
+def ends_there(saved: Summary, next_offset: int, end: int) -> bool:
+    """Whether an index file tells that its segment ends there: nothing of it is missing."""
+    return (saved.next_offset, saved.size_bytes) == (next_offset, end)
 
 
 class Salvage:
@@ -169,10 +179,32 @@ class Salvage:
             search_end, below = segment.length, ANY
             resume = (scanner.data_end(position), mark.offset)
         search = position if sound else scanner.past(position)
-        resume = scanner.find(search, search_end, offset, below) or resume
+        found = scanner.find(search, search_end, offset, below)
+        resume = found or resume
         resume = (max(resume[0], position), resume[1])
+        if found is None and resume[1] == end and scanner.data_end(position) == position:
+            self._fence_gap(segment, position, offset, resume[1])
+            segment.skip(*resume)
+            return
         self.fence(Quarantine(segment.path, position, resume[0], offset, resume[1], reason))
         segment.skip(*resume)
+
+    def _fence_gap(self, segment: Segment, position: int, offset: int, end: int) -> None:
+        """A segment has no more data, and the next one begins later."""
+        if self._is_whole(segment, position, offset):
+            file = f"{checkpoint.parent(segment.path)}/{offset:020}.log"
+            self.fence(Quarantine(file, 0, 0, offset, end, MISSING))
+        else:
+            self.fence(Quarantine(segment.path, position, position, offset, end, NOTHING))
+
+    def _is_whole(self, segment: Segment, position: int, offset: int) -> bool:
+        try:
+            file = self._disk.open(segment.index_path)
+        except FileNotFoundError:
+            return False
+        saved = decode_summary(file.read(HEAD_BYTES, 0), file.size(), segment.base_offset)
+        file.close()
+        return saved is not None and ends_there(saved, offset, position)
 
     def _cut(self, segment: Segment, scanner: Scanner, *, last: bool) -> bool:
         """End the log here, if anything lies behind; True if later segments must go."""

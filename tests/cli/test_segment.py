@@ -92,6 +92,29 @@ def test_verify_says_ok_or_where_the_damage_is(
     assert (error["position"], error["code"]) == (0, "T094")
 
 
+def test_dump_of_a_damaged_file_goes_on_behind_it_and_exits_with_6(
+    offline: Cli, log: tuple[str, Path], tmp_path: Path
+) -> None:
+    _, path = log
+    copy = tmp_path / path.parent.name / path.name
+    copy.parent.mkdir()
+    for file in path.parent.iterdir():
+        (copy.parent / file.name).write_bytes(file.read_bytes())
+    data = bytearray(path.read_bytes())
+    data[20] ^= 1  # of the append time: the header check fails
+    copy.write_bytes(data)
+    result = offline("segment", "dump", str(copy))
+    assert result.code == 6
+    bad, sound = result.out.decode().splitlines()[1:]
+    assert bad.split()[2:7] == ["0-2", "-", "-", "-", "-"]
+    assert bad.endswith("BAD: the header check does not match")
+    assert sound.split()[2:4] == ["3", "1"]
+    assert sound.endswith("ok")
+    listed = offline("segment", "dump", str(copy), "-O", "ndjson")
+    assert listed.code == 6
+    assert [line["header_ok"] for line in listed.lines()] == [False, True]
+
+
 def test_a_torn_tail_is_ok(offline: Cli, log: tuple[str, Path], tmp_path: Path) -> None:
     _, path = log
     copy = tmp_path / path.parent.name / path.name  # without its flushed mark

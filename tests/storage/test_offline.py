@@ -95,6 +95,8 @@ def test_dump_shows_headers_and_records(folder: Path) -> None:
         "transactional": False,
         "checksum_ok": True,
         "header_ok": True,
+        "problem": None,
+        "torn": False,
     }
     assert [one.base_offset for one, _ in others][:2] == [2, 3]
 
@@ -113,10 +115,54 @@ def test_flipped_bit_is_named_and_the_rest_is_counted(folder: Path) -> None:
     assert not report.ok
     assert report.error is not None
     assert (report.error.position, report.error.code) == (first, "T094")
-    assert "offsets 2 to" in report.error.message
+    assert "offsets 2 to 2 are not served" in report.error.message
     assert all(other.ok for other in others)
     second = list(offline.dump(str(file)))[1]
     assert (second[0].checksum_ok, second[0].header_ok, second[1]) == (False, True, None)
+
+
+@pytest.mark.parametrize("at", [4, 10, 34, 40], ids=["magic", "check", "length", "field"])
+def test_a_batch_without_a_sound_header_is_shown_by_its_place_only(folder: Path, at: int) -> None:
+    file = logs(folder)[0]
+    before = [info for info, _ in offline.dump(str(file))]
+    change(file, before[3].position + at, b"\xa5")
+    after = [info for info, _ in offline.dump(str(file))]
+    assert [*after[:3], *after[4:]] == [*before[:3], *before[4:]]
+    bad, was = after[3], before[3]
+    assert (bad.position, bad.size_bytes) == (was.position, was.size_bytes)
+    assert (bad.base_offset, bad.last_offset) == (was.base_offset, was.last_offset)
+    assert (bad.header_ok, bad.checksum_ok, bad.records, bad.append_time) == (False, False, 0, -1)
+    assert bad.problem is not None
+    assert not bad.torn
+
+
+def test_a_torn_tail_is_shown_as_one(folder: Path) -> None:
+    file = logs(folder)[-1]
+    last = list(offline.dump(str(file)))[-1][0]
+    file.write_bytes(file.read_bytes()[: last.position + last.size_bytes - 1])
+    torn = list(offline.dump(str(file)))[-1][0]
+    assert (torn.position, torn.torn, torn.problem) == (last.position, True, "the batch is cut off")
+
+
+def test_a_missing_file_is_named_and_the_one_before_it_is_ok(folder: Path) -> None:
+    first, second, third = logs(folder)[:3]
+    second.unlink()
+    before, missing, *others = offline.verify([str(folder)])
+    assert (before.file, before.ok) == (str(first), True)
+    assert (missing.file, missing.ok) == (str(second), False)
+    assert missing.error is not None
+    said = f"the segment file is missing; offsets {int(second.stem)} to {int(third.stem) - 1} are"
+    assert said in missing.error.message
+    assert all(other.ok for other in others)
+
+
+def test_a_file_that_lost_its_end_is_the_one_that_is_named(folder: Path) -> None:
+    first, second = logs(folder)[:2]
+    last = list(offline.dump(str(first)))[-1][0]
+    first.write_bytes(first.read_bytes()[: last.position])
+    report = offline.verify([str(first)])[0]
+    assert report.error is not None
+    assert f"offsets {last.base_offset} to {int(second.stem) - 1} are" in report.error.message
 
 
 def test_torn_tail_is_ok(folder: Path) -> None:

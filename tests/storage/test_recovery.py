@@ -298,6 +298,9 @@ def test_missing_segment_file_is_a_hole(tmp_path: Path) -> None:
     (tmp_path / "log" / f"{second:020}.log").unlink()
     again = open_log(tmp_path, clean=True)
     assert holes(again) == [(second, third)]
+    (hole,) = again.quarantined
+    assert (hole.file, hole.position) == (str(tmp_path / "log" / f"{second:020}.log"), 0)
+    assert hole.reason == "the segment file is missing"
     assert sorted(entries(again)) == [*range(first, second), *range(third, 80)]
     (tmp_path / "log" / f"{first:020}.log").unlink()
     again = open_log(tmp_path)
