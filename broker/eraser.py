@@ -14,7 +14,8 @@ counted twice.
 
 What cannot be done now (a full disk, the store away) is tried again, later and later. A damaged
 segment that may hold what was asked for keeps the erasure pending, visibly: nobody can say whether
-the bytes are in it.
+the bytes are in it. Another try looks only through what was not looked through for the same
+erasures before: it may wait for ever, and must not read the whole partition every minute.
 """
 
 import logging
@@ -46,6 +47,7 @@ RETRY_MAX_S = 60.0
 PROBLEM_S = 4.0  # tried again only after so long, it is told as a problem of the cluster
 EXPIRE_EVERY_S = 3_600.0
 PartitionId = tuple[bytes, int]
+Ranges = list[tuple[int, int]]  # of offsets, rising
 
 
 @dataclass(slots=True)
@@ -54,18 +56,20 @@ class _Retry:
 
     at: float  # not before, in trio's time, unless something changes
     pause_s: float
-    seen: object  # as it was when that failed
+    start: int  # the log start, when that failed
+    erasures: frozenset[bytes]  # those it was for
+    left: Ranges  # of which nothing is known for them
     reason: str
 
 
 @dataclass(slots=True)
 class _Pass:
-    """One way through a partition: for these erasures, from ``at`` to ``end``."""
+    """One way through what is ``left`` of a partition, for these erasures."""
 
     partition: Partition
     wanted: list[Erasure]
-    at: int
-    end: int
+    left: Ranges
+    again: Ranges = field(default_factory=Ranges)  # of the segments that block some
     blocked: dict[bytes, str] = field(default_factory=dict[bytes, str])  # by erasure id: why
     trim_blocked: str = ""
 
@@ -74,8 +78,13 @@ class _Pass:
         found = (one.target(self.partition.number) for one in self.wanted)
         return tuple(target for target in found if target is not None)
 
+    def passed(self, offset: int) -> None:
+        """Everything below was looked through."""
+        self.left = [(max(a, offset), b) for a, b in self.left if b > offset]
+
     def block(self, segment: SegmentFacts, reason: str) -> None:
         """Nobody can say what a segment holds: who may have something in it waits."""
+        self.again.append((segment.base_offset, segment.next_offset))
         for erasure, target in zip(self.wanted, self.targets, strict=True):
             keys = target.keys and segment.base_offset < target.end
             if keys or any(
@@ -163,14 +172,14 @@ class Eraser:
         trim = partition.log.segments()[0].base_offset < start and self._trimmed.get(where) != start
         if not wanted and not trim:
             return
-        seen = (start, {one.erasure_id for one in wanted})
+        erasures = frozenset(one.erasure_id for one in wanted)
         retry = self._retries.get(where)
-        if retry is not None and retry.seen == seen and trio.current_time() < retry.at:
+        same = retry is not None and (retry.start, retry.erasures) == (start, erasures)
+        if retry is not None and same and trio.current_time() < retry.at:
             return
-        ends = [one.shares[partition.number].end for one in wanted]
-        work = _Pass(partition, wanted, at=0, end=max([start, *ends]))
+        work = _Pass(partition, wanted, _left(partition, wanted, retry))
         try:
-            while work.at < work.end and self._here(partition):
+            while work.left and self._here(partition):
                 async with partition.maintenance:
                     if self._here(partition):
                         await self._step(work)
@@ -178,10 +187,11 @@ class Eraser:
                 if self._here(partition):
                     await self._close(work)
         except (OSError, MetadataUnavailable, WorkerLost) as error:
-            self._fail(partition, seen, str(error))
+            self._fail(work, start, erasures, str(error))
         else:
             if work.blocked or work.trim_blocked:
-                self._fail(partition, seen, work.trim_blocked or next(iter(work.blocked.values())))
+                reason = work.trim_blocked or next(iter(work.blocked.values()))
+                self._fail(work, start, erasures, reason)
             else:
                 self._retries.pop(where, None)
                 self._trimmed[where] = start
@@ -194,11 +204,12 @@ class Eraser:
     # ── one segment ──────────────────────────────────────────────────────────────────────────
 
     async def _step(self, work: _Pass) -> None:
-        """Look through the segment at ``work.at``, change it if need be, and go on behind it."""
+        """Look through the first segment that is left, change it if need be, go on behind it."""
+        at, end = work.left[0]
         segments = work.partition.log.segments()
-        segment = next((one for one in segments if one.next_offset > work.at), segments[-1])
-        if segment.base_offset >= work.end or not segment.size_bytes:
-            work.at = work.end
+        segment = next((one for one in segments if one.next_offset > at), segments[-1])
+        if segment.base_offset >= end or not segment.size_bytes:
+            work.passed(end)
         elif not segment.sealed:
             await self._look(work, segment)
         elif (source := await self._source(work.partition, segment)) is not None:
@@ -206,7 +217,7 @@ class Eraser:
         else:
             name = f"{segment.base_offset:020}.log"
             work.block(segment, f"{name} is damaged, or not all of it is on the disk yet")
-            work.at = segment.next_offset
+            work.passed(segment.next_offset)
 
     async def _look(self, work: _Pass, active: SegmentFacts) -> None:
         """Seal the active segment if there is something to go in it."""
@@ -222,7 +233,7 @@ class Eraser:
             await partition.doubt(active.base_offset, self._world.offload)
             found = Erased(found=False)
         if not found.found:
-            work.at = work.end
+            work.passed(work.left[-1][1])
         elif self._here(partition):
             # Appends may have sealed it meanwhile; what holds it sealed is found next.
             last = partition.log.segments()[-1]
@@ -247,12 +258,12 @@ class Eraser:
         except RewriteRefused as error:
             work.block(segment, str(error))
             await work.partition.doubt(segment.base_offset, self._world.offload)
-            work.at = segment.next_offset
+            work.passed(segment.next_offset)
             return
         if found.rewritten is not None:
             await self._count(work, found, source)
             await self._replace(work.partition, found.rewritten)
-        work.at = source.next_offset
+        work.passed(source.next_offset)
 
     async def _erase(self, work: _Pass, source: SegmentSource, *, sealed: bool) -> Erased:
         partition = work.partition
@@ -355,18 +366,32 @@ class Eraser:
             },
         )
 
-    def _fail(self, partition: Partition, seen: object, reason: str) -> None:
+    def _fail(self, work: _Pass, start: int, erasures: frozenset[bytes], reason: str) -> None:
         """Try again: later each time, or as soon as something else is to be done there."""
+        partition = work.partition
         where = (partition.topic_id, partition.number)
         known = self._retries.get(where)
-        again = known is not None and known.seen == seen
+        again = known is not None and (known.start, known.erasures) == (start, erasures)
         pause_s = min(known.pause_s * 2, RETRY_MAX_S) if known and again else RETRY_FIRST_S
-        self._retries[where] = _Retry(trio.current_time() + pause_s, pause_s, seen, reason)
+        left = sorted([*work.again, *work.left])
+        at = trio.current_time() + pause_s
+        self._retries[where] = _Retry(at, pause_s, start, erasures, left, reason)
         log.warning(
             "erasing in %s[%d] waits for %.2g s: %s",
             *(partition.topic, partition.number, pause_s, reason),
             extra={"event": "erasure.failed", "code": None, "topic": partition.topic},
         )
+
+
+def _left(partition: Partition, wanted: list[Erasure], retry: _Retry | None) -> Ranges:
+    """What has to be looked through: all there was when the last of the erasures was asked for, or
+    what an earlier try for them left, and what lies below a log start that has moved since."""
+    start = partition.log.start
+    if retry is None or not retry.erasures.issuperset(one.erasure_id for one in wanted):
+        return [(0, max([start, *(one.shares[partition.number].end for one in wanted)]))]
+    if retry.start == start:
+        return list(retry.left)
+    return [(0, start), *((max(a, start), b) for a, b in retry.left if b > start)]
 
 
 def _sweep(disk: Disk, path: str) -> None:

@@ -40,6 +40,7 @@ class HeldHeavy:
         self.held = False
         self.hold_at = 0  # the number of the job to be held, from 1
         self.failures: list[Exception] = []
+        self.failing: dict[int, Exception] = {}  # jobs that fail, by their number from 1
         self.jobs: list[Job] = []
         self.asked = trio.Event()
         self.changed = trio.Event()
@@ -55,6 +56,8 @@ class HeldHeavy:
             await self.changed.wait()
         if self.failures:
             raise self.failures.pop(0)
+        if (error := self.failing.pop(len(self.jobs), None)) is not None:
+            raise error
         return await self.heavy.run(job, rate_bytes=rate_bytes, progress=progress)
 
     def go(self) -> None:

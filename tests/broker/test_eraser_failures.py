@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from tailrace.broker.server import Server
 from tailrace.protocol.errors import BrokerError
 from tailrace.storage.disk import OsDisk
-from tests.broker.erasing import SECRET, Place, erase, fill
+from tailrace.storage.erasing import EraseJob
+from tests.broker.erasing import SECRET, Place, delete_records, erase, fill, receipt, until
 from tests.broker.harness import run
 
 
@@ -36,5 +38,60 @@ def test_a_failed_sync_of_what_was_swept_away_ends_the_broker(
         with pytest.raises(BaseExceptionGroup) as raised:
             await meet()
         assert raised.group_contains(BrokerError, match="T093")
+
+    run(main)
+
+
+def looked_through(place: Place) -> list[int]:
+    """Base offsets of the segments that were read since the last call."""
+    jobs, place.heavy.jobs = place.heavy.jobs, []
+    return [job.source.base_offset for job in jobs if isinstance(job, EraseJob)]
+
+
+def test_another_try_reads_only_what_is_left(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (server, _, client):
+            topic_id = await client.create("orders")
+            await fill(client, topic_id)
+            second = sorted((place.path / "data").rglob("*.log"))[1]
+            with second.open("r+b") as file:
+                file.seek(25_000)
+                file.write(b"!")
+            await erase(client, keys=[b"alice"], wait=False)
+            await until(lambda: place.holding(SECRET) == [second.name])
+            await until(lambda: waits(server))
+            assert len(looked_through(place)) >= 4
+            server.clean_now()
+            await erase(client, "orders", records=[(0, 100)], number=2)
+            assert len(looked_through(place)) >= 3, "the second erasure has to look for itself"
+            await until(lambda: waits(server))
+            for _ in range(3):
+                place.heavy.jobs.clear()
+                server.clean_now()
+                await until(lambda: waits(server))
+                assert set(looked_through(place)) <= {int(second.stem)}
+            await delete_records(client, {0: 66})  # takes the damage along
+            assert (await receipt(client, "orders", 1, 20_000)).completed_at is not None
+            assert set(looked_through(place)) <= {33, 66}
+
+    def waits(server: Server) -> bool:
+        assert server._eraser is not None
+        return all(one.at > trio.current_time() for one in server._eraser._retries.values())
+
+    run(main)
+
+
+def test_a_try_that_failed_goes_on_where_it_was(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker(held=True) as (_, _, client):
+            await fill(client, await client.create("orders"))
+            await erase(client, keys=[b"alice"], wait=False)
+            with trio.fail_after(5):
+                await place.heavy.asked.wait()
+            place.heavy.failing = {3: OSError(errno.ENOSPC, "planted")}
+            place.heavy.go()
+            assert (await receipt(client, "orders", 1, 20_000)).records == 24
+            assert looked_through(place)[:4] == [0, 33, 66, 66]
+            assert place.holding(SECRET) == []
 
     run(main)
