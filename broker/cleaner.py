@@ -151,7 +151,9 @@ class Cleaner:
         if known is None or known.dirt is None:
             reason = "not looked at yet"
             return CompactionStatus("idle", partition.log.start, 0, 0.0, 0.0, reason, None, None)
-        dirt = known.dirt
+        # As it is now, not as the last look found it. During a run: what the run began with.
+        here = partition.serving and known.run is None
+        dirt = self._see(partition, known) if here else known.dirt
         state: State = "due" if dirt.due else "idle"
         if known.error is not None:
             state = "failed"

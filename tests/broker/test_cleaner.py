@@ -190,6 +190,19 @@ def test_what_is_shown_comes_with_the_topic(place: Place) -> None:
     run(main)
 
 
+def test_why_no_further_is_told_as_it_is_now_not_as_of_the_last_look(place: Place) -> None:
+    async def main() -> None:
+        async with place.broker() as (server, client):
+            settings = {"cleanup": "compact", "segment_size": "4KiB"}
+            topic_id = await client.create("orders", 1, **settings)
+            await server.clean()
+            assert status(server).reason == "no segment is closed yet"
+            await fill(client, topic_id, batches=2)
+            assert "the open one (2.1 KiB) is closed at" in status(server).reason
+
+    run(main)
+
+
 @pytest.mark.parametrize(
     "error",
     [WorkerLost("the worker ended"), OSError(errno.ENOSPC, "No space left on device")],
