@@ -6,6 +6,8 @@ One or several neighbouring segments become one new file, written beside them wh
 - the chain stays dense: what is left of a batch keeps its offsets, and a run of batches of which
   nothing is left becomes one batch without records over the same offsets (docs/log_format.md),
   so that recovery's checks and ``locate`` know no gaps;
+- what is left of a batch that was at its limits, and would grow beyond them, becomes several
+  (``storage.thinning``);
 - such a run never crosses a change of leader epoch, so that epochs begin where they began;
 - every batch is verified before it is believed, and so is the new file before it is handed over
   (R24): what is unsound is refused, and then nothing has changed;
@@ -16,12 +18,10 @@ Not here: which records stay (the verdict's), the log, threads. May run in anoth
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, repeat
-from operator import sub
+from itertools import pairwise
 from typing import Literal, Protocol
 
 from tailrace.protocol.batch import (
-    ATTRIBUTE_COMPRESSION,
     ATTRIBUTE_DELETE_HORIZON,
     BadBatch,
     BatchError,
@@ -29,7 +29,6 @@ from tailrace.protocol.batch import (
     Columns,
     EndOfLog,
     decode_columns,
-    encode_entry,
 )
 from tailrace.storage.disk import Disk
 from tailrace.storage.index import Summary
@@ -37,6 +36,7 @@ from tailrace.storage.scan import REASONS, Scanner
 from tailrace.storage.segment import OFFSETS_MAX, SEGMENT_BYTES_MAX
 from tailrace.storage.segment_writer import Writer, empty_batch
 from tailrace.storage.swap import SwapName
+from tailrace.storage.thinning import Kept, thin
 
 __all__ = [
     "FromOffset",
@@ -50,7 +50,6 @@ __all__ = [
     "empty_batch",
     "offsets_of",
     "rewrite",
-    "rewrite_batch",
 ]
 
 Glance = Literal["keep", "drop", "open"]
@@ -64,14 +63,6 @@ class RewriteRefused(Exception):
         self.file = file
         self.position = position
         self.reason = reason
-
-
-@dataclass(slots=True)
-class Kept:
-    """What stays of one batch."""
-
-    keep: Sequence[int]  # indexes into its columns, rising; none: the batch is emptied
-    delete_horizon_ms: int | None = None  # set it (KIP-534); None: as it was
 
 
 class Verdict(Protocol):
@@ -249,8 +240,11 @@ class _Rewriting:
             if kept is None or _is_all(kept, header):
                 self.writer.keep(header, entry)
             elif kept.keep:
-                left = rewrite_batch(header, columns, kept, seed=self._seed)
-                self.writer.replace(header, left, len(kept.keep))
+                for part, left in thin(header, columns, kept, seed=self._seed):
+                    if part.record_count:
+                        self.writer.replace(part, left)
+                    else:
+                        self.writer.empty(part)
             else:
                 self.writer.empty(header)
         except BatchError as error:
@@ -341,49 +335,3 @@ def _is_all(kept: Kept, header: BatchHeader) -> bool:
         return True
     marked = bool(header.attributes & ATTRIBUTE_DELETE_HORIZON)
     return marked and header.base_timestamp == kept.delete_horizon_ms
-
-
-def rewrite_batch(header: BatchHeader, columns: Columns, kept: Kept, *, seed: int) -> bytes:
-    """The batch with the kept records only, at least one; all its other fields as they were.
-
-    Raises ``BatchError`` if it grows beyond the limits, which
-    only one that was at them can: what is kept of it takes a list of offsets.
-    """
-    keep = kept.keep
-    assert keep, "a batch of which nothing stays is emptied"
-    attributes = header.attributes & ~ATTRIBUTE_COMPRESSION
-    times = [0] * len(keep)  # after the old base
-    if columns.timestamps is not None:
-        times = list(map(columns.timestamps.__getitem__, keep))
-    rise = times[0]  # of the base
-    if kept.delete_horizon_ms is not None:
-        rise = kept.delete_horizon_ms - columns.base_timestamp
-        attributes |= ATTRIBUTE_DELETE_HORIZON
-    elif attributes & ATTRIBUTE_DELETE_HORIZON:
-        keys, values = columns.keys or (), columns.values
-        if any(values[at] is None and keys and keys[at] is not None for at in keep):
-            rise = 0
-        else:  # it was for tombstones, and would let every cleaning look for them again
-            attributes &= ~ATTRIBUTE_DELETE_HORIZON
-    offsets = columns.offsets
-    left = Columns(
-        base_timestamp=columns.base_timestamp + rise,
-        timestamps=list(map(sub, times, repeat(rise))) if rise else times,
-        offsets=list(keep) if offsets is None else list(map(offsets.__getitem__, keep)),
-        keys=None if columns.keys is None else list(map(columns.keys.__getitem__, keep)),
-        values=list(map(columns.values.__getitem__, keep)),
-        headers=None if columns.headers is None else list(map(columns.headers.__getitem__, keep)),
-    )
-    return encode_entry(
-        seed,
-        left,
-        base_offset=header.base_offset,
-        last_offset_delta=header.last_offset_delta,
-        leader_epoch=header.leader_epoch,
-        append_time=header.append_time,
-        attributes=attributes,
-        producer_id=header.producer_id,
-        producer_epoch=header.producer_epoch,
-        base_sequence=header.base_sequence,
-        compression=header.compression,
-    )

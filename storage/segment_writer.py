@@ -66,10 +66,10 @@ class Writer:
         else:
             self._put(header, entry)
 
-    def replace(self, header: BatchHeader, entry: bytes, records: int) -> None:
-        """Another batch, of so many records over the same offsets, takes its place."""
+    def replace(self, header: BatchHeader, entry: bytes) -> None:
+        """Another batch over these offsets, of as many records as the header says."""
         self.change()
-        self._put(header._replace(record_count=records), entry)
+        self._put(header, entry)
 
     def empty(self, header: BatchHeader) -> None:
         """Nothing is left of the batch but its offsets."""

@@ -31,9 +31,9 @@ from tailrace.storage.rewrite import (
     SegmentSource,
     empty_batch,
     rewrite,
-    rewrite_batch,
 )
 from tailrace.storage.swap import SwapName
+from tailrace.storage.thinning import thin
 from tests.storage.logs import SEED, QuickDisk
 
 
@@ -157,7 +157,7 @@ def test_kept_records_are_what_they_were_at_the_offsets_they_had(tmp_path: Path)
 
 
 def test_a_batch_may_be_thinned_again(tmp_path: Path) -> None:
-    once = rewrite_batch(parse_header(entry(10, 5)), columns(*range(5)), Kept([1, 2, 4]), seed=SEED)
+    [(_, once)] = thin(parse_header(entry(10, 5)), columns(*range(5)), Kept([1, 2, 4]), seed=SEED)
     result = run(tmp_path, [segment(tmp_path, once)], Without(12))
     [(header, data)] = written(tmp_path, result)
     assert offsets(header, data) == [11, 14]
