@@ -18,7 +18,7 @@ from tailrace.client.cli_run import (
 )
 from tailrace.protocol import texts_cli
 from tailrace.protocol.console import Console, align
-from tailrace.protocol.units import format_count, format_size
+from tailrace.protocol.units import UNLIMITED, format_count, format_size
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client
@@ -162,18 +162,17 @@ def delete(console: Console, names: tuple[str, ...], yes: bool) -> None:
 
 def describe_table(detail: "TopicDetail") -> str:
     """The topic in one line, then a row a partition."""
-    config = {entry.key: entry.value for entry in detail.config}
     head = "  ".join(
         (
             detail.name,
             f"partitions {detail.partitions}",
             f"replicas {detail.replicas}",
             f"min_isr {detail.min_isr}",
-            f"retention {config.get('retention', '')}",
+            *keeping(detail),
             f"cleanup {detail.cleanup}",
             f"durability {detail.durability}",
             format_size(detail.size_bytes),
-            f"{format_count(detail.records)} records",
+            plural(detail.records, "record"),
         )
     )
     rows: list[tuple[str, ...]] = [
@@ -184,6 +183,19 @@ def describe_table(detail: "TopicDetail") -> str:
     if any(partition.compaction for partition in detail.partition_list):
         parts.append(compaction_table(detail.partition_list))
     return "\n".join(parts)
+
+
+def keeping(detail: "TopicDetail") -> list[str]:
+    """What in force removes records: nothing of it for a topic that is only compacted."""
+    if detail.cleanup == "compact":
+        return []
+    config = {entry.key: entry.value for entry in detail.config}
+    shown = [f"retention {config.get('retention', '')}"]
+    if config.get("retention_size", UNLIMITED) != UNLIMITED:
+        shown.append(f"retention_size {config['retention_size']}")
+    if config.get("on_full") == "drop_oldest":
+        shown.append("on_full drop_oldest")
+    return shown
 
 
 def compaction_table(partitions: "Sequence[PartitionInfo]") -> str:

@@ -90,6 +90,20 @@ def test_describe_is_a_line_and_a_row_a_partition(cli: Cli, broker: Broker) -> N
     assert re.fullmatch(r"1 +n1 +n1 +0 +1,200 +.* (B|KiB) +\d+\.\d s ago +ok", lines[3])
 
 
+def test_describe_shows_what_is_in_force(cli: Cli, broker: Broker) -> None:
+    def head(*pairs: str) -> str:
+        topic = broker.name("kept")
+        given = [part for pair in pairs for part in ("--set", pair)]
+        assert cli("topic", "create", topic, *given).code == 0
+        broker.seed(topic, [b"x"], keys=[b"k"])
+        return cli("topic", "describe", topic).out.decode().splitlines()[0]
+
+    assert "min_isr 1  cleanup compact  durability fsync" in head("cleanup=compact")
+    ring = head("on_full=drop_oldest", "retention_size=1GiB")
+    assert "  retention 7d  retention_size 1GiB  on_full drop_oldest  cleanup delete  " in ring
+    assert ring.endswith("  1 record")
+
+
 def test_describe_says_how_far_a_compacted_topic_is_and_why_no_further(
     cli: Cli, broker: Broker
 ) -> None:
