@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tailrace.broker.config import TopicConfig
-from tailrace.protocol.units import duration_setting, format_duration, format_size
+from tailrace.protocol.units import counted, duration_setting, format_duration, format_size
 from tailrace.storage.cleaned import Cleaned
 from tailrace.storage.retention import SegmentFacts
 from tailrace.storage.rewrite import SegmentSource
@@ -114,7 +114,8 @@ def _why_not(dirt: Dirt, segments: Sequence[SegmentFacts], config: TopicConfig) 
             reason += f"; the open one ({format_size(active.size_bytes)}) is closed at"
             reason += f" {format_size(limit)} or after {age}"
     if dirt.left_out:
-        reason += f"; {dirt.left_out} closed segments cannot be cleaned: damaged, or not yet synced"
+        closed = counted(dirt.left_out, "closed segment")
+        reason += f"; {closed} cannot be cleaned: damaged, or not yet synced"
     return reason
 
 

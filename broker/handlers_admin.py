@@ -8,7 +8,7 @@ import trio
 from tailrace.broker import topic_config
 from tailrace.broker.call import Call
 from tailrace.broker.catalog import Topic
-from tailrace.broker.health import counted, few
+from tailrace.broker.health import few
 from tailrace.broker.limits import TOPICS_PER_REQUEST_MAX
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
@@ -35,6 +35,7 @@ from tailrace.protocol.messages import (
     TopicMetadata,
     TopicResponse,
 )
+from tailrace.protocol.units import counted
 
 Later = Callable[[], Awaitable[Response]]
 DAMAGE_TOLD_MAX = 100  # damaged ranges among the problems of a cluster

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tailrace.protocol.units import format_count
+from tailrace.protocol.units import counted, format_count
 from tailrace.storage.report import Progress
 
 OPENING_BYTES = 256 * 1024  # opening a partition takes about as long as reading that much
@@ -103,11 +103,6 @@ class Health:
         done += self.partitions_done * OPENING_BYTES
         total += self.partitions_total * OPENING_BYTES
         return round(done / max(1, total), 4)
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 partition``, ``2,000 partitions``"""
-    return f"{format_count(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def few(texts: Sequence[str], most: int) -> list[str]:

@@ -12,7 +12,7 @@ import trio
 
 from tailrace.broker.health import Health
 from tailrace.broker.world import World
-from tailrace.protocol.units import format_size
+from tailrace.protocol.units import counted, format_size
 from tailrace.storage.log import Log
 from tailrace.storage.opening import (
     Beginning,
@@ -110,9 +110,9 @@ def tell_recovered(reports: Sequence[RecoveryReport], *, seconds: float, clean: 
         sum(one.truncated_bytes for one in reports),
     )
     log.info(
-        "recovered %d partitions in %.2f s: %s in %d batches checked, %s adopted, %d bytes cut",
-        *(len(reports), seconds, format_size(scanned), sum(one.batches for one in reports)),
-        *(format_size(adopted), cut),
+        "recovered %s in %.2f s: %s in %d batches checked, %s adopted, %d bytes cut",
+        *(counted(len(reports), "partition"), seconds, format_size(scanned)),
+        *(sum(one.batches for one in reports), format_size(adopted), cut),
         extra={
             **{"event": "broker.recovered", "code": None, "clean": clean, "seconds": seconds},
             **{"partitions": len(reports), "scanned_bytes": scanned},

@@ -85,6 +85,11 @@ def format_count(number: int) -> str:
     return f"{number:,}"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 record``, ``117,020 records``."""
+    return f"{format_count(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def format_seconds(seconds: float) -> str:
     """The number alone: "41", "0.3", "0.05", "1,200"; whole from 10 s on, else to 0.1 s."""
     if math.isinf(seconds):

@@ -166,6 +166,6 @@ def test_progress_is_told_while_it_takes_long_and_at_its_end(
     tell_recovered([report], seconds=1.5, clean=False)
     [record] = caplog.records
     assert record.getMessage() == (
-        "recovered 1 partitions in 1.50 s: 2 KiB in 2 batches checked, 1 GiB adopted, 7 bytes cut"
+        "recovered 1 partition in 1.50 s: 2 KiB in 2 batches checked, 1 GiB adopted, 7 bytes cut"
     )
     assert vars(record)["scanned_bytes"] == 2048
