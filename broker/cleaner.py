@@ -35,7 +35,7 @@ from tailrace.broker.world import WorkerLost, World
 from tailrace.protocol.units import format_size
 from tailrace.storage import cleaned as cleaned_file
 from tailrace.storage.cleaned import Cleaned
-from tailrace.storage.rewrite import RewriteRefused
+from tailrace.storage.rewrite import RewriteRefused, SegmentSource
 
 log = logging.getLogger("tailrace.broker.cleaner")
 
@@ -45,7 +45,6 @@ LOOK_SHARE = 20  # of the lag allowed, as a divisor
 GIVE_WAY_S = 5.0  # before the partition that somebody waited for is begun again; then doubled
 GIVE_WAY_MAX = 4  # surveys in a row that are given up for somebody
 RETRY_FIRST_S = 10.0
-OFFSET_DIGITS = 20  # a segment's files begin with them
 RETRY_MAX_S = 900.0
 
 State = Literal["idle", "due", "running", "failed"]
@@ -78,7 +77,7 @@ class _Known:
     keyless: int = 0  # records, as of the last survey
     closed: int = 0  # batches that cannot be decoded, likewise
     given_up: int = 0  # surveys in a row
-    damaged: dict[str, str] = field(default_factory=dict[str, str])  # files left out, and why
+    damaged: dict[SegmentSource, str] = field(default_factory=dict[SegmentSource, str])  # and why
 
 
 class Cleaner:
@@ -230,10 +229,17 @@ class Cleaner:
 
     def _see(self, partition: Partition, known: _Known) -> Dirt:
         """What there is to clean now."""
+        segments = partition.log.segments()
+        there = {(one.base_offset, one.next_offset, one.size_bytes) for one in segments}
+        known.damaged = {  # not of files that are gone, or were replaced by an erasure
+            one: why
+            for one, why in known.damaged.items()
+            if (one.base_offset, one.next_offset, one.size_bytes) in there
+        }
         sources = partition.log.rewritable(partition.high_watermark)
         known.dirt = look(
-            partition.log.segments(),
-            [source for source in sources if source.path not in known.damaged],
+            segments,
+            [source for source in sources if source not in known.damaged],
             known.cleaned,
             partition.config,
             now_ms=self._time.now_ms(),
@@ -261,12 +267,13 @@ class Cleaner:
         async with partition.maintenance:
             if not self._here(partition):
                 return
+            dirt = self._see(partition, known)
             run = known.run = Compaction(
                 self._world,
                 self._flusher,
                 self._shelf,
                 partition,
-                self._see(partition, known),
+                dirt,
                 known.cleaned,
                 now_ms=self._time.now_ms,
                 rate_bytes=self._rate_bytes,
@@ -279,9 +286,11 @@ class Cleaner:
                 known.retry_at = trio.current_time() + GIVE_WAY_S * 2**known.given_up
                 known.given_up = 0 if run.surveyed else known.given_up + 1
             except RewriteRefused as error:
-                known.damaged[error.file] = str(error)
                 self._failed(partition, known, str(error))
-                await self._fence(partition, error.file)
+                for source in dirt.sources:
+                    if source.path == error.file:  # not the new file, which is made again
+                        known.damaged[source] = str(error)
+                        await self._fence(partition, source)
             except (OSError, WorkerLost) as error:
                 self._failed(partition, known, str(error))
             else:
@@ -294,11 +303,10 @@ class Cleaner:
             if partition.serving:
                 self._see(partition, known)
 
-    async def _fence(self, partition: Partition, path: str) -> None:
+    async def _fence(self, partition: Partition, source: SegmentSource) -> None:
         """Let no reader have what was found damaged in a segment file."""
-        base = path.rpartition("/")[2][:OFFSET_DIGITS]
         with suppress(OSError):  # not to be read at all: readers are told when they come
-            await partition.doubt(int(base), self._world.offload)
+            await partition.doubt(source.base_offset, self._world.offload)
 
     def _here(self, partition: Partition) -> bool:
         """Whether the partition is still this broker's to clean."""

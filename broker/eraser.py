@@ -186,7 +186,7 @@ class Eraser:
             async with partition.maintenance:
                 if self._here(partition):
                     await self._close(work)
-        except (OSError, MetadataUnavailable, WorkerLost) as error:
+        except (OSError, MetadataUnavailable, WorkerLost, RewriteRefused) as error:
             self._fail(work, start, erasures, str(error))
         else:
             if work.blocked or work.trim_blocked:
@@ -256,6 +256,8 @@ class Eraser:
         try:
             found = await self._erase(work, source, sealed=True)
         except RewriteRefused as error:
+            if error.file != source.path:  # the new file: it is made again
+                raise
             work.block(segment, str(error))
             await work.partition.doubt(segment.base_offset, self._world.offload)
             work.passed(segment.next_offset)

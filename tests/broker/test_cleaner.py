@@ -1,153 +1,32 @@
 """Compaction on a real broker: what stays, what is shown, what happens when it cannot be done."""
 
 import errno
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from tailrace.broker import cleaner as cleaner_module
-from tailrace.broker.cleaner import CompactionStatus
-from tailrace.broker.heavy import OffloadHeavy
 from tailrace.broker.server import Server
-from tailrace.broker.world import Heavy, Progress, WorkerLost, World, no_progress
-from tailrace.protocol.batch import decode_columns, encode_batch, header_seed, parse_header
-from tailrace.protocol.errors import BrokerError, TopicNotFound
+from tailrace.broker.world import WorkerLost
+from tailrace.protocol.errors import TopicNotFound
 from tailrace.protocol.messages import (
     AlterTopicRequest,
     ConfigChange,
     DescribeTopicsRequest,
     DescribeTopicsResponse,
-    ProduceResponse,
     TopicResponse,
 )
-from tailrace.storage.disk import File, OsDisk
-from tailrace.storage.jobs import Job, Result
-from tailrace.storage.rewrite import offsets_of
-from tailrace.storage.survey import CompactJob, SurveyJob
+from tailrace.storage.jobs import Job
+from tailrace.storage.survey import SurveyJob
 from tailrace.testing import Broker
-from tests.broker.harness import Client, connected, produce_request, run, serving
-
-EAGER: dict[str, str] = {
-    "cleanup": "compact",
-    "segment_size": "4KiB",
-    "compaction_lag_max": "1ms",
-    "compaction_dirty_ratio": "0",
-}
-Found = dict[int, tuple[bytes | None, bytes | None]]
-
-
-class ScriptedHeavy:
-    """Heavy work done here; before each job ``before`` is called, which may raise or wait."""
-
-    def __init__(self, inner: Heavy) -> None:
-        self.inner = inner
-        self.jobs: list[Job] = []
-        self.asked = trio.Event()
-        self.allowed: trio.Event | None = None  # wait for it before compacting
-        self.failures: list[Exception] = []
-        self.before: Callable[[Job], Awaitable[None]] | None = None
-
-    async def run(
-        self, job: Job, *, rate_bytes: int | None = None, progress: Progress = no_progress
-    ) -> Result:
-        self.jobs.append(job)
-        if self.failures:
-            raise self.failures.pop(0)
-        if self.before is not None:
-            await self.before(job)
-        if isinstance(job, CompactJob) and self.allowed is not None:
-            self.asked.set()
-            await self.allowed.wait()
-        progress(0)
-        return await self.inner.run(job, rate_bytes=rate_bytes, progress=progress)
-
-    async def rest(self) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        pass
-
-
-class Place:
-    """A data directory and brokers on it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.heavy: ScriptedHeavy
-
-    @asynccontextmanager
-    async def broker(self) -> AsyncGenerator[tuple[Server, Client]]:
-        def change(world: World) -> World:
-            self.heavy = ScriptedHeavy(OffloadHeavy(world.offload, world.disk))
-            return replace(world, heavy=self.heavy)
-
-        async with serving(self.path, {}, change) as (server, ready), connected(ready) as client:
-            yield server, client
-
-    def files(self, pattern: str) -> list[Path]:
-        return sorted((self.path / "data").rglob(pattern))
+from tests.broker.compacting import EAGER, Place, fill, read, runs, status
+from tests.broker.harness import run
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
-
-
-async def fill(
-    client: Client,
-    topic_id: bytes,
-    batches: int = 12,
-    key_of: Callable[[int], int] = lambda n: n % 5,
-) -> Found:
-    """Batches of 1 KB over a few keys, three to a segment; what must stay of them."""
-    newest: dict[bytes, tuple[int, bytes]] = {}
-    for number in range(batches):
-        key, value = b"k%d" % key_of(number), b"%d" % number + bytes(1_000)
-        entry = encode_batch(
-            header_seed(topic_id, 0), keys=[key], values=[value], timestamps=1, compression="none"
-        )
-        answer, _ = await client.ask(produce_request(topic_id, [entry]), ProduceResponse, entry)
-        assert answer.results[0].error is None
-        newest[key] = (answer.results[0].base_offset, value)
-    return {offset: (key, value) for key, (offset, value) in newest.items()}
-
-
-async def read(client: Client, topic_id: bytes) -> Found:
-    """Every record there is."""
-    found: Found = {}
-    offset = 0
-    while True:
-        answer, body = await client.fetch(topic_id, offset)
-        assert answer.results[0].error is None, answer.results[0].error
-        if not body:
-            return found
-        position = 0
-        while position < len(body):
-            header = parse_header(body, position)
-            columns = decode_columns(body[position:], header)
-            keys = columns.keys or [None] * len(columns.values)
-            rows = zip(offsets_of(header, columns), keys, columns.values, strict=True)
-            found |= {at: (key, value) for at, key, value in rows}
-            position += header.size_bytes
-            offset = header.next_offset
-
-
-def status(server: Server) -> CompactionStatus:
-    """Of the only partition."""
-    node = server._node
-    assert node is not None
-    (partition,) = node.shelf
-    found = node.cleaner.status(partition)
-    assert found is not None
-    return found
-
-
-def runs(server: Server, result: str) -> float:
-    return server.metrics.compaction_runs.of("orders", result).value
 
 
 def test_only_the_newest_of_each_key_is_served_and_that_outlives_a_restart(place: Place) -> None:
@@ -241,36 +120,6 @@ def test_a_failure_waits_before_it_is_tried_again(place: Place) -> None:
             jobs = len(place.heavy.jobs)
             await server.clean()
             assert len(place.heavy.jobs) == jobs
-
-    run(main)
-
-
-def test_a_damaged_segment_is_left_out_and_the_rest_is_cleaned(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cleaner_module, "RETRY_FIRST_S", 0.0)
-
-    async def main() -> None:
-        async with place.broker() as (server, client):
-            slow = {**EAGER, "compaction_lag_max": "1h"}
-            topic_id = await client.create("orders", 1, **slow)
-            await fill(client, topic_id, batches=16)
-            second = place.files("*.log")[1]
-            data = bytearray(second.read_bytes())
-            data[200] ^= 1
-            with second.open("r+b") as file:
-                file.write(data)
-            await server.clean()
-            assert status(server).state == "failed"
-            assert f"{second} byte 0" in (status(server).last_error or "")
-            served = (await client.fetch(topic_id, offset=int(second.stem)))[0].results[0]
-            assert served.error is not None
-            assert served.error.code == 35  # no reader gets it, either (R25)
-            await server.clean()
-            shown = status(server)
-            assert shown.state == "idle"
-            assert f"left out: {second} byte 0" in shown.reason
-            assert runs(server, "ok") == 1
 
     run(main)
 
@@ -483,27 +332,3 @@ def test_records_without_a_key_stay_and_are_told() -> None:
         [partition] = broker.client().admin.describe_topic("state").partition_list
         assert partition.compaction is not None
         assert partition.compaction.reason.endswith("; records without a key stay: 1")
-
-
-def test_a_failed_sync_of_how_far_it_came_ends_the_broker(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def sync(self: OsDisk, files: Sequence[File]) -> None:
-        if any(file.path.endswith("/cleaned.tmp") for file in files):
-            raise OSError(errno.EIO, "planted")
-
-    async def meet() -> None:
-        async with place.broker() as (server, client):
-            topic_id = await client.create("orders", 1, **EAGER)
-            await fill(client, topic_id)
-            monkeypatch.setattr(OsDisk, "sync", sync)
-            await server.clean()
-            await trio.sleep_forever()
-
-    async def main() -> None:
-        with pytest.raises(BaseExceptionGroup) as raised:
-            await meet()
-        assert raised.group_contains(BrokerError, match="T093")
-        assert (place.path / "data" / "suspect").exists()
-
-    run(main)

@@ -10,6 +10,8 @@ from tailrace.broker.server import Server
 from tailrace.protocol.errors import BrokerError
 from tailrace.storage.disk import OsDisk
 from tailrace.storage.erasing import EraseJob
+from tailrace.storage.maintenance import SwapJob
+from tailrace.storage.rewrite import RewriteRefused
 from tests.broker.erasing import SECRET, Place, delete_records, erase, fill, receipt, until
 from tests.broker.harness import run
 
@@ -93,5 +95,27 @@ def test_a_try_that_failed_goes_on_where_it_was(place: Place) -> None:
             assert (await receipt(client, "orders", 1, 20_000)).records == 24
             assert looked_through(place)[:4] == [0, 33, 66, 66]
             assert place.holding(SECRET) == []
+
+    run(main)
+
+
+def test_a_new_segment_that_is_refused_is_made_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, refused = SwapJob.publish, list[str]()
+
+    def refuse_once(self: SwapJob) -> None:
+        if not refused:
+            self.discard()
+            refused.append("planted")
+            raise RewriteRefused("half-made.swap.tmp", 0, "planted")
+        publish(self)
+
+    async def main() -> None:
+        async with place.broker() as (_, _, client):
+            await fill(client, await client.create("orders"))
+            monkeypatch.setattr(SwapJob, "publish", refuse_once)
+            assert (await erase(client, keys=[b"alice"])).records == 24
+            assert (refused, place.holding(SECRET)) == (["planted"], [])
 
     run(main)
