@@ -84,6 +84,7 @@ class LogFile:
         self.state: State = role.state
         self.end_offset = role.end_offset
         mark = read_mark(directory)
+        self.mark_base = mark.segment_base if mark is not None else -1
         durable = mark.offset if mark is not None else None
         if self.end_offset is not None and (durable is None or durable > self.end_offset):
             durable = self.end_offset
@@ -175,8 +176,12 @@ class LogFile:
         return scanner.find(scanner.past(position), self.size(), offset, _ANY) is None
 
     def is_followed_by_gap(self, next_offset: int, end: int) -> bool:
-        """Whether it is whole, and a file is missing behind it: its index tells its end."""
-        if self.state in ("swap", "replaced"):
+        """Whether it is whole, and a file is missing behind it: its index or the mark tells."""
+        if self.data_end(end) > end:
+            return False
+        if self.mark_base == next_offset > self.base_offset:
+            return True  # the segment that begins there was written to
+        if self.state != "sealed":
             return False
         try:
             with open(self.index_path, "rb") as stored:

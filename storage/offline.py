@@ -345,8 +345,9 @@ def _verify(file: LogFile) -> list[FileReport]:
         fault: TailraceError | None = None
         if bad is not None:
             known = found.base_offset if isinstance(found, BatchHeader) else None
-            error = _corruption(file, *bad, next_offset, known)
-            problem, bad = problem or FileError(bad[0], error.code, error.message), None
+            fault = _corruption(file, bad[0], bad[1], next_offset, known)
+            problem, bad = problem or FileError(bad[0], fault.code, fault.message), None
+            fault = None
         if isinstance(found, BatchHeader):
             fault = _inner_fault(file, position, found, epoch, time)
             epoch, time = found.leader_epoch, found.append_time
@@ -368,8 +369,8 @@ def _verify(file: LogFile) -> list[FileReport]:
     if bad is not None and file.is_followed_by_gap(next_offset, bad[0]):
         missing.append(_missing(file, next_offset))
     elif bad is not None:
-        error = _corruption(file, *bad, next_offset, file.durable_offset)
-        problem = problem or FileError(bad[0], error.code, error.message)
+        end = _corruption(file, bad[0], bad[1], next_offset, file.durable_offset)
+        problem = problem or FileError(bad[0], end.code, end.message)
     report = FileReport(
         file.path, problem is None, batches, records, size_bytes, torn_bytes, problem
     )

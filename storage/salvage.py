@@ -182,7 +182,8 @@ class Salvage:
         found = scanner.find(search, search_end, offset, below)
         resume = found or resume
         resume = (max(resume[0], position), resume[1])
-        if found is None and resume[1] == end and scanner.data_end(position) == position:
+        until_next = resume[1] == end or mark.segment_base == offset > segment.base_offset
+        if found is None and until_next and scanner.data_end(position) == position:
             self._fence_gap(segment, position, offset, resume[1])
             segment.skip(*resume)
             return
@@ -191,7 +192,9 @@ class Salvage:
 
     def _fence_gap(self, segment: Segment, position: int, offset: int, end: int) -> None:
         """A segment has no more data, and the next one begins later."""
-        if self._is_whole(segment, position, offset):
+        if self._mark.segment_base == offset > segment.base_offset or self._is_whole(
+            segment, position, offset
+        ):
             file = f"{checkpoint.parent(segment.path)}/{offset:020}.log"
             self.fence(Quarantine(file, 0, 0, offset, end, MISSING))
         else:

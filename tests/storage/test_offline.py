@@ -156,6 +156,17 @@ def test_a_missing_file_is_named_and_the_one_before_it_is_ok(folder: Path) -> No
     assert all(other.ok for other in others)
 
 
+def test_a_missing_last_file_is_named(folder: Path) -> None:
+    *_, marked, last = logs(folder)  # the mark stands in the last but one
+    marked.unlink()
+    last.unlink()
+    *others, missing = offline.verify([str(folder)])
+    assert all(other.ok for other in others)
+    assert missing.file == str(marked)
+    assert missing.error is not None
+    assert f"offsets {int(marked.stem)} to 49 are not served" in missing.error.message
+
+
 def test_a_file_that_lost_its_end_is_the_one_that_is_named(folder: Path) -> None:
     first, second = logs(folder)[:2]
     last = list(offline.dump(str(first)))[-1][0]

@@ -307,6 +307,20 @@ def test_missing_segment_file_is_a_hole(tmp_path: Path) -> None:
     assert (again.start, holes(again)) == (0, [(0, third)])
 
 
+def test_missing_last_segment_file_is_named(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    fill(log, 80)
+    log.close(clean=True)
+    last = log.segments()[-1].base_offset
+    path = tmp_path / "log" / f"{last:020}.log"
+    path.unlink()
+    again = open_log(tmp_path, clean=True)
+    assert holes(again) == [(last, 80)]
+    assert again.quarantined[0].file == str(path)
+    assert sorted(entries(again)) == list(range(last))
+    assert append(again)[0].base_offset == 80
+
+
 def test_log_whose_files_are_all_gone_never_gives_out_offsets_again(tmp_path: Path) -> None:
     log = open_log(tmp_path)
     fill(log, 10)
