@@ -115,9 +115,7 @@ def test_segments_that_cannot_be_rewritten_bound_what_may_be_said_of_tombstones(
     assert (holed.whole_below, holed.left_out, holed.end) == (100, 1, 300)
     assert holed.dirty_bytes == 20
     clean = seen(facts, Cleaned(300, 100), without=(100,))
-    assert clean.reason.endswith(
-        "; 1 closed segment cannot be cleaned: damaged, or not yet synced"
-    )
+    assert clean.reason.endswith("; 1 closed segment cannot be cleaned: damaged, or not yet synced")
 
 
 # ── groups ───────────────────────────────────────────────────────────────────────────────────
