@@ -2,7 +2,9 @@
 
 - An erasure is asked for once, under an id its client made; it is stored before it is answered, so
   that a restart goes on with it.
-- What is stored of a key are digests, and only while the erasure is pending.
+- What is stored of a key are digests, and only while the erasure is pending. What stays are 16
+  bits over the whole request: enough to tell that an id is used for another one, too few to confirm
+  anybody's guess of a key.
 - Each partition has a share of its own: records at or above its ``end``, the log end when it was
   asked for, are none of its business.
 - ``records`` of a share counts what was found below ``counted_to``; both are stored before the
@@ -11,8 +13,9 @@
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +27,7 @@ KEYS_MAX = 1_000  # of one request
 RECORDS_MAX = 1_000
 PENDING_MAX = 100  # of one topic
 RECEIPTS_MAX = 1_000  # of one topic, the newest
+FINGERPRINT_BYTES = 2
 RECEIPTS_MS = 30 * 86_400_000  # so long after completion a receipt is kept
 
 
@@ -56,6 +60,7 @@ class Erasure:
     shares: Mapping[int, Share] = field(default_factory=dict[int, Share])  # by partition
     completed_at: int | None = None
     revision: int = 0  # of its key in the store; 0 while it is not stored
+    fingerprint: int | None = None  # of the request; None: not known
 
     @property
     def key(self) -> str:
@@ -101,6 +106,7 @@ class Erasure:
                 "topic": self.topic,
                 "requested_at": self.requested_at,
                 "completed_at": self.completed_at,
+                "fingerprint": self.fingerprint,
                 "keys": [
                     [f"{key.hash64:016x}", b64encode(key.sha256).decode()] for key in self.keys
                 ],
@@ -130,7 +136,18 @@ class Erasure:
             shares=shares,
             completed_at=document["completed_at"],
             revision=revision,
+            fingerprint=document.get("fingerprint"),
         )
+
+
+def fingerprint_of(keys: Iterable[KeyDigest], records: Iterable[tuple[int, int]]) -> int:
+    """Of what is asked for; ``records`` as (partition, offset). The order does not count."""
+    hasher = sha256()
+    for digest in sorted({key.sha256 for key in keys}):
+        hasher.update(digest)
+    for partition, offset in sorted(set(records)):
+        hasher.update(f"{partition}:{offset},".encode())
+    return int.from_bytes(hasher.digest()[:FINGERPRINT_BYTES])
 
 
 def shares_of(
@@ -148,7 +165,7 @@ def shares_of(
     }
 
 
-def outdated(receipts: Sequence[Erasure], now_ms: int) -> list[Erasure]:
+def outdated(receipts: Sequence[Erasure], age_ms: Callable[[int], int]) -> list[Erasure]:
     """The receipts of one topic that are kept no longer: too old, or too many."""
     complete = sorted(
         (one for one in receipts if one.completed_at is not None),
@@ -158,7 +175,7 @@ def outdated(receipts: Sequence[Erasure], now_ms: int) -> list[Erasure]:
     return [
         one
         for place, one in enumerate(complete)
-        if place >= RECEIPTS_MAX or now_ms - (one.completed_at or 0) > RECEIPTS_MS
+        if place >= RECEIPTS_MAX or age_ms(one.completed_at or 0) > RECEIPTS_MS
     ]
 
 

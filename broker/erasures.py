@@ -1,12 +1,14 @@
 """The erasures of this broker's topics: the store first, then memory, then whoever waits.
 
 - A request is answered only when it is stored; asked for again under the same id it is the same
-  erasure, and nothing is stored twice.
+  erasure, and nothing is stored twice. Another request under that id is refused: its receipt would
+  say that records are gone which nobody looked for.
 - The eraser alone changes an erasure; a deletion of the topic ends it, as nothing is left then.
-- Every topic has a bounded number of pending erasures and of receipts.
+- Every topic has a bounded number of pending erasures and of receipts. How old these are is told
+  by the trusted clock: a step of the other must not take them.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 import trio
@@ -16,18 +18,18 @@ from tailrace.broker.catalog import Topic
 from tailrace.broker.erasure import PENDING_MAX, Erasure, outdated
 from tailrace.broker.registry import Conflict, Registry
 from tailrace.protocol import texts_erasure, texts_wire
-from tailrace.protocol.seams import Clock
 
 PROGRESS_EVERY_S = 1.0
 ROOM_WAIT_S = 5.0  # for one of too many pending erasures to come to its end
 
 
 class Erasures:
-    def __init__(self, registry: Registry, clock: Clock) -> None:
+    def __init__(self, registry: Registry, age_ms: Callable[[int], int]) -> None:
+        """``age_ms``: how long ago a time was, at least."""
         self.asked = Bell()  # rung for the eraser
         self.problems: list[str] = []  # what keeps some of them from being done, by the eraser
         self._registry = registry
-        self._clock = clock
+        self._age_ms = age_ms
         self._topics: dict[bytes, dict[bytes, Erasure]] = {}  # by topic id, then by erasure id
         self._asking = trio.Lock()  # so that one id is stored once
         self._changed = trio.Event()
@@ -49,10 +51,12 @@ class Erasures:
     # ── clients ──────────────────────────────────────────────────────────────────────────────
 
     async def ask(self, erasure: Erasure) -> Erasure:
-        """Take a request on, or find it taken on before. T034 if too many wait, T100, T121."""
+        """Take a request on, or find it taken on before. T034 if too many wait, T100, T121 if its
+        id is that of another."""
         async with self._asking:
             ends_at = trio.current_time() + ROOM_WAIT_S
-            while (known := self.get(erasure.topic_id, erasure.erasure_id)) is None:
+            asked = (erasure.topic_id, erasure.erasure_id, erasure.fingerprint)
+            while (known := self.known(*asked)) is None:
                 pending = len(self.pending(erasure.topic_id))
                 if pending < PENDING_MAX:
                     break
@@ -66,12 +70,20 @@ class Erasures:
             stored = await self._registry.put_erasure(erasure)
             if stored.topic_id != erasure.topic_id:
                 raise texts_wire.malformed_frame("an erasure id that was used for another topic")
+            _check_same(stored, erasure.fingerprint)
             self._topics.setdefault(stored.topic_id, {})[stored.erasure_id] = stored
         self.asked.ring()
         return stored
 
     def get(self, topic_id: bytes, erasure_id: bytes) -> Erasure | None:
         return self._topics.get(topic_id, {}).get(erasure_id)
+
+    def known(self, topic_id: bytes, erasure_id: bytes, fingerprint: int | None) -> Erasure | None:
+        """The erasure, if it was taken on before. T121 if that was another with its id."""
+        found = self.get(topic_id, erasure_id)
+        if found is not None:
+            _check_same(found, fingerprint)
+        return found
 
     def find(self, topic: Topic, erasure_id: bytes) -> Erasure:
         """The erasure, or T010."""
@@ -140,9 +152,8 @@ class Erasures:
 
     async def expire(self) -> None:
         """Forget receipts that are too old or too many. T100."""
-        now_ms = self._clock.wall_ms()
         for topic_id in self.topic_ids():
-            gone = outdated(list(self._topics[topic_id].values()), now_ms)
+            gone = outdated(list(self._topics[topic_id].values()), self._age_ms)
             await self._registry.forget_erasures(gone)
             for erasure in gone:
                 self._topics.get(topic_id, {}).pop(erasure.erasure_id, None)
@@ -163,3 +174,9 @@ class Erasures:
     def _tell(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _check_same(known: Erasure, fingerprint: int | None) -> None:
+    """T121 unless both were asked for with the same keys and records, as far as that is known."""
+    if None not in (known.fingerprint, fingerprint) and known.fingerprint != fingerprint:
+        raise texts_wire.malformed_frame("an erasure id that was used for other keys or records")

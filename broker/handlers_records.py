@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from tailrace.broker.call import Call
 from tailrace.broker.catalog import Topic
-from tailrace.broker.erasure import KEYS_MAX, RECORDS_MAX, Erasure, shares_of
+from tailrace.broker.erasure import KEYS_MAX, RECORDS_MAX, Erasure, fingerprint_of, shares_of
 from tailrace.broker.limits import FETCH_WAIT_MS_MAX
 from tailrace.broker.node import Node
 from tailrace.broker.partition import NO_ROOM, Partition
@@ -19,7 +20,7 @@ from tailrace.protocol.messages import (
     Response,
     StartOffset,
 )
-from tailrace.storage.erasure import digest_of
+from tailrace.storage.erasure import KeyDigest, digest_of
 
 log = logging.getLogger("tailrace.broker.handlers")
 
@@ -112,15 +113,21 @@ def erase(node: Node, call: Call, request: EraseRequest) -> Later:
 
     async def work() -> Response:
         topic = node.topics.find(request.topic)
-        known = node.erasures.get(topic.topic_id, request.erasure_id)
+        keys = tuple(map(digest_of, sorted(set(request.keys))))
+        records = [(one.partition, one.offset) for one in request.records]
+        fingerprint = fingerprint_of(keys, records)
+        known = node.erasures.known(topic.topic_id, request.erasure_id, fingerprint)
         if known is None:
-            known = await node.erasures.ask(_erasure(node, topic, request))
+            erasure = replace(_erasure(node, topic, request, keys), fingerprint=fingerprint)
+            known = await node.erasures.ask(erasure)
         return known.receipt(node.broker_id)
 
     return work
 
 
-def _erasure(node: Node, topic: Topic, request: EraseRequest) -> Erasure:
+def _erasure(
+    node: Node, topic: Topic, request: EraseRequest, keys: tuple[KeyDigest, ...]
+) -> Erasure:
     """The request as of now. T011, T033, T041."""
     partitions = [
         _serving(node, topic, number)
@@ -142,7 +149,7 @@ def _erasure(node: Node, topic: Topic, request: EraseRequest) -> Erasure:
         topic_id=topic.topic_id,
         topic=topic.name,
         requested_at=node.world.clock.wall_ms(),
-        keys=tuple(map(digest_of, sorted(set(request.keys)))),
+        keys=keys,
         shares=shares_of(
             ends, [(one.partition, one.offset) for one in request.records], keys=bool(request.keys)
         ),

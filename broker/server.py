@@ -259,7 +259,7 @@ class Server:
             answered=outbox.flush,
             failed=self._storage_failed,
         )
-        erasures = Erasures(registry, world.clock)
+        erasures = Erasures(registry, time.age_ms)
         metrics.erasures_pending.read = lambda: {(): erasures.pending_count}
         topics = Topics(world, config, registry, shelf, flusher, erasures, metrics)
         node = Node(

@@ -101,6 +101,8 @@ def test_asking_twice_under_one_id_erases_once(place: Place) -> None:
             first = await erase(client, keys=[b"alice"])
             await send(client, topic_id, [(b"alice", b"new")])
             assert await erase(client, keys=[b"alice"]) == first
+            with pytest.raises(ConnectError, match="other keys or records"):
+                await erase(client, keys=[b"bob"])
             assert await read(client, topic_id) == [(1, b"alice", b"new")]
 
     run(main)

@@ -5,6 +5,7 @@ from tailrace.broker.erasure import (
     RECEIPTS_MS,
     Erasure,
     Share,
+    fingerprint_of,
     outdated,
     shares_of,
 )
@@ -73,10 +74,22 @@ def test_a_receipt_names_the_broker_and_whether_it_is_done() -> None:
 def test_old_receipts_go_and_pending_ones_never() -> None:
     old, young, pending = erasure(1, NOW_MS), erasure(2, NOW_MS + 1), erasure(3)
     now_ms = NOW_MS + RECEIPTS_MS + 1
-    assert outdated([old, young, pending], now_ms) == [old]
+    assert outdated([old, young, pending], lambda stamp_ms: now_ms - stamp_ms) == [old]
 
 
 def test_the_newest_receipts_stay() -> None:
     many = [erasure(number, NOW_MS + number) for number in range(RECEIPTS_MAX + 2)]
-    gone = outdated([*many, erasure(9_999)], NOW_MS)
+    gone = outdated([*many, erasure(9_999)], lambda stamp_ms: NOW_MS - stamp_ms)
     assert {one.completed_at for one in gone} == {NOW_MS, NOW_MS + 1}
+
+
+def test_a_fingerprint_tells_requests_apart_whatever_their_order() -> None:
+    a, b = digest_of(b"a"), digest_of(b"b")
+    same = fingerprint_of([a, b], [(0, 1), (1, 2)])
+    assert fingerprint_of([b, a, a], [(1, 2), (0, 1)]) == same
+    others = [([a], [(0, 1), (1, 2)]), ([a, b], [(0, 1)]), ([a, b], [(0, 11), (1, 2)]), ([a], [])]
+    assert same not in [fingerprint_of(keys, records) for keys, records in others]
+
+
+def test_what_stays_of_a_request_is_too_little_to_confirm_a_guess() -> None:
+    assert fingerprint_of([digest_of(KEY)], []) < 1 << 16

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 import trio
@@ -13,7 +14,12 @@ from tailrace.broker.erasures import ROOM_WAIT_S, Erasures
 from tailrace.broker.health import Health
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.registry import Registry
-from tailrace.protocol.errors import MetadataUnavailable, RequestTimeout, TopicNotFound
+from tailrace.protocol.errors import (
+    ConnectError,
+    MetadataUnavailable,
+    RequestTimeout,
+    TopicNotFound,
+)
 from tailrace.simulation.life import Life
 from tailrace.simulation.meta import MetaKeep, SimMeta
 from tailrace.storage.erasure import digest_of
@@ -38,11 +44,13 @@ class World:
     def __init__(self) -> None:
         self.keep = MetaKeep(random.Random(1))
         self.clock = Clock()
+        self.trusted_ms = NOW_MS
 
     async def open(self, *topic_ids: bytes) -> Erasures:
         metrics = Metrics(version="0", topics_max=9, clock=self.clock.now)
         store = SimMeta(self.keep, Life("n1"))
-        erasures = Erasures(Registry(store, "n1", self.clock, metrics, Health()), self.clock)
+        registry = Registry(store, "n1", self.clock, metrics, Health())
+        erasures = Erasures(registry, lambda stamp_ms: self.trusted_ms - stamp_ms)
         await erasures.load(topic_ids)
         return erasures
 
@@ -57,7 +65,7 @@ def done(erasure: Erasure) -> Erasure:
     shares = {0: Share(10, done=True)}
     return Erasure(
         *(erasure.erasure_id, erasure.topic_id, erasure.topic, erasure.requested_at),
-        *(erasure.keys, shares, None, erasure.revision),
+        *(erasure.keys, shares, None, erasure.revision, erasure.fingerprint),
     ).completed(NOW_MS + 1)
 
 
@@ -84,6 +92,19 @@ def test_asking_again_is_the_same_erasure() -> None:
         first = await erasures.ask(asked(end=10))
         assert await erasures.ask(asked(end=20)) == first
         assert erasures.pending(TOPIC.topic_id) == [first]
+
+    run(main)
+
+
+def test_another_request_under_a_known_id_is_refused() -> None:
+    async def main(world: World) -> None:
+        erasures = await world.open(TOPIC.topic_id)
+        first = await erasures.ask(replace(asked(), fingerprint=1))
+        await erasures.update([done(first)])
+        again = await world.open(TOPIC.topic_id)
+        assert (await again.ask(replace(asked(), fingerprint=1))).completed_at is not None
+        with pytest.raises(ConnectError, match="other keys or records"):
+            await again.ask(replace(asked(), fingerprint=2))
 
     run(main)
 
@@ -225,7 +246,10 @@ def test_old_receipts_are_forgotten() -> None:
         await erasures.update([done(stored)])
         await erasures.expire()
         assert erasures.get(TOPIC.topic_id, stored.erasure_id) is not None
-        world.clock.wall = NOW_MS + RECEIPTS_MS + 2
+        world.clock.wall = NOW_MS + RECEIPTS_MS + 2  # who knows
+        await erasures.expire()
+        assert erasures.get(TOPIC.topic_id, stored.erasure_id) is not None
+        world.trusted_ms = NOW_MS + RECEIPTS_MS + 2
         await erasures.expire()
         assert erasures.get(TOPIC.topic_id, stored.erasure_id) is None
         assert not [key for key in world.keep.entries if key.startswith("erasures/")]
