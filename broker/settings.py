@@ -222,7 +222,7 @@ _TOPIC = (
     ),
     Setting(
         "topic.compaction_lag_max",
-        duration(),
+        duration(1.0),  # it closes segments: one file per append would be the end of any disk
         "1d",
         "How long a superseded record may stay in a compacted topic before it is cleaned.",
         per_topic=True,

@@ -23,9 +23,11 @@ from tests.broker.harness import Client, connected, produce_request, serving
 EAGER: dict[str, str] = {
     "cleanup": "compact",
     "segment_size": "4KiB",
-    "compaction_lag_max": "1ms",
+    "segment_age": "1ms",
+    "compaction_lag_max": "1h",
     "compaction_dirty_ratio": "0",
 }
+SLOW = {**EAGER, "segment_age": "1d"}  # the open segment stays open
 Found = dict[int, tuple[bytes | None, bytes | None]]
 
 

@@ -20,7 +20,7 @@ from tailrace.protocol.messages import (
 from tailrace.storage.jobs import Job
 from tailrace.storage.survey import SurveyJob
 from tailrace.testing import Broker
-from tests.broker.compacting import EAGER, Place, fill, read, runs, status
+from tests.broker.compacting import EAGER, SLOW, Place, fill, read, runs, status
 from tests.broker.harness import run
 
 
@@ -94,7 +94,7 @@ def test_a_failure_is_shown_and_tried_again(
 
     async def main() -> None:
         async with place.broker() as (server, client):
-            topic_id = await client.create("orders", 1, **{**EAGER, "compaction_lag_max": "1h"})
+            topic_id = await client.create("orders", 1, **SLOW)
             newest = await fill(client, topic_id)
             place.heavy.failures.append(error)
             await server.clean()
@@ -156,7 +156,7 @@ def test_whoever_waits_for_the_partition_gets_it_between_two_segments(
 
     async def main() -> None:
         async with place.broker() as (server, client):
-            topic_id = await client.create("orders", 1, **{**EAGER, "compaction_lag_max": "1h"})
+            topic_id = await client.create("orders", 1, **SLOW)
             newest = await fill(client, topic_id, 40, lambda n: n * (n % 2))
             assert server._node is not None
             (partition,) = server._node.shelf
@@ -195,7 +195,7 @@ def test_a_survey_is_given_up_for_whoever_waits_and_finished_in_the_end(
 
     async def main() -> None:
         async with place.broker() as (server, client):
-            topic_id = await client.create("orders", 1, **{**EAGER, "compaction_lag_max": "1h"})
+            topic_id = await client.create("orders", 1, **SLOW)
             newest = await fill(client, topic_id)
             assert server._node is not None
             (partition,) = server._node.shelf

@@ -11,7 +11,7 @@ from tailrace.broker import cleaner as cleaner_module
 from tailrace.protocol.errors import BrokerError
 from tailrace.storage.disk import File, OsDisk
 from tailrace.storage.rewrite import RewriteRefused
-from tests.broker.compacting import EAGER, Place, fill, runs, status
+from tests.broker.compacting import EAGER, SLOW, Place, fill, runs, status
 from tests.broker.harness import run
 
 
@@ -27,8 +27,7 @@ def test_a_damaged_segment_is_left_out_and_the_rest_is_cleaned(
 
     async def main() -> None:
         async with place.broker() as (server, client):
-            slow = {**EAGER, "compaction_lag_max": "1h"}
-            topic_id = await client.create("orders", 1, **slow)
+            topic_id = await client.create("orders", 1, **SLOW)
             await fill(client, topic_id, batches=16)
             second = place.files("*.log")[1]
             data = bytearray(second.read_bytes())
@@ -57,8 +56,7 @@ def test_what_is_known_of_damage_ends_with_the_file(
 
     async def main() -> None:
         async with place.broker() as (server, client):
-            slow = {**EAGER, "compaction_lag_max": "1h"}
-            topic_id = await client.create("orders", 1, **slow)
+            topic_id = await client.create("orders", 1, **SLOW)
             await fill(client, topic_id, batches=16)
             first = place.files("*.log")[0]
             place.heavy.failures.append(RewriteRefused(str(first), 0, "planted"))
@@ -81,7 +79,7 @@ def test_a_half_made_segment_that_is_refused_is_made_again(
 
     async def main() -> None:
         async with place.broker() as (server, client):
-            topic_id = await client.create("orders", 1, **{**EAGER, "compaction_lag_max": "1h"})
+            topic_id = await client.create("orders", 1, **SLOW)
             await fill(client, topic_id)
             made = place.files("*.log")[0].with_name(f"{0:020}-{9:020}.swap.tmp")
             place.heavy.failures.append(RewriteRefused(str(made), 0, "planted"))
