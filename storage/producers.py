@@ -29,7 +29,6 @@ EXPIRY_MS = 24 * 3_600_000
 _HEAD = struct.Struct(">qI")
 _PRODUCER = struct.Struct(">qhB")
 _SENT = struct.Struct(">iiqqq")
-PRODUCER_BYTES_MAX = _PRODUCER.size + WINDOW * _SENT.size  # in a snapshot
 
 
 class Sent(NamedTuple):

@@ -11,18 +11,19 @@ from collections.abc import Callable
 from functools import partial as bind
 
 from tailrace.storage.disk import Disk
-from tailrace.storage.index import ENTRY_BYTES, encode_index
-from tailrace.storage.producers import PRODUCER_BYTES_MAX, ProducerTable, encode_producers
+from tailrace.storage.index import encode_index
+from tailrace.storage.producers import ProducerTable, encode_producers
 from tailrace.storage.recovery import Recovered, numbered
 from tailrace.storage.resume import NAMES, encode_resume
 from tailrace.storage.rounds import Hint, Sidecar, Unsynced
 from tailrace.storage.segment import Segment
 
 KEPT = 2
-SAVE_BYTES = 4 * 1024 * 1024  # appended since the last one; in small segments an eighth of them
-SAVE_BATCHES = 500  # or so many: a walk takes 3 us for each, which counts where they are small
-SAVE_SHARE = 16  # so many times what a large hint takes has to be appended before the next
-SAVE_SMALL_BYTES = 32 * 1024
+# When a hint is due, by what was appended since the last one. It takes 20 us, and 2 us for each
+# producer; a walk takes 3 us for each batch, and the disk's latency if it is not in the page cache.
+SAVE_BYTES = 1024 * 1024  # in small segments an eighth of them
+SAVE_BATCHES = 100  # or so many
+SAVE_BATCHES_PER_PRODUCER = 2  # and not before so many
 _PREFIX = "producers-"
 
 
@@ -67,11 +68,11 @@ class Sidecars:
             self.save_producers(active.next_offset, producers)
             return
         grown_bytes = active.size_bytes - self._bytes
+        grown_batches = active.batches - self._batches
         enough_bytes = min(SAVE_BYTES, active.length // 8)
-        if grown_bytes < enough_bytes and active.batches - self._batches < SAVE_BATCHES:
+        if grown_bytes < enough_bytes and grown_batches < SAVE_BATCHES:
             return
-        hint_bytes = len(active.index) * ENTRY_BYTES + len(producers) * PRODUCER_BYTES_MAX
-        if hint_bytes <= SAVE_SMALL_BYTES or grown_bytes >= SAVE_SHARE * hint_bytes:
+        if grown_batches >= SAVE_BATCHES_PER_PRODUCER * len(producers):
             self._hint(active, producers)
 
     def _hint(self, active: Segment, producers: ProducerTable) -> None:
