@@ -82,13 +82,14 @@ def _parts(batch: _Batch, kept: Kept, start: int, end: int) -> Iterator[Part]:
     else:
         yield header, entry
         return
+    cuts: list[tuple[Sequence[int], int, int]]
     if len(keep) > 1:
         middle = len(keep) // 2
         cut = batch.delta(keep[middle])
         cuts = [(keep[:middle], start, cut), (keep[middle:], cut, end)]
     else:  # alone over its own offset it needs no list of offsets
         at = batch.delta(keep[0])
-        cuts = [([], start, at), (keep, at, at + 1), ([], at + 1, end)]
+        cuts = [((), start, at), (keep, at, at + 1), ((), at + 1, end)]
     for some, first, following in cuts:
         if first < following:
             yield from _parts(batch, _some_of(kept, batch.columns, some), first, following)

@@ -62,11 +62,7 @@ def asked(number: int = 1, end: int = 10) -> Erasure:
 
 
 def done(erasure: Erasure) -> Erasure:
-    shares = {0: Share(10, done=True)}
-    return Erasure(
-        *(erasure.erasure_id, erasure.topic_id, erasure.topic, erasure.requested_at),
-        *(erasure.keys, shares, None, erasure.revision, erasure.fingerprint),
-    ).completed(NOW_MS + 1)
+    return replace(erasure, shares={0: Share(10, done=True)}).completed(NOW_MS + 1)
 
 
 def run(main: Callable[[World], Awaitable[None]]) -> None:

@@ -36,8 +36,8 @@ def test_given_values_become_canonical() -> None:
         ({"retention": "7"}, "T082: topic 'orders': retention = '7' is not a duration such as"),
         (
             {"compaction_lag_max": "1ms"},
-            """T082: topic 'orders': compaction_lag_max = '1ms' is not a duration such as "30s" or """
-            """"1.5h", at least 1s""",
+            "T082: topic 'orders': compaction_lag_max = '1ms' is not a duration such as \"30s\" or "
+            '"1.5h", at least 1s',
         ),
         ({"retention_size": "1000000"}, "T082: topic 'orders': retention_size = '1000000' is not"),
         ({"max_record": "1.5B"}, "T082: topic 'orders': max_record = '1.5B' is not a size"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.protocol.errors import BrokerError
-from tailrace.storage.disk import File, OsDisk
+from tailrace.storage.disk import File, OsDisk, OsFile
 from tailrace.storage.marks import Mark
 from tailrace.storage.rounds import SIDECARS_MAX, Sidecar, Unsynced
 
@@ -17,7 +17,7 @@ class BadDisk(OsDisk):
 
     bad = ""
 
-    def open(self, path: str, *, create: bool = False) -> File:
+    def open(self, path: str, *, create: bool = False) -> OsFile:
         self._fail("open", errno.ENOSPC)
         return super().open(path, create=create)
 
