@@ -213,13 +213,13 @@ class Oracle:
         path = f"{self._topics}/{partition_name(*key)}"
         folder = self._platter.find(path)
         if not isinstance(folder, Folder):
-            return "its partition has no directory"
+            return None if self.rewrites else "its partition has no directory"
         bases = [int(name[:-4]) for name in folder.entries if name.endswith(".log")]
         base = max((base for base in bases if base <= offset), default=None)
+        if self.rewrites and (base is None or base < max(bases)):
+            return None  # a duplicate of what may have been removed or rewritten meanwhile
         if base is None:
             return "no segment holds it"
-        if self.rewrites and base < max(bases):
-            return None  # a duplicate of what may have been rewritten meanwhile
         path = f"{path}/{base:020}.log"
         content = self._platter.content(path)
         if self._platter.durable_content(path) is not content:
