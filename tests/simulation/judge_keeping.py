@@ -20,7 +20,7 @@ from tailrace.simulation.checkers import (
 from tailrace.simulation.history import FinalLog, History, Send
 
 FLEETING, LATEST, PEOPLE, BRIEF = "fleeting", "latest", "people", "brief"
-RETENTION_S = 12.0
+RETENTION_S = 8.0
 
 Start = tuple[float, int, int]  # when the log start of a partition of FLEETING was first shown
 

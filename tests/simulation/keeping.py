@@ -38,7 +38,7 @@ from tests.simulation.scenario import Report
 from tests.simulation.workload import KEYS, Producing, Reading, drain
 
 PARTITIONS = 2
-CHAOS_S = 30.0
+CHAOS_S = 20.0
 END_S = 600.0
 TOPICS: dict[str, dict[str, str | float]] = {
     FLEETING: {"retention": f"{RETENTION_S:.0f}s"},
