@@ -21,15 +21,8 @@ from random import Random
 from tailrace.simulation.chance import every_world, random_pick, seeded
 from tailrace.simulation.disk import Platter
 from tailrace.simulation.life import NodeDead
-from tests.simulation.crash_model import (
-    Model,
-    Process,
-    Script,
-    check_recovered,
-    drop_all,
-    keep_all,
-    small_scale,
-)
+from tests.simulation.crash_checks import check_recovered
+from tests.simulation.crash_model import Model, Process, Script, drop_all, keep_all, small_scale
 from tests.simulation.crash_scripts import SCRIPTS
 from tests.simulation.planted import BUGS, plant
 

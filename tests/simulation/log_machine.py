@@ -32,12 +32,11 @@ from tailrace.simulation.disk import TOTAL_BYTES, Platter
 from tailrace.simulation.life import NodeDead
 from tailrace.storage.log import Appended
 from tailrace.storage.producers import WINDOW
+from tests.simulation.crash_checks import check_log, check_recovered
 from tests.simulation.crash_model import (
     Process,
     Sent,
     batches_of,
-    check_log,
-    check_recovered,
     next_sequence,
     records_of,
     small_scale,
