@@ -48,7 +48,7 @@ def proofs(share: float) -> Iterator[Proof]:
     for scenario in ("streams", "keeping"):
         seeds = f"1000-{999 + half}"
         yield Proof("tests.simulation.sweep", ("--scenario", scenario, "--seeds", seeds))
-    yield Proof("tests.simulation.measure", ())
+    yield Proof("tests.simulation.measure", ("--seeds", str(max(15, round(50 * share)))))
     kills, errors = points(KILLS), points(ERRORS // 2)
     yield Proof("tests.proofs.syscalls", ("--kills", kills, "--errors", errors, "--erasing"))
     yield Proof("tests.proofs.damage", ("--cases", part(DAMAGES)))

@@ -163,8 +163,9 @@ async def _change_topics(client: Client, ledger: Ledger) -> None:
 
 async def _erase(client: Client, ledger: Ledger) -> None:
     """Hold a topic against what was erased of it, add to it, and have one more key erased."""
-    topics = [one.topic_id for one in (await client.metadata()).topics if one.name == PEOPLE]
-    topic = topics[0] if topics else await client.create(PEOPLE)
+    topic = await _find(client, PEOPLE, ledger)
+    if topic is None:
+        return
     there = set((await _read(client, topic, 0)).values())
     for value, key in ledger.keys.items():
         assert value not in there or key not in ledger.erased, f"{key!r} was erased"
@@ -193,14 +194,21 @@ async def _erase(client: Client, ledger: Ledger) -> None:
 
 
 async def _topic(client: Client, ledger: Ledger) -> bytes | None:
-    """The id of the topic, made if it is not there; None: the broker cannot make it now."""
+    """The id of the topic; None: the broker cannot make it now."""
+    topic = await _find(client, TOPIC, ledger, PARTITIONS)
+    assert topic is not None or not ledger.acked, "the topic is gone"
+    return topic
+
+
+async def _find(client: Client, name: str, ledger: Ledger, partitions: int = 1) -> bytes | None:
+    """The id of a topic, made if it is not there; None: the broker cannot make it now."""
     for _ in range(REFUSED_MAX):
         try:
             for topic in (await client.metadata()).topics:
-                if topic.name == TOPIC:
+                if topic.name == name:
                     return topic.topic_id
-            assert not ledger.acked, "the topic is gone"
-            return await client.create(TOPIC, PARTITIONS)
+            assert name != TOPIC or not ledger.acked, "the topic is gone"
+            return await client.create(name, partitions)
         except TailraceError as error:
             ledger.refusals[error.code] += 1
     return None

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import trio
 
+from tailrace.protocol.errors import TailraceError
 from tests.proofs.session import Ledger, read_back, session
 from tests.proofs.strace import CALLS, Hit, Injection, TracedBroker, missing
 
@@ -116,7 +117,7 @@ def run_chain(points: Sequence[Injection], data: Path, *, erasing: bool) -> Resu
         result.tried += 1
         try:
             run_one(data, point, ledger, result)
-        except (AssertionError, trio.TooSlowError) as error:
+        except (AssertionError, trio.TooSlowError, TailraceError) as error:
             result.failures.append(f"{point}: {error}")
             data = data.with_name(f"{data.name}-{result.tried}")  # the other is kept for a look
             ledger = Ledger(erasing=erasing)

@@ -28,6 +28,7 @@ from tests.simulation.planted import BUGS, plant
 
 PENDING_MAX = 3
 REPEATS_MAX = 30  # in a sample: so often a state that was seen before, then there are no others
+RICH_MAX = 2_000  # outcomes of one point that count for its script's share
 STATES = 200_000
 
 
@@ -128,9 +129,16 @@ def failure(platter: Platter, model: Model) -> str:
 
 
 def shares(states: int, scripts: Sequence[Script]) -> list[int]:
-    """How many states each script gets: by its number of crash points."""
-    points = [sum(1 for _ in crash_points(script)) for script in scripts]
-    return [max(2 * each, states * each // sum(points)) for each in points]
+    """How many states each script gets: by how many there may be, at least two a point."""
+    points = [list(crash_points(script)) for script in scripts]
+    rich = [
+        sum(min(4 ** point.platter.root.pending_count(), RICH_MAX) for point in each)
+        for each in points
+    ]
+    return [
+        max(2 * len(each), states * weight // sum(rich))
+        for each, weight in zip(points, rich, strict=True)
+    ]
 
 
 def explore_all(states: int, planted: str | None, processes: int) -> Iterator[Explored]:
