@@ -160,12 +160,18 @@ class TracedBroker:
     def hits(self) -> list[Hit]:
         """The calls that were made to fail: one in each thread that came so far."""
         found: list[Hit] = []
+        begun: dict[str, str] = {}  # by thread: a call that another thread's line cut in two
         for line in self._trace.read_text(errors="replace").splitlines():
-            if line.endswith("(INJECTED)"):
-                head, _, arguments = line.partition("(")
-                path = re.search(r"""[<"](/[^>"]*)[>"]""", arguments)
-                _, time, call = head.split()
-                found.append(Hit(float(time), call, path[1] if path else ""))
+            thread, time, rest = line.split(maxsplit=2)
+            if rest.endswith("<unfinished ...>"):
+                begun[thread] = rest
+            if not rest.endswith("(INJECTED)"):
+                continue
+            if rest.startswith("<..."):
+                rest = begun[thread]
+            call, _, arguments = rest.partition("(")
+            path = re.search(r"""[<"](/[^>"]*)[>"]""", arguments)
+            found.append(Hit(float(time), call, path[1] if path else ""))
         return found
 
     def logged(self, event: str) -> list[float]:
