@@ -9,7 +9,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from tailrace.broker import handlers_admin as admin, handlers_records as records
+from tailrace.broker import (
+    handlers_admin as admin,
+    handlers_groups as groups,
+    handlers_records as records,
+)
 from tailrace.broker.call import Call
 from tailrace.broker.fetch import check_isolation, fetch
 from tailrace.broker.limits import IN_FLIGHT_MAX, PARTITIONS_PER_REQUEST_MAX
@@ -165,4 +169,12 @@ HANDLERS: dict[Api, Handler] = {
     Api.DELETE_RECORDS: records.delete_records,
     Api.ERASE: records.erase,
     Api.GET_ERASURE: records.get_erasure,
+    Api.FIND_COORDINATOR: groups.find_coordinator,
+    Api.HEARTBEAT: groups.loading,
+    Api.COMMIT_OFFSETS: groups.loading,
+    Api.FETCH_OFFSETS: groups.loading,
+    Api.LIST_GROUPS: groups.list_groups,
+    Api.DESCRIBE_GROUP: groups.loading,
+    Api.RESET_OFFSETS: groups.loading,
+    Api.DELETE_GROUP: groups.loading,
 }

@@ -13,6 +13,7 @@ from tailrace.broker.bell import Bell
 from tailrace.broker.cleaner import Cleaner
 from tailrace.broker.clock import Timekeeper
 from tailrace.broker.config import Config
+from tailrace.broker.coordinator import Coordinator
 from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.health import Health
@@ -65,6 +66,7 @@ class Node:
     shelf: Shelf
     topics: Topics
     erasures: Erasures
+    groups: Coordinator
     producer_ids: ProducerIds
     appender: Appender
     flusher: Flusher

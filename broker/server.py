@@ -29,6 +29,7 @@ from tailrace.broker.appender import Appender
 from tailrace.broker.cleaner import Cleaner
 from tailrace.broker.clock import Timekeeper
 from tailrace.broker.config import Config
+from tailrace.broker.coordinator import Coordinator
 from tailrace.broker.eraser import Eraser
 from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import ROUND_PARTITIONS_MAX, Flusher
@@ -273,6 +274,7 @@ class Server:
             shelf=shelf,
             topics=topics,
             erasures=erasures,
+            groups=Coordinator(config, topics),
             producer_ids=ProducerIds(registry),
             appender=appender,
             flusher=flusher,

@@ -7,12 +7,20 @@ that a change of the broker's defaults reaches every topic that did not say othe
 from collections.abc import Mapping
 
 from tailrace.broker.config import Config, TopicConfig, build_topic
-from tailrace.broker.config_check import check_topic
+from tailrace.broker.config_check import FRAME_RESERVE_BYTES, check_topic
 from tailrace.broker.config_values import Value, parse_value
 from tailrace.broker.settings import SETTINGS, Setting
 from tailrace.protocol import texts_config as texts
 from tailrace.protocol.messages_admin import ConfigEntry
 
+INTERNAL = {
+    "cleanup": "compact",
+    "durability": "fsync",
+    "on_full": "reject",
+    "segment_size": "16MiB",  # what lies in the newest one is replayed as it was written
+    "tombstone_retention": "1h",  # whoever reads it reads all of it
+}
+INTERNAL_RECORD_BYTES_MAX = 8 * 1024 * 1024
 NAMES = {s.name: s for s in SETTINGS.values() if s.per_topic}
 
 
@@ -27,6 +35,13 @@ def parse_overrides(topic: str, given: Mapping[str, str]) -> dict[str, str]:
         setting = _setting(source, name)
         overrides[name], _ = parse_value(setting, name, text, source)
     return overrides
+
+
+def internal(topic: str, config: Config) -> dict[str, str]:
+    """What a topic of the broker's own is made with, whatever its [topic] section says."""
+    request_bytes = config.limits.request_size_bytes - FRAME_RESERVE_BYTES
+    given = {**INTERNAL, "max_record": f"{min(INTERNAL_RECORD_BYTES_MAX, request_bytes)}B"}
+    return parse_overrides(topic, given)
 
 
 def apply_changes(

@@ -124,6 +124,21 @@ class Topics:
                     await self._refresh()
         raise texts.topic_exists(name)
 
+    async def internal(self, name: str, partitions: int) -> Topic:
+        """A topic of the broker's own, made at its first use (D18). T031 T100.
+
+        Its settings are its own, whatever ``[topic]`` says, and it is beyond the limits.
+        """
+        if (topic := self.catalog.find(name)) is not None:
+            return topic
+        overrides = topic_config.internal(name, self._config)
+        async with self._changing:
+            await self._refresh()
+            if (topic := self.catalog.find(name)) is not None:
+                return topic
+            self._shelf.check_room_for_topic(name, partitions)
+            return await self._create(self._new(name, partitions, None, overrides))
+
     async def delete(self, name: str) -> bytes:
         """Delete a topic and its records; its id. T010 T100."""
         async with self._changing:
@@ -193,11 +208,16 @@ class Topics:
                     problem=f"{wanted:,} partitions would exceed {key} of {limit:,}",
                     hint=f"Use fewer partitions, or raise {key}.",
                 )
+        return self._new(name, effective.partitions, replicas, overrides)
+
+    def _new(
+        self, name: str, partitions: int, replicas: int | None, overrides: Mapping[str, str]
+    ) -> Topic:
         topic_id = UUID(bytes=self._ids.randbytes(16), version=4).bytes
         return new_topic(
             name,
             topic_id,
-            partitions=effective.partitions,
+            partitions=partitions,
             replicas=replicas,
             config=overrides,
             broker_id=self._config.broker.id,

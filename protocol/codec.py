@@ -150,7 +150,8 @@ def _maybe(convert: Convert | None) -> Convert | None:
 
 def _items(item: _Field) -> tuple[Convert, Convert | None]:
     """Decoder and encoder of a ``tuple[X, ...]``; None: the tuple goes to msgpack as it is."""
-    assert item.bounds is None, f"{item.name}: no arrays of bare integers in the schema language"
+    if item.bounds is not None:
+        return _integers(item, *item.bounds)
     kinds, decode, encode = frozenset(item.kinds), item.decode, item.encode
 
     def decode_items(values: Row) -> Row:
@@ -161,6 +162,24 @@ def _items(item: _Field) -> tuple[Convert, Convert | None]:
     if encode is None:
         return decode_items, None
     return decode_items, lambda values: [encode(value) for value in values]
+
+
+def _integers(item: _Field, low: int, high: int) -> tuple[Convert, Convert]:
+    """The same for integers with a range."""
+    kinds = frozenset(item.kinds)
+    assert kinds == {int}, f"{item.name}: arrays of integers hold no nil"
+
+    def check(values: Row) -> Row:
+        if values and not low <= min(values) <= max(values) <= high:
+            raise _Mismatch(f"{item.name} holds a number outside {low} to {high}")
+        return values
+
+    def decode_integers(values: Row) -> Row:
+        if not kinds.issuperset(map(type, values)):
+            raise _Mismatch(f"{item.name} holds a value of the wrong type")
+        return check(values)
+
+    return decode_integers, check
 
 
 _SCALARS = frozenset({str, int, float, bool, NoneType})

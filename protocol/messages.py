@@ -49,6 +49,43 @@ from tailrace.protocol.messages_admin import (
     TopicDescription as TopicDescription,
     TopicResponse as TopicResponse,
 )
+from tailrace.protocol.messages_group import (
+    AWAY_EPOCH as AWAY_EPOCH,
+    JOIN_EPOCH as JOIN_EPOCH,
+    LEAVE_EPOCH as LEAVE_EPOCH,
+    NO_EPOCH as NO_EPOCH,
+    NO_MEMBER as NO_MEMBER,
+    AssignedPartition as AssignedPartition,
+    AssignedPartitionName as AssignedPartitionName,
+    AssignedTopic as AssignedTopic,
+    CommitOffsetsRequest as CommitOffsetsRequest,
+    CommitOffsetsResponse as CommitOffsetsResponse,
+    CommitPartition as CommitPartition,
+    CommitResult as CommitResult,
+    CommittedOffset as CommittedOffset,
+    DeleteGroupRequest as DeleteGroupRequest,
+    DeleteGroupResponse as DeleteGroupResponse,
+    DescribeGroupRequest as DescribeGroupRequest,
+    DescribeGroupResponse as DescribeGroupResponse,
+    FetchOffsetsRequest as FetchOffsetsRequest,
+    FetchOffsetsResponse as FetchOffsetsResponse,
+    FindCoordinatorRequest as FindCoordinatorRequest,
+    FindCoordinatorResponse as FindCoordinatorResponse,
+    GroupSummary as GroupSummary,
+    HeartbeatRequest as HeartbeatRequest,
+    HeartbeatResponse as HeartbeatResponse,
+    ListGroupsRequest as ListGroupsRequest,
+    ListGroupsResponse as ListGroupsResponse,
+    MemberDescription as MemberDescription,
+    MovedPartitions as MovedPartitions,
+    OffsetMove as OffsetMove,
+    OffsetTarget as OffsetTarget,
+    OwnedPartitions as OwnedPartitions,
+    PartitionProgress as PartitionProgress,
+    Rebalance as Rebalance,
+    ResetOffsetsRequest as ResetOffsetsRequest,
+    ResetOffsetsResponse as ResetOffsetsResponse,
+)
 
 
 class Api(IntEnum):
@@ -68,6 +105,14 @@ class Api(IntEnum):
     DELETE_RECORDS = 11
     ERASE = 12
     GET_ERASURE = 13
+    FIND_COORDINATOR = 14
+    HEARTBEAT = 15
+    COMMIT_OFFSETS = 16
+    FETCH_OFFSETS = 17
+    LIST_GROUPS = 18
+    DESCRIBE_GROUP = 19
+    RESET_OFFSETS = 20
+    DELETE_GROUP = 21
     ERROR = 0x7FFF
 
 
@@ -341,6 +386,14 @@ Request = (
     | DeleteRecordsRequest
     | EraseRequest
     | GetErasureRequest
+    | FindCoordinatorRequest
+    | HeartbeatRequest
+    | CommitOffsetsRequest
+    | FetchOffsetsRequest
+    | ListGroupsRequest
+    | DescribeGroupRequest
+    | ResetOffsetsRequest
+    | DeleteGroupRequest
 )
 Response = (
     HelloResponse
@@ -355,6 +408,14 @@ Response = (
     | DescribeClusterResponse
     | DeleteRecordsResponse
     | ErasureResponse
+    | FindCoordinatorResponse
+    | HeartbeatResponse
+    | CommitOffsetsResponse
+    | FetchOffsetsResponse
+    | ListGroupsResponse
+    | DescribeGroupResponse
+    | ResetOffsetsResponse
+    | DeleteGroupResponse
     | ErrorResponse
 )
 
@@ -373,6 +434,14 @@ REQUESTS: dict[Api, type[Request]] = {
     Api.DELETE_RECORDS: DeleteRecordsRequest,
     Api.ERASE: EraseRequest,
     Api.GET_ERASURE: GetErasureRequest,
+    Api.FIND_COORDINATOR: FindCoordinatorRequest,
+    Api.HEARTBEAT: HeartbeatRequest,
+    Api.COMMIT_OFFSETS: CommitOffsetsRequest,
+    Api.FETCH_OFFSETS: FetchOffsetsRequest,
+    Api.LIST_GROUPS: ListGroupsRequest,
+    Api.DESCRIBE_GROUP: DescribeGroupRequest,
+    Api.RESET_OFFSETS: ResetOffsetsRequest,
+    Api.DELETE_GROUP: DeleteGroupRequest,
 }
 RESPONSES: dict[Api, type[Response]] = {
     Api.HELLO: HelloResponse,
@@ -389,6 +458,14 @@ RESPONSES: dict[Api, type[Response]] = {
     Api.DELETE_RECORDS: DeleteRecordsResponse,
     Api.ERASE: ErasureResponse,
     Api.GET_ERASURE: ErasureResponse,
+    Api.FIND_COORDINATOR: FindCoordinatorResponse,
+    Api.HEARTBEAT: HeartbeatResponse,
+    Api.COMMIT_OFFSETS: CommitOffsetsResponse,
+    Api.FETCH_OFFSETS: FetchOffsetsResponse,
+    Api.LIST_GROUPS: ListGroupsResponse,
+    Api.DESCRIBE_GROUP: DescribeGroupResponse,
+    Api.RESET_OFFSETS: ResetOffsetsResponse,
+    Api.DELETE_GROUP: DeleteGroupResponse,
     Api.ERROR: ErrorResponse,
 }
 VERSIONS: dict[Api, tuple[int, int]] = {api: (1, 1) for api in REQUESTS}
