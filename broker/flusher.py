@@ -92,6 +92,11 @@ class Flusher:
         self._broken = error
         self._bell.ring()
 
+    @property
+    def broken(self) -> BrokerError | None:
+        """A sync failed in somebody else's task, and the broker is about to end."""
+        return self._broken
+
     def syncing(self, partition: Partition) -> bool:
         """Whether a round for this partition is under way."""
         return partition in self._syncing

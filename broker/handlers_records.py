@@ -9,7 +9,7 @@ from tailrace.broker.catalog import Topic
 from tailrace.broker.erasure import KEYS_MAX, RECORDS_MAX, Erasure, fingerprint_of, shares_of
 from tailrace.broker.limits import FETCH_WAIT_MS_MAX
 from tailrace.broker.node import Node
-from tailrace.broker.partition import NO_ROOM, Partition
+from tailrace.broker.partition import Partition
 from tailrace.protocol import texts, texts_wire
 from tailrace.protocol.errors import BrokerError
 from tailrace.protocol.messages import (
@@ -20,6 +20,7 @@ from tailrace.protocol.messages import (
     Response,
     StartOffset,
 )
+from tailrace.storage.disk import NO_ROOM
 from tailrace.storage.erasure import KeyDigest, digest_of
 
 log = logging.getLogger("tailrace.broker.handlers")

@@ -19,6 +19,7 @@ from tailrace.storage.opening import (
     Candidate,
     Unopened,
     end_epochs,
+    failed_sync,
     publish,
     recover,
     stage_epochs,
@@ -44,7 +45,10 @@ async def open_logs(
     logs: Sequence[Unopened],
     opened: Callable[[Sequence[Unopened]], None],
 ) -> None:
-    """Recover all of them; ``opened`` is told of some at a time, as soon as they are durable."""
+    """Recover all of them; ``opened`` is told of some at a time, as soon as they are durable.
+
+    BrokerError T093 if a sync fails: ``opened`` is not told of those that it was for (R21).
+    """
     async with trio.open_nursery() as nursery:
         if not health.recovered:  # else it is no start, but a new topic
             health.recovering.extend(one.progress for one in logs)
@@ -53,12 +57,17 @@ async def open_logs(
         for some in _chunks(logs, SETTLED_TOGETHER_MAX):
             await _in_threads(world, recover, some)
             await _settle(world, some)
+            if failed_sync(logs) is not None:
+                break
             opened(some)
         nursery.cancel_scope.cancel()
+    broken = failed_sync(logs)
+    if broken is not None:
+        raise broken
 
 
 async def begin_epochs(world: World, epochs: Mapping[Log, int]) -> dict[Log, OSError]:
-    """Leader epochs begin at the ends of these logs, durably (R8); where that failed."""
+    """Leader epochs begin at the ends of these logs, durably (R8); where that failed. T093."""
     group = {log: Beginning(world.disk, log, epoch) for log, epoch in epochs.items()}
     everyone = list(group.values())
     await _in_threads(world, stage_epochs, everyone)

@@ -10,7 +10,6 @@ Invariants:
 - an offline partition serves nothing and appends nothing.
 """
 
-import errno
 import logging
 from collections import deque
 from contextlib import suppress
@@ -27,6 +26,7 @@ from tailrace.protocol import texts
 from tailrace.protocol.batch_header import base_timestamp
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import ACKS_ALL
+from tailrace.storage.disk import NO_ROOM
 from tailrace.storage.log import Appended, Log, LogSlice
 from tailrace.storage.segment import Quarantine
 
@@ -35,7 +35,6 @@ log = logging.getLogger("tailrace.broker.partition")
 AHEAD_AGAIN_BYTES = 2 * 1024 * 1024  # appended since zeros were last written ahead
 AHEAD_START_BYTES = AHEAD_AGAIN_BYTES - 65_536  # one that is hardly used gets no zeros
 OLD_MS = 7 * 86_400_000  # event times older than that are counted, not refused (R20)
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Producing(Protocol):

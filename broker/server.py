@@ -12,14 +12,16 @@ Stop, in stages: ``drain`` (nothing new is accepted), ``handover`` (leaderships;
 node), ``finish`` (requests in hand are answered), ``flush`` (all logs synced), ``release`` (the
 ``clean`` file, the lock). ``kill`` skips what is left of them.
 
-A failed sync ends the broker with T093: whoever waits is told, the directory is marked suspect,
-nothing is tried again (R21).
+A failed sync ends the broker with T093, also at its start: whoever waits is told, the directory is
+marked suspect, nothing is tried again (R21).
 """
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 import trio
@@ -58,6 +60,8 @@ from tailrace.storage.ballast import Ballast
 from tailrace.storage.directory import DataDirectory
 
 log = logging.getLogger("tailrace.broker.server")
+
+T = TypeVar("T")
 
 ROLE = "broker"
 CLOSE_S = 5.0  # for closing what is left, also when cancelled (R41)
@@ -157,9 +161,10 @@ class Server:
             http = None
             if self._config.http.bind is not None:
                 http = await services.start(serve_http, self, self._config.http)
-            directory = await self._world.offload.run(self._open_directory)
-            self._directory = directory
+            run = self._world.offload.run
+            directory = await self._watched(lambda: run(self._open_directory))
             try:
+                await self._watched(lambda: run(self._prepare, directory))
                 store = await self._world.open_metadata(directory.path)
                 try:
                     await self._run_on(directory, store, http, services, task_status)
@@ -181,11 +186,16 @@ class Server:
             role=ROLE,
             pid=self._world.pid,
         )
+        self._directory = directory
+        return directory
+
+    def _prepare(self, directory: DataDirectory) -> None:
         ballast = Ballast(self._world.disk, directory.path, self._world.ballast_bytes_max)
         free_bytes, _ = self._world.disk.usage(directory.path)
         if ballast.held and free_bytes < ballast.size_bytes:
             ballast.drop()  # so that there is room to start
-        return directory
+        if directory.was_suspect:
+            directory.sync_names_anew()
 
     async def _run_on(
         self,
@@ -204,7 +214,7 @@ class Server:
         epoch = await registry.join(directory.cluster_id, directory.path, about)
         node, janitor = self._assemble(directory, registry, epoch, http)
         try:
-            await self._recover(node, directory)
+            await self._watched(partial(self._recover, node, directory))
             janitor.room.now()
             eraser = Eraser(
                 *(self._world, node.shelf, node.flusher, node.erasures),
@@ -302,16 +312,12 @@ class Server:
         await node.topics.start(clean=directory.was_clean, suspect=directory.was_suspect)
         await node.erasures.load(node.topics.catalog.by_id)
         if node.shelf.untrusted:
-            self._mark_suspect(directory)
+            await self._world.offload.run(self._mark_suspect, directory)
         elif directory.was_suspect:
             await self._world.offload.run(directory.clear_suspect)
         times = [partition.log.segments()[0].first_append_time for partition in node.shelf]
         node.time.begin(min((at for at in times if at is not None), default=None))
-        try:
-            await node.time.keep_beat(self._world.offload)  # before anything is stamped
-        except BrokerError:
-            self._mark_suspect(directory)
-            raise
+        await node.time.keep_beat(self._world.offload)  # before anything is stamped
         seconds = trio.current_time() - self._began
         self.metrics.recovery_duration.set(seconds)
         self.health.recovered = True
@@ -458,12 +464,13 @@ class Server:
             },
         )
 
-    async def _watched(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Housekeeping that may find a log with a failed sync behind it (T093)."""
+    async def _watched(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Work that a failed sync (T093) ends, or that may find a log with one behind it."""
         try:
-            await work()
+            return await work()
         except BrokerError as error:
-            self._storage_failed(error)
+            if error.code == "T093":
+                self._storage_failed(error)
             raise
 
     def _storage_failed(self, error: BrokerError) -> None:
@@ -472,15 +479,16 @@ class Server:
             return
         self._failed = True
         log.critical("%s", error, extra={"event": "storage.failed", "code": error.code})
-        node, directory = self._node, self._directory
-        assert node is not None
-        assert directory is not None
-        for partition in node.shelf:
-            partition.fail(error)
-        node.outbox.flush()
-        self._mark_suspect(directory)
+        if self._node is not None:  # else it has not served anybody yet
+            for partition in self._node.shelf:
+                partition.fail(error)
+            self._node.outbox.flush()
+        if self._directory is not None:
+            with suppress(BrokerError):  # it is marked, but for a power cut
+                self._mark_suspect(self._directory)
 
     def _mark_suspect(self, directory: DataDirectory) -> None:
+        """BrokerError T093, if that could not be synced."""
         try:
             directory.mark_suspect()
         except OSError as error:

@@ -17,13 +17,14 @@ from tailrace.broker.config import TopicConfig
 from tailrace.broker.health import Health
 from tailrace.broker.metrics import Metrics, PartitionGauges
 from tailrace.broker.opener import begin_epochs, open_logs
-from tailrace.broker.partition import NO_ROOM, Partition
+from tailrace.broker.partition import Partition
 from tailrace.broker.registry import PartitionId
 from tailrace.broker.space import Space
 from tailrace.broker.world import World
 from tailrace.protocol import texts
-from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.errors import BrokerError, TailraceError
 from tailrace.storage.directory import DataDirectory
+from tailrace.storage.disk import NO_ROOM
 from tailrace.storage.log import LogConfig
 from tailrace.storage.opening import Unopened
 from tailrace.storage.retention import segment_size_bytes
@@ -56,7 +57,7 @@ class Shelf:
     ) -> None:
         self.space = space
         self.on_roll: Callable[[Partition], None] = lambda partition: None  # the janitor's
-        self.untrusted = False  # a log could not be opened: perhaps a sync of it failed (R21)
+        self.untrusted = False  # a log could not be opened: what of it is durable is unknown
         self._world = world
         self._directory = directory
         self._metrics = metrics
@@ -173,7 +174,7 @@ class Shelf:
     # ── open, close, remove ──────────────────────────────────────────────────────────────────
 
     async def open(self, openings: Sequence[Opening], *, clean: bool, suspect: bool) -> None:
-        """Open and recover these partitions, many at a time."""
+        """Open and recover these partitions, many at a time. BrokerError T093: a sync failed."""
         if not self._health.recovered:  # else it is no start, but a new topic
             self._health.partitions_total += len(openings)
         waiting: dict[Unopened, Opening] = {}
@@ -196,7 +197,7 @@ class Shelf:
             self._health.partitions_done += count
 
     async def lead(self, leaderships: Mapping[PartitionId, Leadership]) -> None:
-        """Begin these epochs, in the logs first (R8)."""
+        """Begin these epochs, in the logs first (R8). BrokerError T093: a sync failed."""
         epochs = {
             self._partitions[where].log: one.leader_epoch for where, one in leaderships.items()
         }
@@ -237,6 +238,7 @@ class Shelf:
         """On the shelf it goes, or why it cannot."""
         topic, number = opening.topic, opening.number
         where = (topic.topic_id, number)
+        assert not isinstance(unopened.error, BrokerError), "a sync failed: none may be used (R21)"
         if unopened.error is not None:
             self._break(where, topic.name, unopened.error)
             return
@@ -283,7 +285,8 @@ class Shelf:
     async def remove(self, topic: Topic, taken: Sequence[Partition]) -> None:
         """Remove the bytes of a topic that was taken off and is not being synced.
 
-        T033 if that fails: the deletion is stored, and goes on with the next change or start.
+        T033 if that fails: the deletion is stored, and goes on with the next change or start. T093
+        if a sync of it fails.
         """
         for partition in taken:
             async with partition.maintenance:

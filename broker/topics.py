@@ -9,8 +9,8 @@
 """
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from uuid import UUID
 
@@ -26,6 +26,7 @@ from tailrace.broker.registry import Conflict, PartitionId, Registry
 from tailrace.broker.shelf import Opening, Shelf
 from tailrace.broker.world import World
 from tailrace.protocol import texts, texts_config
+from tailrace.protocol.errors import BrokerError
 
 log = logging.getLogger("tailrace.broker.topics")
 
@@ -79,7 +80,7 @@ class Topics:
     # ── start ────────────────────────────────────────────────────────────────────────────────
 
     async def start(self, *, clean: bool, suspect: bool) -> None:
-        """Open everything the store knows, and lead it."""
+        """Open everything the store knows, and lead it. T033 T093 T100."""
         catalog, leaderships = await self._registry.load()
         self._shelf.catalog = catalog
         for topic in [one for one in catalog.by_name.values() if one.state == "deleting"]:
@@ -104,10 +105,10 @@ class Topics:
         config: Mapping[str, str] | None = None,
         exist_ok: bool = False,
     ) -> tuple[Topic, bool]:
-        """The topic, and whether this call made it. T012 T013 T080-T083 T086 T100."""
+        """The topic; whether this call made it. T012 T013 T031 T033 T080-T083 T086 T093 T100."""
         check_name(name)
         overrides = topic_config.parse_overrides(name, config or {})
-        async with self._changing:
+        async with self._change():
             await self._refresh()
             for _ in range(CONFLICTS_MAX):
                 existing = self.catalog.find(name)
@@ -140,8 +141,8 @@ class Topics:
             return await self._create(self._new(name, partitions, None, overrides))
 
     async def delete(self, name: str) -> bytes:
-        """Delete a topic and its records; its id. T010 T100."""
-        async with self._changing:
+        """Delete a topic and its records; its id. T010 T033 T093 T100."""
+        async with self._change():
             await self._refresh()
             topic = self.find(name)
             with self._stale_unless_done():
@@ -155,7 +156,7 @@ class Topics:
 
     async def alter(self, name: str, changes: Mapping[str, str | None]) -> Topic:
         """Change a topic's settings, all of them or none. T010 T080-T083 T086 T100."""
-        async with self._changing:
+        async with self._change():
             await self._refresh()
             topic = self.find(name)
             overrides = topic_config.apply_changes(name, topic.config, changes)
@@ -172,7 +173,7 @@ class Topics:
 
     async def open_wanting(self) -> None:
         """Open what could not be opened for want of room, as if a sync of it had failed (R21)."""
-        async with self._changing:
+        async with self._change():
             catalog, leaderships = await self._registry.load()
             openings = [
                 opening
@@ -326,6 +327,19 @@ class Topics:
     def _led(self, opening: Opening) -> bool:
         partition = self._shelf.get(opening.topic.topic_id, opening.number)
         return partition is None or partition.leadership.leader_epoch > 0
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncGenerator[None]:
+        """One change at a time. A sync that fails in it ends the broker (R21): the answer to one
+        client, which is T093, is not enough, and the next change does not begin."""
+        async with self._changing:
+            if self._flusher.broken is not None:
+                raise self._flusher.broken
+            try:
+                yield
+            except BrokerError as error:
+                self._flusher.broke(error)
+                raise
 
     @contextmanager
     def _stale_unless_done(self) -> Generator[None, None, None]:

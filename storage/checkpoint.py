@@ -9,18 +9,22 @@ these 16 bytes and the body, the body (docs/log_format.md).
   one must be able to rebuild it: None never means "empty" (R26).
 """
 
+import errno
 import struct
+from collections.abc import Generator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import xxhash
 
 from tailrace.protocol import texts
-from tailrace.storage.disk import Disk, File
+from tailrace.storage.disk import NO_ROOM, Disk, File
 
 MAGIC = b"TRCP"
 VERSION = 1
 TEMPORARY = ".tmp"
 BODY_BYTES_MAX = 1 << 30  # a claimed length is checked against the file's before it is believed
+MAY_PASS = (*NO_ROOM, errno.EMFILE, errno.ENFILE)  # want of room, or of a descriptor to sync with
 _HEADER = struct.Struct(">4sHHQ")
 _CHECKSUM = struct.Struct(">Q")
 HEADER_BYTES = _HEADER.size + _CHECKSUM.size
@@ -107,6 +111,19 @@ def sync_names(disk: Disk, directory: str) -> None:
         disk.sync_directory(directory)
     except OSError as error:
         raise texts.sync_failed(directory, reason=str(error)) from error
+
+
+@contextmanager
+def syncing(path: str) -> Generator[None]:
+    """Around syncs of what is at or below the path. One that fails is final: BrokerError T093
+    (R21). ``OSError``, if it was for want of something: whoever tries again writes anew what was to
+    be synced, or opens it as ``suspect``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in MAY_PASS:
+            raise
+        raise texts.sync_failed(path, reason=str(error)) from error
 
 
 def stage(disk: Disk, path: str, data: bytes) -> File:

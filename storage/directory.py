@@ -14,15 +14,18 @@ Directories are named by topic id, never by a string of a client (safety 9.5).
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tailrace.protocol import texts
+from tailrace.protocol.errors import BrokerError
 from tailrace.storage import checkpoint
 from tailrace.storage.disk import Disk, Lock
 
 FORMAT = 1
 META_BYTES_MAX = 64 * 1024
+_TOUCHED = ".touched"
 _PARTITION = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,9})")
 
 
@@ -76,7 +79,7 @@ class DataDirectory:
 
         ``cluster_id`` None: whatever the directory says, ``new_cluster_id`` for a new one.
         Raises BrokerError T090 (in use), T091 (another broker's), T092 (a newer format, or
-        none of ours), and ``OSError``.
+        none of ours), T093 (a sync failed; it is marked suspect), and ``OSError``.
         """
         path = path.rstrip("/")
         _make_directories(disk, path)
@@ -86,7 +89,7 @@ class DataDirectory:
             if meta is None:
                 meta = Meta(FORMAT, cluster_id or new_cluster_id, broker_id)
                 data = json.dumps(asdict(meta)).encode() + b"\n"
-                checkpoint.write(disk, f"{path}/meta.json", data)
+                checkpoint.replace(disk, f"{path}/meta.json", data)
             if (broker_id, cluster_id or meta.cluster_id) != (meta.broker_id, meta.cluster_id):
                 raise texts.directory_foreign(
                     path,
@@ -99,8 +102,12 @@ class DataDirectory:
             suspect = disk.exists(f"{path}/suspect")
             clean = disk.exists(f"{path}/clean") and not suspect
             disk.remove(f"{path}/clean")
-            disk.sync_directory(path)
-        except BaseException:
+            with checkpoint.syncing(path):
+                disk.sync_directory(path)
+        except BaseException as error:
+            if isinstance(error, BrokerError) and error.code == "T093":
+                with suppress(OSError, BrokerError):
+                    _mark_suspect(disk, path)
             lock.release()
             raise
         return cls(disk, path, lock, meta, clean=clean, suspect=suspect)
@@ -120,14 +127,26 @@ class DataDirectory:
         checkpoint.write(self._disk, f"{self.path}/clean", f"{self.broker_id}\n".encode())
 
     def mark_suspect(self) -> None:
-        """A sync failed. Stays until ``clear_suspect``; empty, so that it needs no sync itself."""
-        self._disk.open(f"{self.path}/suspect", create=True).close()
-        self._disk.sync_directory(self.path)
+        """A sync failed. Stays until ``clear_suspect``. Raises ``OSError``, BrokerError T093."""
+        _mark_suspect(self._disk, self.path)
+
+    def sync_names_anew(self) -> None:
+        """Make the names of the partitions durable, of which the kernel may claim that they are
+        although their sync failed: a change makes it write them. ``OSError``, BrokerError T093.
+
+        In the directories of the partitions, and in that of ``suspect``, names change anyway.
+        """
+        path = f"{self.path}/topics"
+        self._disk.open(f"{path}/{_TOUCHED}", create=True).close()
+        self._disk.remove(f"{path}/{_TOUCHED}")
+        with checkpoint.syncing(path):
+            self._disk.sync_directory(path)
 
     def clear_suspect(self) -> None:
-        """Every log was opened with ``suspect`` and so written and synced anew."""
+        """Everything was opened as ``suspect``, so written and synced anew. ``OSError``, T093."""
         self._disk.remove(f"{self.path}/suspect")
-        self._disk.sync_directory(self.path)
+        with checkpoint.syncing(self.path):
+            self._disk.sync_directory(self.path)
         self.was_suspect = False
 
     def partition_path(self, topic_id: bytes, partition: int) -> str:
@@ -140,9 +159,14 @@ class DataDirectory:
         return [found for found in names if found is not None]
 
     def remove_partition(self, topic_id: bytes, partition: int) -> None:
-        """Remove a partition's directory for good; its log must not be in use."""
+        """Remove a partition's directory for good; its log must not be in use.
+
+        Raises ``OSError``, BrokerError T093 if a sync fails.
+        """
         self._disk.remove_directory(self.partition_path(topic_id, partition))
-        self._disk.sync_directory(f"{self.path}/topics")
+        topics = f"{self.path}/topics"
+        with checkpoint.syncing(topics):
+            self._disk.sync_directory(topics)
 
     def release(self) -> None:
         """Give up the lock."""
@@ -159,7 +183,15 @@ def _make_directories(disk: Disk, path: str) -> None:
         path = checkpoint.parent(path)
     for directory in [path, *reversed(missing)]:
         disk.make_directory(directory or "/")
-        disk.sync_directory(checkpoint.parent(directory) or "/")
+        above = checkpoint.parent(directory) or "/"
+        with checkpoint.syncing(above):
+            disk.sync_directory(above)
+
+
+def _mark_suspect(disk: Disk, path: str) -> None:
+    disk.open(f"{path}/suspect", create=True).close()  # empty: it needs no sync itself
+    with checkpoint.syncing(path):
+        disk.sync_directory(path)
 
 
 def _take(disk: Disk, path: str, content: str) -> Lock:

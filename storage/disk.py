@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 SYNCFS_FROM_FILES = 4  # 100 dirty files: 18 ms one by one, 2.1 ms by syncfs (performance.md)
 IOV_MAX = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16  # POSIX's least
 CACHE_PROBE_BYTES = 64 * 1024  # half of the usual readahead: a cached stretch is no smaller
@@ -89,7 +90,8 @@ class Disk(Protocol):
     def sync(self, files: Sequence[File]) -> None:
         """Make everything written to these files durable. Called from a worker thread.
 
-        After an error nothing is known about the files: never retry (R21).
+        After an error nothing is known about the files: never retry (R21), see
+        ``checkpoint.syncing``.
         """
         ...
 

@@ -3,13 +3,15 @@
 One log by itself costs half a dozen syncs to open. So the steps are for a group: ``survey`` and
 ``recover`` (in several threads, some logs each), the steps of settling, then ``Unopened.log`` in
 the event loop; and later ``stage_epochs``, the steps of settling, ``Beginning.done``. A log for
-which a step failed has an ``error`` and is passed over by what follows.
+which a step failed has an ``error`` and is passed over by what follows. If the error is a sync that
+failed (BrokerError T093), none of them may be used any more, and the process ends (R21).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from tailrace.protocol.batch import header_seed
+from tailrace.protocol.errors import BrokerError
 from tailrace.storage import settling
 from tailrace.storage.append import LogConfig
 from tailrace.storage.disk import Disk
@@ -24,7 +26,7 @@ class Candidate:
     """A log that takes part in a group."""
 
     def __init__(self, disk: Disk, unsettled: Unsettled) -> None:
-        self.error: OSError | None = None
+        self.error: OSError | BrokerError | None = None
         self.unsettled = unsettled
         self.disk = disk
 
@@ -36,7 +38,7 @@ class Candidate:
         if self.error is None:
             try:
                 step()
-            except OSError as error:
+            except (OSError, BrokerError) as error:
                 self.error = error
 
 
@@ -133,6 +135,12 @@ def stage_epochs(beginnings: Iterable[Beginning]) -> None:
         one.attempt(one.stage)
 
 
+def failed_sync(group: Iterable[Candidate]) -> BrokerError | None:
+    """T093, if it befell one of them."""
+    errors = (one.error for one in group)
+    return next((error for error in errors if isinstance(error, BrokerError)), None)
+
+
 def sync_contents(group: Sequence[Candidate]) -> None:
     """The first step of settling. In a thread. If it fails, it fails for all of them."""
     _together(group, settling.sync_contents)
@@ -157,7 +165,7 @@ def settle(group: Sequence[Candidate]) -> None:
 
 
 def begin_epochs(disk: Disk, epochs: Mapping[Log, int]) -> dict[Log, OSError]:
-    """Begin leader epochs, here and now; where that failed."""
+    """Begin leader epochs, here and now; where that failed. BrokerError T093."""
     group = {log: Beginning(disk, log, epoch) for log, epoch in epochs.items()}
     stage_epochs(group.values())
     settle(list(group.values()))
@@ -165,11 +173,17 @@ def begin_epochs(disk: Disk, epochs: Mapping[Log, int]) -> dict[Log, OSError]:
 
 
 def end_epochs(group: Mapping[Log, Beginning]) -> dict[Log, OSError]:
-    """They are settled: let their logs know. Where it failed."""
-    for one in group.values():
-        if one.error is None:
+    """They are settled: let their logs know. Where it failed. BrokerError T093."""
+    broken = failed_sync(group.values())
+    if broken is not None:
+        raise broken
+    failed: dict[Log, OSError] = {}
+    for log, one in group.items():
+        if isinstance(one.error, OSError):
+            failed[log] = one.error
+        else:
             one.done()
-    return {log: one.error for log, one in group.items() if one.error is not None}
+    return failed
 
 
 def _together(
@@ -179,6 +193,6 @@ def _together(
     try:
         if left:
             step(left[0].disk, [one.unsettled for one in left])
-    except OSError as error:
+    except (OSError, BrokerError) as error:
         for one in left:
             one.error = error

@@ -77,7 +77,7 @@ def recover(
     suspect: bool,
     verify: Literal["tail", "full"],
 ) -> Recovered:
-    """Open what is in the directory, or make a new log; durable on return. ``OSError`` only.
+    """Open what is in the directory, or make a new log; durable on return. ``OSError``, T093.
 
     ``name``: topic and partition, for messages; for the rest see ``Log.open``.
     """
@@ -160,7 +160,7 @@ class Recovery:
     # ── survey ───────────────────────────────────────────────────────────────────────────────
 
     def survey(self) -> None:
-        """Read the small files and estimate what else there is to be read. Raises ``OSError``."""
+        """Read the small files, estimate what else there is to be read. ``OSError``, T093."""
         complete(self.disk, self.path)
         self._names = self._list()
         self._bases = numbered(self._names, "", ".log")
@@ -251,7 +251,7 @@ class Recovery:
     # ── run ──────────────────────────────────────────────────────────────────────────────────
 
     def run(self) -> None:
-        """Find out what the log is. Raises ``OSError``. Not durable before it is settled."""
+        """Find out what the log is. ``OSError``, T093. Not durable before it is settled."""
         if not self._bases:
             self._create()
         else:
@@ -346,7 +346,8 @@ class Recovery:
             self.disk.remove(segment.index_path)
             self.disk.remove(segment.path)
         del self.segments[first:]
-        self.disk.sync_directory(self.path)
+        with checkpoint.syncing(self.path):
+            self.disk.sync_directory(self.path)
 
     def _finish(self) -> None:
         """Write what makes the result last: zeroed tail, mark, and nothing newer than it."""

@@ -3,8 +3,11 @@
 A sync costs the disk about the same for one file as for hundreds, so whoever starts many logs
 collects what each has ``Unsettled`` and takes three steps for all of them. The order is that of R22
 and R23: what a checkpoint file tells of is durable before it gets its name, and so is the file.
+
+A sync that fails is final: BrokerError T093 (R21). An ``OSError`` is about what may be had later.
 """
 
+import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -27,12 +30,14 @@ class Unsettled:
 
 
 def sync_contents(disk: Disk, parts: Sequence[Unsettled]) -> None:
-    """The first step. An ``OSError`` means that nothing is known about any of them (R21)."""
+    """The first step. After an error nothing is known about any of them."""
     files = [file for part in parts for file in (*part.files, *part.staged.values())]
     directories = sorted({path for part in parts for path in part.directories})
     try:
         if files or directories:
-            disk.sync_together(files, directories)
+            where = os.path.commonpath([*(file.path for file in files), *directories])
+            with checkpoint.syncing(where):
+                disk.sync_together(files, directories)
     finally:
         for part in parts:
             part.files.clear()  # no more files stay open than the logs need
@@ -48,14 +53,15 @@ def publish(disk: Disk, part: Unsettled) -> None:
 
 
 def sync_names(disk: Disk, parts: Sequence[Unsettled]) -> None:
-    """The third step; an ``OSError`` means the same."""
-    directories = {checkpoint.parent(path) for part in parts for path in part.staged}
+    """The third step; an error means the same."""
+    directories = sorted({checkpoint.parent(path) for part in parts for path in part.staged})
     if directories:
-        disk.sync_together([], sorted(directories))
+        with checkpoint.syncing(os.path.commonpath(directories)):
+            disk.sync_together([], directories)
 
 
 def settle(disk: Disk, part: Unsettled) -> None:
-    """All steps, for one log. Raises ``OSError``."""
+    """All steps, for one log. Raises ``OSError``, BrokerError T093."""
     sync_contents(disk, [part])
     publish(disk, part)
     sync_names(disk, [part])

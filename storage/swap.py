@@ -75,11 +75,12 @@ def tidy(disk: Disk, directory: str, swap: SwapName, sync: Callable[[], None]) -
 def complete(disk: Disk, directory: str) -> list[SwapName]:
     """End every swap that a crash interrupted behind its commit point; which they were.
 
-    Before anything else looks at the directory. Raises ``OSError``.
+    Before anything else looks at the directory. Raises ``OSError``, BrokerError T093.
     """
 
     def sync() -> None:
-        disk.sync_directory(directory)
+        with checkpoint.syncing(directory):
+            disk.sync_directory(directory)
 
     found = published(disk.list(directory))
     if found:

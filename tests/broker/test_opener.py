@@ -15,6 +15,7 @@ from tailrace.broker.health import Health
 from tailrace.broker.opener import TELL_EVERY_S, begin_epochs, open_logs, tell_recovered
 from tailrace.broker.system import system_world
 from tailrace.broker.world import World
+from tailrace.protocol.errors import BrokerError
 from tailrace.storage.disk import File, OsDisk, OsFile
 from tailrace.storage.log import Log, LogConfig
 from tailrace.storage.opening import Unopened
@@ -134,16 +135,18 @@ def test_an_epoch_that_finds_no_room_fails_for_its_log_alone(tmp_path: Path) -> 
     assert [len(log.epochs) for log in logs] == [1, 0, 1]
 
 
-def test_a_sync_that_fails_fails_for_all_that_shared_it(tmp_path: Path) -> None:
+def test_a_sync_that_fails_is_final_for_all_that_shared_it(tmp_path: Path) -> None:
     disk = CountingDisk()
     disk.failing = True
     logs = [unopened(disk, tmp_path, number) for number in range(3)]
-    assert open_all(disk, logs) == []
-    assert {one.error.errno for one in logs if one.error} == {errno.EIO}
+    with pytest.raises(BrokerError, match="T093"):
+        open_all(disk, logs)
+    assert all(isinstance(one.error, BrokerError) for one in logs)
     disk.failing = False
     opened = open_all(disk, [unopened(disk, tmp_path, number) for number in range(3)])
     disk.failing = True
-    assert set(begin_all(disk, dict.fromkeys(opened, 1))) == set(opened)
+    with pytest.raises(BrokerError, match="T093"):
+        begin_all(disk, dict.fromkeys(opened, 1))
     assert [len(log.epochs) for log in opened] == [0, 0, 0]
 
 

@@ -144,12 +144,17 @@ class FailingSync(OsDisk):
     """Syncs fail from when it is told to."""
 
     failing = False
-    only = ""  # files with this in their path
+    only = ""  # files with this in their path, and directories where their path ends so
 
     def sync(self, files: Sequence[File]) -> None:
         if self.failing and any(self.only in file.path for file in files):
             raise OSError(5, "planted")
         super().sync(files)
+
+    def sync_directory(self, path: str) -> None:
+        if self.failing and self.only and path.endswith(self.only):
+            raise OSError(5, "planted")
+        super().sync_directory(path)
 
     def sync_together(self, files: Sequence[File], directories: Sequence[str]) -> None:
         self.sync(files)
@@ -191,7 +196,10 @@ def test_a_failed_sync_tells_who_waits_marks_the_directory_and_ends_the_broker(
     run(main)
 
 
-def test_a_sync_that_fails_at_the_start_is_remembered_until_one_succeeds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("only", ["/topics/", "/data", "/data/topics"])
+def test_a_sync_that_fails_at_the_start_ends_it_until_one_succeeds(
+    tmp_path: Path, only: str
+) -> None:
     disk = FailingSync()
 
     def change(world: World) -> World:
@@ -202,17 +210,48 @@ def test_a_sync_that_fails_at_the_start_is_remembered_until_one_succeeds(tmp_pat
             topic_id = await client.create("orders")
             assert (await client.produce(topic_id, [b"a"])).error is None
             server.kill()
-        disk.only = "/topics/"
+        disk.only = f"{tmp_path}{only}" if only == "/data" else only
         disk.failing = True
-        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
-            result = await client.produce(topic_id, [b"b"])
-            assert result.error is not None
-            assert result.error.code == 33
-        assert (tmp_path / "data" / "suspect").exists()
+        for _ in range(2):  # each time: a suspect directory is no other one
+            with pytest.raises(BrokerError, match="T093"):
+                await Server(change(system_world()), config(tmp_path)).run()
+            assert (tmp_path / "data" / "suspect").exists()
         disk.failing = False
         async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
             assert not (tmp_path / "data" / "suspect").exists()
             assert (await client.produce(topic_id, [b"b"])).base_offset == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize(("what", "only"), [("create", "/topics/"), ("delete", "/data/topics")])
+def test_a_sync_that_fails_as_topics_come_and_go_ends_the_broker(
+    tmp_path: Path, what: str, only: str
+) -> None:
+    disk = FailingSync()
+    disk.only = only
+
+    def change(world: World) -> World:
+        return replace(world, disk=disk)
+
+    async def fail() -> None:
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
+            await client.create("orders")
+            disk.failing = True
+            with trio.CancelScope(shield=True), pytest.raises(BrokerError, match="T093"):
+                await (client.create("more") if what == "create" else client.delete("orders"))
+            await trio.sleep_forever()
+
+    async def main() -> None:
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await fail()
+        assert raised.group_contains(BrokerError, match="T093")
+        assert (tmp_path / "data" / "suspect").exists()
+        disk.failing = False
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
+            assert not (tmp_path / "data" / "suspect").exists()
+            left = {topic.name for topic in (await client.metadata()).topics}
+            assert left == ({"orders", "more"} if what == "create" else set())
 
     run(main)
 

@@ -1,6 +1,8 @@
 """The data directory: one user at a time, and only its own."""
 
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from tailrace.storage.disk import OsDisk
 TOPIC_ID = bytes(range(16))
 
 
-def opened(path: Path, *, broker: str = "n1", cluster: str | None = None) -> DataDirectory:
+def opened(
+    path: Path, *, broker: str = "n1", cluster: str | None = None, disk: OsDisk | None = None
+) -> DataDirectory:
     return DataDirectory.open(
-        OsDisk(),
+        disk or OsDisk(),
         str(path),
         broker_id=broker,
         cluster_id=cluster,
@@ -99,6 +103,52 @@ def test_suspect_directory_is_not_clean_until_cleared(tmp_path: Path) -> None:
     directory.release()
     directory = opened(tmp_path)
     assert not directory.was_suspect
+    directory.release()
+
+
+class FailingDisk(OsDisk):
+    """The sync of a directory with number ``fails_at`` fails, counted from 1."""
+
+    def __init__(self, fails_at: int) -> None:
+        self.fails_at = fails_at
+        self.syncs = 0
+
+    def sync_directory(self, path: str) -> None:
+        self.syncs += 1
+        if self.syncs == self.fails_at:
+            raise OSError(errno.EIO, "planted", path)
+
+
+def test_a_failed_sync_at_the_start_is_final_and_remembered(tmp_path: Path) -> None:
+    directory = opened(tmp_path)
+    directory.mark_clean()
+    directory.release()
+    with pytest.raises(BrokerError, match="T093"):
+        opened(tmp_path, disk=FailingDisk(1))
+    directory = opened(tmp_path)
+    assert (directory.was_clean, directory.was_suspect) == (False, True)
+    directory.release()
+
+
+def test_names_of_partitions_are_synced_anew_by_a_change(tmp_path: Path) -> None:
+    directory = opened(tmp_path)
+    topics = tmp_path / "topics"
+    os.utime(topics, ns=(0, 0))
+    directory.sync_names_anew()
+    assert topics.stat().st_mtime_ns > 0
+    assert list(topics.iterdir()) == []
+    directory.release()
+
+
+def test_a_partition_is_removed_for_good_or_the_process_ends(tmp_path: Path) -> None:
+    disk = FailingDisk(0)
+    directory = opened(tmp_path, disk=disk)
+    disk.fails_at = disk.syncs + 1
+    with pytest.raises(BrokerError, match="T093"):
+        directory.remove_partition(TOPIC_ID, 0)
+    disk.fails_at = disk.syncs + 1
+    with pytest.raises(BrokerError, match="T093"):
+        directory.clear_suspect()
     directory.release()
 
 
