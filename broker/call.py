@@ -7,7 +7,7 @@ import trio
 
 from tailrace.protocol.connection import Incoming
 from tailrace.protocol.errors import TailraceError
-from tailrace.protocol.messages import Response
+from tailrace.protocol.messages import HelloRequest, Response
 from tailrace.protocol.seams import FileRange
 
 if TYPE_CHECKING:
@@ -31,6 +31,16 @@ class Call:
     def who(self) -> str:
         """Client id and address, for logs."""
         return self._connection.who
+
+    @property
+    def hello(self) -> HelloRequest:
+        """What the client said of itself."""
+        return self._connection.hello
+
+    @property
+    def host(self) -> str:
+        """The client's address, without its port."""
+        return self._connection.host
 
     @property
     def advertised(self) -> tuple[str, int]:

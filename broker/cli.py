@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DEV_DEFAULTS = {
     "broker.auto_create": "true",
+    "group.assign_delay": "0ms",
     "storage.data_dir": "./.tailrace",
     "log.format": "text",
 }

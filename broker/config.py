@@ -96,6 +96,17 @@ class TopicConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupConfig:
+    """[group]"""
+
+    session_timeout_min_ms: int
+    session_timeout_max_ms: int
+    assign_delay_s: float
+    members_max: int
+    verdict_window_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsConfig:
     """[limits]"""
 
@@ -149,6 +160,7 @@ class Config:
     listeners: tuple[ListenerConfig, ...]  # sorted by name
     storage: StorageConfig
     topic: TopicConfig
+    group: GroupConfig
     limits: LimitsConfig
     http: HttpConfig
     security: SecurityConfig
@@ -246,6 +258,13 @@ def build(values: Mapping[str, Value]) -> Config:
         topic=build_topic(
             {k.removeprefix("topic."): v for k, v in values.items() if k.startswith("topic.")}
         ),
+        group=GroupConfig(
+            session_timeout_min_ms=round(get("group.session_timeout_min") * 1000),
+            session_timeout_max_ms=round(get("group.session_timeout_max") * 1000),
+            assign_delay_s=get("group.assign_delay"),
+            members_max=get("group.members_max"),
+            verdict_window_s=get("group.verdict_window"),
+        ),
         limits=LimitsConfig(
             connections=get("limits.connections"),
             connections_per_ip=get("limits.connections_per_ip"),
@@ -322,6 +341,7 @@ __all__ = [
     "Config",
     "Free",
     "Given",
+    "GroupConfig",
     "HttpConfig",
     "LimitsConfig",
     "ListenerConfig",

@@ -23,6 +23,7 @@ def check(values: Mapping[str, Value]) -> list[ConfigError]:
         *_check_listeners(values, listeners),
         *_check_tls_files(values, listeners),
         *_check_loopback(values, listeners),
+        *_check_sessions(values),
         *check_topic(
             {key.removeprefix("topic."): v for key, v in values.items() if key[:6] == "topic."},
             request_size_bytes=values["limits.request_size"].parsed,
@@ -58,6 +59,17 @@ def check_topic(topic: Mapping[str, Value], *, request_size_bytes: int) -> Itera
             problem=f"max_record {format_size(record.parsed)} + {format_size(FRAME_RESERVE_BYTES)}"
             f" > limits.request_size {format_size(request_size_bytes)}",
             hint="Lower max_record or raise limits.request_size.",
+        )
+
+
+def _check_sessions(values: Mapping[str, Value]) -> Iterator[ConfigError]:
+    low, high = values["group.session_timeout_min"], values["group.session_timeout_max"]
+    if low.parsed > high.parsed:
+        yield texts.settings_contradict(
+            low.key,
+            origin=_written(low, high),
+            problem=f"session_timeout_min {low.text} > session_timeout_max {high.text}",
+            hint="Lower session_timeout_min or raise session_timeout_max.",
         )
 
 

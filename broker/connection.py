@@ -27,7 +27,7 @@ from tailrace.broker.world import Delay, Drop, Fail, Hold, ServerTransport
 from tailrace.protocol import foreign
 from tailrace.protocol.connection import Incoming, ServerConnection
 from tailrace.protocol.errors import ConnectError, TailraceError, from_wire
-from tailrace.protocol.messages import Response
+from tailrace.protocol.messages import HelloRequest, Response
 from tailrace.protocol.seams import Buffer, FileRange
 
 log = logging.getLogger("tailrace.broker.connection")
@@ -87,6 +87,17 @@ class Connection:
         self.who = f"{client_id!r} at {self._transport.peer}"
         self.pulse.greeted = True
         self.node.admission.greeted()
+
+    @property
+    def hello(self) -> HelloRequest:
+        """What the client said of itself, once it did."""
+        assert self._protocol.hello is not None, "asked before hello"
+        return self._protocol.hello
+
+    @property
+    def host(self) -> str:
+        """The peer's address without its port."""
+        return self._transport.peer.rpartition(":")[0].strip("[]")
 
     def stop_taking(self) -> None:
         """Take no more requests; answer those in hand, then close."""

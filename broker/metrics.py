@@ -155,6 +155,7 @@ class Metrics:
         self._add_requests()
         self._add_topics()
         self._add_storage()
+        self._add_groups()
 
     def topic(self, name: str) -> TopicMetrics:
         """The counters of a topic; those of ``__other__`` once ``topics_max`` have their own."""
@@ -292,3 +293,21 @@ class Metrics:
         self.data_loss_possible = self._add(
             "data_loss_possible", "counter", "Cuts that may have removed good data."
         ).of()
+
+    def _add_groups(self) -> None:
+        self.group_members = self._add("group_members", "gauge", "Members of a group.", "group")
+        self.group_commits = self._add(
+            "group_commits", "counter", "Offsets committed, one per partition.", "group"
+        )
+        self.group_rebalances = self._add(
+            "group_rebalances", "counter", "Rebalances that ended.", "group", "reason"
+        )
+        self.group_rebalance_duration = self._add(
+            "group_rebalance_duration_seconds", "histogram", "From the cause to the end."
+        ).histogram()
+
+    def forget_group(self, name: str) -> None:
+        """Its series disappear."""
+        for family in self.families:
+            if "group" in family.labels:
+                family.forget("group", name)

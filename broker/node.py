@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tailrace.broker.node")
 
 SLOW_S = 1.0
-LONG_POLLS = (Api.FETCH, Api.GET_ERASURE)  # they may wait for what they are about
+LONG_POLLS = (Api.FETCH, Api.GET_ERASURE, Api.HEARTBEAT)  # they may wait for what they are about
 State = Literal["starting", "running", "read_only", "draining"]
 
 

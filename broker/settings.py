@@ -53,7 +53,6 @@ class Setting:
 
 
 _CLUSTER = "clusters"
-_GROUPS = "consumer groups"
 
 
 # ── the table ────────────────────────────────────────────────────────────────────────────────
@@ -268,11 +267,33 @@ _CLUSTER_SECTION = (
     Setting("cluster.peer_listener", TEXT, "client", "The listener brokers use.", later=_CLUSTER),
 )
 _GROUP = (
-    Setting("group.session_timeout_min", duration(), "1s", "Shortest session.", later=_GROUPS),
-    Setting("group.session_timeout_max", duration(), "5m", "Longest session.", later=_GROUPS),
-    Setting("group.assign_delay", duration(0.0), "200ms", "Wait for members.", later=_GROUPS),
-    Setting("group.members_max", whole(1, 10_000), "1000", "Members of a group.", later=_GROUPS),
-    Setting("group.verdict_window", duration(), "1m", "Window of the verdict.", later=_GROUPS),
+    Setting(
+        "group.session_timeout_min",
+        duration(),
+        "1s",
+        "The shortest `session_timeout` a member of a group may ask for; a shorter one gets T082.",
+    ),
+    Setting("group.session_timeout_max", duration(), "5m", "The longest; a longer one gets T082."),
+    Setting(
+        "group.assign_delay",
+        duration(0.0),
+        "200ms",
+        "How long the first member of a group waits for others before it is given anything, so that"
+        " members started together get their shares at once. tailrace dev: 0ms.",
+    ),
+    Setting(
+        "group.members_max",
+        whole(1, 10_000),
+        "1000",
+        "Members of one group; one more gets T082.",
+    ),
+    Setting(
+        "group.verdict_window",
+        duration(1.0),
+        "1m",
+        "What the verdict of a group looks back on: `stalled` if it had lag throughout and"
+        " committed nothing, `warn` if its lag has only grown.",
+    ),
 )
 _LIMITS = (
     Setting("limits.connections", whole(1, 1_000_000), "10000", "Open connections; over it: T123."),

@@ -15,7 +15,11 @@ from tailrace.testing.process import Process
 from tailrace.testing.records import Records
 
 EVENTS_SHOWN = 20
-DEFAULTS = {"broker.auto_create": "true", "storage.min_free": "1MiB"}
+DEFAULTS = {
+    "broker.auto_create": "true",
+    "group.assign_delay": "0ms",
+    "storage.min_free": "1MiB",
+}
 
 
 class Broker(Records):

@@ -22,7 +22,10 @@ from tailrace.testing.faults import Faults, Rules
 
 T = TypeVar("T")
 
-AUTO_CREATE = {"broker.auto_create": True}
+AUTO_CREATE: dict[str, str | int | float | bool] = {
+    "broker.auto_create": True,
+    "group.assign_delay": "0ms",
+}
 
 
 class SimulatedBroker:

@@ -84,9 +84,9 @@ def test_names_without_two_underscores_are_no_settings() -> None:
             " (authentication).",
         ),
         (
-            "[group]\nmembers_max = 5",
-            "T080: tailrace.toml:2: group.members_max unknown. Remove it: it comes with a later"
-            " release (consumer groups).",
+            "[group]\nsession_timeout_min = '10m'",
+            "T082: tailrace.toml:2: session_timeout_min 10m > session_timeout_max 5m."
+            " Lower session_timeout_min or raise session_timeout_max.",
         ),
         ("id = 'n2'", "T080: tailrace.toml:1: id unknown. List all keys: tailrace config show"),
         (
