@@ -10,7 +10,7 @@
   trust when the log was opened is verified before its first read (R24).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from tailrace.protocol.batch import header_seed
@@ -19,6 +19,7 @@ from tailrace.storage import checkpoint
 from tailrace.storage.append import Appended, AppendPlan, Group, LogConfig
 from tailrace.storage.disk import Disk
 from tailrace.storage.epochs import EpochHistory, EpochStart, encode_epochs
+from tailrace.storage.glance import Glance
 from tailrace.storage.maintenance import Maintenance, SwapJob, TrimJob
 from tailrace.storage.marks import Mark
 from tailrace.storage.producers import ProducerTable
@@ -196,6 +197,10 @@ class Log:
         """For retention: oldest first, the active one last."""
         return [segment.facts() for segment in self._segments]
 
+    def segments_since(self, offset: int) -> Iterator[SegmentFacts]:
+        """The segment that holds an offset, and all behind it."""
+        return (segment.facts() for segment in self._segments.since(offset))
+
     # ── appending ────────────────────────────────────────────────────────────────────────────
 
     def begin_epoch(self, epoch: int) -> None:
@@ -320,6 +325,13 @@ class Log:
         The offset is never below the log start. None: there is no such batch.
         """
         return self._reader.offset_for_time(self.start, time_ms, up_to)
+
+    def glance(self, offset: int) -> Glance | None:
+        """When the first record at or above an offset was appended; None: there is none yet.
+
+        Cheap, and nothing to read by (``storage.glance``). Raises ``OSError``.
+        """
+        return self._reader.glance(max(offset, self.start))
 
     def verify_pending(self, offset: int) -> Callable[[], None] | None:
         """Work to run in a thread before ``offset`` is first read, if its segment needs it.

@@ -13,6 +13,7 @@ from functools import partial as bind
 from tailrace.protocol import texts
 from tailrace.protocol.errors import CorruptBatch
 from tailrace.storage.disk import Disk
+from tailrace.storage.glance import Glance, glance
 from tailrace.storage.salvage import verify_segment
 from tailrace.storage.segment import Quarantine, Range, Segment
 from tailrace.storage.segments import Segments
@@ -130,6 +131,14 @@ class Reader:
             if segment.at_time(time_ms, start, self.holes) is not None:
                 return None
         return None
+
+    def glance(self, offset: int) -> Glance | None:
+        """See ``Log.glance``."""
+        hole = self._hole_from(offset)
+        if hole is not None and hole.first_offset <= offset:
+            offset = hole.next_offset
+        segment = self._find(offset)
+        return glance(segment, self.holes, offset) if offset < segment.next_offset else None
 
     def pending(self, offset: int) -> Callable[[], None] | None:
         """See ``Log.verify_pending``."""

@@ -236,6 +236,16 @@ class Segment:
         assert end <= self.size_bytes, f"{self.path}: a batch at {position} passes the end"
         return Step(position, end, base, base + delta + 1, time, records)
 
+    def glimpse(self, view: memoryview, position: int) -> Step | None:
+        """What stands at a position that may begin a batch; None: no batch, by the look of it."""
+        if position + _STEP_AT + _STEP.size > self.size_bytes:
+            return None
+        time, base, length, delta, records = _STEP.unpack_from(view, position + _STEP_AT)
+        end = position + 36 + length
+        if length <= 0 or end > self.size_bytes or delta < 0:
+            return None
+        return Step(position, end, base, base + delta + 1, time, records)
+
     def locate(self, offset: int, holes: Sequence[Quarantine]) -> Step:
         """The batch that holds ``offset``, which is below ``next_offset`` and in no hole."""
         near = self.index.at_offset(offset)

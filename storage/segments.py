@@ -4,6 +4,7 @@ At most a few sealed segments keep their file (and map) open, those read last (R
 go, not closed: whoever still sends from one keeps it open.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from tailrace.storage.disk import Disk
@@ -46,6 +47,11 @@ class Segments:
                 high = middle
         self.used(self._segments[low])
         return self._segments[low]
+
+    def since(self, offset: int) -> list[Segment]:
+        """The segment whose range holds an offset, and all behind it."""
+        at = bisect_right(self._segments, offset, key=lambda one: one.base_offset)
+        return self._segments[max(0, at - 1) :]
 
     def roll(self, segment: Segment) -> Segment:
         """A new active segment; returns the one before it, sealed."""
