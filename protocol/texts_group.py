@@ -5,7 +5,7 @@ from typing import Any
 
 from tailrace.protocol import errors
 from tailrace.protocol.texts import partition_name, record_name, shown
-from tailrace.protocol.units import format_count as count
+from tailrace.protocol.units import format_count as count, format_duration
 
 
 def group_not_found(name: str, *, similar: Sequence[str] = ()) -> errors.GroupNotFound:
@@ -77,6 +77,42 @@ def subscription_mismatch(
         "One group, one subscription: use another group name.",
         yours=list(yours),
         theirs=list(theirs),
+    )
+
+
+def session_timeout_outside(given_ms: int, *, low_ms: int, high_ms: int) -> errors.ConfigError:
+    """T082: the broker's bounds."""
+    low, high = format_duration(low_ms / 1000), format_duration(high_ms / 1000)
+    return errors.ConfigError(
+        "T082",
+        f"consumer(): session_timeout={format_duration(given_ms / 1000)} must be between {low} "
+        f"(group.session_timeout_min) and {high} (group.session_timeout_max)",
+        "Look: tailrace config explain group.session_timeout_min",
+        key="session_timeout",
+        source="consumer()",
+    )
+
+
+def group_full(group: str, *, members_max: int) -> errors.ConfigError:
+    """T082: one more member than the broker allows."""
+    return errors.ConfigError(
+        "T082",
+        f"group '{shown(group)}' has {count(members_max)} members already, "
+        f"group.members_max = {members_max}",
+        "Raise group.members_max, or stop a member.",
+        key="group.members_max",
+        source=None,
+    )
+
+
+def metadata_too_large(size: int, *, limit: int) -> errors.ConfigError:
+    """T082 for one partition of a commit. Sizes: bytes of UTF-8."""
+    return errors.ConfigError(
+        "T082",
+        f"commit(): metadata of {count(size)} bytes must be at most {count(limit)}",
+        "Keep it short: it is written with every commit.",
+        key="metadata",
+        source="commit()",
     )
 
 

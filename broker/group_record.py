@@ -1,0 +1,181 @@
+"""What ``__offsets`` holds of a group, as bytes (pure).
+
+Keys: the group's name (which holds no NUL), NUL, then ``g`` for its state, or ``o``, the topic id
+and the partition (u32) for one committed offset. Values are msgpack arrays that begin with a
+version; a value of another version is refused, never guessed at. No value: it is gone.
+
+    state   [1, generation, epochs, known, subscribed, members, holdings]
+            known: [[topic id, partitions], …]       subscribed: [topic name, …]
+            members: [[id, instance id, client id, host, version, topics, session timeout ms,
+                       rebalance timeout ms, epoch, joined, away, displaced ids], …]
+            holdings: [[topic id, partitions, places in members, since, withdrawn], …], the last
+                       four are columns
+    offset  [1, offset, leader epoch, timestamp, append time, committed at, metadata]
+"""
+
+import struct
+from typing import Any, NamedTuple
+
+from tailrace.broker.assignment import Partition
+from tailrace.broker.group import Group
+from tailrace.broker.group_members import Member, Who
+from tailrace.broker.group_offsets import Committed
+from tailrace.broker.group_ownership import Holding
+from tailrace.protocol.packing import pack, unpack
+
+STATE_VERSION = 1
+OFFSET_VERSION = 1
+
+_STATE = b"\x00g"
+_OFFSET = b"\x00o"
+_PLACE = struct.Struct(">16sI")
+_ITEMS_MAX = 1_000_000
+
+
+class RecordError(ValueError):
+    """A record is none of this release's: damaged, or from a newer one."""
+
+
+class RecordKey(NamedTuple):
+    """What a record is about."""
+
+    group: str
+    partition: Partition | None  # of a committed offset; None: the state of the group
+
+
+def state_key(group: str) -> bytes:
+    return group.encode() + _STATE
+
+
+def offset_key(group: str, partition: Partition) -> bytes:
+    return group.encode() + _OFFSET + _PLACE.pack(*partition)
+
+
+def read_key(key: bytes) -> RecordKey:
+    """Raises ``RecordError``."""
+    name, _, rest = key.partition(b"\x00")
+    try:
+        if rest == _STATE[1:]:
+            return RecordKey(name.decode(), None)
+        if rest[:1] == _OFFSET[1:]:
+            topic_id, number = _PLACE.unpack(rest[1:])
+            return RecordKey(name.decode(), (topic_id, number))
+    except (struct.error, UnicodeDecodeError) as error:
+        raise RecordError(f"key {key!r}: {error}") from error
+    raise RecordError(f"key {key!r} is of no kind that this release knows")
+
+
+def offset_value(committed: Committed) -> bytes:
+    return pack(
+        [
+            OFFSET_VERSION,
+            committed.offset,
+            committed.leader_epoch,
+            committed.timestamp,
+            committed.append_time,
+            committed.committed_at,
+            committed.metadata,
+        ]
+    )
+
+
+def read_offset(value: bytes) -> Committed:
+    """Raises ``RecordError``."""
+    fields = _fields(value, OFFSET_VERSION, "offset")
+    try:
+        return Committed(*fields)
+    except TypeError as error:
+        raise RecordError(f"offset of {len(fields)} fields") from error
+
+
+def state_value(group: Group) -> bytes:
+    """The state as it is now: what ``group.changes`` counts."""
+    members = sorted(group.members, key=lambda member: member.member_id)
+    places = {member.member_id: place for place, member in enumerate(members)}
+    columns: dict[bytes, tuple[list[int], list[int], list[int], list[int]]] = {}
+    for (topic_id, number), holding in sorted(group.ownership.holdings.items()):
+        column = columns.setdefault(topic_id, ([], [], [], []))
+        row = (number, places[holding.owner], holding.since, holding.withdrawn)
+        for cells, cell in zip(column, row, strict=True):
+            cells.append(cell)
+    return pack(
+        [
+            STATE_VERSION,
+            group.generation,
+            group.epochs,
+            [list(one) for one in sorted(group.known.items())],
+            sorted(group.subscribed),
+            [_member_row(member) for member in members],
+            [[topic_id, *column] for topic_id, column in columns.items()],
+        ]
+    )
+
+
+def restore(group: Group, value: bytes, now: float) -> None:
+    """Fill a new group with a stored state; every session begins at ``now``.
+
+    Call ``group.reloaded`` once all of its records were read. Raises ``RecordError``.
+    """
+    fields = _fields(value, STATE_VERSION, "state")
+    try:
+        generation, epochs, known, subscribed, rows, columns = fields
+        members = [_member(row) for row in rows]
+        holdings = [
+            ((topic_id, number), Holding(members[place].member_id, since, withdrawn))
+            for topic_id, *column in columns
+            for number, place, since, withdrawn in zip(*column, strict=True)
+        ]
+        group.generation, group.epochs = generation, epochs
+        group.known, group.subscribed = dict(known), set(subscribed)
+    except (ValueError, TypeError, IndexError) as error:
+        raise RecordError(f"state of group '{group.name}': {error}") from error
+    for member in members:
+        member.heard(now)
+        group.members.add(member)
+    for key, holding in holdings:
+        group.ownership.restore(key, holding)
+
+
+def _member_row(member: Member) -> list[object]:
+    return [
+        member.member_id,
+        member.instance_id,
+        *member.who,
+        list(member.topics),
+        member.session_timeout_ms,
+        member.rebalance_timeout_ms,
+        member.epoch,
+        member.joined,
+        member.away,
+        list(member.displaced),
+    ]
+
+
+def _member(row: Any) -> Member:
+    member_id, instance_id, client_id, host, version, topics, *rest = row
+    session_ms, rebalance_ms, epoch, joined, away, displaced = rest
+    return Member(
+        member_id=member_id,
+        instance_id=instance_id,
+        who=Who(client_id, host, version),
+        topics=tuple(topics),
+        session_timeout_ms=session_ms,
+        rebalance_timeout_ms=rebalance_ms,
+        epoch=epoch,
+        joined=joined,
+        away=away,
+        displaced=tuple(displaced),
+    )
+
+
+def _fields(value: bytes, version: int, kind: str) -> list[Any]:
+    """What follows the version. ``PackingError`` is a ``ValueError``, too."""
+    try:
+        fields = unpack(value, items_max=_ITEMS_MAX)
+    except ValueError as error:
+        raise RecordError(f"{kind}: {error}") from error
+    if not isinstance(fields, list) or not fields:
+        raise RecordError(f"{kind} is no array")
+    if fields[0] != version:
+        raise RecordError(f"{kind} of version {fields[0]!r}, this release knows {version}")
+    return fields[1:]
