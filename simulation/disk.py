@@ -43,6 +43,7 @@ class Folder:
     entries: dict[str, "Inode | Folder"] = field(default_factory=dict[str, "Inode | Folder"])
     durable: dict[str, "Inode | Folder"] = field(default_factory=dict[str, "Inode | Folder"])
     pending: list[Change] = field(default_factory=list[Change])
+    stuck: bool = False  # a sync failed: taken for clean until the next change
 
     def change(self, change: Change) -> None:
         _apply(self.entries, change)
@@ -59,8 +60,15 @@ class Folder:
         return len(self.pending) + below
 
     def sync(self) -> None:
-        self.durable = dict(self.entries)
+        if self.pending or not self.stuck:
+            self.durable = dict(self.entries)
+            self.pending.clear()
+            self.stuck = False
+
+    def sync_failed(self) -> None:
+        """As for the pages of a file: called clean, yet not on the disk."""
         self.pending.clear()
+        self.stuck = True
 
     def after_crash(self, pick: Pick) -> "Folder":
         names = dict(self.durable)
@@ -285,15 +293,28 @@ class SimDisk:
 
     def sync_directory(self, path: str) -> None:
         self._life.step()
-        folder = self.platter.find(path)
-        if not isinstance(folder, Folder):
-            raise _missing(path)
+        folder = self._folder(path)
+        if self.platter.failing_syncs > 0:
+            self.platter.failing_syncs -= 1
+            folder.sync_failed()
+            raise OSError(errno.EIO, "Input/output error", path)
         folder.sync()
 
     def sync_together(self, files: Sequence[File], directories: Sequence[str]) -> None:
-        self.sync(files)
+        try:
+            self.sync(files)
+        except OSError:
+            for path in directories:
+                self._folder(path).sync_failed()
+            raise
         for path in directories:
             self.sync_directory(path)
+
+    def _folder(self, path: str) -> Folder:
+        folder = self.platter.find(path)
+        if not isinstance(folder, Folder):
+            raise _missing(path)
+        return folder
 
     def make_directory(self, path: str) -> None:
         self._life.check()

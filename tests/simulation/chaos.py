@@ -73,8 +73,6 @@ class Chaos:
         self.node.clock.skew_ms = 0
         self.node.platter.full = False
         self.node.platter.failing_syncs = 0
-        if "sync" in self.struck:  # a log whose sync failed at a start is offline until the next
-            self.node.kill()
         while not self.node.running:
             await self.node.start()
 

@@ -196,6 +196,24 @@ def test_a_failed_sync_leaves_clean_pages_that_are_not_on_the_disk() -> None:
     assert contents(machine.platter.crashed(drop)) == {"a": b"rewritten"}
 
 
+def test_a_failed_sync_of_a_directory_leaves_names_that_only_a_change_writes() -> None:
+    machine = Machine()
+    for fail in (machine.disk.sync_directory, lambda path: machine.disk.sync_together([], [path])):
+        machine.write("/a", b"x")
+        machine.disk.sync([machine.disk.open("/a")])
+        machine.platter.failing_syncs = 1
+        with pytest.raises(OSError, match="Input/output"):
+            fail("/")
+        machine.disk.sync_directory("/")  # "succeeds"
+        assert contents(machine.platter.crashed(keep)) == {}
+        machine.write("/b", b"")
+        machine.disk.remove("/b")
+        machine.disk.sync_directory("/")
+        assert contents(machine.platter.crashed(drop)) == {"a": b"x"}
+        machine.disk.remove("/a")
+        machine.disk.sync_directory("/")
+
+
 def test_a_full_disk_takes_what_fits_and_says_so() -> None:
     machine = Machine(Platter(total_bytes=2 * PAGE))
     file = machine.disk.open("/a", create=True)
