@@ -220,8 +220,8 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
         texts.sync_failed("/var/lib/tailrace", reason="Input/output error"),
         "The disk failed to store what was written. After that the kernel may have dropped it, so "
         "a retry could lie: the process ends with exit code 7 instead.",
-        "Check the disk and its cables (dmesg, smartctl), then start again; recovery verifies "
-        "every batch.",
+        "Check the disk and its cables (dmesg, smartctl), then start again: what was not synced is "
+        "checked and written anew. While the disk fails, so does the start, and loses nothing.",
     ),
     (
         texts.corruption_found(

@@ -433,7 +433,7 @@ def sync_failed(path: str, *, reason: str) -> errors.BrokerError:
         "T093",
         f"sync of {shown(path)} failed: {shown(reason)}; nothing since the last sync was "
         "acknowledged, the directory is marked suspect",
-        "Check the disk, then start again: recovery verifies every batch.",
+        "Check the disk, then start again: what was not synced is checked and written anew.",
         path=path,
     )
 
