@@ -73,6 +73,8 @@ class Chaos:
         self.node.clock.skew_ms = 0
         self.node.platter.full = False
         self.node.platter.failing_syncs = 0
+        if "sync" in self.struck:  # a broker that a failed sync ends may not be at its end yet
+            self.node.kill()
         while not self.node.running:
             await self.node.start()
 
