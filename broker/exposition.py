@@ -4,6 +4,7 @@ This is the only file that imports prometheus_client (90 ms): HTTP imports it at
 Each broker has a registry of its own, so that several can live in one process.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -33,6 +34,7 @@ class Exposition:
         """Every family, for the registry."""
         for family in self._metrics.families:
             yield _as_metric(family)
+        yield from _groups(self._metrics, detailed=self._detailed)
         partitions = list(self._metrics.partitions())
         yield from _totals(self._metrics, partitions)
         if self._detailed:
@@ -68,6 +70,34 @@ def _totals(metrics: Metrics, partitions: list[PartitionGauges]) -> Iterator[cor
         ("metrics_truncated", "1: some topics are summed as __other__.", int(metrics.truncated)),
     ):
         yield _gauge(name, doc, {(): number})
+
+
+def _groups(metrics: Metrics, *, detailed: bool) -> Iterator[core.Metric]:
+    """Groups by topic: lag summed, the oldest record, what is lost first."""
+    lags: dict[tuple[str, ...], float] = {}
+    oldest: dict[tuple[str, ...], float] = {}
+    margins: dict[tuple[str, ...], float] = {}
+    each: dict[tuple[str, ...], float] = {}
+    verdicts: dict[tuple[str, ...], float] = {}
+    for group in metrics.groups():
+        verdicts[group.group,] = group.verdict
+        for one in group.partitions:
+            topic = metrics.label(one.topic)
+            key = (group.group, topic)
+            lags[key] = lags.get(key, 0) + one.lag_records
+            margins[key] = min(margins.get(key, math.inf), one.margin_s)
+            if one.lag_s is not None:
+                oldest[key] = max(oldest.get(key, 0.0), one.lag_s)
+            if topic == one.topic:
+                each[*key, str(one.partition)] = one.lag_records
+    by_topic = ("group", "topic")
+    yield _gauge("group_lag_records", "Records not read yet.", lags, *by_topic)
+    yield _gauge("group_lag_seconds", "Age of the oldest of them.", oldest, *by_topic)
+    yield _gauge("group_margin_seconds", "Until some expire unread.", margins, *by_topic)
+    yield _gauge("group_verdict", "0: ok, 1: warn, 2: stalled.", verdicts, "group")
+    if detailed:
+        labels = (*by_topic, "partition")
+        yield _gauge("group_partition_lag_records", "Records not read yet.", each, *labels)
 
 
 def _as_metric(family: Family) -> core.Metric:

@@ -24,6 +24,7 @@ from typing import Literal
 Verdict = Literal["ok", "warn", "stalled"]
 VERDICTS: tuple[Verdict, ...] = ("ok", "warn", "stalled")  # from good to bad
 NOTHING = -1
+UNKNOWN = -1  # where a log ends that is offline
 STEPS = 12  # points kept of the window
 PRESENT_SHARE = 6  # present rates are those of the window's last sixth …
 PRESENT_LEAST_S = 5.0  # … but of no less than that
@@ -62,8 +63,9 @@ class Track:
         """
         if committed == self.committed and end == self.end:
             return
-        if committed < self.committed or (self.committed == NOTHING and committed != NOTHING):
-            self._begin(now, committed, end)  # set back, or its first commit: no rate spans that
+        first = self.committed == NOTHING and committed != NOTHING
+        if first or committed < self.committed or self.end == UNKNOWN:
+            self._begin(now, committed, end)  # or set back: no rate spans that
             return
         points = self.points
         known = max(before, self.changed_at)

@@ -118,6 +118,26 @@ class PartitionGauges:
     durability: str
 
 
+@dataclass(frozen=True, slots=True)
+class LagGauges:
+    """How far a group is with one partition, at the time of a scrape."""
+
+    topic: str
+    partition: int
+    lag_records: int
+    lag_s: float | None  # None: not known
+    margin_s: float  # inf: nothing is about to be lost
+
+
+@dataclass(frozen=True, slots=True)
+class GroupGauges:
+    """One group at the time of a scrape."""
+
+    group: str
+    verdict: int  # 0 ok, 1 warn, 2 stalled
+    partitions: tuple[LagGauges, ...]
+
+
 class TopicMetrics:
     """The counters of one topic, held by whoever counts."""
 
@@ -150,6 +170,7 @@ class Metrics:
         self._topics: dict[str, TopicMetrics] = {}
         self._other: TopicMetrics | None = None  # made when it is first needed
         self.partitions: Callable[[], Iterable[PartitionGauges]] = lambda: ()
+        self.groups: Callable[[], Iterable[GroupGauges]] = lambda: ()
         began = clock()
         self._add_broker(version, lambda: clock() - began)
         self._add_requests()

@@ -1,12 +1,21 @@
 """Metrics: what a scrape shows, and what it no longer shows."""
 
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tailrace.broker.exposition import Exposition
-from tailrace.broker.metrics import SECONDS, Histogram, Metrics, PartitionGauges
+from tailrace.broker.metrics import (
+    SECONDS,
+    GroupGauges,
+    Histogram,
+    LagGauges,
+    Metrics,
+    PartitionGauges,
+)
 
 
 def make(topics_max: int = 100) -> Metrics:
@@ -121,6 +130,41 @@ def test_series_per_partition_are_detailed_only() -> None:
     assert found['partition_log_end{partition="0",topic="a"}'] == 7
     assert found['partition_high_watermark{partition="0",topic="a"}'] == 6
     assert found['partition_size_bytes{partition="0",topic="a"}'] == 100
+
+
+def test_groups_are_summed_by_topic_and_shown_by_partition_in_detail() -> None:
+    metrics = make()
+    metrics.topic("a")
+    one = LagGauges("a", 0, 10, 1.5, math.inf)
+    metrics.groups = lambda: [
+        GroupGauges("billing", 2, (one, replace(one, partition=1, lag_s=None, margin_s=60.0))),
+        GroupGauges("idle", 0, ()),
+    ]
+    found = {k: v for k, v in scrape(metrics).items() if k.startswith("group_") and "{" in k}
+    assert found == {
+        'group_lag_records{group="billing",topic="a"}': 20,
+        'group_lag_seconds{group="billing",topic="a"}': 1.5,
+        'group_margin_seconds{group="billing",topic="a"}': 60,
+        'group_verdict{group="billing"}': 2,
+        'group_verdict{group="idle"}': 0,
+    }
+    found = scrape(metrics, detailed=True)
+    assert found['group_partition_lag_records{group="billing",partition="1",topic="a"}'] == 10
+    metrics.groups = lambda: []
+    assert not [name for name in scrape(metrics, detailed=True) if "billing" in name]
+
+
+def test_lag_of_topics_beyond_the_limit_is_summed() -> None:
+    metrics = make(topics_max=1)
+    for topic in ("a", "b", "c"):
+        metrics.topic(topic)
+    lags = tuple(LagGauges(topic, 0, 7, 1.0, math.inf) for topic in ("a", "b", "c"))
+    metrics.groups = lambda: [GroupGauges("billing", 0, lags)]
+    found = scrape(metrics, detailed=True)
+    assert found['group_lag_records{group="billing",topic="__other__"}'] == 14
+    assert found['group_lag_records{group="billing",topic="a"}'] == 7
+    assert found['group_margin_seconds{group="billing",topic="a"}'] == math.inf
+    assert len([name for name in found if "group_partition_lag_records{" in name]) == 1
 
 
 def test_state_is_one_of_four() -> None:

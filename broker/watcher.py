@@ -1,0 +1,239 @@
+"""Looks at every group each second, so that what is said of one is more than a moment's.
+
+What it sees goes into one ``Track`` (lag.py) per group and partition; where nothing happened that
+is a comparison of two numbers. What is slower to come by (when the oldest unread record was
+appended, when it expires) is worked out when somebody asks: for one group, or for all of them at a
+scrape, a few at a time, so that nobody else has to wait.
+
+Which partitions a group reads: all of the topics that its members subscribe to, or that it has
+committed anything of. Those of deleted topics, and deleted groups, are forgotten at the next look.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import trio
+
+from tailrace.broker.assignment import Partition as Key
+from tailrace.broker.catalog import Catalog, Topic
+from tailrace.broker.clock import Timekeeper
+from tailrace.broker.group import Group
+from tailrace.broker.group_offsets import Committed
+from tailrace.broker.lag import NOTHING, UNKNOWN, Track, Verdict, drain_s, present_s
+from tailrace.broker.outlook import Outlook
+from tailrace.broker.partition import Partition
+from tailrace.broker.shelf import Shelf
+from tailrace.broker.world import World
+from tailrace.storage.glance import Glance
+
+LOOK_EVERY_S = 1.0
+GROUPS_AT_ONCE = 32  # looked at before others get their turn
+WARM_S = 1.0  # spent on reading what is not in memory, for one group that is asked about
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a group is with one partition, right now."""
+
+    topic: str
+    topic_id: bytes
+    partition: int
+    committed: Committed | None
+    log_start: int  # -1, here and in ``log_end``: offline, nothing is known
+    log_end: int
+    lag_records: int
+    lag_ms: int | None  # None: not known
+    rate: float  # offsets per second over the window
+    drain_s: float | None  # None: never
+    verdict: Verdict
+    margin_s: float | None  # None: never
+
+
+class Watched:
+    """One group and its tracks."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.tracks: dict[Key, Track] = {}
+        self.stamps: dict[Key, tuple[int, int]] = {}  # position and append time, where exact
+        self._seen: tuple[int, int, Catalog] | None = None
+
+    def refresh(self, shelf: Shelf, now: float) -> None:
+        """Which partitions it reads may have changed."""
+        group, catalog = self.group, shelf.catalog
+        seen = (group.generation, len(group.offsets), catalog)
+        if self._seen is not None and self._seen[:2] == seen[:2] and self._seen[2] is catalog:
+            return
+        self._seen = seen
+        before, self.tracks = self.tracks, {}
+        for key in (
+            (topic.topic_id, number)
+            for topic in topics_of(group, catalog)
+            for number in range(len(topic.partitions))
+        ):
+            track = before.get(key)
+            if track is None:
+                one, partition = group.offsets.get(key), shelf.get(*key)
+                track = Track(
+                    now,
+                    NOTHING if one is None else one.offset,
+                    UNKNOWN if partition is None else partition.high_watermark,
+                )
+            self.tracks[key] = track
+        self.stamps = {key: one for key, one in self.stamps.items() if key in self.tracks}
+
+
+class Watcher:
+    def __init__(
+        self,
+        world: World,
+        shelf: Shelf,
+        time: Timekeeper,
+        groups: Callable[[], Iterable[Group]],
+        *,
+        window_s: float,
+    ) -> None:
+        self.window_s = window_s
+        self._world = world
+        self._shelf = shelf
+        self._groups = groups
+        self._outlook = Outlook(world, shelf, time, window_s=window_s)
+        self._watched: dict[str, Watched] = {}
+        self._looked_at = world.clock.now()
+
+    async def run(self) -> None:
+        """Look each second, until cancelled."""
+        while True:
+            await trio.sleep(LOOK_EVERY_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look at every group once."""
+        now, before = self._world.clock.now(), self._looked_at
+        self._outlook.look(now)
+        there: dict[str, Watched] = {}
+        for count, group in enumerate(list(self._groups()), 1):
+            there[group.name] = watched = self._of(group, now)
+            self._observe(watched, now, before)
+            if count % GROUPS_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        self._watched = there
+        self._looked_at = now
+
+    def _of(self, group: Group, now: float) -> Watched:
+        watched = self._watched.get(group.name)
+        if watched is None or watched.group is not group:
+            watched = self._watched[group.name] = Watched(group)
+        watched.refresh(self._shelf, now)
+        return watched
+
+    def _observe(self, watched: Watched, now: float, before: float) -> None:
+        """On the path of every partition of every group each second."""
+        offsets, get = watched.group.offsets, self._shelf.get
+        for key, track in watched.tracks.items():
+            one, partition = offsets.get(key), get(*key)
+            if partition is None:
+                continue
+            committed = NOTHING if one is None else one.offset
+            end = partition.replica.high_watermark
+            if committed == track.committed and end == track.end:
+                continue
+            moved = committed != track.committed
+            start = partition.log.start if committed == NOTHING else 0
+            track.observe(now, before, committed, end, start=start, window_s=self.window_s)
+            if moved and not len(watched.group.members):
+                track.forget_rates(now)
+
+    # ── what is asked ────────────────────────────────────────────────────────────────────────
+
+    def progress(self, group: Group) -> list[Progress]:
+        """Every partition that a group reads, by topic and number. Nothing is waited for: where
+        the disk would have to be read, ``lag_ms`` is a little more than it is."""
+        now = self._world.clock.now()
+        watched = self._of(group, now)
+        self._observe(watched, now, self._looked_at)
+        found = [self._progress(watched, key, now) for key in watched.tracks]
+        return sorted(found, key=lambda one: (one.topic, one.partition))
+
+    async def warm(self, group: Group) -> None:
+        """Read in a thread what makes ``progress`` exact, as far as that takes no longer than a
+        second."""
+        watched = self._of(group, self._world.clock.now())
+        with trio.move_on_after(WARM_S):
+            for key in list(watched.tracks):
+                partition = self._shelf.get(*key)
+                if partition is None or not partition.serving:
+                    continue
+                glance = self._glance(watched, key, partition)
+                if glance is not None and glance.warm is not None:
+                    await self._read(glance.warm)
+
+    async def _read(self, work: Callable[[], object]) -> None:
+        try:
+            await self._world.offload.run(work)
+        except OSError:
+            return  # the reader of the partition will be told
+
+    def _progress(self, watched: Watched, key: Key, now: float) -> Progress:
+        partition, track = self._shelf.get(*key), watched.tracks[key]
+        committed = watched.group.offsets.get(key)
+        topic = self._shelf.catalog.by_id[key[0]].name
+        if partition is None or not partition.serving:
+            return Progress(topic, *key, committed, -1, -1, 0, None, 0.0, None, "ok", None)
+        start, end = partition.log.start, partition.high_watermark
+        position = start if committed is None else committed.offset
+        lag = max(0, end - max(position, start))
+        rate, _ = track.rates(now, self.window_s)
+        present, written = track.rates(now, present_s(self.window_s))
+        working = len(watched.group.members) > 0
+        steady = min(rate, present) if working else 0.0
+        margin_s = 0.0 if position < start else None
+        if lag and margin_s is None:
+            margin_s = self._outlook.margin_s(partition, position, steady, written, now)
+        return Progress(
+            topic=topic,
+            topic_id=key[0],
+            partition=key[1],
+            committed=committed,
+            log_start=start,
+            log_end=end,
+            lag_records=lag,
+            lag_ms=self._lag_ms(watched, key, partition) if lag else 0,
+            rate=rate,
+            drain_s=drain_s(lag, present if working else 0.0, written),
+            verdict=track.verdict(now, end - position, window_s=self.window_s),
+            margin_s=margin_s,
+        )
+
+    def _lag_ms(self, watched: Watched, key: Key, partition: Partition) -> int | None:
+        """How long the oldest unread record has been waiting."""
+        glance = self._glance(watched, key, partition)
+        return None if glance is None else max(0, self._world.clock.wall_ms() - glance.append_time)
+
+    def _glance(self, watched: Watched, key: Key, partition: Partition) -> Glance | None:
+        """When it was appended; None: there is none, or it cannot be told."""
+        committed = watched.group.offsets.get(key)
+        start = partition.log.start
+        position = start if committed is None else max(start, committed.offset)
+        known = watched.stamps.get(key)
+        if known is not None and known[0] == position:
+            return Glance(known[1], exact=True)
+        if position >= partition.high_watermark:
+            return None
+        try:
+            glance = partition.log.glance(position)
+        except OSError:
+            return None
+        if glance is None or glance.append_time < 0:
+            return None
+        if glance.exact:
+            watched.stamps[key] = (position, glance.append_time)
+        return glance
+
+
+def topics_of(group: Group, catalog: Catalog) -> list[Topic]:
+    """The topics that a group reads: its members subscribe to them, or it has offsets of them."""
+    found = [catalog.by_id.get(topic_id) for topic_id in {one for one, _ in group.offsets}]
+    found += [catalog.find(name) for name in group.members.topics()]
+    live = {one.topic_id: one for one in found if one is not None and one.state == "live"}
+    return list(live.values())
