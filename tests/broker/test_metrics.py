@@ -140,7 +140,7 @@ def test_groups_are_summed_by_topic_and_shown_by_partition_in_detail() -> None:
         GroupGauges("billing", 2, (one, replace(one, partition=1, lag_s=None, margin_s=60.0))),
         GroupGauges("idle", 0, ()),
     ]
-    found = {k: v for k, v in scrape(metrics).items() if k.startswith("group_") and "{" in k}
+    found = {k: v for k, v in scrape(metrics).items() if "{group=" in k}
     assert found == {
         'group_lag_records{group="billing",topic="a"}': 20,
         'group_lag_seconds{group="billing",topic="a"}': 1.5,
