@@ -17,16 +17,16 @@ by the caller; ``now_ms`` is wall time. Methods raise before they change anythin
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
-from tailrace.broker.assignment import Partition, assign
+from tailrace.broker.assignment import Partition
+from tailrace.broker.group_balance import Balance
 from tailrace.broker.group_fence import Fence
-from tailrace.broker.group_members import GroupSettings, Member, Members, Who, displaced_by
-from tailrace.broker.group_notices import Notices
+from tailrace.broker.group_members import GroupSettings, Member, Members, Who
 from tailrace.broker.group_offsets import Committed, Offsets, Writes
-from tailrace.broker.group_ownership import Ownership
-from tailrace.broker.group_topics import Topics
+from tailrace.broker.group_roster import LEFT, Roster
+from tailrace.broker.group_topics import TopicShapes
 from tailrace.protocol import errors, texts_group
 from tailrace.protocol.fields import WireError
 from tailrace.protocol.messages import (
@@ -42,17 +42,10 @@ from tailrace.protocol.messages import (
     OwnedPartitions,
     Rebalance,
 )
-from tailrace.protocol.messages_group import AWAY_EPOCH, JOIN_EPOCH, LEAVE_EPOCH, NO_MEMBER
-from tailrace.protocol.units import format_duration
+from tailrace.protocol.messages_group import JOIN_EPOCH, NO_MEMBER
 
 State = Literal["empty", "assigning", "stable"]
 
-JOINED = "member joined"
-REJOINED = "member rejoined"
-RETURNED = "member returned"  # by its instance id
-LEFT = "member left"
-EXPIRED = "session timed out"
-SUBSCRIBED = "subscription changed"
 TOPICS = "topics changed"
 RELOADED = "coordinator restarted"
 
@@ -62,26 +55,29 @@ class Group:
     commit.
     """
 
-    def __init__(self, name: str, settings: GroupSettings, topics: Topics) -> None:
+    def __init__(self, name: str, settings: GroupSettings, topics: TopicShapes) -> None:
         self.name = name
-        self.generation = 0
-        self.changes = 0
         self.written = 0  # the value of ``changes`` that is durable; the coordinator's to set
         self.members = Members(name, settings)
-        self.ownership = Ownership(self.members, self._bump)
-        self.known: dict[bytes, int] = {}  # partitions of a topic when it was first subscribed
-        self.subscribed: set[str] = set()  # every topic name that ever was
-        self.epochs = 0  # the newest epoch any member was given
-        self._settings = settings
-        self._topics = topics
-        self._partitions = 0  # of the subscribed topics
-        self._notices = Notices()
+        self.balance = Balance(settings, self.members, topics)
+        self.ownership = self.balance.ownership
         self._offsets = Offsets()
-        self._gather_until: float | None = None  # the first assignment waits for more to join
-        self._wake_at: float | None = None  # nothing is due before; None: to be looked for
         self._fence = Fence(name, settings.broker_id, self.members, self.ownership)
+        self._roster = Roster(self.members, self.balance, self._fence)
+        self._wake_at = -math.inf  # nothing is due before, as of ``_wake_for`` changes
+        self._wake_for = -1
 
     # ── what it is ───────────────────────────────────────────────────────────────────────────
+
+    @property
+    def generation(self) -> int:
+        """Rises with every change of members, subscriptions or topics."""
+        return self.balance.generation
+
+    @property
+    def changes(self) -> int:
+        """Rises with everything that has to be durable before anybody is told of it."""
+        return self.balance.changes
 
     @property
     def offsets(self) -> Mapping[Partition, Committed]:
@@ -96,7 +92,7 @@ class Group:
     @property
     def stable(self) -> bool:
         """Whether no partition is on its way."""
-        return self._gather_until is None and self.ownership.stable
+        return self.balance.stable
 
     @property
     def state(self) -> State:
@@ -107,7 +103,9 @@ class Group:
     def topics(self) -> tuple[str, ...]:
         """Names of those that its members subscribe to, or that it has commits of; sorted."""
         committed = {topic_id for topic_id, _ in self.offsets}
-        names = {self._topics.names[one] for one in committed if one in self._topics.names}
+        names = {
+            self.balance.topics.names[one] for one in committed if one in self.balance.topics.names
+        }
         return tuple(sorted(names | self.members.topics()))
 
     def owner(self, topic_id: bytes, partition: int) -> str | None:
@@ -141,17 +139,7 @@ class Group:
 
         Raises ``GroupFenced`` T042, ``GroupConfigMismatch`` T070, ``ConfigError`` T082.
         """
-        match request.member_epoch:
-            case epoch if epoch > JOIN_EPOCH:
-                self._beat(now, request, who)
-            case epoch if epoch == JOIN_EPOCH:
-                self._join(now, request, who)
-            case epoch if epoch == LEAVE_EPOCH:
-                self.leave(now, request.member_id)
-            case epoch if epoch == AWAY_EPOCH:
-                self._go_away(now, request.member_id)
-            case epoch:
-                raise self._fence.member(request.member_id, f"there is no epoch {epoch}")
+        self._roster.heartbeat(now, request, who)
 
     def ready(self, request: HeartbeatRequest) -> bool:
         """Whether there is news for the member that sent this, and it may be told."""
@@ -162,7 +150,7 @@ class Group:
             member is None
             or member.epoch != request.member_epoch
             or member.told_stable != self.stable
-            or self._notices.newest > _told(member, request)
+            or self.balance.notices.newest > _told(member, request)
         )
 
     def answer(self, request: HeartbeatRequest) -> HeartbeatResponse:
@@ -185,9 +173,11 @@ class Group:
             assigned=() if member is None or going else self._assigned(member),
             stable=stable,
             members=len(self.members),
-            partitions=self._partitions,
+            partitions=self.balance.partitions,
             rebalances=(
-                () if member is None or going else self._notices.since(_told(member, request))
+                ()
+                if member is None or going
+                else self.balance.notices.since(_told(member, request))
             ),
         )
 
@@ -197,11 +187,7 @@ class Group:
 
     def leave(self, now: float, member_id: str, *, reason: str = LEFT) -> None:
         """A member goes for good; one that is not there is fine."""
-        member = self.members.get(member_id)
-        if member is not None:
-            self._begin(now, reason)
-            self._remove(member, "it left" if reason == LEFT else reason)
-            self._assign(now)
+        self._roster.leave(now, member_id, reason)
 
     def expire(self, now: float) -> list[Member]:
         """Do what is due by ``now``: sessions and withdrawals that have run out, the first
@@ -209,30 +195,23 @@ class Group:
         """
         if now < self.next_deadline():
             return []
-        expired = self.members.expired(now)
-        if expired:
-            self._begin(now, EXPIRED)
-        for member in expired:
-            session = format_duration(member.session_timeout_ms / 1000)
-            self._remove(member, f"it was silent for its session_timeout of {session}")
-        forced = self.ownership.force(now, self.generation)
-        gathered = self._gather_until is not None and self._gather_until <= now
-        if gathered:
-            self._gather_until = None
-        if expired or gathered:
-            self._assign(now)
-        elif forced:
-            self._changed(now)
-        self._wake_at = None
+        expired = self._roster.expire(now)
+        if self.balance.gather_until <= now:
+            self.balance.gather_until = math.inf
+            self.balance.assign(now)
+        if self.ownership.force(now, self.generation):
+            self.balance.changed(now)
+        self._wake_for = -1
         return expired
 
     def next_deadline(self) -> float:
         """``expire`` has nothing to do before; it may turn out to have nothing to do then."""
-        if self._wake_at is None:
+        if self._wake_for != self.changes:
+            self._wake_for = self.changes
             self._wake_at = min(
                 self.members.first_expiry(),
                 self.ownership.first_deadline(),
-                math.inf if self._gather_until is None else self._gather_until,
+                self.balance.gather_until,
             )
         return self._wake_at
 
@@ -240,35 +219,34 @@ class Group:
         """All records of it were replayed (``group_record.restore``, ``applied``): its members go
         on without noticing. What was on its way is decided anew, with all of its time.
         """
-        if len(self.members):
-            self._notices.begin(now, RELOADED, self.ownership.owners())
-            self._assign(now)
+        self.balance.resume(now, RELOADED)
 
     def fresh_sessions(self, now: float) -> None:
         """Nobody is late: the broker itself was away (restarted, stopped, its machine asleep)."""
         for member in self.members:
             member.expires_at = max(member.expires_at, now + member.session_timeout_ms / 1000)
+        self.ownership.grace(now)
 
     def take_ended(self) -> list[Rebalance]:
         """The rebalances that ended since this was asked last, for log and metrics; bounded."""
-        return self._notices.take()
+        return self.balance.notices.take()
 
     # ── topics ───────────────────────────────────────────────────────────────────────────────
 
-    def topics_changed(self, now: float, topics: Topics) -> list[Partition]:
+    def topics_changed(self, now: float, topics: TopicShapes) -> list[Partition]:
         """Topics came, went or grew. Returns committed offsets of topics that are gone, forgotten
         already: their records are to be removed. ``topics``: all, never only part of them.
         """
         subscribed = self.members.topics()
-        before, self._topics = self._topics.of(subscribed), topics
+        before, self.balance.topics = self.balance.topics.of(subscribed), topics
         orphans = sorted(key for key in self.offsets if key[0] not in topics.names)
         self._offsets.forget(orphans)
         if topics.of(subscribed) != before:
-            self._begin(now, TOPICS)
-            self._first_seen(subscribed)
+            self.balance.begin(now, TOPICS)
+            self.balance.first_seen(subscribed)
             gone = [key for key in self.ownership.holdings if not topics.exists(*key)]
             self.ownership.forget(sorted(gone))
-            self._assign(now)
+            self.balance.assign(now)
         return orphans
 
     # ── committed offsets ────────────────────────────────────────────────────────────────────
@@ -283,7 +261,7 @@ class Group:
             raise texts_group.group_not_empty(self.name, members=self.members.ids())
         refused: dict[int, WireError] = {}
         for place, one in enumerate(request.partitions):
-            error = self._fence.commit(request.member_id, one, self._topics)
+            error = self._fence.commit(request.member_id, one, self.balance.topics)
             if error is not None:
                 refused[place] = errors.to_wire(error)
         return self._offsets.check(request.partitions, refused, now_ms)
@@ -318,159 +296,15 @@ class Group:
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────
 
-    def _beat(self, now: float, request: HeartbeatRequest, who: Who) -> None:
-        """A member goes on. An older epoch is fine, but decides nothing newer."""
-        member = self.members.get(request.member_id)
-        if member is None or member.away:
-            raise self._fence.member(request.member_id)
-        if request.member_epoch > member.epoch:
-            reason = f"it speaks of epoch {request.member_epoch}, its newest is {member.epoch}"
-            raise self._fence.member(request.member_id, reason)
-        if request.member_epoch == member.epoch and _differs(member, request):
-            self._resubscribe(now, member, request, who)
-        member.heard(now)
-        if self.ownership.leaving(member.member_id):
-            owned = _owned(request)
-            if self.ownership.confirm(member, request.member_epoch, owned, self.generation):
-                self._changed(now)
-
-    def _join(self, now: float, request: HeartbeatRequest, who: Who) -> None:
-        """A member comes: new, anew under its old id, or in place of one with its instance id."""
-        member = self.members.get(request.member_id)
-        old = self.members.of_instance(request.instance_id)
-        if old is member:
-            old = None
-        if old is not None and request.member_id in old.displaced:
-            reason = f"its instance id is member '{old.member_id}' now"
-            raise self._fence.member(request.member_id, reason)
-        replaced = [one for one in (member, old) if one is not None]
-        self.members.check(request, who, replaced)
-        kept = self.ownership.held(request.member_id) & _owned(request)
-        if (
-            member is not None
-            and old is None
-            and not member.away
-            and not _differs(member, request)
-            and kept == self.ownership.held(member.member_id)
-        ):
-            member.heard(now)  # its first answer was lost
-            return
-        self._begin(now, JOINED if not replaced else REJOINED if old is None else RETURNED)
-        if not len(self.members) and self._settings.assign_delay_s > 0:
-            self._gather_until = now + self._settings.assign_delay_s
-        fresh = Member(
-            member_id=request.member_id,
-            instance_id=request.instance_id,
-            who=who,
-            topics=request.topics,
-            session_timeout_ms=request.session_timeout_ms,
-            rebalance_timeout_ms=request.rebalance_timeout_ms,
-            epoch=0,
-            joined=self.generation,
-        )
-        if member is not None:
-            self.ownership.let_go(member.member_id, kept)
-            self.members.remove(member.member_id)
-            fresh.displaced = member.displaced
-        self.members.add(fresh)
-        if old is not None:
-            displaced_by(fresh, old)
-            self.ownership.hand_over(old.member_id, fresh, self.generation)
-            self._remove(old, f"its instance id is member '{fresh.member_id}' now")
-        fresh.heard(now)
-        self._bump(fresh)
-        self._first_seen(fresh.topics)
-        self._assign(now)
-
-    def _resubscribe(self, now: float, member: Member, request: HeartbeatRequest, who: Who) -> None:
-        self.members.check(request, who, [member])
-        if member.topics != request.topics:
-            self._begin(now, SUBSCRIBED)
-        member.topics = request.topics
-        member.session_timeout_ms = request.session_timeout_ms
-        member.rebalance_timeout_ms = request.rebalance_timeout_ms
-        self._first_seen(member.topics)
-        self._assign(now)
-
-    def _go_away(self, now: float, member_id: str) -> None:
-        """A static member stops for a while: it keeps what it has, but reads nothing."""
-        member = self.members.get(member_id)
-        if member is None or member.instance_id is None:
-            self.leave(now, member_id)
-        elif not member.away:
-            member.away = True
-            member.heard(now)
-            self.ownership.confirm(member, member.epoch, set(), self.generation)
-            self._changed(now)
-
-    def _remove(self, member: Member, reason: str) -> None:
-        self.ownership.let_go(member.member_id)
-        self.members.remove(member.member_id)
-        self._fence.remember(member.member_id, reason)
-
-    def _begin(self, now: float, reason: str) -> None:
-        """Before anything of a change is done."""
-        self.generation += 1
-        self._notices.begin(now, reason, self.ownership.owners())
-
-    def _assign(self, now: float) -> None:
-        """After a change: decide who shall have what."""
-        if not len(self.members):
-            self._gather_until = None
-        topics = self._topics.of(self.members.topics())
-        self._partitions = sum(shape.partitions for shape in topics.values())
-        if self._gather_until is None:
-            wish, loose = self.ownership.wish()
-            targets = assign(
-                {shape.topic_id: range(shape.partitions) for shape in topics.values()},
-                {
-                    member.member_id: frozenset(
-                        topics[name].topic_id for name in member.topics if name in topics
-                    )
-                    for member in self.members
-                },
-                wish,
-                loose,
-            )
-            self.ownership.aim(now, self.generation, targets)
-        self._changed(now)
-
-    def _changed(self, now: float) -> None:
-        """After everything that has to be written."""
-        self.changes += 1
-        self._wake_at = None
-        if self.stable:
-            clients = {member.member_id: member.who.client_id for member in self.members}
-            self._notices.end(
-                now, self.generation, self.ownership.owners(), self._topics.names, clients
-            )
-
-    def _bump(self, member: Member) -> None:
-        self.epochs += 1
-        member.epoch = self.epochs
-        member.assigned = None
-
-    def _first_seen(self, names: Collection[str]) -> None:
-        """Take down what existed when a topic was subscribed first: the rest was added later, and
-        so was a whole topic whose name had been waited for (C15).
-        """
-        for name, shape in self._topics.of(names).items():
-            if shape.topic_id not in self.known:
-                self.known[shape.topic_id] = 0 if name in self.subscribed else shape.partitions
-        self.subscribed.update(names)
-        self.known = {
-            one: number for one, number in self.known.items() if one in self._topics.names
-        }
-
     def _assigned(self, member: Member) -> tuple[AssignedTopic, ...]:
         """What it is told; kept until it changes."""
         if member.assigned is None:
             topics: dict[bytes, list[AssignedPartition]] = {}
-            for (topic_id, number), since in self.ownership.assigned(member.member_id):
-                later = number >= self.known[topic_id]
-                topics.setdefault(topic_id, []).append(AssignedPartition(number, since, later))
+            for key, since in self.ownership.assigned(member.member_id):
+                one = AssignedPartition(key[1], since, self.balance.added_later(key))
+                topics.setdefault(key[0], []).append(one)
             member.assigned = tuple(
-                AssignedTopic(self._topics.names[topic_id], topic_id, tuple(partitions))
+                AssignedTopic(self.balance.topics.names[topic_id], topic_id, tuple(partitions))
                 for topic_id, partitions in topics.items()
             )
         return member.assigned
@@ -479,15 +313,3 @@ class Group:
 def _told(member: Member, request: HeartbeatRequest) -> int:
     """The newest rebalance that is no news to a member: told, or from before it came."""
     return max(request.told_generation, member.joined - 1)
-
-
-def _differs(member: Member, request: HeartbeatRequest) -> bool:
-    return (
-        member.topics != request.topics
-        or member.session_timeout_ms != request.session_timeout_ms
-        or member.rebalance_timeout_ms != request.rebalance_timeout_ms
-    )
-
-
-def _owned(request: HeartbeatRequest) -> set[Partition]:
-    return {(topic.topic_id, number) for topic in request.owned for number in topic.partitions}

@@ -5,7 +5,7 @@ else owns (T042; pure).
 from tailrace.broker.group_members import Members
 from tailrace.broker.group_offsets import METADATA_BYTES_MAX
 from tailrace.broker.group_ownership import Ownership
-from tailrace.broker.group_topics import Topics
+from tailrace.broker.group_topics import TopicShapes
 from tailrace.protocol import errors, texts, texts_group
 from tailrace.protocol.messages import CommitPartition
 from tailrace.protocol.messages_group import NO_MEMBER
@@ -36,7 +36,7 @@ class Fence:
         return texts_group.group_fenced(self._group, member_id, reason=reason)
 
     def commit(
-        self, member_id: str, one: CommitPartition, topics: Topics
+        self, member_id: str, one: CommitPartition, topics: TopicShapes
     ) -> errors.TailraceError | None:
         """Why the commit of one partition is refused: T042, or T010 T011 T082; or None."""
         size = len(one.metadata.encode())

@@ -10,12 +10,13 @@ Invariants:
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from tailrace.protocol import texts_group
+from tailrace.protocol import texts, texts_group
 from tailrace.protocol.messages import AssignedTopic, HeartbeatRequest
 
 _DISPLACED_MAX = 8
+_ID_LENGTH_MAX = 255
 
 
 class Who(NamedTuple):
@@ -125,9 +126,13 @@ class Members:
     def check(self, request: HeartbeatRequest, who: Who, replaced: Iterable[Member]) -> None:
         """Whether a request may join or change its subscription, in place of ``replaced``.
 
-        Raises ``ConfigError`` T082 for a session outside the broker's bounds and for a full group,
-        ``GroupConfigMismatch`` T070 for a subscription that is neither equal nor nested.
+        Raises ``InvalidName`` T013 for ids nobody may have, ``ConfigError`` T082 for a session
+        outside the broker's bounds and for a full group, ``GroupConfigMismatch`` T070 for a
+        subscription that is neither equal nor nested.
         """
+        _check_id("member id", request.member_id)
+        if request.instance_id is not None:
+            _check_id("instance id", request.instance_id)
         settings = self._settings
         low, high = settings.session_timeout_min_ms, settings.session_timeout_max_ms
         if not low <= request.session_timeout_ms <= high:
@@ -152,3 +157,8 @@ class Members:
 def displaced_by(new: Member, old: Member) -> None:
     """``new`` took over from ``old``, which must not take over in return."""
     new.displaced = (*old.displaced, old.member_id)[-_DISPLACED_MAX:]
+
+
+def _check_id(kind: Literal["member id", "instance id"], text: str) -> None:
+    if not 1 <= len(text) <= _ID_LENGTH_MAX or not text.isprintable():
+        raise texts.invalid_id(kind, text)

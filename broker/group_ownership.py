@@ -73,12 +73,11 @@ class Ownership:
         """Where partitions are best left: at their targets, else at who has them. And those on
         their way, which may just as well go elsewhere.
         """
-        wish = self.owners() | self.targets
-        loose = {
-            key
-            for key, target in self.targets.items()
-            if key not in self.holdings or self.holdings[key].owner != target
-        }
+        wish = self.owners()
+        for key, target in self.targets.items():
+            if target in self._members:
+                wish[key] = target
+        loose = {key for keys in self._leaving.values() for key in keys}
         return wish, loose
 
     # ── what happens ─────────────────────────────────────────────────────────────────────────
@@ -165,6 +164,16 @@ class Ownership:
             self.targets.pop(key, None)
         self._touch(touched)
 
+    def grace(self, now: float) -> None:
+        """Nobody could confirm anything lately: nothing is taken by force for the time in which
+        a member is heard of again.
+        """
+        for owner, keys in self._leaving.items():
+            until = now + self._members[owner].interval_ms / 1000
+            for key in keys:
+                holding = self.holdings[key]
+                holding.deadline = max(holding.deadline, until)
+
     def restore(self, key: Partition, holding: Holding) -> None:
         """As a record has it."""
         self.holdings[key] = holding
@@ -183,7 +192,7 @@ class Ownership:
 
     def _grant(self, key: Partition, generation: int, touched: set[str]) -> None:
         target = self.targets.get(key)
-        if target is None:
+        if target is None or target not in self._members:
             return
         self.holdings[key] = Holding(target, generation)
         self._held.setdefault(target, set()).add(key)

@@ -13,6 +13,7 @@ version; a value of another version is refused, never guessed at. No value: it i
     offset  [1, offset, leader epoch, timestamp, append time, committed at, metadata]
 """
 
+import math
 import struct
 from typing import Any, NamedTuple
 
@@ -102,9 +103,9 @@ def state_value(group: Group) -> bytes:
         [
             STATE_VERSION,
             group.generation,
-            group.epochs,
-            [list(one) for one in sorted(group.known.items())],
-            sorted(group.subscribed),
+            group.balance.epochs,
+            [list(one) for one in sorted(group.balance.known.items())],
+            sorted(group.balance.subscribed),
             [_member_row(member) for member in members],
             [[topic_id, *column] for topic_id, column in columns.items()],
         ]
@@ -119,14 +120,10 @@ def restore(group: Group, value: bytes, now: float) -> None:
     fields = _fields(value, STATE_VERSION, "state")
     try:
         generation, epochs, known, subscribed, rows, columns = fields
-        members = [_member(row) for row in rows]
-        holdings = [
-            ((topic_id, number), Holding(members[place].member_id, since, withdrawn))
-            for topic_id, *column in columns
-            for number, place, since, withdrawn in zip(*column, strict=True)
-        ]
-        group.generation, group.epochs = generation, epochs
-        group.known, group.subscribed = dict(known), set(subscribed)
+        members: list[Member] = [_member(row) for row in rows]
+        holdings = [one for row in columns for one in _holdings(members, row, now)]
+        group.balance.generation, group.balance.epochs = generation, epochs
+        group.balance.known, group.balance.subscribed = dict(known), set(subscribed)
     except (ValueError, TypeError, IndexError) as error:
         raise RecordError(f"state of group '{group.name}': {error}") from error
     for member in members:
@@ -168,14 +165,30 @@ def _member(row: Any) -> Member:
     )
 
 
+def _holdings(members: list[Member], row: Any, now: float) -> list[tuple[Partition, Holding]]:
+    """Of one topic. What is being withdrawn has all of its time again."""
+    holdings: list[tuple[Partition, Holding]] = []
+    topic_id: bytes
+    columns: list[list[int]]
+    topic_id, *columns = row
+    numbers, places, sinces, withdrawals = columns
+    for number, place, since, withdrawn in zip(numbers, places, sinces, withdrawals, strict=True):
+        owner = members[place]
+        late = now + owner.rebalance_timeout_ms / 1000 if withdrawn else math.inf
+        holdings.append(((topic_id, number), Holding(owner.member_id, since, withdrawn, late)))
+    return holdings
+
+
 def _fields(value: bytes, version: int, kind: str) -> list[Any]:
-    """What follows the version. ``PackingError`` is a ``ValueError``, too."""
+    """What follows the version."""
     try:
-        fields = unpack(value, items_max=_ITEMS_MAX)
+        found: Any = unpack(value, items_max=_ITEMS_MAX)
     except ValueError as error:
         raise RecordError(f"{kind}: {error}") from error
-    if not isinstance(fields, list) or not fields:
-        raise RecordError(f"{kind} is no array")
-    if fields[0] != version:
-        raise RecordError(f"{kind} of version {fields[0]!r}, this release knows {version}")
-    return fields[1:]
+    match found:
+        case [present, *fields] if present == version:
+            return fields
+        case [present, *_]:
+            raise RecordError(f"{kind} of version {present!r}, this release knows {version}")
+        case _:
+            raise RecordError(f"{kind} without a version")

@@ -11,7 +11,7 @@ class TopicShape(NamedTuple):
     partitions: int
 
 
-class Topics:
+class TopicShapes:
     """All live topics at one time. Never changed, so that all groups share one."""
 
     def __init__(self, by_name: Mapping[str, TopicShape]) -> None:

@@ -133,7 +133,9 @@ def twin_topic_name(name: str, *, twin: str) -> errors.InvalidName:
     )
 
 
-def invalid_id(kind: Literal["client id", "group", "broker id"], name: str) -> errors.InvalidName:
+def invalid_id(
+    kind: Literal["client id", "group", "member id", "instance id", "broker id"], name: str
+) -> errors.InvalidName:
     """T013 for what is not a topic."""
     allowed = (
         "1 to 64 of a-z A-Z 0-9 . _ -" if kind == "broker id" else "1 to 255 printable characters"
