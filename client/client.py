@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -27,6 +27,7 @@ from tailrace.protocol.seams import ClientNet, Clock
 
 if TYPE_CHECKING:
     from tailrace.client.admin import Admin
+    from tailrace.client.heart import Heart
 
 
 def connect(
@@ -102,6 +103,7 @@ class Client(Opening):
         self._consumers: list[Closable] = []
         self._producers: list[Closable] = []
         self._admin: Admin | None = None
+        self._hearts: dict[str, Heart] = {}
 
     # ── opening and closing ──────────────────────────────────────────────────────────────────
 
@@ -216,6 +218,16 @@ class Client(Opening):
         if self._guard is None:
             raise texts_client.not_open("Client")
         self._guard.check()
+
+    def heart(self, kind: Literal["thread", "task"]) -> "Heart":
+        """What keeps the memberships of its consumers alive; made at the first one (C13)."""
+        heart = self._hearts.get(kind)
+        if heart is None:
+            from tailrace.client.heart import ThreadHeart
+            from tailrace.client.heart_task import TaskHeart
+
+            heart = self._hearts[kind] = (ThreadHeart if kind == "thread" else TaskHeart)(self)
+        return heart
 
     def attach_consumer(self, consumer: Closable) -> None:
         """The client closes it if nobody else does."""

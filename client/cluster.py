@@ -195,6 +195,16 @@ class Cluster:
             raise copy.copy(fetch.error)
         return fetch.topic
 
+    async def refresh(self, *, timeout: float) -> None:
+        """Ask again for the brokers and for all topics that are remembered.
+
+        Raises what ``leader_request`` raises. Cancelled: the answer is dropped.
+        """
+        question = MetadataRequest(topics=tuple(self._topics), auto_create=False)
+        response, _ = await self.leader_request(None, question, timeout=timeout)
+        assert isinstance(response, MetadataResponse)
+        self._learn(response)
+
     def known(self, name: str) -> TopicMetadata | None:
         """What is remembered of a topic, without asking."""
         return self._topics.get(name)
@@ -317,14 +327,10 @@ class Cluster:
         timeout = self._runtime.options.request_timeout
         while True:
             await anyio.sleep(period_s)
-            question = MetadataRequest(topics=tuple(self._topics), auto_create=False)
             try:
-                response, _ = await self.leader_request(None, question, timeout=timeout)
+                await self.refresh(timeout=timeout)
             except TailraceError as error:
                 _log.debug("metadata not refreshed: %s", error)
-                continue
-            assert isinstance(response, MetadataResponse)
-            self._learn(response)
 
     def _learn(self, response: MetadataResponse) -> None:
         now_known: set[str] = set()

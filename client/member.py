@@ -1,83 +1,68 @@
-"""A consumer's membership of a group: what ``Feed`` sees of heartbeats, assignments and commits.
+"""A consumer's membership of a group: heartbeats, assignments and commits put together.
 
-Invariants:
-- the listener is called on the client's event loop, in the order in which things happened;
-- ``assigned`` never names a partition that the listener still has: it was released or lost first;
-- every partition that was assigned ends by ``withdrawn`` and then ``released``, or by ``lost``.
+``listener.py`` says what it calls. Heartbeats come from the client's heart (``heart.py``), which
+tells what it heard on the event loop; what was assigned is known here from then on, and there
+(``membership.py``) a moment earlier. Both know a partition by its assignment: whoever comes late
+with an older one is passed over.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+import logging
+import math
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from tailrace.client.commits import CommitPoint, Committed
-from tailrace.client.membership import Assignment
+import anyio
+
+from tailrace.client.commits import (
+    CommitPoint,
+    Commits,
+    Committed,
+    Outcome,
+    Points,
+    check_metadata,
+    fetch_committed,
+    lowered,
+)
+from tailrace.client.coordinator import Coordinator
+from tailrace.client.heart_seat import Reachable, Told, Unreachable
+from tailrace.client.listener import Listener, MemberOptions
+from tailrace.client.membership import (
+    Assigned,
+    Assignment,
+    Failed,
+    Identity,
+    Left,
+    Lost,
+    Membership,
+    Rebalanced,
+    Status,
+    Withdrawn,
+)
+from tailrace.client.pulse import Pulse
 from tailrace.client.records import TopicPartition
+from tailrace.client.retry import reconnecting
+from tailrace.protocol import texts_client, texts_group
 from tailrace.protocol.errors import TailraceError
-from tailrace.protocol.messages_group import Rebalance
+from tailrace.protocol.texts import partition_name
+from tailrace.protocol.units import format_seconds
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client
+    from tailrace.client.heart import Heart
+
+__all__ = ["Listener", "Member", "MemberOptions"]
+
+CANCELLED_CLOSE_S = 2.0
+COMMIT_SHARE = 0.8  # of the time to close: the rest is for saying goodbye
+_log = logging.getLogger("tailrace.client")
 
 
-@dataclass(frozen=True, slots=True)
-class MemberOptions:
-    """Durations in seconds."""
+class Gone(NamedTuple):
+    """What is remembered of a partition that is not the member's any more."""
 
-    group: str
-    topics: tuple[str, ...]
-    session_timeout: float = 10.0
-    rebalance_timeout: float = 30.0
-    heartbeat: Literal["thread", "task"] = "thread"
-    instance_id: str | None = None
-    commit_interval: float | None = 1.0  # how often ``committable`` is asked; 0, None: never
-    close_timeout: float = 10.0
-
-
-class Listener(Protocol):
-    """What ``Feed`` does. Every call is synchronous, short, on the event loop, and may not fail."""
-
-    def assigned(self, partitions: Sequence[Assignment]) -> None:
-        """Read these from now on: from what is committed, else by ``start`` (C15)."""
-        ...
-
-    def withdrawn(self, partitions: Sequence[TopicPartition]) -> None:
-        """Hand out nothing more of these, then call ``Member.released`` for each of them.
-
-        That may be at once, or when the record in hand is done. After ``rebalance_timeout``
-        seconds it is too late: ``lost`` is called instead.
-        """
-        ...
-
-    def lost(self, partitions: Sequence[TopicPartition], reason: str) -> None:
-        """These belong to somebody else already; nothing of them can be committed any more.
-
-        ``reason`` completes "... before its offsets were committed: {reason}" (T040).
-        """
-        ...
-
-    def committable(self) -> Mapping[TopicPartition, CommitPoint]:
-        """How far every partition it has is processed (``commit="manual"``: empty).
-
-        Asked every ``commit_interval``, when a partition is given up, and at the end. Partitions
-        of which nothing was processed since they were assigned may be left out.
-        """
-        ...
-
-    def rebalanced(self, rebalance: Rebalance) -> None:
-        """A rebalance of the group has ended (C14)."""
-        ...
-
-    def idle(self, partitions: int, members: int) -> None:
-        """The group is stable and this member has nothing: T071, once until that changes."""
-        ...
-
-    def failed(self, error: TailraceError) -> None:
-        """It is no member any more, for good: T042 (another has its instance id), T070, T082 …
-
-        What it had was ``lost`` before.
-        """
-        ...
+    reason: str
+    committed: int  # what it had committed of it, -1: nothing
 
 
 class Member:
@@ -85,11 +70,35 @@ class Member:
 
     def __init__(self, client: "Client", options: MemberOptions, listener: Listener) -> None:
         self.options = options
-        self.member_id = ""  # a UUID as text
-        self.last_commit: int | None = None  # ms since the epoch
+        self.member_id = str(uuid.UUID(int=client.random.getrandbits(128), version=4))
         self.rebalancing = False  # partitions of the group are on their way
         self.trouble: str | None = None  # why the coordinator cannot be reached, if so
         self.assignments: dict[TopicPartition, Assignment] = {}  # not lost, not released
+        self.coordinator = Coordinator(client, options.group)
+        self._client = client
+        self._listener = listener
+        self._commits = Commits(client, self.coordinator, self.member_id)
+        self._withdrawn: set[TopicPartition] = set()  # part of ``assignments``
+        self._gone: dict[TopicPartition, Gone] = {}  # went away, and no commit has said so
+        self._pulse: Pulse | None = None  # while it is a member
+        self._answered = anyio.Event()
+        self._left = anyio.Event()
+        self._failure: TailraceError | None = None
+        self._idle = False
+        self._scopes: dict[anyio.CancelScope, None] = {}  # in order: a simulation repeats
+
+    @property
+    def last_commit(self) -> int | None:
+        """When a commit was stored last, ms since the epoch."""
+        return self._commits.last
+
+    def known_committed(self, at: TopicPartition) -> int:
+        """What it has committed itself of a partition since it was assigned, -1: nothing."""
+        if (assignment := self.assignments.get(at)) is not None:
+            return self._commits.ledger.known(assignment)
+        return self._gone[at].committed if at in self._gone else -1
+
+    # ── joining and leaving ──────────────────────────────────────────────────────────────────
 
     async def join(self) -> None:
         """Become a member; returns after the first answer, ``assigned`` may have been called.
@@ -98,7 +107,193 @@ class Member:
         too many members), InvalidName T013, RequestTimeout T034 after ``request_timeout``,
         ConnectError T005. Cancelled: it is no member.
         """
-        raise NotImplementedError
+        assert self._pulse is None, "it is a member already"
+        client, limit_s = self._client, self._client.options.request_timeout
+        began = client.clock.now()
+        address = await self.coordinator.address(timeout=limit_s)
+        self._answered, self._left, self._failure = anyio.Event(), anyio.Event(), None
+        self._pulse = pulse = Pulse(Membership(self._identity()), client.random)
+        self._heart.add(pulse, self.coordinator, address, self._told)
+        client.cluster.watch(self._cluster_changed)
+        try:
+            with anyio.move_on_after(limit_s - (client.clock.now() - began)):
+                await self._answered.wait()
+            if not self._answered.is_set():
+                where = f"{address} ({self.trouble})" if self.trouble else str(address)
+                raise texts_client.request_timeout(
+                    f"join group '{self.options.group}'",
+                    address=where,
+                    waited_s=client.clock.now() - began,
+                )
+            if self._failure is not None:
+                raise self._failure
+        except BaseException:
+            self._end()
+            raise
+        if self.options.commit_interval:
+            self._start(self._commit_often, self.options.commit_interval)
+
+    async def leave(self) -> None:
+        """Commit what is ``committable``, and go; within ``close_timeout``. Safe to call again.
+
+        The leave is sent at once, so that others have the partitions within milliseconds; with an
+        instance id the partitions wait for its return instead, for ``session_timeout``. Nothing is
+        called for what it had. Never raises for a broker that does not answer: what could not be
+        committed is logged at ERROR. Cancelled: 2 s more, shielded.
+        """
+        if self._pulse is None:
+            return
+        for scope in list(self._scopes):
+            scope.cancel()
+        points = self._points(self._listener.committable())
+        limit_s = self.options.close_timeout
+        try:
+            with anyio.move_on_after(limit_s):
+                await self._part(points, limit_s)
+        except anyio.get_cancelled_exc_class():
+            if self._client.runtime.alive():
+                with anyio.move_on_after(CANCELLED_CLOSE_S, shield=True):
+                    await self._part(points, CANCELLED_CLOSE_S)
+            raise
+        finally:
+            self._log_uncommitted(points)
+            self._end()
+
+    async def _part(self, points: Points, limit_s: float) -> None:
+        """Commit, then say goodbye, whatever became of the commit."""
+        try:
+            await self._store(points, timeout=limit_s * COMMIT_SHARE)
+        except TailraceError as error:
+            self._log_failure(error)
+        if self._pulse is not None and not self._pulse.over:
+            self._heart.leave(self._pulse)
+            await self._left.wait()
+
+    def _end(self) -> None:
+        """It is no member any more."""
+        pulse, self._pulse = self._pulse, None
+        for scope in list(self._scopes):
+            scope.cancel()
+        if pulse is not None:
+            self._heart.remove(pulse)
+            self._client.cluster.unwatch(self._cluster_changed)
+        self.assignments.clear()
+        self._withdrawn.clear()
+        self.rebalancing, self.trouble, self._idle = False, None, False
+
+    def _identity(self) -> Identity:
+        options = self.options
+        return Identity(
+            group=options.group,
+            member_id=self.member_id,
+            instance_id=options.instance_id,
+            topics=tuple(sorted(options.topics)),
+            session_timeout_ms=round(options.session_timeout * 1000),
+            rebalance_timeout_ms=round(options.rebalance_timeout * 1000),
+        )
+
+    @property
+    def _heart(self) -> "Heart":
+        return self._client.heart(self.options.heartbeat)
+
+    # ── what happens to it ───────────────────────────────────────────────────────────────────
+
+    def _told(self, told: Told) -> None:
+        """By the heart, on the loop."""
+        match told:
+            case Assigned(partitions):
+                self._assigned(partitions)
+            case Withdrawn(partitions):
+                self._withdraw(partitions)
+            case Lost(partitions, reason):
+                self._lose(partitions, reason)
+            case Rebalanced(rebalance):
+                self._listener.rebalanced(rebalance)
+            case Status():
+                self._status(told)
+            case Unreachable():
+                self._unreachable(told)
+            case Reachable():
+                self.trouble = None
+            case Failed(error):
+                self._fail(error)
+            case Left():
+                self._left.set()
+
+    def _assigned(self, partitions: Sequence[Assignment]) -> None:
+        for one in partitions:
+            self.assignments[one.at] = one
+            self._gone.pop(one.at, None)
+        self._listener.assigned(partitions)
+
+    def _withdraw(self, partitions: Sequence[Assignment]) -> None:
+        assert self._pulse is not None
+        here = [one for one in partitions if self.assignments.get(one.at) == one]
+        for one in partitions:
+            if one not in here:  # a commit has found out first that it went away
+                self._heart.release(self._pulse, one)
+        if here:
+            self._withdrawn.update(one.at for one in here)
+            self._start(self._expire, here)
+            self._listener.withdrawn([one.at for one in here])
+
+    async def _expire(self, partitions: Sequence[Assignment]) -> None:
+        """The coordinator takes what was not released within ``rebalance_timeout``."""
+        await anyio.sleep(self.options.rebalance_timeout)
+        limit = format_seconds(self.options.rebalance_timeout)
+        self._lose(partitions, f"it was not released within {limit} s (rebalance_timeout)")
+
+    def _lose(self, partitions: Iterable[Assignment], reason: str) -> None:
+        """They are somebody else's, as far as they still were this member's."""
+        lost = [one for one in partitions if self.assignments.get(one.at) == one]
+        for one in lost:
+            withdrawn = one.at in self._withdrawn
+            self._drop(one, reason)
+            if withdrawn and self._pulse is not None:
+                self._heart.release(self._pulse, one)
+        if lost:
+            self._listener.lost([one.at for one in lost], reason)
+
+    def _drop(self, one: Assignment, reason: str) -> None:
+        del self.assignments[one.at]
+        self._withdrawn.discard(one.at)
+        self._gone[one.at] = Gone(reason, self._commits.ledger.known(one))
+        self._commits.ledger.forget(one)
+
+    def _status(self, status: Status) -> None:
+        self.rebalancing = not status.stable
+        idle = status.stable and not status.held and status.members > status.partitions
+        if idle and not self._idle:
+            self._listener.idle(status.partitions, status.members)
+        self._idle = idle
+        self._answered.set()
+
+    def _unreachable(self, told: Unreachable) -> None:
+        self.trouble = told.reason
+        if told.broken and self._client.health().state == "ok":  # else the client says so itself
+            text = reconnecting(str(told.address), told.reason, told.attempt, told.delay_s)
+            _log.warning(text, extra={"event": "client.reconnecting", "code": None})
+            self._client.events.emit(
+                "reconnecting",
+                told.reason,
+                address=str(told.address),
+                attempt=told.attempt,
+                next_seconds=told.delay_s,
+            )
+
+    def _cluster_changed(self) -> None:
+        if self.trouble is not None and self._client.health().state == "ok":
+            self._heart.hurry()
+
+    def _fail(self, error: TailraceError) -> None:
+        if self._answered.is_set():
+            self._end()
+            self._listener.failed(error)
+        else:
+            self._failure = error
+            self._answered.set()
+
+    # ── giving up partitions ─────────────────────────────────────────────────────────────────
 
     def released(self, at: TopicPartition) -> None:
         """Nothing of a withdrawn partition is in hand any more.
@@ -106,7 +301,26 @@ class Member:
         What ``committable`` says of it now is committed, then it is given up; both go on in the
         background. A partition that is not withdrawn (any more) is passed over.
         """
-        raise NotImplementedError
+        assignment = self.assignments.get(at)
+        if assignment is None or at not in self._withdrawn:
+            return
+        point = self._listener.committable().get(at)
+        points = {} if point is None else self._points({at: point})
+        if self._commits.ledger.due(points):
+            self._start(self._store_and_give_up, assignment, points)
+        else:
+            self._give_up(assignment)
+
+    async def _store_and_give_up(self, assignment: Assignment, points: Points) -> None:
+        await self._store_anyway(points)
+        self._give_up(assignment)
+
+    def _give_up(self, assignment: Assignment) -> None:
+        if self._pulse is not None and self.assignments.get(assignment.at) == assignment:
+            self._drop(assignment, "it was given up")
+            self._heart.release(self._pulse, assignment)
+
+    # ── commits ──────────────────────────────────────────────────────────────────────────────
 
     async def commit(
         self, points: Mapping[TopicPartition, CommitPoint], metadata: str = "", *, lower: bool
@@ -118,7 +332,29 @@ class Member:
         UsageError T055: not assigned), ConfigError T082 for ``metadata`` above 4,096 bytes,
         RequestTimeout T034 after ``request_timeout``. Cancelled: they may be stored.
         """
-        raise NotImplementedError
+        check_metadata(metadata)
+        for at in points:
+            if at not in self.assignments and at not in self._gone:
+                raise texts_client.not_assigned(*at)
+        ours = self._points(points)
+        timeout = self._client.options.request_timeout
+        outcome = await self._store(ours, metadata, only_due=not lower, timeout=timeout)
+        self._raise_lost(points, {one.at for one in ours} - {one.at for one in outcome.refused})
+        if outcome.error is not None:
+            raise outcome.error
+        for one, stored in outcome.stored.items():
+            if lower and stored > ours[one].offset:
+                raise lowered(one.at, ours[one].offset, stored, self.options.group)
+
+    def _raise_lost(
+        self, points: Mapping[TopicPartition, CommitPoint], stored: set[TopicPartition]
+    ) -> None:
+        lost = {at: point.offset for at, point in points.items() if at not in stored}
+        if not lost:
+            return
+        gone = [one for at in lost if (one := self._gone.pop(at, None)) is not None]
+        reason = gone[0].reason if gone else "it was assigned anew meanwhile"
+        raise texts_group.partition_lost(lost, group=self.options.group, reason=reason)
 
     async def committed(
         self, partitions: Iterable[TopicPartition], *, timeout: float
@@ -128,14 +364,84 @@ class Member:
         Raises RequestTimeout T034 after ``timeout`` seconds (``math.inf``: waits through every
         outage), ConnectError T005.
         """
-        raise NotImplementedError
+        ids: dict[TopicPartition, bytes] = {}
+        for at in partitions:
+            assignment = self.assignments.get(at)
+            if assignment is None:
+                ids[at] = (await self._client.cluster.topic(at.topic)).topic_id
+            else:
+                ids[at] = assignment.topic_id
+        return await fetch_committed(self.coordinator, ids, timeout=timeout)
 
-    async def leave(self) -> None:
-        """Commit what is ``committable``, and go; within ``close_timeout``. Safe to call again.
+    def _points(self, points: Mapping[TopicPartition, CommitPoint]) -> Points:
+        """Those whose assignment is still the one they were read under."""
+        found: dict[Assignment, CommitPoint] = {}
+        for at, point in points.items():
+            assignment = self.assignments.get(at)
+            if assignment is not None and point.assignment_epoch in (
+                -1,
+                assignment.assignment_epoch,
+            ):
+                found[assignment] = point
+        return found
 
-        The leave is sent at once, so that others have the partitions within milliseconds; with an
-        instance id the partitions wait for its return instead, for ``session_timeout``. Never
-        raises for a broker that does not answer: what could not be committed is logged at ERROR.
-        Cancelled: 2 s more, shielded.
-        """
-        raise NotImplementedError
+    async def _store(
+        self, points: Points, metadata: str = "", *, only_due: bool = True, timeout: float
+    ) -> Outcome:
+        outcome = await self._commits.store(points, metadata, only_due=only_due, timeout=timeout)
+        self._lose(outcome.refused, outcome.reason)
+        return outcome
+
+    async def _commit_often(self, interval_s: float) -> None:
+        while True:
+            await anyio.sleep(interval_s)
+            points = self._points(self._listener.committable())
+            if self._commits.ledger.due(points):
+                await self._store_anyway(points)
+
+    async def _store_anyway(self, points: Points) -> None:
+        """Through every outage. What cannot be stored is read again by whoever comes next."""
+        try:
+            outcome = await self._store(points, timeout=math.inf)
+        except TailraceError as error:
+            self._log_failure(error)
+        else:
+            if outcome.error is not None:
+                self._log_failure(outcome.error)
+
+    def _log_failure(self, error: TailraceError) -> None:
+        text = f"group '{self.options.group}': offsets not committed: {error}"
+        _log.error(text, extra={"event": "consumer.not_committed", "code": error.code})
+
+    def _log_uncommitted(self, points: Points) -> None:
+        left = self._commits.ledger.due(
+            {one: point for one, point in points.items() if self.assignments.get(one.at) == one}
+        )
+        if left or not self._left.is_set():
+            names = ", ".join(partition_name(one.topic, one.partition) for one in left)
+            _log.error(
+                "group '%s': %s within close_timeout",
+                self.options.group,
+                f"offsets of {names} were not committed" if left else "left without an answer",
+                extra={"event": "consumer.closed", "code": None},
+            )
+
+    # ── tasks ────────────────────────────────────────────────────────────────────────────────
+
+    def _start(self, fn: Callable[..., Awaitable[None]], *args: object) -> None:
+        """A task of the client that the end of the membership ends."""
+        scope = anyio.CancelScope()
+        self._scopes[scope] = None
+        self._client.runtime.start_soon(self._scoped, scope, fn, args)
+
+    async def _scoped(
+        self,
+        scope: anyio.CancelScope,
+        fn: Callable[..., Awaitable[None]],
+        args: tuple[object, ...],
+    ) -> None:
+        try:
+            with scope:
+                await fn(*args)
+        finally:
+            del self._scopes[scope]

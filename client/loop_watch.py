@@ -1,0 +1,183 @@
+"""Notices that an event loop is blocked, while it is, and names the line that does it (T050).
+
+A thread knocks at the loop a few times a second; a loop that does not answer for a second is
+blocked, and the stack of its thread says by what. Once per blockage, however long it lasts, and
+once per loop, however many clients live on it.
+
+Does not mistake a process that was stopped for one that is blocked: then this thread did not run
+either, and no time of the processor was used.
+"""
+
+import logging
+import math
+import os
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+from tailrace.protocol import texts_client
+
+KNOCK_S = 0.25  # between two knocks
+BLOCKED_S = 1.0
+LATE_S = 0.5  # this thread itself did not run for so long
+
+_log = logging.getLogger("tailrace.client")
+_watched: dict[int, "LoopWatch"] = {}  # by the loop's thread: who watches it
+_counter: Any = None  # of prometheus_client, if the user's process has it
+
+
+class Loop(Protocol):
+    """``loop_calls.LoopCalls``."""
+
+    thread: int
+
+    def soon(self, fn: Callable[[], None]) -> bool:
+        """Have it called on the loop."""
+        ...
+
+    def runs(self) -> bool:
+        """Whether the loop is being run."""
+        ...
+
+
+class LoopWatch:
+    """The watch of one thread over one loop: ``tick`` whenever ``next_at`` has come."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        now: Callable[[], float] = time.monotonic,
+        cpu_s: Callable[[], float] = time.process_time,
+    ) -> None:
+        self.next_at = -math.inf
+        self._loop = loop
+        self._now = now
+        self._cpu_s = cpu_s
+        self._knocked_at: float | None = None  # and not answered yet
+        self._answered_at = 0.0
+        self._reported = False
+        self._last_cpu_s = cpu_s()
+
+    def tick(self) -> None:
+        """Look how the loop is doing."""
+        now, cpu_s = self._now(), self._cpu_s()
+        late_s, used_s = now - self.next_at, cpu_s - self._last_cpu_s
+        self._last_cpu_s = cpu_s
+        self.next_at = now + KNOCK_S
+        if _watched.setdefault(self._loop.thread, self) is not self:
+            return
+        if self._knocked_at is None:
+            self._knock(now)
+        elif self._answered_at >= self._knocked_at:
+            if self._reported:
+                self._over(self._answered_at - self._knocked_at)
+            self._knock(now)
+        elif not self._loop.runs() or (late_s > LATE_S and used_s < late_s / 2):
+            self._knocked_at = now  # nobody ran: count from here
+        elif now - self._knocked_at >= BLOCKED_S and not self._reported:
+            self._reported = True
+            self._report(now - self._knocked_at)
+
+    def end(self) -> None:
+        """Somebody else may watch."""
+        if _watched.get(self._loop.thread) is self:
+            del _watched[self._loop.thread]
+
+    def _knock(self, now: float) -> None:
+        self._reported = False
+        self._knocked_at = now
+        self._answered_at = -math.inf
+        self._loop.soon(self._answer)
+
+    def _answer(self) -> None:
+        self._answered_at = self._now()
+
+    def _report(self, blocked_s: float) -> None:
+        frame = sys._current_frames().get(self._loop.thread)
+        if frame is None:
+            return
+        place = culprit(frame)
+        notice = texts_client.loop_blocked(
+            blocked_s=blocked_s, file=place.file, line=place.line, function=place.function
+        )
+        extra = {"event": "client.loop_blocked", "code": notice.code}
+        _log.warning("%s", notice, extra=extra)
+
+    def _over(self, blocked_s: float) -> None:
+        extra = {"event": "client.loop_resumed", "code": None}
+        _log.info("the event loop runs again; it was blocked for %.1f s", blocked_s, extra=extra)
+        _count(blocked_s)
+
+
+# ── whose line it is ─────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a thread is."""
+
+    file: str
+    line: int
+    function: str
+
+
+def _folder_of(module: str) -> str:
+    found: Any = sys.modules.get(module)
+    file = getattr(found, "__file__", None)
+    return os.path.dirname(file) + os.sep if file else ""
+
+
+_STANDARD = tuple(
+    os.path.join(path, "") for path in {*map(sysconfig.get_path, ("stdlib", "platstdlib"))}
+)
+_PACKAGES = tuple(
+    os.path.join(path, "") for path in {*map(sysconfig.get_path, ("purelib", "platlib"))}
+)
+
+
+def culprit(frame: FrameType) -> Place:
+    """The innermost frame of the user's own code; of somebody's package, if there is none.
+
+    What lies outside of the loop's own frames (the program that started it) is nobody's fault.
+    """
+    skipped = tuple(filter(None, map(_folder_of, ("tailrace", "tailrace.client", "anyio", "trio"))))
+    loops = tuple(filter(None, map(_folder_of, ("asyncio", "trio"))))
+    packaged: Place | None = None
+    at: FrameType | None = frame
+    while at is not None:
+        file = at.f_code.co_filename
+        if file.startswith(loops) and at.f_code.co_name in ("_run_once", "unrolled_run"):
+            break
+        if file.startswith(_PACKAGES):
+            if not file.startswith(skipped):
+                packaged = packaged or _place(at)
+        elif not file.startswith((*skipped, *_STANDARD, "<frozen")):
+            return _place(at)
+        at = at.f_back
+    return packaged or _place(frame)
+
+
+def _place(frame: FrameType) -> Place:
+    function = frame.f_code.co_qualname.rpartition("<locals>.")[2]
+    return Place(frame.f_code.co_filename, frame.f_lineno, function)
+
+
+# ── the metric ───────────────────────────────────────────────────────────────────────────────
+
+
+def _count(blocked_s: float) -> None:
+    """Into the default registry of prometheus_client, if the user's process has imported it."""
+    global _counter
+    prometheus: Any = sys.modules.get("prometheus_client")
+    if prometheus is None:
+        return
+    if _counter is None:
+        _counter = prometheus.Counter(
+            "tailrace_client_blocked_loop_seconds",
+            "How long handlers kept the event loop from running.",
+        )
+    _counter.inc(blocked_s)
