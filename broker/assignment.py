@@ -10,7 +10,7 @@ Not here: when a partition may move. See ``group_ownership.py``.
 """
 
 import heapq
-from collections import Counter
+from collections import deque
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -38,13 +38,14 @@ def assign(
             mine = held.get(current.get(partition, ""))
             if mine is not None:
                 mine.append(partition)
-        quotas = _quotas(loads, held, len(partitions))
+        quotas = _quotas(loads, held, len(partitions), loose)
+        missing: dict[str, int] = {}
         for member, mine in held.items():
-            for partition in _kept(mine, quotas[member], loose):
-                result[partition] = member
-        _deal((one for one in partitions if one not in result), quotas, result, members)
-        for member in members:
+            kept = _kept(mine, quotas[member], loose)
+            result.update(dict.fromkeys(kept, member))
+            missing[member] = quotas[member] - len(kept)
             loads[member] += quotas[member]
+        _deal((one for one in partitions if one not in result), missing, result)
     return result
 
 
@@ -65,13 +66,18 @@ def _tiers(
 
 
 def _quotas(
-    loads: Mapping[str, int], held: Mapping[str, Sequence[Partition]], number: int
+    loads: Mapping[str, int],
+    held: Mapping[str, Sequence[Partition]],
+    number: int,
+    loose: Container[Partition],
 ) -> dict[str, int]:
     """How many of ``number`` partitions each member gets, so that the loads come out even.
 
-    What does not divide goes where the fewest partitions move: to those who hold more already.
+    What does not divide goes where the fewest partitions move: to those who hold more already, and
+    of these to the one with fewer that are on their way anyhow.
     """
-    low, high = min(loads[one] for one in held), max(loads[one] for one in held) + number
+    high = (sum(loads[one] for one in held) + number) // len(held)
+    low = high if max(loads[one] for one in held) <= high else min(loads[one] for one in held)
     while low < high:  # the highest level to which all can be filled up
         level = (low + high + 1) // 2
         if sum(max(0, level - loads[one]) for one in held) <= number:
@@ -80,54 +86,45 @@ def _quotas(
             high = level - 1
     quotas = {one: max(0, low - loads[one]) for one in held}
     rest = number - sum(quotas.values())
-    level_ones = [one for one in held if loads[one] <= low]
-    level_ones.sort(key=lambda one: (quotas[one] - len(held[one]), one))
-    for one in level_ones[:rest]:
-        quotas[one] += 1
+    if rest:
+        moving = {one: sum(key in loose for key in mine) for one, mine in held.items()}
+        level_ones = [one for one in held if loads[one] <= low]
+        level_ones.sort(key=lambda one: (quotas[one] - len(held[one]), moving[one], one))
+        for one in level_ones[:rest]:
+            quotas[one] += 1
     return quotas
 
 
 def _kept(
     mine: Sequence[Partition], quota: int, loose: Container[Partition]
 ) -> Sequence[Partition]:
-    """What a member keeps: loose ones go first, then those of the topic it has the most of."""
+    """What a member keeps: loose ones go first, then the same share of every topic."""
     surplus = len(mine) - quota
     if surplus <= 0:
         return mine
-    given_up = [one for one in reversed(mine) if one in loose][:surplus]
-    gone = set(given_up)
-    if len(gone) < surplus:
-        counts = Counter(topic for topic, number in mine if (topic, number) not in gone)
-        stacks: dict[bytes, list[Partition]] = {topic: [] for topic in counts}
-        for one in mine:
-            if one not in gone:
-                stacks[one[0]].append(one)
-        heap = [(-len(stack), topic) for topic, stack in stacks.items()]
-        heapq.heapify(heap)
-        while len(gone) < surplus:
-            size, topic = heap[0]
-            gone.add(stacks[topic].pop())
-            heapq.heapreplace(heap, (size + 1, topic))
+    gone = set([one for one in reversed(mine) if one in loose][:surplus])
+    stacks: dict[bytes, list[Partition]] = {}
+    for one in mine:
+        if one not in gone:
+            stacks.setdefault(one[0], []).append(one)
+    sizes = {topic: len(stack) for topic, stack in stacks.items()}
+    heap = [(-1.0, topic) for topic in sizes]  # by the share that is left
+    heapq.heapify(heap)
+    while len(gone) < surplus:
+        topic = heap[0][1]
+        gone.add(stacks[topic].pop())
+        heapq.heapreplace(heap, (-len(stacks[topic]) / sizes[topic], topic))
     return [one for one in mine if one not in gone]
 
 
 def _deal(
-    free: Iterable[Partition],
-    quotas: Mapping[str, int],
-    result: dict[Partition, str],
-    members: Sequence[str],
+    free: Iterable[Partition], missing: Mapping[str, int], result: dict[Partition, str]
 ) -> None:
     """Give each free partition to one who lacks some: in turn, so that topics are spread."""
-    missing = dict(quotas)
-    for member in result.values():
-        if member in missing:
-            missing[member] -= 1
-    queue = [(-missing[member], member) for member in members if missing[member] > 0]
-    heapq.heapify(queue)
+    queue = deque((member, number) for member, number in missing.items() if number)
     for partition in free:
-        lacking, member = queue[0]
+        member, number = queue.popleft()
         result[partition] = member
-        if lacking == -1:
-            heapq.heappop(queue)
-        else:
-            heapq.heapreplace(queue, (lacking + 1, member))
+        if number > 1:
+            queue.append((member, number - 1))
+    assert not queue, "quotas and partitions differ"

@@ -110,14 +110,18 @@ class Balance:
         return number >= self.known[topic_id]
 
     def _targets(self) -> dict[Partition, str]:
+        """Who shall have what; also counts the partitions."""
         topics = self.topics.of(self._members.topics())
         self.partitions = sum(shape.partitions for shape in topics.values())
-        subscriptions = {
-            member.member_id: frozenset(
-                topics[name].topic_id for name in member.topics if name in topics
-            )
-            for member in self._members
-        }
+        if self.gathering:
+            return {}
+        ids_of: dict[tuple[str, ...], frozenset[bytes]] = {}  # mostly, all subscribe the same
+        subscriptions: dict[str, frozenset[bytes]] = {}
+        for member in self._members:
+            if member.topics not in ids_of:
+                names = (name for name in member.topics if name in topics)
+                ids_of[member.topics] = frozenset(topics[name].topic_id for name in names)
+            subscriptions[member.member_id] = ids_of[member.topics]
         numbers = {shape.topic_id: range(shape.partitions) for shape in topics.values()}
         wish, loose = self.ownership.wish()
         return assign(numbers, subscriptions, wish, loose)
