@@ -1,4 +1,4 @@
-"""``client.admin``: topics, and what the cluster looks like.
+"""``client.admin``: topics, consumer groups, and what the cluster looks like.
 
 Each call asks any broker, waits out an outage and tries again until ``request_timeout``, then
 raises RequestTimeout T034 or the last error. A try whose answer got lost may have been carried
@@ -8,13 +8,14 @@ out; the next one then finds the topic made or gone as asked, and that counts as
 import math
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import anyio
 
-from tailrace.client import erasing
+from tailrace.client import erasing, grouping
 from tailrace.client.offsets import list_offsets
-from tailrace.client.records import ConfigValue, TopicPartition
+from tailrace.client.records import At, ConfigValue, TopicPartition
 from tailrace.client.retry import Backoff
 from tailrace.client.shapes import (
     BrokerInfo,
@@ -25,14 +26,31 @@ from tailrace.client.shapes import (
     ConfigEntry,
     ConfigSource,
     ErasureReceipt,
+    GroupDetail,
+    GroupInfo,
+    GroupLag,
+    OffsetChange,
     PartitionInfo,
     PartitionStatus,
     TopicDetail,
     TopicInfo,
 )
 from tailrace.protocol import texts_config
-from tailrace.protocol.errors import TailraceError, TopicExists, TopicNotFound
-from tailrace.protocol.messages import Request, Response
+from tailrace.protocol.errors import GroupNotFound, TailraceError, TopicExists, TopicNotFound
+from tailrace.protocol.messages import (
+    DeleteGroupRequest,
+    DeleteGroupResponse,
+    DescribeGroupRequest,
+    DescribeGroupResponse,
+    FindCoordinatorRequest,
+    FindCoordinatorResponse,
+    ListGroupsRequest,
+    ListGroupsResponse,
+    Request,
+    ResetOffsetsRequest,
+    ResetOffsetsResponse,
+    Response,
+)
 from tailrace.protocol.messages_admin import (
     AlterTopicRequest,
     BrokerDescription,
@@ -201,6 +219,70 @@ class Admin:
         request = GetErasureRequest(topic, erasure_id, int(wait_s * 1000))
         return await self._ask(request, ErasureResponse)
 
+    async def list_groups(self) -> list[GroupInfo]:
+        """All consumer groups, sorted by name."""
+        response = await self._ask(ListGroupsRequest(), ListGroupsResponse)
+        return sorted((grouping.group_info(one) for one in response.groups), key=lambda g: g.name)
+
+    async def describe_group(self, name: str) -> GroupDetail:
+        """One group with its members and partitions. Raises GroupNotFound T043."""
+        return grouping.group_detail(await self.group(name))
+
+    async def group_lag(self, name: str) -> GroupLag:
+        """How far behind a group is, when it has caught up, when it loses records.
+
+        Raises GroupNotFound T043.
+        """
+        return grouping.group_lag(await self.group(name))
+
+    async def reset_group(
+        self,
+        name: str,
+        *,
+        to: At | int | timedelta | Mapping[TopicPartition, int],
+        topics: Sequence[str] | None = None,
+        partitions: Sequence[TopicPartition] | None = None,
+        dry_run: bool = False,
+    ) -> list[OffsetChange]:
+        """Move a group's committed offsets: all of them or none. Returns what changed.
+
+        ``to``: a place or time for every partition, a ``timedelta`` for so long ago, an offset for
+        exactly one partition, or one each. Times are append times: the first record from then on,
+        the end if there is none. None given, it is about all partitions that the group reads.
+        ``dry_run``: everything is checked, nothing is changed.
+
+        Raises GroupNotFound T043, GroupNotEmpty T044 while there are members, OffsetOutOfRange T041
+        for an offset outside its log (nothing is clamped), TopicNotFound T010, PartitionNotFound
+        T011, ConfigError T082 for what cannot be.
+        """
+        client = self._client
+        group = await self.group(name)
+        found = await grouping.find_partitions(client, group, to, topics, partitions)
+        if not found:
+            return []
+        wanted = await grouping.targets(client, await grouping.find_offsets(client, found, to))
+        request = ResetOffsetsRequest(name, wanted, dry_run)
+        response = await self._ask(request, ResetOffsetsResponse, group=name)
+        return await grouping.changes(client, response.moves)
+
+    async def delete_group(self, name: str, *, missing_ok: bool = False) -> None:
+        """Forget a group and what it has committed.
+
+        Raises GroupNotFound T043 unless ``missing_ok``, GroupNotEmpty T044 while it has members.
+        """
+        request = DeleteGroupRequest(name)
+        try:
+            await self._ask(request, DeleteGroupResponse, repeated=GroupNotFound, group=name)
+        except _Repeated:
+            pass
+        except GroupNotFound:
+            if not missing_ok:
+                raise
+
+    async def group(self, name: str) -> DescribeGroupResponse:
+        """What the broker says of a group, for whoever shows it. Raises GroupNotFound T043."""
+        return await self._ask(DescribeGroupRequest(name), DescribeGroupResponse, group=name)
+
     async def describe_cluster(self) -> ClusterInfo:
         """Brokers, their health, and what is wrong if anything is."""
         response = await self._ask(DescribeClusterRequest(), DescribeClusterResponse)
@@ -212,8 +294,9 @@ class Admin:
         expected: type[R],
         *,
         repeated: type[TailraceError] | None = None,
+        group: str | None = None,
     ) -> R:
-        """Try until ``request_timeout``.
+        """Try until ``request_timeout``: any broker, or the coordinator of ``group``.
 
         ``repeated``: the error that means "done already" where an earlier try's answer was lost;
         it is raised as ``_Repeated`` then.
@@ -225,8 +308,9 @@ class Admin:
         uncertain = False
         while True:
             try:
+                broker_id = None if group is None else await self._coordinator(group, ends_at)
                 response, _ = await client.cluster.leader_request(
-                    None, request, timeout=max(0.001, ends_at - client.clock.now())
+                    broker_id, request, timeout=max(0.001, ends_at - client.clock.now())
                 )
                 assert isinstance(response, expected)
                 return response
@@ -239,6 +323,17 @@ class Admin:
                     raise
                 uncertain = uncertain or error.code == "T001"
                 await anyio.sleep(pause_s)
+
+    async def _coordinator(self, group: str, ends_at: float) -> str:
+        """The id of the broker that has a group."""
+        client = self._client
+        question = FindCoordinatorRequest(group)
+        timeout = max(0.001, ends_at - client.clock.now())
+        response, _ = await client.cluster.leader_request(None, question, timeout=timeout)
+        assert isinstance(response, FindCoordinatorResponse)
+        if response.broker_id not in client.cluster.brokers:
+            await client.cluster.refresh(timeout=max(0.001, ends_at - client.clock.now()))
+        return response.broker_id
 
 
 class _Repeated(Exception):

@@ -13,6 +13,8 @@ from tailrace.client.records import TopicPartition
 ConfigSource = Literal["default", "file", "env", "cli", "topic"]
 CompactionState = Literal["idle", "due", "running", "failed"]
 PartitionStatus = Literal["ok", "under_replicated", "below_min_isr", "offline"]
+GroupState = Literal["empty", "assigning", "stable"]
+Verdict = Literal["ok", "warn", "stalled"]
 BrokerState = Literal["starting", "running", "read_only", "draining", "offline"]
 
 
@@ -100,6 +102,85 @@ class ErasureReceipt:
     requested_at: int
     completed_at: int | None  # None: the broker still works on it
     replicas: dict[str, Literal["done", "pending"]]  # by broker id
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """One consumer group in a list."""
+
+    name: str
+    state: GroupState
+    members: int
+    generation: int  # rises with every change of members or topics
+    topics: list[str]  # its members subscribe to them, or it has committed offsets of them
+    coordinator: str  # broker id
+    lag_records: int
+    lag_seconds: float | None  # how long the oldest unread record has waited; None: not known
+    verdict: Verdict  # of its worst partition
+
+
+@dataclass(frozen=True)
+class MemberInfo:
+    """One member of a group."""
+
+    member_id: str
+    instance_id: str | None
+    client_id: str
+    host: str
+    version: str  # of its software
+    assigned: list[TopicPartition]
+    last_heartbeat: int
+    idle: bool  # nothing is assigned to it
+
+
+@dataclass(frozen=True)
+class PartitionLag:
+    """How far a group is with one partition."""
+
+    topic: str
+    partition: int
+    committed: int | None  # the next offset to read; None: lag counts from ``log_start``
+    committed_at: int | None
+    metadata: str
+    log_start: int  # -1, here and in ``log_end``: the partition is offline
+    log_end: int  # the last stable offset
+    member_id: str | None
+    lag_records: int
+    lag_seconds: float | None
+    rate_per_s: float  # of the group, over the window of the verdict
+    verdict: Verdict
+    margin_seconds: float | None  # until unread records expire, at the present rates; None: never
+
+
+@dataclass(frozen=True)
+class GroupDetail(GroupInfo):
+    """One group with its members and partitions."""
+
+    member_list: list[MemberInfo]
+    partition_list: list[PartitionLag]
+
+
+@dataclass(frozen=True)
+class GroupLag:
+    """How far behind a group is."""
+
+    group: str
+    lag_records: int
+    lag_seconds: float | None
+    drain_seconds: float | None  # until it has caught up, at the present rates; None: never
+    verdict: Verdict
+    partition_list: list[PartitionLag]
+
+
+@dataclass(frozen=True)
+class OffsetChange:
+    """One committed offset that ``reset_group`` moves."""
+
+    topic: str
+    partition: int
+    before: int | None
+    after: int
+    records: int  # > 0: read again, < 0: skipped
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,22 @@ A client left open flushes its producers for up to two seconds when the interpre
 
 import ssl
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Literal, Self
 
 from tailrace.client import client as async_client
 from tailrace.client.events import EventName, Hook
 from tailrace.client.portal import Portal
-from tailrace.client.records import ConfigValue
+from tailrace.client.records import At, ConfigValue, TopicPartition
 from tailrace.client.shapes import (
     ClientHealth,
     ClusterInfo,
     ErasureReceipt,
+    GroupDetail,
+    GroupInfo,
+    GroupLag,
+    OffsetChange,
     TopicDetail,
     TopicInfo,
 )
@@ -169,6 +174,41 @@ class Admin:
             wait=wait,
             timeout=timeout,
         )
+
+    def list_groups(self) -> list[GroupInfo]:
+        """All consumer groups, sorted by name."""
+        return self._portal.call(self._portal.client.admin.list_groups)
+
+    def describe_group(self, name: str) -> GroupDetail:
+        """One group; GroupNotFound T043."""
+        return self._portal.call(self._portal.client.admin.describe_group, name)
+
+    def group_lag(self, name: str) -> GroupLag:
+        """How far behind a group is; GroupNotFound T043."""
+        return self._portal.call(self._portal.client.admin.group_lag, name)
+
+    def reset_group(
+        self,
+        name: str,
+        *,
+        to: At | int | timedelta | Mapping[TopicPartition, int],
+        topics: Sequence[str] | None = None,
+        partitions: Sequence[TopicPartition] | None = None,
+        dry_run: bool = False,
+    ) -> list[OffsetChange]:
+        """Move a group's committed offsets, all or none; T041, T043, T044 while it has members."""
+        return self._portal.call(
+            self._portal.client.admin.reset_group,
+            name,
+            to=to,
+            topics=topics,
+            partitions=partitions,
+            dry_run=dry_run,
+        )
+
+    def delete_group(self, name: str, *, missing_ok: bool = False) -> None:
+        """Forget a group and what it has committed; T043 unless ``missing_ok``, T044."""
+        self._portal.call(self._portal.client.admin.delete_group, name, missing_ok=missing_ok)
 
     def describe_cluster(self) -> ClusterInfo:
         """Brokers, their health, and what is wrong if anything is."""

@@ -60,7 +60,13 @@ if TYPE_CHECKING:
         ConsumerHealth as ConsumerHealth,
         ErasureReceipt as ErasureReceipt,
         Event as Event,
+        GroupDetail as GroupDetail,
+        GroupInfo as GroupInfo,
+        GroupLag as GroupLag,
+        MemberInfo as MemberInfo,
+        OffsetChange as OffsetChange,
         PartitionInfo as PartitionInfo,
+        PartitionLag as PartitionLag,
         ProducerHealth as ProducerHealth,
         TopicDetail as TopicDetail,
         TopicInfo as TopicInfo,
@@ -143,18 +149,24 @@ __all__ = [
     "FlushError",
     "ForkedClientError",
     "GroupConfigMismatch",
+    "GroupDetail",
     "GroupFenced",
+    "GroupInfo",
+    "GroupLag",
     "GroupNotEmpty",
     "GroupNotFound",
     "Headers",
     "InputError",
     "InvalidName",
     "InvalidTimestamp",
+    "MemberInfo",
     "MetadataUnavailable",
     "NotEnoughReplicas",
     "NotFound",
+    "OffsetChange",
     "OffsetOutOfRange",
     "PartitionInfo",
+    "PartitionLag",
     "PartitionLost",
     "PartitionNotFound",
     "PartitionOffline",
@@ -196,7 +208,8 @@ _HOME = {
     ),
     "tailrace.client.shapes": (
         "BrokerInfo ClientHealth ClusterInfo CompactionInfo ConfigEntry ConsumerHealth "
-        "ErasureReceipt Event PartitionInfo ProducerHealth TopicDetail TopicInfo"
+        "ErasureReceipt Event GroupDetail GroupInfo GroupLag MemberInfo OffsetChange "
+        "PartitionInfo PartitionLag ProducerHealth TopicDetail TopicInfo"
     ),
     "tailrace.protocol.errors": (
         "AuthError BatchRefused BrokerError BufferFull CloseTimeout CodecError "

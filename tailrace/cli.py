@@ -47,6 +47,7 @@ COMMANDS: dict[str, Place] = {
     "consume": Place("tailrace.client.cli_consume", "consume", "Print records as they come."),
     "tail": Place("tailrace.client.cli_consume", "tail", "Print the last records of a topic."),
     "cat": Place("tailrace.client.cli_consume", "cat", "Print records by offset."),
+    "group": Place("tailrace.client.cli_group", "group", "Consumer groups: lag, offsets."),
     "cluster": Place("tailrace.client.cli_cluster", "cluster", "Health of the cluster."),
     "segment": Place("tailrace.storage.cli", "segment", "Inspect log files offline."),
     "bench": Place("tailrace.bench.cli", "bench", "Measure produce, consume and end to end."),
@@ -58,7 +59,7 @@ COMMANDS: dict[str, Place] = {
 # Reserved names: refused with T086, so that a script learns why (interfaces: "later").
 LATER = frozenset(
     ("queue", "txn", "stream", "connect", "schema", "acl", "user", "profile", "metrics", "debug")
-) | {"group"}
+)
 LATER_OPTIONS: dict[str, tuple[str, ...]] = {
     "tailrace cluster health": ("--wait", "--watch"),
     "tailrace consume": ("--filter",),

@@ -1,0 +1,197 @@
+"""What ``client.admin`` knows of groups: messages to shapes, and where a reset goes."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, cast
+
+from tailrace.client.offsets import list_offsets, partition_of, time_of
+from tailrace.client.records import At, TopicPartition
+from tailrace.client.shapes import (
+    GroupDetail,
+    GroupInfo,
+    GroupLag,
+    GroupState,
+    MemberInfo,
+    OffsetChange,
+    PartitionLag,
+    Verdict,
+)
+from tailrace.protocol import texts_config
+from tailrace.protocol.errors import ConfigError
+from tailrace.protocol.messages import (
+    DescribeGroupResponse,
+    GroupSummary,
+    MemberDescription,
+    OffsetMove,
+    OffsetTarget,
+    PartitionProgress,
+)
+
+if TYPE_CHECKING:
+    from tailrace.client.client import Client
+
+To = At | int | timedelta | Mapping[TopicPartition, int]
+CALL = "admin.reset_group()"
+
+
+# ── messages to shapes ───────────────────────────────────────────────────────────────────────
+
+
+def group_info(group: GroupSummary) -> GroupInfo:
+    """A group as a list shows it."""
+    return GroupInfo(
+        name=group.name,
+        state=cast(GroupState, group.state),
+        members=group.members,
+        generation=group.generation,
+        topics=list(group.topics),
+        coordinator=group.coordinator,
+        lag_records=group.lag_records,
+        lag_seconds=_seconds(group.lag_ms),
+        verdict=cast(Verdict, group.verdict),
+    )
+
+
+def group_detail(group: DescribeGroupResponse) -> GroupDetail:
+    """A group with all that belongs to it."""
+    return GroupDetail(
+        **vars(group_info(group.summary)),
+        member_list=[_member(member) for member in group.members],
+        partition_list=[_partition(partition) for partition in group.partitions],
+    )
+
+
+def group_lag(group: DescribeGroupResponse) -> GroupLag:
+    """How far behind it is."""
+    summary = group.summary
+    return GroupLag(
+        group=summary.name,
+        lag_records=summary.lag_records,
+        lag_seconds=_seconds(summary.lag_ms),
+        drain_seconds=_seconds(summary.drain_ms),
+        verdict=cast(Verdict, summary.verdict),
+        partition_list=[_partition(partition) for partition in group.partitions],
+    )
+
+
+def _member(member: MemberDescription) -> MemberInfo:
+    return MemberInfo(
+        member_id=member.member_id,
+        instance_id=member.instance_id,
+        client_id=member.client_id,
+        host=member.host,
+        version=member.version,
+        assigned=[TopicPartition(one.topic, one.partition) for one in member.assigned],
+        last_heartbeat=member.last_heartbeat,
+        idle=not member.assigned,
+    )
+
+
+def _partition(one: PartitionProgress) -> PartitionLag:
+    return PartitionLag(
+        topic=one.topic,
+        partition=one.partition,
+        committed=one.committed,
+        committed_at=one.committed_at,
+        metadata=one.metadata,
+        log_start=one.log_start,
+        log_end=one.log_end,
+        member_id=one.member_id,
+        lag_records=one.lag_records,
+        lag_seconds=_seconds(one.lag_ms),
+        rate_per_s=one.rate_milli / 1000,
+        verdict=cast(Verdict, one.verdict),
+        margin_seconds=_seconds(one.margin_ms),
+    )
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000
+
+
+# ── where a reset goes ───────────────────────────────────────────────────────────────────────
+
+
+async def find_partitions(
+    client: "Client",
+    group: DescribeGroupResponse,
+    to: To,
+    topics: Sequence[str] | None,
+    partitions: Sequence[TopicPartition] | None,
+) -> list[TopicPartition]:
+    """The partitions a reset is about: those named, else all that the group reads.
+
+    Raises ConfigError T082 where it is said twice, TopicNotFound T010, PartitionNotFound T011.
+    """
+    if isinstance(to, Mapping):
+        if topics is not None or partitions is not None:
+            expected = "None where to names the partitions"
+            raise _refused("topics or partitions", topics or partitions, expected)
+        partitions = list(to)
+    elif topics is not None and partitions is not None:
+        raise _refused("topics", topics, "None where partitions are given")
+    if partitions is not None:
+        for at in partitions:
+            partition_of(await client.cluster.topic(at.topic), at.partition)
+        return list(dict.fromkeys(partitions))
+    if topics is None:
+        return [TopicPartition(one.topic, one.partition) for one in group.partitions]
+    found: list[TopicPartition] = []
+    for topic in dict.fromkeys(topics):
+        metadata = await client.cluster.topic(topic)
+        found += [TopicPartition(topic, one.partition) for one in metadata.partitions]
+    return found
+
+
+async def find_offsets(
+    client: "Client", partitions: Sequence[TopicPartition], to: To
+) -> dict[TopicPartition, int]:
+    """The offset of each partition that ``to`` stands for. Raises ConfigError T082."""
+    if isinstance(to, Mapping):
+        return {at: _offset(to[at], f"to[{at.topic}[{at.partition}]]") for at in partitions}
+    if isinstance(to, int):
+        if len(partitions) != 1:
+            expected = f"a mapping of offsets, with {len(partitions)} partitions"
+            raise _refused("to", to, expected)
+        return {partitions[0]: _offset(to, "to")}
+    if isinstance(to, timedelta):
+        if to < timedelta():
+            raise _refused("to", to, "a time ago: no less than 0")
+        to = datetime.fromtimestamp(client.clock.wall_ms() / 1000, UTC) - to
+    time_ms = time_of(to, call=CALL, key="to")
+    return await list_offsets(client, partitions, time_ms)
+
+
+async def targets(
+    client: "Client", offsets: Mapping[TopicPartition, int]
+) -> tuple[OffsetTarget, ...]:
+    """As the broker takes them: by topic id."""
+    found: list[OffsetTarget] = []
+    for at, offset in offsets.items():
+        metadata = await client.cluster.topic(at.topic)
+        found.append(OffsetTarget(metadata.topic_id, at.partition, offset))
+    return tuple(found)
+
+
+async def changes(client: "Client", moves: Sequence[OffsetMove]) -> list[OffsetChange]:
+    """What a reset did or would do. A group that has committed nothing begins at the log start, and
+    what has expired is not read again."""
+    partitions = [TopicPartition(move.topic, move.partition) for move in moves]
+    starts = await list_offsets(client, partitions, "earliest") if partitions else {}
+    found: list[OffsetChange] = []
+    for at, move in zip(partitions, moves, strict=True):
+        start = starts[at]
+        before = start if move.before is None else max(start, move.before)
+        found.append(OffsetChange(*at, move.before, move.after, before - move.after))
+    return found
+
+
+def _offset(offset: object, key: str) -> int:
+    if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
+        raise _refused(key, offset, "an offset >= 0")
+    return offset
+
+
+def _refused(key: str, value: object, expected: str) -> ConfigError:
+    hint = "Example: to='earliest', to=timedelta(hours=2), to={TopicPartition('orders', 0): 17}"
+    return texts_config.bad_argument(key, value, call=CALL, expected=expected, hint=hint)
