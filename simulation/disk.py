@@ -15,7 +15,7 @@ Not modelled: a slow disk (time belongs to the offload), errors on reading.
 import errno
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tailrace.simulation.chance import Pick
@@ -101,6 +101,8 @@ class Platter:
         self.syncs = 0
         self.lock = threading.Lock()
         self.owners: dict[str, Life] = {}  # lock files
+        # Told of every file that is about to lose its name, whoever still has it open.
+        self.on_removed: Callable[[str, Content], None] = lambda path, content: None
         self._ordered = ordered
 
     @property
@@ -333,7 +335,7 @@ class SimDisk:
         node = old.entries.get(old_name)
         if node is None:
             raise _missing(source)
-        self._forget(new.entries.get(new_name))
+        self._forget(target, new.entries.get(new_name))
         if old is new:
             old.change({old_name: None, new_name: node})
         else:
@@ -346,7 +348,7 @@ class SimDisk:
         folder = self.platter.find(parent)
         if isinstance(folder, Folder) and name in folder.entries:
             self._life.step()
-            self._forget(folder.entries[name])
+            self._forget(path, folder.entries[name])
             folder.change({name: None})
 
     def remove_directory(self, path: str) -> None:
@@ -386,9 +388,10 @@ class SimDisk:
         self.platter.owners[path] = self._life
         return SimLock(path, self.platter, self._life)
 
-    def _forget(self, node: "Inode | Folder | None") -> None:
-        """A name is gone: its file's space is free again (files still open are not counted)."""
+    def _forget(self, path: str, node: "Inode | Folder | None") -> None:
+        """A name goes: its file's space is free again (files still open are not counted)."""
         if isinstance(node, Inode):
+            self.platter.on_removed(path, node.content)
             self.platter.used_bytes -= _stored(node)
 
 

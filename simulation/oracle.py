@@ -8,16 +8,19 @@ The oracle decodes nothing but what everybody can see, and shares no state with 
 - S32: what a restart recovers is a prefix of what was written and holds all that was durable;
 - S10, S15 in the log itself: offsets without gaps, each producer's sequences without repeats.
 
-Where records are removed on purpose (``rewrites``), S32 is left to the crash exploration; when log
-starts rose is kept for whoever knows what may go (``log_starts``).
+Records may be gone by the time of an acknowledgement: a retry that comes after its answer was lost
+is answered as the first try was, though the record has expired or its topic was deleted meanwhile;
+and an answer for several partitions waits for the last of them. So a batch that is not there now
+must have been durable in a segment file which lost its name since (``Removed``), for S1 and for S32
+alike. Whether it was right to remove it is for S2, S26, S29, S30 and those who judge them; when log
+starts rose is kept for them (``log_starts``).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import trio
 
-from tailrace.protocol.batch import BatchHeader, header_seed, parse_header, scan_one
+from tailrace.protocol.batch import header_seed, parse_header
 from tailrace.protocol.codec import decode_message
 from tailrace.protocol.frame import PREAMBLE, FrameLimits, FrameReader
 from tailrace.protocol.messages import (
@@ -29,14 +32,20 @@ from tailrace.protocol.messages import (
 )
 from tailrace.simulation.checkers import Violation
 from tailrace.simulation.content import Content
-from tailrace.simulation.disk import Folder, Inode, Platter
+from tailrace.simulation.disk import Folder, Platter
+from tailrace.simulation.log_files import (
+    PAYLOAD_AT,
+    Logs,
+    PartitionKey,
+    Removed,
+    Rot,
+    batches,
+    logs,
+)
 from tailrace.simulation.net import Connection
-from tailrace.storage.directory import parse_partition_name, partition_name
+from tailrace.storage.directory import partition_name
 
-PAYLOAD_AT = 45  # what the producer wrote and nobody patches (batch_layout: under checksum P)
 LIMITS = FrameLimits(frame=lambda api: 1 << 30, head=1 << 24)
-
-PartitionKey = tuple[bytes, int]  # topic id, partition
 
 
 @dataclass
@@ -61,9 +70,6 @@ class Dialogue:
     produced: dict[int, list[tuple[PartitionKey, bytes]]] = field(
         default_factory=dict[int, list[tuple[PartitionKey, bytes]]]
     )
-
-
-Rot = list[tuple[str, int, int]]  # bits that were flipped on purpose: file, position, mask
 
 
 @dataclass
@@ -99,7 +105,6 @@ class Oracle:
         self.acked_batches = 0
         self.delivered_batches = 0
         self.rot: Rot = []
-        self.rewrites = False  # retention, compaction and erasure are at work
         self.log_starts: list[tuple[float, PartitionKey, int]] = []  # when each was first shown
         self._name = name
         self._platter = platter
@@ -109,6 +114,7 @@ class Oracle:
         self._high_watermarks: dict[PartitionKey, int] = {}
         self._starts: dict[PartitionKey, int] = {}
         self._left: tuple[Logs, Logs] | None = None  # by the last process: written, durable
+        self._removed = Removed(platter, self._topics, self.rot)
 
     def tap(self, connection: Connection, to_client: bool, data: bytes) -> None:
         """For ``SimNet.taps``: called for every piece when it is handed to the network."""
@@ -142,18 +148,16 @@ class Oracle:
             return
         written, durable = self._left
         self._left = None
-        if self.rewrites:
-            return
         now = self._logs(self._platter)
+        self._removed.forget_cut(now)
         for key, old in written.items():
-            recovered = now.get(key, [])
-            same = 0
-            while same < min(len(old), len(recovered)) and old[same] == recovered[same]:
-                same += 1
-            safe = len(durable.get(key, []))
-            if same < safe:
-                self._violated("S32", f"{_name(key)}: {safe} batches were durable, {same} are left")
-            if set(recovered[same:]) & set(old[same:]):
+            recovered = set(now.get(key, []))
+            safe = [e for e in durable.get(key, []) if self._is_lost(key, e, recovered)]
+            if safe:
+                at = parse_header(safe[0]).base_offset
+                self._violated("S32", f"{_name(key)}@{at}: {len(safe)} durable batches are lost")
+            lost = [at for at, e in enumerate(old) if self._is_lost(key, e, recovered)]
+            if lost and recovered.intersection(old[lost[0] :]):
                 self._violated("S32", f"{_name(key)}: batches behind a lost one came back")
 
     def check_logs(self) -> None:
@@ -185,6 +189,13 @@ class Oracle:
     def _logs(self, platter: Platter) -> "Logs":
         return logs(platter, self._topics, self.rot)
 
+    def _is_lost(self, key: PartitionKey, entry: bytes, recovered: set[bytes]) -> bool:
+        """Neither there after a restart nor removed by somebody."""
+        if entry in recovered:
+            return False
+        offset = parse_header(entry).base_offset
+        return not self._removed.held(key, offset, entry[PAYLOAD_AT:])
+
     def _see_produce(
         self, dialogue: Dialogue, correlation_id: int, request: ProduceRequest, body: memoryview
     ) -> None:
@@ -205,7 +216,7 @@ class Oracle:
             if result.error is None:
                 self.acked_batches += 1
                 wrong = self._not_durable(key, result.base_offset, payload)
-                if wrong:
+                if wrong and not self._removed.held(key, result.base_offset, payload):
                     self._violated("S1", f"{_name(key)}@{result.base_offset} acked: {wrong}")
 
     def _not_durable(self, key: PartitionKey, offset: int, payload: bytes) -> str | None:
@@ -213,11 +224,9 @@ class Oracle:
         path = f"{self._topics}/{partition_name(*key)}"
         folder = self._platter.find(path)
         if not isinstance(folder, Folder):
-            return None if self.rewrites else "its partition has no directory"
+            return "its partition has no directory"
         bases = [int(name[:-4]) for name in folder.entries if name.endswith(".log")]
         base = max((base for base in bases if base <= offset), default=None)
-        if self.rewrites and (base is None or base < max(bases)):
-            return None  # a duplicate of what may have been removed or rewritten meanwhile
         if base is None:
             return "no segment holds it"
         path = f"{path}/{base:020}.log"
@@ -269,61 +278,6 @@ class Oracle:
 
     def _violated(self, invariant: str, what: str) -> None:
         self.violations.append(Violation(invariant, what))
-
-
-Logs = dict[PartitionKey, list[bytes]]
-
-
-def logs(platter: Platter, topics: str, rot: Rot) -> Logs:
-    """Every batch of every partition on a disk, in order, up to the first that is not whole."""
-    found: Logs = {}
-    root = platter.find(topics)
-    if not isinstance(root, Folder):
-        return found
-    for name, folder in sorted(root.entries.items()):
-        key = parse_partition_name(name)
-        if isinstance(folder, Folder) and key is not None:
-            found[key] = _entries(f"{topics}/{name}", folder, header_seed(*key), rot)
-    return found
-
-
-def batches(
-    path: str, content: Content, seed: int, rot: Rot, position: int = 0
-) -> Iterator[tuple[int, BatchHeader]]:
-    """Position and header of every batch of a segment file, as if nothing had rotted."""
-    data = undamaged(path, content, rot)
-    while position < content.high:
-        header = scan_one(data, position, seed)
-        if not isinstance(header, BatchHeader):
-            return
-        yield position, header
-        position += header.size_bytes
-
-
-def undamaged(path: str, content: Content, rot: Rot) -> memoryview:
-    """The bytes of a file, flipped bits put right."""
-    flips = [(position, mask) for rotten, position, mask in rot if rotten == path]
-    if not flips:
-        return content.view(0, content.size)
-    data = bytearray(content.view(0, content.high))
-    for position, mask in flips:
-        data[position] ^= mask
-    return memoryview(data)
-
-
-def _entries(path: str, folder: Folder, seed: int, rot: Rot) -> list[bytes]:
-    entries: list[bytes] = []
-    expected: int | None = None
-    for name, node in sorted(folder.entries.items()):
-        if not name.endswith(".log") or not isinstance(node, Inode):
-            continue
-        if expected is not None and int(name[:-4]) != expected:
-            break
-        data = undamaged(f"{path}/{name}", node.content, rot)
-        for position, header in batches(f"{path}/{name}", node.content, seed, rot):
-            entries.append(bytes(data[position : position + header.size_bytes]))
-            expected = header.next_offset
-    return entries
 
 
 def _name(key: PartitionKey) -> str:

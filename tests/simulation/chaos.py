@@ -9,7 +9,7 @@ from tailrace.protocol.batch import BatchHeader, header_seed
 from tailrace.simulation.disk import Folder, Inode, SimDisk
 from tailrace.simulation.history import History
 from tailrace.simulation.life import Life
-from tailrace.simulation.oracle import batches
+from tailrace.simulation.log_files import batches
 from tailrace.simulation.run import SimCluster
 from tailrace.simulation.world import DATA_DIR, SimNode
 from tailrace.storage.directory import parse_partition_name

@@ -124,7 +124,6 @@ async def run(cluster: SimCluster) -> Report:
     cluster.net.delay_mean = rng.uniform(0.0001, 0.03)
     [node] = cluster.nodes.values()
     node.buggify = rng.choice((0.0, 1.0))
-    node.oracle.rewrites = True
     chaos = Chaos(cluster, history, seeded(cluster.seed, "chaos"), WITHOUT)
     removing = Removing(cluster, history, seeded(cluster.seed, "removing"))
     with trio.fail_after(END_S):

@@ -5,6 +5,7 @@ has one, and says which of the tests must find it: ``seeds`` of the first scenar
 (``keeping``), the crash ``scripts``, or the ``machine``.
 """
 
+import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from tailrace.storage.rewrite import Rewritten
 from tailrace.storage.rounds import SyncPoint
 from tailrace.storage.segment import Range
 from tailrace.storage.swap import SwapName, replaced_by
+from tailrace.storage.thinning import Kept
 
 Finder = Literal["seeds", "keeping", "scripts", "machine"]
 Patches = Sequence[Any]
@@ -199,11 +201,41 @@ def recreated_topic_reuses_directory() -> Patches:
     ]
 
 
+def rewrite_drops_a_record() -> Patches:
+    """Of a batch that loses records one more goes, which should have stayed."""
+
+    name = "tailrace.storage.rewrite._Rewriting._judge"
+    judge = pkgutil.resolve_name(name)
+
+    def greedy(*given: Any) -> None:
+        *before, verdict, glance = given
+
+        def wrong(*batch: Any) -> Kept | None:
+            kept: Kept | None = verdict(*batch)
+            return kept if kept is None else replace(kept, keep=kept.keep[1:])
+
+        judge(*before, wrong, glance)
+
+    return [patch(name, greedy)]
+
+
+def deletion_takes_another_directory() -> Patches:
+    """With a deleted topic's directory goes one of a topic that lives."""
+    remove_partition = DataDirectory.remove_partition
+
+    def too_much(self: DataDirectory, topic_id: bytes, partition: int) -> None:
+        remove_partition(self, topic_id, partition)
+        for other in self.partitions()[:1]:
+            remove_partition(self, *other)
+
+    return [patch.object(DataDirectory, "remove_partition", too_much)]
+
+
 @dataclass(frozen=True)
 class Bug:
     """A planted bug and the tests that must find it."""
 
-    number: str  # in safety.md, where it has one
+    number: str  # in safety.md; empty: it has none
     patches: Callable[[], Patches]
     finders: tuple[Finder, ...]
 
@@ -220,6 +252,8 @@ BUGS: dict[str, Bug] = {
     "swap-not-atomic": Bug("21", swap_not_atomic, ("scripts",)),
     "retention-by-wall-clock": Bug("22", retention_by_wall_clock, ("keeping",)),
     "recreated-topic-reuses-directory": Bug("24", recreated_topic_reuses_directory, ("keeping",)),
+    "rewrite-drops-a-record": Bug("", rewrite_drops_a_record, ("scripts", "keeping")),
+    "deletion-takes-another-directory": Bug("", deletion_takes_another_directory, ("keeping",)),
     "read-past-the-end": Bug("28", read_past_the_end, ("machine",)),
 }
 

@@ -1,7 +1,8 @@
-"""The oracle sees an ack that came too early, a lost batch, a watermark that falls."""
+"""The oracle sees an ack that came too early, a lost batch, a watermark that falls; not more."""
 
 from tailrace.protocol.batch import encode_batch, header_seed
 from tailrace.protocol.codec import encode_message
+from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.frame import PREAMBLE, encode_frame
 from tailrace.protocol.messages import (
     Api,
@@ -50,23 +51,29 @@ class Broker:
             clean=False,
         )
 
-    def produce(self, value: bytes, *, sync: bool = True, store: bool = True) -> None:
-        entry = bytearray(
-            encode_batch(
-                header_seed(TOPIC_ID, 3), values=[value], keys=None, timestamps=1000, headers=None
-            )
-        )
+    def produce(
+        self, value: bytes, *, sync: bool = True, store: bool = True, offset: int = 0
+    ) -> None:
+        """``store=False``: only answered, as if it stood at ``offset``."""
+        entry = batch(value)
         request = ProduceRequest(-1, 1000, (ProducePartition(TOPIC_ID, 3, len(entry)),))
         self.say(Api.PRODUCE, encode_message(request), bytes(entry), to_client=False)
-        offset = 0
         if store:
-            [made] = self.log.append([memoryview(entry)], leader_epoch=0, now_ms=1000)
+            [made] = self.append(value)
             assert isinstance(made, Appended)
             offset = made.base_offset
             if sync:
                 self.log.sync()
         answer = ProduceResponse((ProduceResult(None, offset, 1000, 0),))
         self.say(Api.PRODUCE, encode_message(answer), b"", to_client=True)
+
+    def append(self, value: bytes) -> list[Appended | TailraceError]:
+        """Written, not synced; nobody is answered."""
+        return self.log.append([memoryview(batch(value))], leader_epoch=0, now_ms=1000)
+
+    def delete_topic(self) -> None:
+        self._disk.remove_directory(self.log.path)
+        self._disk.sync_directory("/data/topics")
 
     def show_watermark(self, offset: int) -> None:
         result = FetchResult(TOPIC_ID, 3, None, 0, offset, offset, offset, 0)
@@ -79,6 +86,11 @@ class Broker:
 
     def found(self) -> list[str]:
         return [violation.invariant for violation in self.oracle.violations]
+
+
+def batch(value: bytes) -> bytearray:
+    seed = header_seed(TOPIC_ID, 3)
+    return bytearray(encode_batch(seed, values=[value], keys=None, timestamps=1000, headers=None))
 
 
 def connection() -> Connection:
@@ -145,3 +157,63 @@ def test_damage_on_purpose_is_no_loss() -> None:
     broker.oracle.process_serves()
     broker.produce(b"d")
     assert broker.found() == []
+
+
+def test_a_retry_of_what_was_removed_since_is_no_loss() -> None:
+    broker = Broker()
+    for number in range(3):
+        broker.produce(b"%d" % number * 3000)
+    assert broker.log.drop_before(1) == 1
+    broker.produce(b"0" * 3000, store=False)
+    assert broker.found() == []
+    broker.produce(b"other" * 600, store=False)
+    assert broker.found() == ["S1"], "that never was at offset 0"
+
+
+def test_a_retry_that_comes_after_its_topic_was_deleted_is_no_loss() -> None:
+    broker = Broker()
+    broker.produce(b"a")
+    broker.delete_topic()
+    broker.produce(b"a", store=False)
+    assert broker.found() == []
+
+
+def test_a_write_into_a_directory_that_is_gone_is_found() -> None:
+    broker = Broker()
+    broker.produce(b"a")
+    broker.delete_topic()
+    broker.produce(b"b")
+    assert broker.found() == ["S1"]
+
+
+def test_an_ack_before_the_sync_is_found_though_its_file_was_removed() -> None:
+    broker = Broker()
+    broker.produce(b"a")
+    [made] = broker.append(b"b")
+    assert isinstance(made, Appended)
+    broker.delete_topic()
+    broker.produce(b"b", store=False, offset=made.base_offset)
+    assert broker.found() == ["S1"]
+
+
+def test_what_was_removed_on_purpose_is_not_missed_after_a_restart() -> None:
+    broker = Broker()
+    for number in range(3):
+        broker.produce(b"%d" % number * 3000)
+    broker.log.drop_before(1)
+    broker.oracle.process_ended()
+    broker.open()
+    broker.oracle.process_serves()
+    assert broker.found() == []
+
+
+def test_a_segment_that_recovery_cuts_is_not_removed_on_purpose() -> None:
+    broker = Broker()
+    for number in range(3):
+        broker.produce(b"%d" % number * 3000)
+    broker.oracle.process_ended()
+    broker.log.truncate_to(1)
+    broker.oracle.process_serves()
+    assert broker.found() == ["S32"]
+    broker.produce(b"2" * 3000, store=False, offset=2)
+    assert broker.found() == ["S32", "S1"]
