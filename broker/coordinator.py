@@ -1,38 +1,433 @@
 """The coordinator of consumer groups, as this broker runs it.
 
 A group belongs to the partition of ``__offsets`` that owns the hash of its name; whoever leads that
-partition coordinates the group. Here that is always this broker.
+partition coordinates the group. Here that is always this broker. At a start each partition is read
+again, one after the other and beside everything else; until then its groups answer T036.
+
+    Coordinator    finds groups, takes requests to them
+    └ Shard        a partition of __offsets: its groups, what is to be written (offsets_shard.py)
+      └ HostedGroup   a group with its waiting heartbeats and its timer (hosted_group.py)
+        └ Group       what it is, as values (group.py)
+
+Invariants:
+- whatever is decided is written before anybody is told, in the order of the decisions (R36);
+- a group that is asked about exists, or is not there at all: never "not yet" (S25).
 """
 
+import logging
+from collections.abc import Callable, Mapping
+
+import trio
+
+from tailrace.broker.appender import Appender
+from tailrace.broker.assignment import Partition as PartitionKey
+from tailrace.broker.bell import Bell
+from tailrace.broker.call import Call
 from tailrace.broker.catalog import Topic
 from tailrace.broker.config import Config
+from tailrace.broker.group import Group
+from tailrace.broker.group_members import GroupSettings, Who
+from tailrace.broker.group_offsets import Committed, Offsets, Writes
+from tailrace.broker.group_record import (
+    RecordError,
+    offset_key,
+    offset_value,
+    read_key,
+    read_offset,
+    restore,
+    state_key,
+)
+from tailrace.broker.group_roster import EXPIRED
+from tailrace.broker.group_topics import TopicShape, TopicShapes
+from tailrace.broker.hosted_group import HostedGroup
+from tailrace.broker.lag_report import not_found
+from tailrace.broker.metrics import Metrics
+from tailrace.broker.offsets_log import OffsetsLog
+from tailrace.broker.offsets_shard import Entry, Shard
+from tailrace.broker.shelf import Shelf
+from tailrace.broker.timers import Timers
 from tailrace.broker.topics import Topics
-from tailrace.protocol import texts
+from tailrace.broker.world import World
+from tailrace.protocol import texts, texts_group
+from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.messages import (
+    CommitOffsetsRequest,
+    FetchOffsetsRequest,
+    FetchOffsetsResponse,
+    HeartbeatRequest,
+)
 from tailrace.protocol.routing import Router
+
+log = logging.getLogger("tailrace.broker.coordinator")
 
 OFFSETS = "__offsets"
 OFFSETS_PARTITIONS = 16
-NAME_BYTES_MAX = 255
+LOAD_AGAIN_S = 1.0
+KEYS_AT_ONCE = 200  # taken in before others have their turn
+ENTRY_RECORDS = 1_000
 
-
-def check_group(name: str) -> None:
-    """Raise T013 for a name no group may have."""
-    if not 1 <= len(name.encode()) <= NAME_BYTES_MAX or not name.isprintable():
-        raise texts.invalid_id("group", name)
+Answered = Callable[[TailraceError | None], None]
 
 
 class Coordinator:
-    def __init__(self, config: Config, topics: Topics) -> None:
-        self._config = config
+    """``flush`` sends the answers that were made."""
+
+    def __init__(
+        self,
+        world: World,
+        config: Config,
+        topics: Topics,
+        shelf: Shelf,
+        appender: Appender,
+        timers: Timers,
+        metrics: Metrics,
+        flush: Callable[[], None],
+    ) -> None:
+        self._world = world
+        self._settings = GroupSettings(
+            broker_id=config.broker.id,
+            members_max=config.group.members_max,
+            session_timeout_min_ms=config.group.session_timeout_min_ms,
+            session_timeout_max_ms=config.group.session_timeout_max_ms,
+            assign_delay_s=config.group.assign_delay_s,
+        )
         self._topics = topics
+        self._shelf = shelf
+        self._appender = appender
+        self._timers = timers
+        self._metrics = metrics
+        self._flush = flush
+        self._bell = Bell()  # there is something to be written
+        self._load_bell = Bell()
+        self._router: Router | None = None  # None: there is no __offsets yet
+        self._shards: list[Shard] = []
+        self._shapes = TopicShapes({})
+        self._topics_moved = False
+        self._stopping = False
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """The topics are there: begin to read what was written down."""
+        self._shapes = self._shapes_now()
+        offsets = self._topics.catalog.find(OFFSETS)
+        if offsets is not None:
+            self._open(offsets)
+
+    async def run(self) -> None:
+        """Write what was decided, for ever."""
+        while True:
+            await self._bell.wait()
+            if self._topics_moved:
+                self._topics_moved = False
+                self._regroup()
+            for shard in self._shards:
+                shard.write()
+            self._flush()
+
+    async def run_loading(self) -> None:
+        """Load what is there and not loaded, for ever."""
+        while True:
+            await self._load_bell.wait()
+            while waiting := [shard for shard in self._shards if not shard.loaded]:
+                for shard in waiting:
+                    await self._try_load(shard)
+                if any(not shard.loaded for shard in waiting):
+                    await trio.sleep(LOAD_AGAIN_S)
+
+    def topics_changed(self) -> None:
+        """A topic came, went or was changed."""
+        self._topics_moved = True
+        self._bell.ring()
+
+    def release(self) -> None:
+        """The broker stops: nobody waits for news any longer."""
+        self._stopping = True
+        for shard in self._shards:
+            for hosted in shard.groups.values():
+                hosted.release()
+
+    # ── groups ───────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a topic for groups yet."""
+        return self._router is not None
 
     async def find(self, group: str) -> int:
         """The partition of ``__offsets`` that holds a group; the topic is made at its first use
-        (D18). T013 T031 T100."""
-        check_group(group)
-        return partition_of(await self._topics.internal(OFFSETS, OFFSETS_PARTITIONS), group)
+        (D18). T031 T100."""
+        if self._router is None:
+            offsets = await self._topics.internal(OFFSETS, OFFSETS_PARTITIONS)
+            if self._router is None:
+                self._open(offsets)
+        assert self._router is not None
+        return self._router.partition(group.encode())
+
+    def all(self) -> list[Group]:
+        """Every group that is loaded."""
+        return [hosted.group for shard in self._shards for hosted in shard.groups.values()]
+
+    def check_loaded(self) -> None:
+        """Raise T036 or T033 unless ``all`` are all."""
+        for shard in self._shards:
+            self._check_loaded(shard, None)
+
+    def get(self, name: str) -> Group:
+        """A group. T043, T036."""
+        return self._existing(name)[1].group
+
+    def expire_member(self, name: str, member_id: str) -> None:
+        """As if its session had run out now: for tests. T043, T036."""
+        _, hosted = self._existing(name)
+        hosted.group.leave(trio.current_time(), member_id, reason=EXPIRED)
+        hosted.look()
+
+    def _shard(self, name: str) -> Shard:
+        """Where a group lives, loaded; only once there is an ``__offsets``. T036, T033."""
+        assert self._router is not None, "made at the first use"
+        shard = self._shards[self._router.partition(name.encode())]
+        self._check_loaded(shard, name)
+        return shard
+
+    def _check_loaded(self, shard: Shard, name: str | None) -> None:
+        if not shard.loaded:
+            raise shard.refusal or self._loading(name)
+
+    def _loading(self, name: str | None) -> TailraceError:
+        return texts_group.coordinator_loading(name, broker=self._settings.broker_id)
+
+    def _existing(self, name: str) -> tuple[Shard, HostedGroup]:
+        """T043 with similar names, T036."""
+        if self._router is None:
+            raise not_found(name, ())
+        shard = self._shard(name)
+        hosted = shard.groups.get(name)
+        if hosted is None:
+            raise not_found(name, self.all())
+        if hosted.leaving:
+            raise self._loading(name)
+        return shard, hosted
+
+    def _present(self, name: str) -> tuple[Shard, HostedGroup]:
+        """The group, or one that is nowhere known yet. T036."""
+        shard = self._shard(name)
+        hosted = shard.groups.get(name) or self._host(shard, name)
+        if hosted.leaving:
+            raise self._loading(name)
+        return shard, hosted
+
+    def _host(self, shard: Shard, name: str) -> HostedGroup:
+        def changed(hosted: HostedGroup) -> None:
+            shard.groups.setdefault(name, hosted)
+            shard.changed(hosted)
+
+        return HostedGroup(
+            Group(name, self._settings, self._shapes),
+            broker_id=self._settings.broker_id,
+            timers=self._timers,
+            metrics=self._metrics,
+            changed=changed,
+            flush=self._flush,
+        )
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────
+
+    def heartbeat(self, call: Call, request: HeartbeatRequest, who: Who) -> None:
+        """Answered when there is news. T036 T042 T070 T082."""
+        _, hosted = self._present(request.group)
+        hosted.beat(call, request, who)
+        if self._stopping:
+            hosted.release()
+
+    def commit(self, call: Call, request: CommitOffsetsRequest) -> None:
+        """Answered when it is durable. T036 T044, and those of a write that fails."""
+        shard, hosted = self._present(request.group)
+        group = hosted.group
+        writes = group.check_commit(request, self._world.clock.wall_ms())
+
+        def done(error: TailraceError | None) -> None:
+            if error is not None:
+                group.failed()
+                self._drop_if_void(shard, hosted)
+                call.fail(error)
+                return
+            group.applied(writes.puts)
+            if writes.puts:
+                self._metrics.group_commits.of(group.name).inc(len(writes.puts))
+            code = next((f"T{one.code:03}" for one in writes.errors.values()), "ok")
+            call.answer(group.commit_response(request, writes), code=code)
+
+        if writes.puts:
+            shard.groups.setdefault(group.name, hosted)
+        shard.submit(Entry(_records(group, writes), done))
+
+    def fetch(self, request: FetchOffsetsRequest) -> FetchOffsetsResponse:
+        """What is committed, durably. T036."""
+        if self._router is None:
+            return FetchOffsetsResponse(Offsets().fetch(request.partitions))
+        return self._present(request.group)[1].group.fetch(request.partitions)
+
+    def reset(self, name: str, targets: Mapping[PartitionKey, int], answered: Answered) -> None:
+        """Move committed offsets, all of them or none; ``answered`` once. T036 T043 T044."""
+        shard, hosted = self._existing(name)
+        group = hosted.group
+        writes = group.check_reset(targets, self._world.clock.wall_ms())
+
+        def done(error: TailraceError | None) -> None:
+            if error is None:
+                group.applied(writes.puts)
+            else:
+                group.failed()
+            answered(error)
+
+        shard.submit(Entry(_records(group, writes), done))
+
+    def delete(self, name: str, answered: Answered) -> None:
+        """Forget a group; ``answered`` once. T036 T043 T044.
+
+        What was committed before goes first to the log, then the tombstones of all of it.
+        """
+        shard, hosted = self._existing(name)
+        group = hosted.group
+        group.check_empty()
+        hosted.leaving = True
+
+        def kept(error: TailraceError) -> None:
+            hosted.leaving = False
+            if group.dirty:
+                shard.changed(hosted)
+            answered(error)
+
+        def gone(error: TailraceError | None) -> None:
+            if error is not None:
+                kept(error)
+                return
+            del shard.groups[name]
+            hosted.forget()
+            self._metrics.forget_group(name)
+            answered(None)
+
+        def bury(error: TailraceError | None) -> None:
+            if error is not None:
+                kept(error)
+                return
+            shard.unchanged(hosted)
+            keys = [*(offset_key(name, key) for key in group.offsets), state_key(name)]
+            self._bury(shard, keys, gone)
+
+        shard.submit(Entry({}, bury))
+
+    def _bury(self, shard: Shard, keys: list[bytes], done: Answered) -> None:
+        """Write tombstones; the last ones report for all of them."""
+        chunks = [keys[at : at + ENTRY_RECORDS] for at in range(0, len(keys), ENTRY_RECORDS)]
+        for chunk in chunks[:-1]:
+            shard.submit(Entry(dict.fromkeys(chunk), _ignore))
+        shard.submit(Entry(dict.fromkeys(chunks[-1]), done))
+
+    def _drop_if_void(self, shard: Shard, hosted: HostedGroup) -> None:
+        """A group whose very first commit failed never was."""
+        group = hosted.group
+        if not group.changes and not group.offsets:
+            shard.groups.pop(group.name, None)
+
+    # ── topics ───────────────────────────────────────────────────────────────────────────────
+
+    def _shapes_now(self) -> TopicShapes:
+        catalog = self._topics.catalog
+        found = (catalog.by_name[name] for name in catalog.names(internal=True))
+        return TopicShapes(
+            {topic.name: TopicShape(topic.topic_id, len(topic.partitions)) for topic in found}
+        )
+
+    def _regroup(self) -> None:
+        """Tell every group of the topics there are."""
+        shapes = self._shapes_now()
+        if shapes.by_name == self._shapes.by_name:
+            return
+        self._shapes = shapes
+        now = trio.current_time()
+        for shard in self._shards:
+            if shard.loaded:
+                for hosted in shard.groups.values():
+                    self._adapt(shard, hosted, now)
+
+    def _adapt(self, shard: Shard, hosted: HostedGroup, now: float) -> None:
+        orphans = hosted.group.topics_changed(now, self._shapes)
+        for at in range(0, len(orphans), ENTRY_RECORDS):
+            keys = (offset_key(hosted.group.name, key) for key in orphans[at : at + ENTRY_RECORDS])
+            shard.submit(Entry(dict.fromkeys(keys), _ignore, lasting=True))
+        hosted.look()
+
+    # ── loading ──────────────────────────────────────────────────────────────────────────────
+
+    def _open(self, offsets: Topic) -> None:
+        self._router = Router([one.key_first for one in offsets.partitions])
+        for number in range(len(offsets.partitions)):
+            one = OffsetsLog(
+                *(self._shelf, self._appender, self._world.clock),
+                *(offsets.topic_id, number),
+            )
+            shard = Shard(one, self._timers, wake=self._bell.ring, flush=self._flush)
+            shard.loaded = one.empty
+            self._shards.append(shard)
+        self._load_bell.ring()
+
+    async def _try_load(self, shard: Shard) -> None:
+        try:
+            await self._load(shard)
+        except (TailraceError, RecordError) as error:
+            if isinstance(error, RecordError):
+                error = texts.partition_offline(OFFSETS, shard.log.number, reason=str(error))
+            if shard.refusal is None:
+                log.error(
+                    "the groups in __offsets[%d] cannot be loaded, trying again: %s",
+                    *(shard.log.number, error),
+                    extra={"event": "group.load_failed", "code": error.code},
+                )
+            shard.refusal = error
+
+    async def _load(self, shard: Shard) -> None:
+        """T031, T033; ``RecordError``."""
+        began = self._world.clock.now()
+        values = await shard.log.replay(self._world.offload)
+        groups: dict[str, HostedGroup] = {}
+        for count, (key, value) in enumerate(values.items(), 1):
+            self._take_in(shard, groups, key, value)
+            if count % KEYS_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        now = trio.current_time()
+        shard.loaded, shard.refusal, shard.groups = True, None, groups
+        for hosted in groups.values():
+            hosted.group.fresh_sessions(now)
+            hosted.group.reloaded(now)
+            self._adapt(shard, hosted, now)
+        if groups:
+            log.info(
+                "loaded %d groups with %d offsets from __offsets[%d] in %.3f s",
+                *(len(groups), sum(len(one.group.offsets) for one in groups.values())),
+                *(shard.log.number, self._world.clock.now() - began),
+                extra={"event": "group.loaded", "code": None},
+            )
+
+    def _take_in(
+        self, shard: Shard, groups: dict[str, HostedGroup], key: bytes, value: bytes
+    ) -> None:
+        name, partition = read_key(key)
+        hosted = groups.get(name)
+        if hosted is None:
+            hosted = groups[name] = self._host(shard, name)
+        if partition is None:
+            restore(hosted.group, value, trio.current_time())
+        else:
+            hosted.group.applied({partition: read_offset(value)})
 
 
-def partition_of(offsets: Topic, group: str) -> int:
-    """The partition that owns the hash of a group's name."""
-    return Router([one.key_first for one in offsets.partitions]).partition(group.encode())
+def _records(group: Group, writes: Writes) -> dict[bytes, bytes | None]:
+    """What is to be written for a commit or reset."""
+    puts: Mapping[PartitionKey, Committed] = writes.puts
+    return {offset_key(group.name, key): offset_value(value) for key, value in puts.items()}
+
+
+def _ignore(error: TailraceError | None) -> None:
+    """Nobody waits for it."""

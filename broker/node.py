@@ -17,6 +17,7 @@ from tailrace.broker.coordinator import Coordinator
 from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.health import Health
+from tailrace.broker.lag_report import LagReport
 from tailrace.broker.limits import Admission, MemoryBudget
 from tailrace.broker.metrics import Histogram, Metrics, Series
 from tailrace.broker.producer_ids import ProducerIds
@@ -67,6 +68,7 @@ class Node:
     topics: Topics
     erasures: Erasures
     groups: Coordinator
+    lag: LagReport
     producer_ids: ProducerIds
     appender: Appender
     flusher: Flusher

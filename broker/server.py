@@ -1,8 +1,8 @@
 """One broker, from start to stop. Read this file first.
 
     run
-    └ services     http, timers, appender, flusher (and its rounds ahead), janitor, cleaner, eraser,
-                   sweep
+    └ services     http, timers, appender, flusher (and its rounds ahead), groups (writing and
+                   loading), watcher, janitor, cleaner, eraser, sweep
       └ connections    one accept loop per listener, one task per connection
 
 Start: lock the data directory, open the metadata store, open and recover every log, take the lead
@@ -27,35 +27,25 @@ from uuid import UUID
 import trio
 
 from tailrace.broker import listener
-from tailrace.broker.appender import Appender
-from tailrace.broker.cleaner import Cleaner
-from tailrace.broker.clock import Timekeeper
+from tailrace.broker.assembly import assemble
 from tailrace.broker.config import Config
-from tailrace.broker.coordinator import Coordinator
 from tailrace.broker.eraser import Eraser
-from tailrace.broker.erasures import Erasures
-from tailrace.broker.flusher import ROUND_PARTITIONS_MAX, Flusher
+from tailrace.broker.flusher import ROUND_PARTITIONS_MAX
 from tailrace.broker.groups import first_of
 from tailrace.broker.health import Health
 from tailrace.broker.http import serve_http
 from tailrace.broker.janitor import Janitor
 from tailrace.broker.kinds import Address
-from tailrace.broker.limits import Admission, MemoryBudget
 from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.metrics import Metrics
-from tailrace.broker.node import Node, Outbox, State
+from tailrace.broker.node import Node, State
 from tailrace.broker.opener import tell_recovered
-from tailrace.broker.producer_ids import ProducerIds
 from tailrace.broker.registry import Registry
 from tailrace.broker.security import server_context
-from tailrace.broker.shelf import Shelf
-from tailrace.broker.space import Budget, Room, Space
-from tailrace.broker.timers import Timers
-from tailrace.broker.topics import Topics
 from tailrace.broker.world import Listener, World
 from tailrace.protocol import texts_config
 from tailrace.protocol.errors import BrokerError, MetadataUnavailable, TailraceError
-from tailrace.protocol.version import SOFTWARE, VERSION
+from tailrace.protocol.version import VERSION
 from tailrace.storage.ballast import Ballast
 from tailrace.storage.directory import DataDirectory
 
@@ -212,17 +202,22 @@ class Server:
         )
         about = {"version": VERSION, "since": self._world.clock.wall_ms()}
         epoch = await registry.join(directory.cluster_id, directory.path, about)
-        node, janitor = self._assemble(directory, registry, epoch, http)
+        node, janitor, eraser, watcher = assemble(
+            *(self._world, self._config, self.metrics, self.health, directory, registry),
+            broker_epoch=epoch,
+            http=http,
+            began=self._began,
+            state=lambda: self.state,
+            storage_failed=self._storage_failed,
+            look_soon=self.clean_now,
+        )
         try:
             await self._watched(partial(self._recover, node, directory))
             janitor.room.now()
-            eraser = Eraser(
-                *(self._world, node.shelf, node.flusher, node.erasures),
-                rate_bytes=self._config.storage.cleaner_rate_bytes,
-            )
             self._node, self._janitor, self._eraser = node, janitor, eraser
             for work in (
                 *(node.timers.run, node.appender.run, node.flusher.run),
+                *(node.groups.run, node.groups.run_loading, watcher.run),
                 partial(self._watched, eraser.run),
                 partial(self._watched, node.cleaner.run),
                 partial(self._watched, node.flusher.run_ahead),
@@ -238,79 +233,10 @@ class Server:
                 await self._world.heavy.aclose()
             node.shelf.close()
 
-    def _assemble(
-        self, directory: DataDirectory, registry: Registry, epoch: int, http: str | None
-    ) -> tuple[Node, Janitor]:
-        world, config, metrics = self._world, self._config, self.metrics
-        outbox = Outbox()
-        ballast = Ballast(world.disk, directory.path, world.ballast_bytes_max)
-        time = Timekeeper(world.clock, world.disk, directory.clock_path)
-        budget = Budget(
-            config.storage.min_free,
-            config.values["storage.min_free"].text,
-            config.storage.max_size_bytes,
-        )
-        room = Room(*world.disk.usage(directory.path), 0)
-        shelf = Shelf(
-            *(world, directory, metrics, self.health, config.broker.id),
-            verify=config.storage.verify_on_start,
-            space=Space(budget, room, ballast.size_bytes),
-            now_ms=time.now_ms,
-        )
-        metrics.partitions = shelf.gauges
-        self.health.damage = shelf.damage
-        flusher = Flusher(
-            *(world.disk, directory.path, world.offload.dedicated("sync"), world.clock, metrics),
-            answered=outbox.flush,
-            failed=self._storage_failed,
-        )
-        appender = Appender(
-            *(world.clock, flusher, metrics),
-            maybe=world.maybe,
-            answered=outbox.flush,
-            failed=self._storage_failed,
-        )
-        erasures = Erasures(registry, time.age_ms)
-        metrics.erasures_pending.read = lambda: {(): erasures.pending_count}
-        topics = Topics(world, config, registry, shelf, flusher, erasures, metrics)
-        node = Node(
-            world=world,
-            config=config,
-            metrics=metrics,
-            broker_id=config.broker.id,
-            cluster_id=directory.cluster_id,
-            broker_epoch=epoch,
-            software=SOFTWARE,
-            shelf=shelf,
-            topics=topics,
-            erasures=erasures,
-            groups=Coordinator(config, topics),
-            producer_ids=ProducerIds(registry),
-            appender=appender,
-            flusher=flusher,
-            cleaner=Cleaner(world, shelf, flusher, time, metrics, config.storage),
-            timers=Timers(),
-            outbox=outbox,
-            memory=MemoryBudget(config.limits.request_memory_bytes),
-            admission=Admission(config.limits.connections, config.limits.connections_per_ip),
-            state=lambda: self.state,
-            health=self.health,
-            http=http,
-            started_at=self._began,
-            time=time,
-        )
-        metrics.request_memory.read = lambda: {(): node.memory.used_bytes}
-        janitor = Janitor(
-            *(world, directory.path, ballast, shelf),
-            *(flusher, time, self.health, metrics),
-        )
-        topics.changed = self.clean_now
-        janitor.room.open_wanting = topics.open_wanting
-        return node, janitor
-
     async def _recover(self, node: Node, directory: DataDirectory) -> None:
         await node.topics.start(clean=directory.was_clean, suspect=directory.was_suspect)
         await node.erasures.load(node.topics.catalog.by_id)
+        node.groups.start()
         if node.shelf.untrusted:
             await self._world.offload.run(self._mark_suspect, directory)
         elif directory.was_suspect:
@@ -417,6 +343,7 @@ class Server:
         for fetch in list(node.parked):
             fetch.finish()
         node.erasures.release()
+        node.groups.release()
         node.outbox.flush()
         self._stage("finish", began)
         while node.connections:

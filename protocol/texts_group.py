@@ -31,11 +31,25 @@ def group_not_empty(name: str, *, members: Sequence[str]) -> errors.GroupNotEmpt
     )
 
 
-def coordinator_loading(group: str, *, broker: str) -> errors.CoordinatorLoading:
-    """T036."""
+def coordinator_loading(group: str | None, *, broker: str) -> errors.CoordinatorLoading:
+    """T036. ``group``: None, if all were asked about."""
+    whose = "some groups" if group is None else f"group '{shown(group)}'"
     return errors.CoordinatorLoading(
         "T036",
-        f"broker {shown(broker)} is still loading the offsets of group '{shown(group)}'",
+        f"broker {shown(broker)} is still loading the offsets of {whose}",
+        "Ask again.",
+        group=group or "",
+        broker=broker,
+    )
+
+
+def coordinator_stuck(group: str, *, broker: str, reason: str) -> errors.CoordinatorLoading:
+    """T036 for a member: what changed in its group cannot be written down. ``reason``: an error's
+    message."""
+    return errors.CoordinatorLoading(
+        "T036",
+        f"broker {shown(broker)} cannot write down what changed in group '{shown(group)}': "
+        f"{shown(reason)}",
         "Ask again.",
         group=group,
         broker=broker,

@@ -1,0 +1,154 @@
+"""The parts of one broker, put together; nothing runs yet. ``server.py`` starts and stops them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tailrace.broker.appender import Appender
+from tailrace.broker.cleaner import Cleaner
+from tailrace.broker.clock import Timekeeper
+from tailrace.broker.config import Config
+from tailrace.broker.coordinator import Coordinator
+from tailrace.broker.eraser import Eraser
+from tailrace.broker.erasures import Erasures
+from tailrace.broker.flusher import Flusher
+from tailrace.broker.health import Health
+from tailrace.broker.janitor import Janitor
+from tailrace.broker.lag_report import LagReport
+from tailrace.broker.limits import Admission, MemoryBudget
+from tailrace.broker.metrics import Metrics
+from tailrace.broker.node import Node, Outbox, State
+from tailrace.broker.producer_ids import ProducerIds
+from tailrace.broker.registry import Registry
+from tailrace.broker.shelf import Shelf
+from tailrace.broker.space import Budget, Room, Space
+from tailrace.broker.timers import Timers
+from tailrace.broker.topics import Topics
+from tailrace.broker.watcher import Watcher
+from tailrace.broker.world import World
+from tailrace.protocol.errors import BrokerError
+from tailrace.protocol.version import SOFTWARE
+from tailrace.storage.ballast import Ballast
+from tailrace.storage.directory import DataDirectory
+
+
+class Parts(NamedTuple):
+    """A broker, and those of its tasks that nobody asks anything."""
+
+    node: Node
+    janitor: Janitor
+    eraser: Eraser
+    watcher: Watcher
+
+
+def assemble(
+    world: World,
+    config: Config,
+    metrics: Metrics,
+    health: Health,
+    directory: DataDirectory,
+    registry: Registry,
+    *,
+    broker_epoch: int,
+    http: str | None,
+    began: float,
+    state: Callable[[], State],
+    storage_failed: Callable[[BrokerError], None],
+    look_soon: Callable[[], None],
+) -> Parts:
+    """``look_soon`` lets the housekeeping look at once: topics have changed."""
+    outbox, timers = Outbox(), Timers()
+    ballast = Ballast(world.disk, directory.path, world.ballast_bytes_max)
+    time = Timekeeper(world.clock, world.disk, directory.clock_path)
+    shelf = _shelf(world, config, metrics, health, directory, time, ballast)
+    flusher = Flusher(
+        *(world.disk, directory.path, world.offload.dedicated("sync"), world.clock, metrics),
+        answered=outbox.flush,
+        failed=storage_failed,
+    )
+    appender = Appender(
+        *(world.clock, flusher, metrics),
+        maybe=world.maybe,
+        answered=outbox.flush,
+        failed=storage_failed,
+    )
+    erasures = Erasures(registry, time.age_ms)
+    topics = Topics(world, config, registry, shelf, flusher, erasures, metrics)
+    groups = Coordinator(
+        *(world, config, topics, shelf, appender, timers, metrics), flush=outbox.flush
+    )
+    watcher = Watcher(world, shelf, time, groups.all, window_s=config.group.verdict_window_s)
+    node = Node(
+        world=world,
+        config=config,
+        metrics=metrics,
+        broker_id=config.broker.id,
+        cluster_id=directory.cluster_id,
+        broker_epoch=broker_epoch,
+        software=SOFTWARE,
+        shelf=shelf,
+        topics=topics,
+        erasures=erasures,
+        groups=groups,
+        lag=LagReport(watcher, world.clock, config.broker.id),
+        producer_ids=ProducerIds(registry),
+        appender=appender,
+        flusher=flusher,
+        cleaner=Cleaner(world, shelf, flusher, time, metrics, config.storage),
+        timers=timers,
+        outbox=outbox,
+        memory=MemoryBudget(config.limits.request_memory_bytes),
+        admission=Admission(config.limits.connections, config.limits.connections_per_ip),
+        state=state,
+        health=health,
+        http=http,
+        started_at=began,
+        time=time,
+    )
+    janitor = Janitor(
+        *(world, directory.path, ballast, shelf),
+        *(flusher, time, health, metrics),
+    )
+    eraser = Eraser(
+        *(world, shelf, flusher, erasures), rate_bytes=config.storage.cleaner_rate_bytes
+    )
+
+    def topics_changed() -> None:
+        groups.topics_changed()
+        look_soon()
+
+    topics.changed = topics_changed
+    janitor.room.open_wanting = topics.open_wanting
+    _let_read(node)
+    return Parts(node, janitor, eraser, watcher)
+
+
+def _shelf(
+    world: World,
+    config: Config,
+    metrics: Metrics,
+    health: Health,
+    directory: DataDirectory,
+    time: Timekeeper,
+    ballast: Ballast,
+) -> Shelf:
+    budget = Budget(
+        config.storage.min_free,
+        config.values["storage.min_free"].text,
+        config.storage.max_size_bytes,
+    )
+    room = Room(*world.disk.usage(directory.path), 0)
+    return Shelf(
+        *(world, directory, metrics, health, config.broker.id),
+        verify=config.storage.verify_on_start,
+        space=Space(budget, room, ballast.size_bytes),
+        now_ms=time.now_ms,
+    )
+
+
+def _let_read(node: Node) -> None:
+    """Where scrapes and probes find what they show."""
+    node.metrics.partitions = node.shelf.gauges
+    node.metrics.groups = node.lag.gauges
+    node.metrics.erasures_pending.read = lambda: {(): node.erasures.pending_count}
+    node.metrics.request_memory.read = lambda: {(): node.memory.used_bytes}
+    node.health.damage = node.shelf.damage
