@@ -1,30 +1,28 @@
 """``Consumer``: records out of topics, in the order of each partition.
 
-The contract is interfaces 1.3; what stands behind it is in ``feed.py``. Groups come in a later
-release: a consumer reads fixed partitions, or all of its topics, and commits nothing.
+The contract is interfaces 1.3; what stands behind it is in ``feed.py``, and for a member of a group
+in ``holdings.py``. Without a group a consumer reads fixed partitions, or all of its topics, and
+commits nothing.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Literal, Self
+from typing import TYPE_CHECKING, Generic, Literal, Self, Unpack
 
 from tailrace.client.codecs import CodecSpec
-from tailrace.client.consumer_options import DecodePolicy, check_options
+from tailrace.client.consumer_options import DecodePolicy, OfGroups, check_options
 from tailrace.client.feed import Feed
 from tailrace.client.offsets import time_of
-from tailrace.client.reading import (
-    BatchReader,
-    PartitionsReader,
-    PartitionStream,
-    RecordReader,
-    Source,
-)
+from tailrace.client.reading import BatchReader, RecordReader, Source
 from tailrace.client.records import At, K, Record, TopicPartition, V
 from tailrace.client.shapes import ConsumerHealth
+from tailrace.client.streams import PartitionsReader, PartitionStream
 from tailrace.protocol import texts_client, texts_config
+from tailrace.protocol.errors import TailraceError
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client
+    from tailrace.client.holdings import Holdings
     from tailrace.client.partition_buffer import PartitionBuffer
     from tailrace.client.policy import ErrorPolicy
 
@@ -42,9 +40,17 @@ class Consumer(Generic[K, V]):
       stays there until ``seek``, reading on tries the same record again;
     - OffsetOutOfRange T041 where the position is outside the log, by ``on_out_of_range``;
     - TopicNotFound T010 if the topic was deleted, ConnectError T005 after ``max_outage``;
+    - with a group: PartitionLost T040, once, where a partition went to another member before all
+      that was handed out was committed (``run`` logs it); GroupFenced T042 if another consumer
+      took over its ``instance_id``;
     - UsageError T053-T055 for misuse, after ``aclose`` too.
 
     Cancelling a wait loses nothing: the next call returns the record that was waited for.
+
+    With a group and ``commit="after"`` a record (a batch) is processed when the next one is asked
+    for; ``run`` has its own rule. What is processed is committed every ``commit_interval``, when a
+    partition goes, and on close. The one in hand is never committed by itself, not by ``break``
+    either: it comes again.
     """
 
     def __init__(
@@ -66,9 +72,9 @@ class Consumer(Generic[K, V]):
         idle_timeout: float | None,
         stop_at_end: bool,
         close_timeout: float,
-        **of_groups: object,
+        **of_groups: Unpack[OfGroups],
     ) -> None:
-        """See ``Client.consumer``. Raises ConfigError T082, and T086 for what comes later."""
+        """See ``Client.consumer``. Raises ConfigError T082, InvalidName T013."""
         self._options = check_options(
             topics,
             group=group,
@@ -94,10 +100,11 @@ class Consumer(Generic[K, V]):
         client.attach_consumer(self)
 
     async def __aenter__(self) -> Self:
-        """Find the partitions and where to start.
+        """Find the partitions and where to start; with a group join it and learn them.
 
         Raises TopicNotFound T010, PartitionNotFound T011, RequestTimeout T034 if that could not be
-        learnt within ``request_timeout``. Nothing is fetched before somebody reads.
+        learnt within ``request_timeout``; with a group GroupConfigMismatch T070 and ConfigError
+        T082 for what the broker refuses. Nothing is fetched before somebody reads.
         """
         await self.feed.open()
         return self
@@ -108,12 +115,19 @@ class Consumer(Generic[K, V]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        except TailraceError as error:
+            if exc is None:
+                raise
+            exc.add_note(f"also failed: {type(error).__name__}: {error}")
 
     async def aclose(self) -> None:
         """Stop reading; whoever waits gets UsageError T055, a partition stream ends.
 
-        Safe to call again. Raises what the producer of dead letters raises when it closes.
+        With a group: commits by C12 and leaves, within ``close_timeout``. Safe to call again.
+        Raises PartitionLost T040 for what was processed too late to be committed, and what the
+        producer of dead letters raises when it closes. Cancelled: 2 s more, shielded.
         """
         if self.feed.closed:
             return
@@ -141,7 +155,8 @@ class Consumer(Generic[K, V]):
     def partitions(self) -> PartitionsReader[K, V]:
         """A stream for each partition, to be read by a task of its own.
 
-        After the last partition it waits until all streams have ended.
+        After the last partition it waits until all streams have ended. With a group it goes on:
+        a partition that goes ends its stream, one that comes has a new one.
         """
         self.feed.read_as("partitions()")
         return PartitionsReader[K, V](self.feed)
@@ -164,12 +179,19 @@ class Consumer(Generic[K, V]):
         ``signals``) it takes no more records, gives what is in flight ``drain_timeout`` seconds to
         finish, and returns; a second signal ends it at once. When reading ends it waits for what
         is in flight. Cancelled: the handlers are cancelled too.
+
+        With a group only the contiguous finished records of each partition are committed. Of a
+        partition that is withdrawn it finishes what was begun, and what lies before that; what
+        took longer than ``rebalance_timeout`` is logged (T040), and is handled again elsewhere.
+        After a signal it commits, leaves the group and closes the consumer.
         """
         from tailrace.client.run import Run, run
 
-        this = Run(self.feed.dead_letters, handler, on_error, order, in_flight)
-        records = self.records("run()")
+        this = Run(self.feed, handler, on_error, order, in_flight)
+        records: RecordReader[K, V] = self.records("run()")
         await run(this, records, signals=signals, drain_timeout=drain_timeout)
+        if this.drained and self.feed.group is not None:
+            await self.aclose()
 
     def records(self, kind: str) -> RecordReader[K, V]:
         """The reader of single records, for ``async for``, ``run()`` and ``tailrace.sync``."""
@@ -182,7 +204,8 @@ class Consumer(Generic[K, V]):
         """All partitions, for the one reader."""
         if self._source is None:
             kind = self.feed.read_by or ""
-            self._source = Source(self.feed, list(self.feed.buffers.values()), kind)
+            source = self._source = Source(self.feed, list(self.feed.buffers.values()), kind)
+            self.feed.on_assigned(source.add, lambda buffer: None)
         return self._source
 
     # ── positions ────────────────────────────────────────────────────────────────────────────
@@ -209,6 +232,7 @@ class Consumer(Generic[K, V]):
         else:
             time_of(to, call="consumer.seek()", key="to")
             offset = (await self.feed.offsets([partition], to))[partition]
+        self.feed.jumped()
         buffer.seek(offset)
         self.feed.moved(buffer)
 
@@ -242,7 +266,7 @@ class Consumer(Generic[K, V]):
 
     @property
     def assignment(self) -> frozenset[TopicPartition]:
-        """The partitions it reads; empty before ``async with``."""
+        """The partitions it reads; empty before ``async with``. With a group they come and go."""
         return frozenset(self.feed.buffers)
 
     def health(self) -> ConsumerHealth:
@@ -254,9 +278,25 @@ class Consumer(Generic[K, V]):
     async def commit(
         self, offsets: Mapping[TopicPartition, int] | None = None, *, metadata: str = ""
     ) -> None:
-        """UsageError T055: a consumer without a group has nothing to commit to."""
-        raise texts_client.no_group("commit()")
+        """Commit these next offsets, None: all that was handed out; durable when it returns.
+
+        During ``run`` None means what is finished. ``metadata``: at most 4,096 bytes, kept with
+        the offsets. Raises PartitionLost T040 for partitions that went to another member (once),
+        ConfigError T082 for a lower offset than the committed one, UsageError T055 without a group
+        or for a partition that is not assigned, RequestTimeout T034. Cancelled: it may be stored.
+        """
+        await self._group("commit()").commit(offsets, metadata)
 
     async def committed(self) -> dict[TopicPartition, int | None]:
-        """UsageError T055: a consumer without a group has committed nothing."""
-        raise texts_client.no_group("committed()")
+        """The committed offset of each assigned partition, None: nothing yet.
+
+        Raises RequestTimeout T034, UsageError T055 without a group.
+        """
+        return await self._group("committed()").committed()
+
+    def _group(self, call: str) -> "Holdings":
+        if self.feed.options.group is None:
+            raise texts_client.no_group(call)
+        self.feed.check()
+        assert self.feed.group is not None
+        return self.feed.group

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from tailrace.client.codecs import CodecSpec, bind
 from tailrace.client.fetcher import FetchOptions
 from tailrace.client.offsets import time_of
 from tailrace.client.partition_buffer import Codecs
 from tailrace.client.records import At, TopicPartition
-from tailrace.protocol import texts_config
+from tailrace.protocol import texts, texts_config
 from tailrace.protocol.errors import ConfigError
 from tailrace.protocol.messages import READ_COMMITTED, READ_UNCOMMITTED
 
@@ -24,7 +24,36 @@ OF_GROUPS: dict[str, object] = {
     "max_processing": None,
 }
 
+NAME_LENGTH_MAX = 255  # of groups and instance ids
+WIRE_S_MAX = 2_000_000.0  # as ms they travel in 31 bits
+
 DecodePolicy = Literal["raise", "skip", "dead_letter"]
+
+
+class OfGroups(TypedDict):
+    """The arguments that need ``group=``, as they were given."""
+
+    commit: Literal["after", "manual"]
+    commit_interval: float
+    session_timeout: float
+    rebalance_timeout: float
+    heartbeat: Literal["thread", "task"]
+    instance_id: str | None
+    max_processing: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOptions:
+    """What a member of a group was asked for; durations in seconds."""
+
+    name: str
+    commit: Literal["after", "manual"]
+    commit_interval: float  # 0: before the next record
+    session_timeout: float
+    rebalance_timeout: float
+    heartbeat: Literal["thread", "task"]
+    instance_id: str | None
+    max_processing: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +61,7 @@ class ConsumerOptions:
     """Durations in seconds."""
 
     topics: tuple[str, ...]
+    group: GroupOptions | None
     partitions: tuple[TopicPartition, ...] | None  # fixed; None: all of the topics
     start: At
     codecs: Codecs
@@ -61,15 +91,11 @@ def check_options(
     idle_timeout: float | None,
     stop_at_end: bool,
     close_timeout: float,
-    of_groups: dict[str, object],
+    of_groups: OfGroups,
 ) -> ConsumerOptions:
-    """All arguments together. ConfigError T082 for what cannot be, T086 for groups."""
-    if group is not None:
-        raise texts_config.argument_later("group", group, call=CALL, release="consumer groups")
-    for name, default in OF_GROUPS.items():
-        if of_groups[name] != default:
-            raise _bad(name, of_groups[name], "left out", "It needs group=, which comes later.")
+    """All arguments together. ConfigError T082 for what cannot be, T013 for names."""
     _check_places(topics, partitions)
+    options_of_group = _group(group, of_groups, partitions)
     time_of(start, call=CALL, key="start")
     _one_of("isolation", isolation, tuple(ISOLATION))
     _one_of("on_out_of_range", on_out_of_range, POLICIES)
@@ -86,6 +112,7 @@ def check_options(
         _seconds("idle_timeout", idle_timeout, math.inf)
     return ConsumerOptions(
         topics=tuple(dict.fromkeys(topics)),
+        group=options_of_group,
         partitions=None if partitions is None else tuple(dict.fromkeys(partitions)),
         start=start,
         codecs=Codecs(bind(key, part="key", call=CALL), bind(value, part="value", call=CALL)),
@@ -109,6 +136,38 @@ def _check_places(topics: Sequence[str], partitions: Sequence[TopicPartition] | 
         raise _bad("partitions", "...", "left out where topics are given", hint)
     if not partitions:
         raise _bad("partitions", [], "at least one", hint)
+
+
+def _group(
+    name: str | None, given: OfGroups, partitions: Sequence[TopicPartition] | None
+) -> GroupOptions | None:
+    if name is None:
+        for key, default in OF_GROUPS.items():
+            if given[key] != default:  # type: ignore[literal-required]
+                raise _bad(key, given[key], "left out", "It needs group='name'.")  # type: ignore[literal-required]
+        return None
+    if partitions is not None:
+        hint = "A group is told by the broker what to read: give topics instead."
+        raise _bad("partitions", "...", "left out where a group is given", hint)
+    _check_name("group", name)
+    if given["instance_id"] is not None:
+        _check_name("instance id", given["instance_id"])
+    _one_of("commit", given["commit"], ("after", "manual"))
+    _one_of("heartbeat", given["heartbeat"], ("thread", "task"))
+    interval = given["commit_interval"]
+    if isinstance(interval, bool) or not 0 <= interval < math.inf:
+        hint = "Example: 1.0; 0 commits before the next record."
+        raise _bad("commit_interval", interval, "seconds, 0 or more", hint)
+    _seconds("session_timeout", given["session_timeout"], WIRE_S_MAX)
+    _seconds("rebalance_timeout", given["rebalance_timeout"], WIRE_S_MAX)
+    if given["max_processing"] is not None:
+        _seconds("max_processing", given["max_processing"], math.inf)
+    return GroupOptions(name=name, **given)
+
+
+def _check_name(what: Literal["group", "instance id"], name: str) -> None:
+    if not 1 <= len(name) <= NAME_LENGTH_MAX or not name.isprintable():
+        raise texts.invalid_id(what, name)
 
 
 def _one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:

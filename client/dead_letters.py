@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 class DeadLetters:
     """The producer of one consumer's dead letters, made when the first one is sent."""
 
-    def __init__(self, client: "Client") -> None:
+    def __init__(self, client: "Client", group: str | None = None) -> None:
         self._client = client
+        self._group = group
         self._producer: Producer[bytes, bytes] | None = None
 
     async def send(
@@ -30,7 +31,7 @@ class DeadLetters:
             "topic": record.topic,
             "partition": str(record.partition),
             "offset": str(record.offset),
-            "group": None,
+            "group": self._group,
             "error": error_summary(error),
             "attempts": str(attempts),
         }

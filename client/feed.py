@@ -6,11 +6,13 @@
 import copy
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakMethod
 
+import anyio
+
 from tailrace.client.codecs import Undecodable
-from tailrace.client.consumer_options import ConsumerOptions
+from tailrace.client.consumer_options import ConsumerOptions, GroupOptions
 from tailrace.client.dead_letters import DeadLetters
 from tailrace.client.fetcher import Fetcher
 from tailrace.client.guard import Guard
@@ -19,12 +21,15 @@ from tailrace.client.partition_buffer import Budget, PartitionBuffer
 from tailrace.client.records import At, Record, TopicPartition
 from tailrace.client.shapes import ConsumerHealth
 from tailrace.protocol import texts_client, texts_group
-from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.errors import OffsetOutOfRange, TailraceError
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client
+    from tailrace.client.holdings import Holdings
     from tailrace.client.reading import Source
 
+State = Literal["starting", "ok", "rebalancing", "reconnecting", "stalled", "closed"]
+OnBuffer = Callable[[PartitionBuffer], None]
 _log = logging.getLogger("tailrace.client")
 
 
@@ -35,7 +40,8 @@ class Feed:
         self.client = client
         self.options = options
         self.buffers: dict[TopicPartition, PartitionBuffer] = {}
-        self.dead_letters = DeadLetters(client)
+        self.group: Holdings | None = None  # from ``open`` on, where there is one
+        self.dead_letters = DeadLetters(client, options.group.name if options.group else None)
         self.read_by: str | None = None  # "async for", "batches()" … : one for ever
         self.last_record: int | None = None  # when records were last handed out
         self.skipped = 0  # older records that start='latest' left out
@@ -44,8 +50,11 @@ class Feed:
         self._guard: Guard | None = None
         budget = Budget(options.prefetch_bytes)
         self._budget = budget
-        self.fetcher = Fetcher(client, options.fetch, budget, self._changed)
+        explain = None if options.group is None else self._explain
+        self.fetcher = Fetcher(client, options.fetch, budget, self._changed, explain)
         self._route: dict[PartitionBuffer, Source] = {}
+        self._takers: list[tuple[OnBuffer, OnBuffer]] = []
+        self._joining: anyio.Event | None = None
 
     # ── opening and closing ──────────────────────────────────────────────────────────────────
 
@@ -60,15 +69,19 @@ class Feed:
         return self._guard is not None and self._guard.closed
 
     async def open(self) -> None:
-        """Find the partitions and where to start; nothing is fetched before somebody reads.
+        """Find the partitions and where to start, or join the group and learn them.
 
-        Raises TopicNotFound T010, PartitionNotFound T011, RequestTimeout T034 and what
-        ``Client`` raises. Cancelled: it may be called again.
+        Nothing is fetched before somebody reads. Raises what ``Member.join`` raises, TopicNotFound
+        T010, PartitionNotFound T011, RequestTimeout T034 and what ``Client`` raises. Cancelled: it
+        may be called again.
         """
         if self._guard is not None:
             self._guard.check()
             return
         self.client.check()
+        if self.options.group is not None:
+            await self._join(self.options.group)
+            return
         ids: dict[TopicPartition, bytes] = {}
         if self.options.partitions is None:
             for topic in self.options.topics:
@@ -87,22 +100,58 @@ class Feed:
         ends = await self.offsets(ids, "latest") if self.options.stop_at_end else None
         if self._guard is None:  # another task may have been faster
             self._guard = Guard("Consumer")
-            self._assign(ids, positions, ends)
+            for at, topic_id in ids.items():
+                stop = None if ends is None else ends[at]
+                self.add(at, topic_id, positions[at], stop=stop)
 
-    def _assign(
-        self,
-        ids: Mapping[TopicPartition, bytes],
-        positions: Mapping[TopicPartition, int],
-        ends: Mapping[TopicPartition, int] | None,
-    ) -> None:
-        for at, topic_id in ids.items():
-            buffer = PartitionBuffer(
-                at, topic_id, positions[at], codecs=self.options.codecs, budget=self._budget
-            )
-            if ends is not None:
-                buffer.stop = ends[at]
-            self.buffers[at] = buffer
-            self.fetcher.add(buffer)
+    async def _join(self, group: GroupOptions) -> None:
+        """Once, also if several tasks ask for it."""
+        from tailrace.client.holdings import Holdings
+
+        while self._joining is not None:
+            await self._joining.wait()
+        if self._guard is not None:
+            self._guard.check()
+            return
+        for topic in self.options.topics:  # a typo is a typo, whatever the group reads (D18)
+            await self.client.cluster.topic(topic)
+        self._joining = anyio.Event()
+        holdings = Holdings(self, group, close_timeout=self.options.close_timeout)
+        try:
+            await holdings.open()
+            self.group, self._guard = holdings, Guard("Consumer")
+        finally:
+            if self.group is None:
+                holdings.abandon()
+                self.buffers.clear()
+            self._joining.set()
+            self._joining = None
+
+    def add(
+        self, at: TopicPartition, topic_id: bytes, position: int, *, stop: int | None
+    ) -> PartitionBuffer:
+        """Read this partition too, from there on and up to ``stop``."""
+        buffer = PartitionBuffer(
+            at, topic_id, position, codecs=self.options.codecs, budget=self._budget
+        )
+        buffer.stop = stop
+        self.buffers[at] = buffer
+        self.fetcher.add(buffer)
+        for take, _ in self._takers:
+            take(buffer)
+        return buffer
+
+    def remove(self, buffer: PartitionBuffer) -> "Source | None":
+        """Read it no more; who did."""
+        self.jumped()
+        del self.buffers[buffer.at]
+        self.fetcher.remove(buffer)
+        source = self._route.pop(buffer, None)
+        if source is not None:
+            source.remove(buffer)
+        for _, leave in self._takers:
+            leave(buffer)
+        return source
 
     async def offsets(
         self, partitions: Mapping[TopicPartition, object] | list[TopicPartition], at: At
@@ -112,7 +161,10 @@ class Feed:
         return await list_offsets(self.client, partitions, at, isolation=isolation)
 
     async def close(self) -> None:
-        """End what runs in the background. Safe to call again."""
+        """Commit by C12, leave the group, end what runs in the background. Safe to call again.
+
+        Raises PartitionLost T040 for what was processed and could not be committed any more.
+        """
         if self.closed:
             return
         if self._guard is None:
@@ -120,11 +172,14 @@ class Feed:
         else:
             self._guard.check()
         self._guard.close()
-        self.fetcher.close()
         self.jumped()
-        for source in self.sources:
-            source.wake()
-        await self.dead_letters.aclose()
+        self.fetcher.close()
+        self.wake()
+        try:
+            if self.group is not None:
+                await self.group.close()
+        finally:
+            await self.dead_letters.aclose()
 
     # ── checks ───────────────────────────────────────────────────────────────────────────────
 
@@ -159,6 +214,14 @@ class Feed:
         for buffer in buffers:
             self._route[buffer] = source
 
+    def on_assigned(self, take: OnBuffer, leave: OnBuffer) -> None:
+        """Call these with each partition that comes from now on, and with each that goes."""
+        self._takers.append((take, leave))
+
+    def source_of(self, buffer: PartitionBuffer) -> "Source | None":
+        """Who reads it."""
+        return self._route.get(buffer)
+
     def on_jump(self, forget: Callable[[], None]) -> None:
         """Call a reader's method, as long as the reader lives, when what it prepared is void."""
         self._on_jump.append(WeakMethod(forget))
@@ -173,10 +236,14 @@ class Feed:
 
     def _changed(self, buffer: PartitionBuffer | None) -> None:
         if buffer is None:
-            for source in self.sources:
-                source.wake()
+            self.wake()
         elif buffer in self._route:
             self._route[buffer].arrived(buffer)
+
+    def wake(self) -> None:
+        """Everybody who waits looks again."""
+        for source in self.sources:
+            source.wake()
 
     def moved(self, buffer: PartitionBuffer) -> None:
         """After a seek or resume."""
@@ -218,19 +285,26 @@ class Feed:
 
     # ── what is to be seen ───────────────────────────────────────────────────────────────────
 
+    @property
+    def settled(self) -> bool:
+        """Whether no partition can come any more; while a group is open-ended, one always can."""
+        return self.group is None or (self.options.stop_at_end and self.group.settled)
+
     def first_answers_due(self) -> bool:
         """Whether a first answer is still on its way, of a broker that seems well."""
         asked = any(b.lag is None and not b.paused for b in self.buffers.values())
-        return asked and self.fetcher.trouble is None
+        expecting = self.group is not None and self.group.expecting
+        return (asked or expecting) and self.fetcher.trouble is None
 
     def at_end(self) -> bool:
         """Whether all that was readable at the last answers was handed out."""
-        return all(buffer.lag == 0 for buffer in self.buffers.values())
+        return bool(self.buffers) and all(buffer.lag == 0 for buffer in self.buffers.values())
 
     def tell_quiet_end(self) -> None:
         """Log T072 (C17)."""
         positions = [(at.topic, at.partition, b.position) for at, b in self.buffers.items()]
-        notice = texts_group.at_the_end(positions, skipped=self.skipped)
+        name = self.options.group.name if self.options.group else None
+        notice = texts_group.at_the_end(positions, group=name, skipped=self.skipped)
         level = logging.WARNING if self.skipped else logging.INFO
         _log.log(level, "%s", notice, extra={"event": "consumer.at_end", "code": notice.code})
 
@@ -238,26 +312,36 @@ class Feed:
         """See ``Consumer.health``."""
         lags = [buffer.lag for buffer in self.buffers.values()]
         known = [lag for lag in lags if lag is not None]
-        stalled = next((b.stalled for b in self.buffers.values() if b.stalled), None)
-        fetcher, client = self.fetcher, self.client.health()
-        state: Any = "ok"
-        reason: str | None = None
-        if self.closed or client.state == "closed":
-            state = "closed"
-        elif fetcher.failure is not None:
-            state, reason = "stalled", str(fetcher.failure)
-        elif stalled is not None:
-            state, reason = "stalled", str(stalled)
-        elif client.state == "reconnecting" or fetcher.trouble is not None:
-            state, reason = "reconnecting", fetcher.trouble or client.reason
-        elif not known:
-            state = "starting"
+        state, reason = self._state(bool(known))
         return ConsumerHealth(
             state=state,
-            healthy=state == "ok",
+            healthy=state in ("ok", "rebalancing"),
             reason=reason,
             assigned=sorted(self.buffers),
             lag_records=sum(known) if known and len(known) == len(lags) else None,
             last_record=self.last_record,
-            last_commit=None,
+            last_commit=None if self.group is None else self.group.member.last_commit,
         )
+
+    def _state(self, heard: bool) -> tuple[State, str | None]:
+        stalled = next((b.stalled for b in self.buffers.values() if b.stalled), None)
+        fetcher, client, group = self.fetcher, self.client.health(), self.group
+        trouble = fetcher.trouble
+        if group is not None:
+            trouble = trouble or group.member.trouble or group.trouble
+        if self.closed or client.state == "closed":
+            return "closed", None
+        if fetcher.failure is not None:
+            return "stalled", str(fetcher.failure)
+        if stalled is not None:
+            return "stalled", str(stalled)
+        if client.state == "reconnecting" or trouble is not None:
+            return "reconnecting", trouble or client.reason
+        if group is not None and not group.settled:
+            return "rebalancing", "partitions are on their way"
+        if not heard and (group is None or self.buffers):
+            return "starting", None
+        return "ok", None
+
+    async def _explain(self, buffer: PartitionBuffer, error: OffsetOutOfRange) -> OffsetOutOfRange:
+        return error if self.group is None else await self.group.explain(buffer, error)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 import anyio
 
+from tailrace.client.errands import Errands
 from tailrace.client.offsets import partition_of
 from tailrace.client.partition_buffer import Budget, PartitionBuffer
 from tailrace.client.retry import Backoff
@@ -38,6 +39,7 @@ _LEADER_CHANGED = ("T001", "T010", "T032", "T033", "T034", "T037", "T045")
 _log = logging.getLogger("tailrace.client")
 
 OutOfRange = Literal["raise", "earliest", "latest"]
+Explain = Callable[[PartitionBuffer, OffsetOutOfRange], Awaitable[OffsetOutOfRange]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,11 @@ class _Question:
 
 
 class Fetcher:
-    """See the module. ``on_change`` is called, synchronously, when a reader should look again."""
+    """See the module.
+
+    ``on_change`` is called, synchronously, when a reader should look again; ``explain`` says what
+    a position outside the log means to a group.
+    """
 
     def __init__(
         self,
@@ -72,6 +78,7 @@ class Fetcher:
         options: FetchOptions,
         budget: Budget,
         on_change: Callable[[PartitionBuffer | None], None],
+        explain: "Explain | None" = None,
     ) -> None:
         self.failure: TailraceError | None = None  # for good
         self.trouble: str | None = None  # of the last attempt, None once one works
@@ -79,18 +86,27 @@ class Fetcher:
         self._options = options
         self._budget = budget
         self._on_change = on_change
+        self._explain = explain
         self._wanting: dict[PartitionBuffer, None] = {}  # in the order of asking: none starves
         self._buffers: dict[str, list[PartitionBuffer]] = {}  # by topic
         self._requests: dict[str, int] = {}  # under way, by broker
         self._locating: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}
-        self._scopes: dict[anyio.CancelScope, None] = {}  # in order: a simulation repeats
+        self._errands = Errands(client)
         self._closed = False
 
     def add(self, buffer: PartitionBuffer) -> None:
         """Fetch this one too, from the next ``pump`` on."""
         self._buffers.setdefault(buffer.at.topic, []).append(buffer)
         self._wanting[buffer] = None
+
+    def remove(self, buffer: PartitionBuffer) -> None:
+        """Ask for it no more; an answer that is under way is dropped, the others' are not."""
+        buffer.give_up()
+        self._buffers[buffer.at.topic].remove(buffer)
+        self._wanting.pop(buffer, None)
+        if self._wanting:
+            self.pump()  # there is more room for them now
 
     def consider(self, buffer: PartitionBuffer) -> None:
         """Some of it was taken, or it was sought or resumed: it may want more now."""
@@ -117,8 +133,7 @@ class Fetcher:
     def close(self) -> None:
         """Stop asking; answers under way are dropped."""
         self._closed = True
-        for scope in list(self._scopes):
-            scope.cancel()
+        self._errands.close()
         for buffers in self._buffers.values():
             for buffer in buffers:
                 buffer.drop()
@@ -142,7 +157,7 @@ class Fetcher:
         asked = tuple((buffer, buffer.generation) for buffer in chosen)
         self._requests[leader] = under_way + 1
         self._budget.reserved += bytes_max
-        self._start(self._fetch, _Question(leader, asked, bytes_max, wait_s))
+        self._errands.start(self._fetch, _Question(leader, asked, bytes_max, wait_s))
 
     async def _fetch(self, question: _Question) -> None:
         clock = self._client.clock
@@ -203,7 +218,7 @@ class Fetcher:
                 continue
             buffer.in_flight = False
             if result.error is not None:
-                self._refused(buffer, from_wire(result.error))
+                self.refused(buffer, from_wire(result.error))
                 continue
             # A view would keep the whole answer alive, as long as one partition is not read.
             mine = part if len(response.results) == 1 else memoryview(bytes(part))
@@ -240,14 +255,17 @@ class Fetcher:
             self._forget_leader(buffer)
         self._rest(live, question.leader)
 
-    def _refused(self, buffer: PartitionBuffer, error: TailraceError) -> None:
+    def refused(self, buffer: PartitionBuffer, error: TailraceError) -> None:
         """One partition of it."""
         if error.code in _LEADER_CHANGED:
             leader = buffer.leader or ""
             self._forget_leader(buffer)
             self._rest([buffer], leader)
-        elif isinstance(error, OffsetOutOfRange) and self._options.on_out_of_range != "raise":
-            self._move(buffer, error, self._options.on_out_of_range)
+        elif isinstance(error, OffsetOutOfRange) and self._explain is not None:
+            buffer.in_flight = True
+            self._errands.start(self._out_of_range, buffer, buffer.generation, error)
+        elif isinstance(error, OffsetOutOfRange):
+            self._moved_or_failed(buffer, error)
         elif error.retriable:
             self.trouble = error.message
             self._rest([buffer], buffer.leader or "")
@@ -255,8 +273,23 @@ class Fetcher:
             buffer.failure = error
             self._on_change(buffer)
 
-    def _move(self, buffer: PartitionBuffer, error: OffsetOutOfRange, policy: OutOfRange) -> None:
-        """C18: go on elsewhere, and say what that skips."""
+    async def _out_of_range(
+        self, buffer: PartitionBuffer, generation: int, error: OffsetOutOfRange
+    ) -> None:
+        assert self._explain is not None
+        error = await self._explain(buffer, error)
+        if buffer.generation == generation:
+            buffer.in_flight = False
+            self._moved_or_failed(buffer, error)
+            self.pump()
+
+    def _moved_or_failed(self, buffer: PartitionBuffer, error: OffsetOutOfRange) -> None:
+        """C18: go on elsewhere, and say what that skips; or raise it."""
+        policy = self._options.on_out_of_range
+        if policy == "raise":
+            buffer.failure = error
+            self._on_change(buffer)
+            return
         target = error.start if policy == "earliest" else error.end
         lost = max(0, target - error.requested)
         _log.warning(
@@ -288,7 +321,7 @@ class Fetcher:
             buffer.in_flight = True
             self._wanting.pop(buffer, None)
         asked = tuple((buffer, buffer.generation) for buffer in buffers)
-        self._start(self._wake_later, _Question(leader, asked, 0, backoff.next()))
+        self._errands.start(self._wake_later, _Question(leader, asked, 0, backoff.next()))
 
     async def _wake_later(self, question: _Question) -> None:
         await anyio.sleep(question.wait_s)
@@ -302,7 +335,7 @@ class Fetcher:
     def _locate(self, topic: str) -> None:
         if topic not in self._locating:
             self._locating.add(topic)
-            self._start(self._find_leaders, topic)
+            self._errands.start(self._find_leaders, topic)
 
     async def _find_leaders(self, topic: str) -> None:
         backoff = Backoff(self._client.random)
@@ -327,23 +360,3 @@ class Fetcher:
         finally:
             self._locating.discard(topic)
         self.pump()
-
-    # ── tasks ────────────────────────────────────────────────────────────────────────────────
-
-    def _start(self, fn: Callable[..., Awaitable[None]], *args: object) -> None:
-        """A task of the client that ``close`` ends."""
-        scope = anyio.CancelScope()
-        self._scopes[scope] = None
-        self._client.runtime.start_soon(self._scoped, scope, fn, args)
-
-    async def _scoped(
-        self,
-        scope: anyio.CancelScope,
-        fn: Callable[..., Awaitable[None]],
-        args: tuple[object, ...],
-    ) -> None:
-        try:
-            with scope:
-                await fn(*args)
-        finally:
-            del self._scopes[scope]

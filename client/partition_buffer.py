@@ -14,7 +14,8 @@ from collections import deque
 from typing import Any
 
 from tailrace.client.codecs import BoundCodec, Undecodable, decode_into
-from tailrace.client.records import Slice, StoredBatch, TopicPartition
+from tailrace.client.commits import CommitPoint
+from tailrace.client.records import Record, Slice, StoredBatch, TopicPartition
 from tailrace.protocol import texts
 from tailrace.protocol.batch import (
     BadBatch,
@@ -68,6 +69,23 @@ class Codecs:
         self.value = value
 
 
+def point_behind(stored: StoredBatch[Any, Any], index: int) -> CommitPoint:
+    """The place behind the record at ``index``."""
+    deltas = stored.timestamp_deltas
+    return CommitPoint(
+        offset=stored.offset(index + 1),
+        leader_epoch=stored.leader_epoch,
+        timestamp=stored.base_timestamp + (0 if deltas is None else deltas[index]),
+        append_time=stored.append_time,
+    )
+
+
+def point_after(record: Record[Any, Any], offset: int) -> CommitPoint:
+    """``offset`` as a place to go on from, where ``record`` is the one before it."""
+    stored, index, _ = record.as_slice()
+    return point_behind(stored, index)._replace(offset=offset)
+
+
 class PartitionBuffer:
     """See the module."""
 
@@ -90,6 +108,7 @@ class PartitionBuffer:
         self.stored: StoredBatch[Any, Any] | None = None
         self._limit = 0  # in ``stored``: where to stop
         self._decoded = 0  # in ``stored``: values up to here are decoded
+        self._behind = CommitPoint(position)  # behind the last record of the batch before
         self._position = position  # while ``stored`` is None
         self._entries: deque[tuple[BatchHeader, memoryview]] = deque()
         self._waiting_bytes = 0
@@ -104,6 +123,17 @@ class PartitionBuffer:
     def position(self) -> int:
         """The offset of the next record to be handed out."""
         return self._position if self.stored is None else self.stored.offset(self.index)
+
+    def point(self, offset: int) -> CommitPoint:
+        """``offset`` as a place to go on from, with what is known of the record before it."""
+        stored = self.stored
+        if stored is not None and stored.base_offset < offset <= stored.next_offset:
+            index = stored.index_of(offset)
+            if index > 0:
+                return point_behind(stored, index - 1)._replace(offset=offset)
+        if self._behind.offset <= offset <= self.position:
+            return self._behind._replace(offset=offset)
+        return CommitPoint(offset)
 
     @property
     def lag(self) -> int | None:
@@ -189,6 +219,7 @@ class PartitionBuffer:
                 if self.finished:
                     return False
                 self._position = stored.next_offset
+                self._behind = point_behind(stored, stored.count - 1)
                 self.stored = None
             if not self._entries or self.finished:
                 return False
@@ -232,6 +263,7 @@ class PartitionBuffer:
         """Go there; whatever is at hand or on its way is dropped."""
         self.stored = None
         self._position = offset
+        self._behind = CommitPoint(offset)
         self.stalled = None
         self._refetch(offset)
 
@@ -254,6 +286,10 @@ class PartitionBuffer:
     def resume(self) -> None:
         """Go on where it was paused."""
         self.paused = False
+
+    def give_up(self) -> None:
+        """It goes to somebody else: what is on its way is not for us any more."""
+        self._refetch(self.position)
 
     def drop(self) -> None:
         """Give back the memory."""

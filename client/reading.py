@@ -1,23 +1,28 @@
-"""The ways to take records out of a feed: one by one, in batches, partition by partition.
+"""The ways to take records out of a feed: one by one and in batches (streams: ``streams.py``).
 
 Invariants:
 - what is handed out was taken after the last ``await`` of the call: a cancelled ``__anext__``
   loses nothing, the next call returns that record (C6);
 - a loop over records touches the event loop when it has to wait, and otherwise once in about a
   millisecond, however long the caller takes for each record;
-- partitions take turns: none waits for another to run dry.
+- partitions take turns: none waits for another to run dry;
+- with a group, what was handed out last is in hand until the next is asked for (C12); within a
+  window that is the record before the buffer's index, and costs nothing.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self
 
 import anyio
 import anyio.lowlevel
 
 from tailrace.client.codecs import Undecodable
-from tailrace.client.records import Batch, K, Record, Slice, T, V
+from tailrace.client.commits import CommitPoint
+from tailrace.client.progress import Holder, Loss
+from tailrace.client.records import Batch, K, Record, Slice, TopicPartition, V
 from tailrace.protocol import texts_client, texts_config
-from tailrace.protocol.errors import CorruptBatch, TailraceError, UsageError
+from tailrace.protocol.errors import CorruptBatch, PartitionLost, TailraceError
 
 if TYPE_CHECKING:
     from tailrace.client.feed import Feed
@@ -31,11 +36,16 @@ _new: Callable[[Any], Any] = object.__new__
 
 
 class Source:
-    """Some partitions of a feed, read by one reader."""
+    """Some partitions of a feed, read by one reader. With a group they come and go."""
 
-    def __init__(self, feed: "Feed", buffers: "Sequence[PartitionBuffer]", kind: str) -> None:
+    def __init__(
+        self, feed: "Feed", buffers: "Sequence[PartitionBuffer]", kind: str, *, one: bool = False
+    ) -> None:
         self.feed = feed
         self.kind = kind  # "async for", "batches()" … for error texts
+        self.holder: Holder | None = None  # None: nobody has read anything yet
+        self.lost: dict[TopicPartition, Loss] = {}  # what was not told yet
+        self._one = one  # of one partition: it ends when that goes
         self._buffers = list(buffers)
         self._ready: dict[PartitionBuffer, None] = dict.fromkeys(buffers)  # in turn
         self._event: anyio.Event | None = None  # while somebody waits
@@ -47,7 +57,28 @@ class Source:
     @property
     def ended(self) -> bool:
         """Whether every partition came to the end it was to be read to."""
-        return all(buffer.finished for buffer in self._buffers)
+        done = all(buffer.finished for buffer in self._buffers)
+        return done and (self._one or self.feed.settled)
+
+    def add(self, buffer: "PartitionBuffer") -> None:
+        """Read this one too."""
+        self._buffers.append(buffer)
+        self.feed.attach(self, [buffer])
+        self.arrived(buffer)
+
+    def remove(self, buffer: "PartitionBuffer") -> None:
+        """Hand out nothing more of it; the others go on."""
+        self._buffers.remove(buffer)
+        self._ready.pop(buffer, None)
+        if self.holder is not None:
+            self.holder.withdrawn(buffer)
+        self.wake()
+
+    def take_lost(self) -> PartitionLost:
+        """T040 for what went to others; told once."""
+        losses, self.lost = self.lost, {}
+        assert self.feed.group is not None
+        return self.feed.group.partition_lost(losses)
 
     def wake(self) -> None:
         """Whoever waits looks again."""
@@ -152,7 +183,10 @@ class RecordReader(Generic[K, V]):
         self._source: Source | None = None
         self._left = 0  # records of the window
         self._next: Callable[[], Record[K, V]]  # while there are some
-        self._buffer: PartitionBuffer  # which they are of
+        self.buffer: PartitionBuffer  # which they are of
+        self.holder: Holder | None = None  # who takes the records from here; None: who iterates
+        self._in_hand: PartitionBuffer | None = None  # of which the last record is in hand
+        self._kept: CommitPoint | None = None  # that record, where the buffer has jumped since
         self._window = 16
         self._window_began = 0.0
         feed.on_jump(self._forget)
@@ -169,14 +203,20 @@ class RecordReader(Generic[K, V]):
 
     async def _advance(self) -> Record[K, V]:
         feed = self._feed
+        self._in_hand = self._kept = None
         await feed.open()
         source = self._source
         if source is None:
             source = self._source = self._open_source()
+            source.holder = self
+        if feed.group is not None:
+            await feed.group.processed()
         self._adapt_window()
         await source.breathe()
         while True:
             feed.check()
+            if source.lost:
+                raise source.take_lost()
             buffer = next(source.loaded(), None)
             if buffer is not None:
                 self._window_began = feed.client.clock.now()
@@ -187,7 +227,7 @@ class RecordReader(Generic[K, V]):
             elif source.ended or not await source.wait():
                 raise StopAsyncIteration
         source.handed_out(buffer)
-        self._buffer = buffer
+        self.buffer = self._in_hand = buffer
         self._next = _records(buffer, found).__next__
         self._left = found.stop - found.start - 1
         return self._next()
@@ -196,10 +236,38 @@ class RecordReader(Generic[K, V]):
         """Whatever ``__anext__`` would hand out without waiting again, at once."""
         first = await self.__anext__()
         left, self._left = self._left, 0
-        return self._buffer, [first, *(self._next() for _ in range(left))]
+        return self.buffer, [first, *(self._next() for _ in range(left))]
+
+    # ── what is in hand ──────────────────────────────────────────────────────────────────────
+
+    def unprocessed(self, buffer: "PartitionBuffer") -> CommitPoint | None:
+        """See ``Holder``."""
+        if self.holder is not None:
+            return self.holder.unprocessed(buffer)
+        if buffer is not self._in_hand:
+            return None
+        if self._kept is None:
+            assert buffer.stored is not None
+            return buffer.point(buffer.stored.offset(buffer.index - 1))
+        return self._kept
+
+    def busy_since(self, buffer: "PartitionBuffer") -> float | None:
+        """See ``Holder``."""
+        if self.holder is not None:
+            return self.holder.busy_since(buffer)
+        return self._window_began if buffer is self._in_hand else None
+
+    def withdrawn(self, buffer: "PartitionBuffer") -> None:
+        """See ``Holder``."""
+        if self.holder is not None:
+            self.holder.withdrawn(buffer)
 
     def _adapt_window(self) -> None:
         """As many records as the caller works off in about a millisecond."""
+        group = self._feed.group
+        if group is not None and group.one_by_one:
+            self._window = 1
+            return
         took_s = self._feed.client.clock.now() - self._window_began
         if took_s < CHECKPOINT_S / 2:
             self._window = min(self._window * 2, WINDOW_MAX)
@@ -207,6 +275,9 @@ class RecordReader(Generic[K, V]):
             self._window = max(self._window // 2, 1)
 
     def _forget(self) -> None:
+        """Positions are about to jump."""
+        if self._in_hand is not None and self.holder is None:
+            self._kept = self.unprocessed(self._in_hand)
         self._left = 0
 
 
@@ -246,6 +317,10 @@ class BatchReader(Generic[K, V]):
         self._source: Source | None = None
         self._max_records = max_records
         self._max_wait = max_wait
+        self.buffer: PartitionBuffer  # which the last batch is of
+        self.holder: Holder | None = None  # see ``RecordReader``
+        self._in_hand: CommitPoint | None = None  # the batch, or what is left of it
+        self._handed_out_at = 0.0
 
     def __aiter__(self) -> Self:
         return self
@@ -253,23 +328,57 @@ class BatchReader(Generic[K, V]):
     async def __anext__(self) -> Batch[K, V]:
         """The next batch, never an empty one."""
         feed = self._feed
+        self._in_hand = None
         await feed.open()
         source = self._source
         if source is None:
             source = self._source = self._open_source()
+            source.holder = self
+        if feed.group is not None:
+            await feed.group.processed()
         await source.breathe()
         while True:
             feed.check()
+            if source.lost:
+                raise source.take_lost()
             buffer, until = self._due(source)
             if buffer is not None:
+                place = None if feed.group is None else buffer.point(buffer.position)
                 found = self._gather(buffer)
                 if isinstance(found, Batch):
                     source.handed_out(buffer)
+                    self.buffer, self._in_hand = buffer, place
+                    self._handed_out_at = feed.client.clock.now()
                     return found
                 if found is not None:
                     await feed.undecodable(buffer, found)
             elif (until is None and source.ended) or not await source.wait(until):
                 raise StopAsyncIteration
+
+    def processed(self, next_offset: int) -> None:
+        """The batch in hand is done up to there; nobody needs to ask for the next one first."""
+        buffer = self.buffer
+        left = next_offset < buffer.position
+        self._in_hand = buffer.point(next_offset) if left else None
+        if self._feed.group is not None:
+            self._feed.group.look()
+
+    def unprocessed(self, buffer: "PartitionBuffer") -> CommitPoint | None:
+        """See ``Holder``."""
+        if self.holder is not None:
+            return self.holder.unprocessed(buffer)
+        return self._in_hand if self._in_hand is not None and buffer is self.buffer else None
+
+    def busy_since(self, buffer: "PartitionBuffer") -> float | None:
+        """See ``Holder``."""
+        if self.holder is not None:
+            return self.holder.busy_since(buffer)
+        return None if self.unprocessed(buffer) is None else self._handed_out_at
+
+    def withdrawn(self, buffer: "PartitionBuffer") -> None:
+        """See ``Holder``."""
+        if self.holder is not None:
+            self.holder.withdrawn(buffer)
 
     def _due(self, source: Source) -> "tuple[PartitionBuffer | None, float | None]":
         """A partition whose batch is full or has waited long enough, else when one will have."""
@@ -303,79 +412,8 @@ class BatchReader(Generic[K, V]):
             slices.append(found)
             buffer.index = found.stop
             left -= found.stop - found.start
-        return Batch(*buffer.at, slices, buffer.position) if slices else None
-
-
-class PartitionStream(Generic[K, V]):
-    """The records of one partition; ends on close. One reader."""
-
-    def __init__(self, feed: "Feed", buffer: "PartitionBuffer", on_end: Callable[[], None]) -> None:
-        self.topic, self.partition = buffer.at
-        self.ended = False
-        self._feed = feed
-        self._on_end = on_end
-        source = Source(feed, [buffer], "async for over a PartitionStream")
-        self._records: RecordReader[K, V] = RecordReader(feed, lambda: source)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Record[K, V]:
-        """The next record of the partition; raises what stands in its way (see ``Consumer``)."""
-        return await self._ending(self._records.__anext__)
-
-    async def window(self) -> "tuple[PartitionBuffer, list[Record[K, V]]]":
-        """See ``RecordReader.window``."""
-        return await self._ending(self._records.window)
-
-    async def _ending(self, read: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await read()
-        except StopAsyncIteration:
-            self._end()
-            raise
-        except UsageError as error:
-            if error.code != "T055" or not self._feed.closed:
-                raise
-            self._end()
-            raise StopAsyncIteration from None
-
-    async def commit(self, next_offset: int | None = None) -> None:
-        """UsageError T055: a consumer without a group has nothing to commit to."""
-        raise texts_client.no_group("commit()")
-
-    def _end(self) -> None:
-        self.ended = True
-        self._on_end()
-
-
-class PartitionsReader(Generic[K, V]):
-    """Each partition when it is assigned (``Consumer.partitions``)."""
-
-    def __init__(self, feed: "Feed") -> None:
-        self._feed = feed
-        self._streams: list[PartitionStream[K, V]] = []
-        self._left: list[PartitionBuffer] | None = None
-        self._source: Source | None = None
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> PartitionStream[K, V]:
-        """The next stream; after the last one it waits until all of them have ended."""
-        feed = self._feed
-        await feed.open()
-        await anyio.lowlevel.checkpoint()
-        if self._source is None or self._left is None:
-            self._source = Source(feed, [], "partitions()")
-            self._left = list(feed.buffers.values())
-        while True:
-            feed.check()
-            if self._left:
-                buffer = self._left.pop(0)
-                stream = PartitionStream[K, V](feed, buffer, self._source.wake)
-                self._streams.append(stream)
-                return stream
-            if all(stream.ended for stream in self._streams):
-                raise StopAsyncIteration
-            await self._source.news()
+        if not slices:
+            return None
+        group = self._feed.group
+        commit = None if group is None else partial(group.commit_batch, buffer)
+        return Batch(*buffer.at, slices, buffer.position, commit)

@@ -12,7 +12,7 @@ keep their values.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -223,19 +223,26 @@ class Batch(Sequence[Record[K, V]], Generic[K, V]):
     iterating do. A slice (without a step) is a ``Batch`` again.
     """
 
-    __slots__ = ("_columns", "_length", "_slices", "next_offset", "partition", "topic")
+    __slots__ = ("_columns", "_length", "committer", "next_offset", "partition", "slices", "topic")
 
     topic: str
     partition: int
     next_offset: int  # the first offset behind the batch, which is what a commit names
 
     def __init__(
-        self, topic: str, partition: int, slices: Sequence[Slice], next_offset: int
+        self,
+        topic: str,
+        partition: int,
+        slices: Sequence[Slice],
+        next_offset: int,
+        commit: "Callable[[Batch[Any, Any]], Awaitable[None]] | None" = None,
     ) -> None:
+        """``commit``: of the consumer it comes from, None: that has no group."""
         self.topic = topic
         self.partition = partition
         self.next_offset = next_offset
-        self._slices = slices
+        self.slices = slices
+        self.committer = commit
         self._length = sum(stop - start for _, start, stop in slices)
         self._columns: dict[str, Sequence[Any]] = {}
 
@@ -249,9 +256,9 @@ class Batch(Sequence[Record[K, V]], Generic[K, V]):
     @property
     def first_offset(self) -> int:
         """Of its first record; ``next_offset`` if it is empty."""
-        if not self._slices:
+        if not self.slices:
             return self.next_offset
-        stored, start, _ = self._slices[0]
+        stored, start, _ = self.slices[0]
         return stored.offset(start)
 
     @property
@@ -282,14 +289,16 @@ class Batch(Sequence[Record[K, V]], Generic[K, V]):
         )
 
     async def commit(self) -> None:
-        """Commit ``next_offset``: UsageError T055, as a consumer without a group has none."""
-        raise texts_client.no_group("commit()")
+        """Commit ``next_offset``; returns when that is durable. See ``Consumer.commit``."""
+        if self.committer is None:
+            raise texts_client.no_group("commit()")
+        await self.committer(self)
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[Record[K, V]]:
-        for stored, start, stop in self._slices:
+        for stored, start, stop in self.slices:
             for index in range(start, stop):
                 yield Record(stored, index)
 
@@ -306,7 +315,7 @@ class Batch(Sequence[Record[K, V]], Generic[K, V]):
         place = index + self._length if index < 0 else index
         if not 0 <= place < self._length:
             raise IndexError(f"record {index} of a batch of {self._length}")
-        for stored, start, stop in self._slices:
+        for stored, start, stop in self.slices:
             if place < stop - start:
                 return Record(stored, start + place)
             place -= stop - start
@@ -321,7 +330,7 @@ class Batch(Sequence[Record[K, V]], Generic[K, V]):
     def _column(self, name: str, read: Callable[[Slice], Sequence[Any]]) -> Sequence[Any]:
         column = self._columns.get(name)
         if column is None:
-            parts = [read(part) for part in self._slices]
+            parts = [read(part) for part in self.slices]
             column = parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
             self._columns[name] = column
         return column
@@ -332,13 +341,17 @@ class Batch(Sequence[Record[K, V]], Generic[K, V]):
         else:
             next_offset = self[stop].offset if stop < self._length else self.next_offset
         kept: list[Slice] = []
-        for stored, first, last in self._slices:
+        for stored, first, last in self.slices:
             low, high = first + max(start, 0), min(last, first + stop)
             if low < high:
                 kept.append(Slice(stored, low, high))
             start -= last - first
             stop -= last - first
-        return Batch(self.topic, self.partition, kept, next_offset)
+        return self.like(kept, next_offset)
+
+    def like(self, slices: Sequence[Slice], next_offset: int) -> "Batch[K, V]":
+        """Other records of the same partition, from the same consumer."""
+        return Batch(self.topic, self.partition, slices, next_offset, self.committer)
 
 
 def _keys(part: Slice) -> list[Any]:

@@ -10,16 +10,22 @@ import logging
 import signal
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 from anyio.abc import TaskGroup
 
-from tailrace.client.dead_letters import DeadLetters
+from tailrace.client.commits import CommitPoint
 from tailrace.client.policy import ErrorPolicy
+from tailrace.client.progress import Finishing
+from tailrace.client.reading import RecordReader
 from tailrace.client.records import Record
 from tailrace.protocol import texts, texts_config
+
+if TYPE_CHECKING:
+    from tailrace.client.feed import Feed
+    from tailrace.client.partition_buffer import PartitionBuffer
 
 Order = Literal["key", "partition", "none"]
 ORDERS = ("key", "partition", "none")
@@ -32,22 +38,30 @@ class Lanes:
     def __init__(self, order: Order) -> None:
         self.taken = 0  # not done yet
         self._order = order
-        self._runnable: deque[tuple[Hashable, Record[Any, Any]]] = deque()
-        self._behind: dict[Hashable, deque[Record[Any, Any]]] = {}  # of lanes that are busy
+        self._runnable: deque[tuple[Hashable, Taken]] = deque()
+        self._behind: dict[Hashable, deque[Taken]] = {}  # of lanes that are busy
 
-    def push(self, record: Record[Any, Any]) -> None:
+    def push(self, taken: "Taken") -> None:
         """Take one more."""
         self.taken += 1
-        lane = self._lane(record)
+        lane = self._lane(taken.record)
         if lane is None:
-            self._runnable.append((None, record))
+            self._runnable.append((None, taken))
         elif (queue := self._behind.get(lane)) is not None:
-            queue.append(record)
+            queue.append(taken)
         else:
             self._behind[lane] = deque()
-            self._runnable.append((lane, record))
+            self._runnable.append((lane, taken))
 
-    def pop(self) -> tuple[Hashable, Record[Any, Any]] | None:
+    def drop(self, of: Finishing, above: int) -> None:
+        """Forget those of one partition that wait, from behind an offset on."""
+        for queue in self._behind.values():
+            kept = [t for t in queue if t.of is not of or t.record.offset <= above]
+            self.taken -= len(queue) - len(kept)
+            queue.clear()
+            queue.extend(kept)
+
+    def pop(self) -> "tuple[Hashable, Taken] | None":
         """One that may be handled now, with its lane; None if there is none."""
         return self._runnable.popleft() if self._runnable else None
 
@@ -70,12 +84,25 @@ class Lanes:
         return None
 
 
+class Taken:
+    """One record that is to be handled, and among which."""
+
+    __slots__ = ("of", "record")
+
+    def __init__(self, record: Record[Any, Any], of: Finishing | None) -> None:
+        self.record = record
+        self.of = of  # None: without a group nobody keeps account
+
+
 class Run:
-    """One call of ``run``: a task that reads, and one for each record that is handled."""
+    """One call of ``run``: a task that reads, and one for each record that is handled.
+
+    With a group it is the ``Holder`` of what it took from the reader.
+    """
 
     def __init__(
         self,
-        letters: DeadLetters,
+        feed: "Feed",
         handler: Callable[[Record[Any, Any]], Awaitable[None]],
         policy: ErrorPolicy | None,
         order: Order,
@@ -86,24 +113,67 @@ class Run:
         self.reading = anyio.CancelScope()
         self.everything = anyio.CancelScope()
         self.lanes = Lanes(order)
-        self._letters = letters
+        self.drained = False
+        self._feed = feed
+        self._finishing: dict[PartitionBuffer, Finishing] = {}
         self._handler = handler
         self._policy = policy
         self._in_flight = in_flight
         self._room: anyio.Event | None = None  # while reading waits for it
 
-    async def go(self, records: AsyncIterator[Record[Any, Any]]) -> None:
+    async def go(self, records: RecordReader[Any, Any]) -> None:
         """Until reading has ended and every record is done, or the drain's time is over."""
+        grouped = self._feed.options.group is not None
+        if grouped:
+            records.holder = self
         with self.everything:
             async with anyio.create_task_group() as tasks:
                 try:
                     with self.reading:
                         async for record in records:
-                            self.lanes.push(record)
+                            of = self._finishing_of(records.buffer) if grouped else None
+                            if of is not None:
+                                of.take(record)
+                            self.lanes.push(Taken(record, of))
                             self._start(tasks)
                             await self._wait_for_room()
                 except Exception as error:  # what reading raises is what run raises
                     self._fail(error)
+
+    # ── Holder: with a group ─────────────────────────────────────────────────────────────────
+
+    def _finishing_of(self, buffer: "PartitionBuffer") -> Finishing:
+        found = self._finishing.get(buffer)
+        if found is None:
+            here = self._feed.buffers
+            gone = [
+                b
+                for b, of in self._finishing.items()
+                if of.busy_since is None and here.get(b.at) is not b  # released, or lost
+            ]
+            for one in gone:
+                del self._finishing[one]
+            found = self._finishing[buffer] = Finishing()
+        return found
+
+    def unprocessed(self, buffer: "PartitionBuffer") -> CommitPoint | None:
+        """The first record that is not done."""
+        of = self._finishing.get(buffer)
+        return None if of is None else of.unprocessed
+
+    def busy_since(self, buffer: "PartitionBuffer") -> float | None:
+        """Since when its oldest handler runs."""
+        of = self._finishing.get(buffer)
+        return None if of is None else of.busy_since
+
+    def withdrawn(self, buffer: "PartitionBuffer") -> None:
+        """What was begun is finished, and what lies before it; the rest is another member's."""
+        of = self._finishing.get(buffer)
+        if of is not None:
+            self.lanes.drop(of, of.begun_last)
+            self._make_room()
+
+    # ── its end ──────────────────────────────────────────────────────────────────────────────
 
     def tell(self) -> None:
         """Raise the first failure of reading or of a handler; log what was not finished."""
@@ -118,6 +188,7 @@ class Run:
 
     def drain(self, timeout: float) -> None:
         """Take no more records; what is in flight has so many seconds."""
+        self.drained = True
         self.reading.cancel()
         self.everything.deadline = anyio.current_time() + timeout
 
@@ -126,26 +197,36 @@ class Run:
             self._room = anyio.Event()
             await self._room.wait()
 
+    def _make_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+
     def _start(self, tasks: TaskGroup) -> None:
         while (found := self.lanes.pop()) is not None:
-            tasks.start_soon(self._handle_one, tasks, *found)
+            lane, taken = found
+            if taken.of is not None:
+                taken.of.begin(taken.record, self._feed.client.clock.now())
+            tasks.start_soon(self._handle_one, tasks, lane, taken)
 
     def _fail(self, error: BaseException) -> None:
         self.failure = self.failure or error
         self.everything.cancel()
 
-    async def _handle_one(self, tasks: TaskGroup, lane: Hashable, record: Record[Any, Any]) -> None:
+    async def _handle_one(self, tasks: TaskGroup, lane: Hashable, taken: Taken) -> None:
         try:
-            await self._handle(record)
+            await self._handle(taken.record)
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # the border to the user's handler
             self._fail(error)
             return
         self.lanes.done(lane)
+        if taken.of is not None:
+            taken.of.done(taken.record)
         self._start(tasks)
-        if self._room is not None:
-            self._room.set()
+        if taken.of is not None and self._feed.group is not None:
+            self._feed.group.look()
+        self._make_room()
 
     async def _handle(self, record: Record[Any, Any]) -> None:
         policy, attempt = self._policy, 0
@@ -168,7 +249,7 @@ class Run:
         self, record: Record[Any, Any], error: Exception, attempts: int, topic: str | None
     ) -> None:
         if topic is not None:
-            await self._letters.send(topic, record, error, attempts)
+            await self._feed.dead_letters.send(topic, record, error, attempts)
         _log.warning(
             "%s failed %s times (%s); %s",
             texts.record_name(record.topic, record.partition, record.offset),
@@ -180,7 +261,7 @@ class Run:
 
 
 async def run(
-    this: Run, records: AsyncIterator[Record[Any, Any]], *, signals: bool, drain_timeout: float
+    this: Run, records: RecordReader[Any, Any], *, signals: bool, drain_timeout: float
 ) -> None:
     """``go`` and ``tell``; drained by SIGTERM and SIGINT where they can be listened to."""
     if signals and in_main_thread():

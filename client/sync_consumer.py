@@ -5,41 +5,56 @@ about a millisecond of the caller's work. Invariants:
 
 - what is held here counts as not handed out: ``position`` does not see it, ``seek`` and ``pause``
   give it back, an interrupted call leaves it for the next one;
-- any number of threads may read: each record goes to one of them.
+- any number of threads may read: each record goes to one of them;
+- with a group, a record is processed when the thread it went to asks for the next one. One whose
+  thread has ended is not processed: it comes again.
 """
 
 import signal
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from tailrace.client import consumer as async_consumer, reading
+from tailrace.client import consumer as async_consumer, streams
+from tailrace.client.commits import CommitPoint
 from tailrace.client.feed import Feed
 from tailrace.client.partition_buffer import PartitionBuffer
 from tailrace.client.policy import ErrorPolicy
 from tailrace.client.portal import Portal
-from tailrace.client.records import At, Batch, K, Record, TopicPartition, V
+from tailrace.client.reading import BatchReader, RecordReader
+from tailrace.client.records import At, Batch as AsyncBatch, K, Record, Slice, TopicPartition, V
 from tailrace.client.run import Run, in_main_thread, run
 from tailrace.client.shapes import ConsumerHealth
-from tailrace.protocol import texts_client
 
 Item = TypeVar("Item")
 Loaded = tuple[PartitionBuffer, list[Item]]
 
 
+class _Hand(NamedTuple):
+    """What one thread works on."""
+
+    buffer: PartitionBuffer
+    offset: int
+    since: float  # by the client's clock
+
+
 class _Held(Generic[Item]):
-    """An iterator over what a reader on the loop hands out, several items at a time."""
+    """An iterator over what a reader on the loop hands out, several items at a time.
+
+    With a group it is the ``Holder`` of what it took from there.
+    """
 
     def __init__(
         self,
         portal: Portal,
         feed: Feed,
+        reader: RecordReader[Any, Any] | BatchReader[Any, Any],
         load: Callable[[], Awaitable[Loaded[Item]]],
         offset_of: Callable[[Item], int],
     ) -> None:
@@ -52,6 +67,11 @@ class _Held(Generic[Item]):
         self._loading_lock = threading.Lock()
         self._buffer: PartitionBuffer | None = None
         self._position = 0  # of the buffer, behind the items
+        self._grouped = feed.options.group is not None
+        self._hands: dict[threading.Thread, _Hand] = {}
+        self._left_behind: dict[PartitionBuffer, int] = {}  # the lowest offset of ended threads
+        if self._grouped:
+            reader.holder = self
         feed.on_jump(self.give_back)
 
     def __iter__(self) -> Self:
@@ -59,10 +79,15 @@ class _Held(Generic[Item]):
 
     def __next__(self) -> Item:
         self._portal.check()
+        if self._grouped:
+            self._put_down()
         while True:
             with self._items_lock:
                 if self._items:
-                    return self._items.popleft()
+                    item = self._items.popleft()
+                    if self._grouped:
+                        self._take_up(item)
+                    return item
             with self._loading_lock:
                 if not self._items and not self._portal.call(self._fill):
                     raise StopIteration
@@ -86,29 +111,99 @@ class _Held(Generic[Item]):
                 self._feed.fetcher.consider(self._buffer)
             self._items.clear()
 
+    # ── with a group: what is in hand ────────────────────────────────────────────────────────
+
+    def _take_up(self, item: Item) -> None:
+        assert self._buffer is not None
+        now = self._feed.client.clock.now()
+        hand = _Hand(self._buffer, self._offset_of(item), now)
+        self._hands[threading.current_thread()] = hand
+
+    def _put_down(self) -> None:
+        """What this thread had is processed: it asks for the next one."""
+        with self._items_lock:
+            had = self._hands.pop(threading.current_thread(), None)
+        group = self._feed.group
+        if had is not None and group is not None and group.giving_up:
+            self._portal.tell(group.look)
+
+    def unprocessed(self, buffer: PartitionBuffer) -> CommitPoint | None:
+        """See ``Holder``; on the loop."""
+        with self._items_lock:
+            for thread, hand in list(self._hands.items()):
+                if not thread.is_alive():
+                    del self._hands[thread]
+                    before = self._left_behind.get(hand.buffer, hand.offset)
+                    self._left_behind[hand.buffer] = min(before, hand.offset)
+            offsets = [hand.offset for hand in self._hands.values() if hand.buffer is buffer]
+            if self._items and self._buffer is buffer:
+                offsets.append(self._offset_of(self._items[0]))
+            if buffer in self._left_behind:
+                offsets.append(self._left_behind[buffer])
+        return buffer.point(min(offsets)) if offsets else None
+
+    def busy_since(self, buffer: PartitionBuffer) -> float | None:
+        """See ``Holder``; on the loop."""
+        with self._items_lock:
+            return min(
+                (h.since for t, h in self._hands.items() if h.buffer is buffer and t.is_alive()),
+                default=None,
+            )
+
+    def withdrawn(self, buffer: PartitionBuffer) -> None:
+        """See ``Holder``: what was held of it has been given back."""
+        self._left_behind.pop(buffer, None)
+
 
 def _offset_of_record(record: Record[Any, Any]) -> int:
     return record.offset
 
 
-def _offset_of_batch(batch: Batch[Any, Any]) -> int:
+def _offset_of_batch(batch: AsyncBatch[Any, Any]) -> int:
     return batch.first_offset
+
+
+class Batch(AsyncBatch[K, V]):
+    """Records of one partition; see ``tailrace.Batch``."""
+
+    __slots__ = ("_portal",)
+
+    def __init__(self, portal: Portal, batch: AsyncBatch[K, V]) -> None:
+        super().__init__(batch.topic, batch.partition, batch.slices, batch.next_offset)
+        self.committer = batch.committer
+        self._portal = portal
+
+    def commit(self) -> None:  # type: ignore[override]
+        """Commit ``next_offset``; returns when that is durable."""
+        self._portal.call(super().commit)
+
+    def like(self, slices: Sequence[Slice], next_offset: int) -> "Batch[K, V]":
+        """Other records of the same partition, from the same consumer."""
+        return Batch(self._portal, super().like(slices, next_offset))
 
 
 class PartitionStream(Generic[K, V]):
     """The records of one partition; ends on close. See ``tailrace.PartitionStream``."""
 
-    def __init__(self, portal: Portal, feed: Feed, inner: reading.PartitionStream[K, V]) -> None:
+    def __init__(self, portal: Portal, feed: Feed, inner: streams.PartitionStream[K, V]) -> None:
         self.topic = inner.topic
         self.partition = inner.partition
-        self._held = _Held(portal, feed, inner.window, _offset_of_record)
+        self._portal = portal
+        self._feed = feed
+        self._inner = inner
+        self._held = _Held(portal, feed, inner.records, inner.window, _offset_of_record)
 
     def __iter__(self) -> Iterator[Record[K, V]]:
         return self._held
 
     def commit(self, next_offset: int | None = None) -> None:
-        """UsageError T055: a consumer without a group has nothing to commit to."""
-        raise texts_client.no_group("commit()")
+        """Commit that offset, None: all that was handed out. See ``tailrace.PartitionStream``."""
+
+        async def commit() -> None:
+            self._feed.jumped()  # what is held here was not handed out
+            await self._inner.commit(next_offset)
+
+        self._portal.call(commit)
 
 
 class Consumer(Generic[K, V]):
@@ -143,8 +238,8 @@ class Consumer(Generic[K, V]):
         """Records one by one; a loop that was left may be entered again."""
         reader = self._portal.run(self._inner.records, "for")
         if self._records is None:
-            held = _Held(self._portal, self._inner.feed, reader.window, _offset_of_record)
-            self._records = held
+            feed = self._inner.feed
+            self._records = _Held(self._portal, feed, reader, reader.window, _offset_of_record)
         return self._records
 
     def batches(self, *, max_records: int = 500, max_wait: float = 0.2) -> Iterator[Batch[K, V]]:
@@ -154,15 +249,15 @@ class Consumer(Generic[K, V]):
 
         async def load() -> Loaded[Batch[K, V]]:
             batch = await reader.__anext__()
-            return feed.buffers[TopicPartition(batch.topic, batch.partition)], [batch]
+            return reader.buffer, [Batch(self._portal, batch)]
 
-        return _Held(self._portal, feed, load, _offset_of_batch)
+        return _Held(self._portal, feed, reader, load, _offset_of_batch)
 
     def partitions(self) -> Iterator[PartitionStream[K, V]]:
         """A stream for each partition, to be read by a thread of its own."""
         reader = self._portal.run(self._inner.partitions)
 
-        async def following() -> reading.PartitionStream[K, V] | None:
+        async def following() -> streams.PartitionStream[K, V] | None:
             try:
                 return await reader.__anext__()
             except StopAsyncIteration:
@@ -196,10 +291,11 @@ class Consumer(Generic[K, V]):
                 )
 
             feed = self._inner.feed
-            this.append(Run(feed.dead_letters, handle, on_error, order, in_flight))
-            await run(
-                this[0], self._inner.records("run()"), signals=False, drain_timeout=drain_timeout
-            )
+            this.append(Run(feed, handle, on_error, order, in_flight))
+            records: RecordReader[K, V] = self._inner.records("run()")
+            await run(this[0], records, signals=False, drain_timeout=drain_timeout)
+            if this[0].drained and feed.group is not None:
+                await self._inner.aclose()
 
         def drain() -> None:
             if this:
@@ -245,11 +341,16 @@ class Consumer(Generic[K, V]):
     def commit(
         self, offsets: Mapping[TopicPartition, int] | None = None, *, metadata: str = ""
     ) -> None:
-        """UsageError T055: a consumer without a group has nothing to commit to."""
-        self._portal.call(self._inner.commit, offsets, metadata=metadata)
+        """Commit these next offsets, None: all that was handed out; see ``tailrace.Consumer``."""
+
+        async def commit() -> None:
+            self._inner.feed.jumped()  # what is held here was not handed out
+            await self._inner.commit(offsets, metadata=metadata)
+
+        self._portal.call(commit)
 
     def committed(self) -> dict[TopicPartition, int | None]:
-        """UsageError T055: a consumer without a group has committed nothing."""
+        """The committed offset of each assigned partition, None: nothing yet."""
         return self._portal.call(self._inner.committed)
 
     def _exactly(self, read: Callable[[], Item]) -> Item:

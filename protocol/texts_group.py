@@ -67,6 +67,22 @@ def group_fenced(group: str, member_id: str, *, reason: str) -> errors.GroupFenc
     )
 
 
+def commit_fenced(
+    group: str, member_id: str, *, topic: str, partition: int, reason: str
+) -> errors.GroupFenced:
+    """T042 for one partition of a commit. ``reason``: "member 'b' has it since generation 4"."""
+    return errors.GroupFenced(
+        "T042",
+        f"member '{shown(member_id)}' of group '{shown(group)}' may not commit "
+        f"{partition_name(topic, partition)}: {reason}",
+        f"Its records are delivered again; look: tailrace group describe {shown(group)}",
+        group=group,
+        member_id=member_id,
+        topic=topic,
+        partition=partition,
+    )
+
+
 def partition_lost(offsets: Mapping[Any, int], *, group: str, reason: str) -> errors.PartitionLost:
     """T040. ``offsets``: by TopicPartition, what was not committed; at least one."""
     (topic, partition), _ = next(iter(offsets.items()))
@@ -160,6 +176,20 @@ def starting_at(positions: Sequence[tuple[str, int, int]], *, group: str) -> err
     return errors.Notice(
         "T073", f"group '{shown(group)}' has no commits; starting at {_positions(positions)}"
     )
+
+
+def rebalanced(
+    moved: Sequence[tuple[str, Sequence[int], str]], *, more: int, reason: str, took_ms: int
+) -> str:
+    """C14's line. ``moved``: (topic, partitions, client id); ``more``: partitions not listed."""
+    parts = [
+        f"{', '.join(partition_name(topic, number) for number in numbers)} -> {shown(client_id)}"
+        for topic, numbers, client_id in moved
+    ]
+    if more:
+        parts.append(f"{count(more)} more")
+    where = "; ".join(parts) or "nothing moved"
+    return f"rebalanced: {where} ({shown(reason)}), {count(took_ms)} ms"
 
 
 def _positions(positions: Sequence[tuple[str, int, int]]) -> str:

@@ -9,7 +9,13 @@ import pytest
 
 import tailrace
 from tailrace.client.records import TopicPartition
-from tailrace.protocol.errors import ConfigError, ConnectError, TailraceError, UsageError
+from tailrace.protocol.errors import (
+    ConfigError,
+    ConnectError,
+    InvalidName,
+    TailraceError,
+    UsageError,
+)
 from tests.client.fetch_broker import FetchWorld
 from tests.client.world import Run
 
@@ -45,7 +51,16 @@ def here(monkeypatch: pytest.MonkeyPatch) -> FetchWorld:
         (("orders",), {"value": "yaml"}, "T082.*value='yaml' must be a codec"),
         (("orders",), {"instance_id": "a"}, "T082.*instance_id='a' must be left out"),
         (("orders",), {"commit": "manual"}, "T082.*commit='manual' must be left out"),
-        (("orders",), {"group": "g"}, r"T086: client.consumer\(\): group='g' comes with a later"),
+        ((), {"group": "g", "partitions": [AT]}, "T082.*partitions=.*where a group is given"),
+        (("orders",), {"group": ""}, "T013: group '' of 0 characters"),
+        (("orders",), {"group": "g" * 256}, "T013: group .* of 256 characters"),
+        (("orders",), {"group": "g", "instance_id": "a\n"}, "T013: instance id"),
+        (("orders",), {"group": "g", "commit": "never"}, "T082.*commit='never'.*'after', 'manual'"),
+        (("orders",), {"group": "g", "commit_interval": -1.0}, "T082.*commit_interval=-1.0"),
+        (("orders",), {"group": "g", "heartbeat": "fork"}, "T082.*heartbeat='fork'"),
+        (("orders",), {"group": "g", "session_timeout": 0.0}, "T082.*session_timeout=0.0"),
+        (("orders",), {"group": "g", "rebalance_timeout": -1.0}, "T082.*rebalance_timeout=-1.0"),
+        (("orders",), {"group": "g", "max_processing": 0.0}, "T082.*max_processing=0.0"),
     ],
 )
 def test_arguments_that_cannot_be(
@@ -53,7 +68,7 @@ def test_arguments_that_cannot_be(
 ) -> None:
     async def main() -> None:
         async with here.client() as client:
-            with pytest.raises(ConfigError, match=says):
+            with pytest.raises((ConfigError, InvalidName), match=says):
                 client.consumer(*topics, **options)
 
     run(main)

@@ -10,7 +10,7 @@ import pytest
 import tailrace
 from tailrace.client.policy import ErrorPolicy
 from tailrace.client.records import Record
-from tailrace.client.run import Lanes
+from tailrace.client.run import Lanes, Taken
 from tailrace.protocol.columns import Columns
 from tailrace.protocol.errors import ConfigError, TopicNotFound
 from tests.client.fetch_broker import FetchWorld
@@ -34,7 +34,7 @@ def keyed(*keys: bytes | None) -> list[Record[bytes, bytes]]:
 def runnable(lanes: Lanes) -> list[tuple[Any, Record[Any, Any]]]:
     found: list[tuple[Any, Record[Any, Any]]] = []
     while (one := lanes.pop()) is not None:
-        found.append(one)
+        found.append((one[0], one[1].record))
     return found
 
 
@@ -42,7 +42,7 @@ def test_records_of_one_key_wait_for_each_other() -> None:
     lanes = Lanes("key")
     a1, b1, a2, none1, none2 = keyed(b"a", b"b", b"a", None, None)
     for record in (a1, b1, a2, none1, none2):
-        lanes.push(record)
+        lanes.push(Taken(record, None))
     first = runnable(lanes)
     assert [record for _, record in first] == [a1, b1, none1, none2]
     lanes.done(first[0][0])
@@ -58,7 +58,7 @@ def test_records_of_one_key_wait_for_each_other() -> None:
 def test_order_says_what_may_run_at_once(order: Order, at_once: int) -> None:
     lanes = Lanes(order)
     for record in keyed(b"a", b"b", None):
-        lanes.push(record)
+        lanes.push(Taken(record, None))
     assert len(runnable(lanes)) == at_once
 
 
