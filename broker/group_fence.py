@@ -53,10 +53,14 @@ class Fence:
         if member_id not in self._members:
             return self.member(member_id)
         holding = self._ownership.holdings.get((one.topic_id, one.partition))
-        name = texts.partition_name(topic, one.partition)
-        if holding is None or holding.owner != member_id:
-            return self.member(member_id, f"{name} is not its own any more")
-        if holding.since != one.assignment_epoch:
-            came = f"{name} came to it in generation {holding.since}"
-            return self.member(member_id, f"{came}, not {one.assignment_epoch}")
-        return None
+        if holding is None:
+            reason = "nobody has it at present"
+        elif holding.owner != member_id:
+            reason = f"member '{holding.owner}' has it since generation {holding.since}"
+        elif holding.since != one.assignment_epoch:
+            reason = f"it came anew in generation {holding.since}, after {one.assignment_epoch}"
+        else:
+            return None
+        return texts_group.commit_fenced(
+            self._group, member_id, topic=topic, partition=one.partition, reason=reason
+        )
