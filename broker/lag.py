@@ -55,7 +55,7 @@ class Track:
         self.points: list[Point] = []
 
     def observe(
-        self, now: float, before: float, committed: int, end: int, *, start: int, window_s: float
+        self, now: float, before: float, committed: int, end: int, start: int, window_s: float
     ) -> None:
         """It stands so now. ``before``: of the last look; until then all stood as it was.
 

@@ -27,7 +27,7 @@ from tailrace.broker.world import World
 from tailrace.storage.glance import Glance
 
 LOOK_EVERY_S = 1.0
-GROUPS_AT_ONCE = 32  # looked at before others get their turn
+GROUPS_AT_ONCE = 64  # looked at before others get their turn
 WARM_S = 1.0  # spent on reading what is not in memory, for one group that is asked about
 
 
@@ -55,6 +55,7 @@ class Watched:
     def __init__(self, group: Group) -> None:
         self.group = group
         self.tracks: dict[Key, Track] = {}
+        self.rows: list[tuple[Key, Track, Partition]] = []  # the same, of those that are open
         self.stamps: dict[Key, tuple[int, int]] = {}  # position and append time, where exact
         self._seen: tuple[int, int, Catalog] | None = None
 
@@ -63,6 +64,8 @@ class Watched:
         group, catalog = self.group, shelf.catalog
         seen = (group.generation, len(group.offsets), catalog)
         if self._seen is not None and self._seen[:2] == seen[:2] and self._seen[2] is catalog:
+            if len(self.rows) < len(self.tracks):
+                self._find(shelf)
             return
         self._seen = seen
         before, self.tracks = self.tracks, {}
@@ -81,6 +84,12 @@ class Watched:
                 )
             self.tracks[key] = track
         self.stamps = {key: one for key, one in self.stamps.items() if key in self.tracks}
+        self._find(shelf)
+
+    def _find(self, shelf: Shelf) -> None:
+        """A partition that is offline may be opened one day; one that is open stays what it is."""
+        found = ((key, track, shelf.get(*key)) for key, track in self.tracks.items())
+        self.rows = [(key, track, one) for key, track, one in found if one is not None]
 
 
 class Watcher:
@@ -129,19 +138,18 @@ class Watcher:
 
     def _observe(self, watched: Watched, now: float, before: float) -> None:
         """On the path of every partition of every group each second."""
-        offsets, get = watched.group.offsets, self._shelf.get
-        for key, track in watched.tracks.items():
-            one, partition = offsets.get(key), get(*key)
-            if partition is None:
-                continue
+        get, window_s = watched.group.offsets.get, self.window_s
+        working = len(watched.group.members) > 0
+        for key, track, partition in watched.rows:
+            one = get(key)
             committed = NOTHING if one is None else one.offset
             end = partition.replica.high_watermark
-            if committed == track.committed and end == track.end:
-                continue
             moved = committed != track.committed
+            if not moved and end == track.end:
+                continue
             start = partition.log.start if committed == NOTHING else 0
-            track.observe(now, before, committed, end, start=start, window_s=self.window_s)
-            if moved and not len(watched.group.members):
+            track.observe(now, before, committed, end, start, window_s)
+            if moved and not working:
                 track.forget_rates(now)
 
     # ── what is asked ────────────────────────────────────────────────────────────────────────

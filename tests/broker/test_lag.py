@@ -22,7 +22,7 @@ class Watched:
             self.look(track.committed + commits, track.end + writes, before)
 
     def look(self, committed: int, end: int, before: float) -> None:
-        self.track.observe(self.now, before, committed, end, start=self.start, window_s=WINDOW)
+        self.track.observe(self.now, before, committed, end, self.start, WINDOW)
 
     @property
     def verdict(self) -> str:
