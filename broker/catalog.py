@@ -165,6 +165,11 @@ def check_name(name: str) -> None:
     """Raise InvalidName T013 for a name no user may give to a topic."""
     if not _NAME.fullmatch(name) or name in (".", ".."):
         raise texts.invalid_topic_name(name)
+    check_not_internal(name)
+
+
+def check_not_internal(name: str) -> None:
+    """Raise InvalidName T013 for a topic of the broker's own: its records are nobody else's."""
     if name.startswith(INTERNAL_PREFIX):
         raise texts.reserved_topic_name(name)
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from tailrace.broker.call import Call
-from tailrace.broker.catalog import Topic
+from tailrace.broker.catalog import Topic, check_not_internal
 from tailrace.broker.erasure import KEYS_MAX, RECORDS_MAX, Erasure, fingerprint_of, shares_of
 from tailrace.broker.limits import FETCH_WAIT_MS_MAX
 from tailrace.broker.node import Node
@@ -34,6 +34,7 @@ ID_BYTES = 16
 
 
 def delete_records(node: Node, call: Call, request: DeleteRecordsRequest) -> Later:
+    check_not_internal(request.topic)
     numbers = [one.partition for one in request.partitions]
     if len(set(numbers)) < len(numbers):
         raise texts_wire.malformed_frame("a partition is named twice in one request")
@@ -103,6 +104,7 @@ async def _trim(node: Node, partition: Partition, offset: int) -> None:
 
 
 def erase(node: Node, call: Call, request: EraseRequest) -> Later:
+    check_not_internal(request.topic)
     wanted = len(request.keys) + len(request.records)
     if not wanted or len(request.keys) > KEYS_MAX or len(request.records) > RECORDS_MAX:
         raise texts_wire.malformed_frame(

@@ -11,7 +11,7 @@ import logging
 from tailrace.broker.call import Call
 from tailrace.broker.limits import PARTITIONS_PER_REQUEST_MAX
 from tailrace.broker.node import Node
-from tailrace.protocol import texts_wire
+from tailrace.protocol import texts, texts_wire
 from tailrace.protocol.errors import TailraceError, to_wire
 from tailrace.protocol.messages import ACKS_ALL, ProduceRequest, ProduceResponse, ProduceResult
 from tailrace.storage.log import Appended
@@ -79,6 +79,8 @@ def produce(node: Node, call: Call, request: ProduceRequest) -> None:
         position += wanted.length
         try:
             partition = node.shelf.find(wanted.topic_id, wanted.partition)
+            if partition.internal:
+                raise texts.reserved_topic_name(partition.topic)
             node.shelf.check_room(partition)
         except TailraceError as error:
             producing.refuse(slot, error)

@@ -17,7 +17,14 @@ from uuid import UUID
 import trio
 
 from tailrace.broker import topic_config
-from tailrace.broker.catalog import Catalog, Leadership, Topic, check_name, new_topic
+from tailrace.broker.catalog import (
+    Catalog,
+    Leadership,
+    Topic,
+    check_name,
+    check_not_internal,
+    new_topic,
+)
 from tailrace.broker.config import Config, TopicConfig
 from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import Flusher
@@ -126,14 +133,14 @@ class Topics:
         raise texts.topic_exists(name)
 
     async def internal(self, name: str, partitions: int) -> Topic:
-        """A topic of the broker's own, made at its first use (D18). T031 T100.
+        """A topic of the broker's own, made at its first use (D18). T031 T033 T093 T100.
 
         Its settings are its own, whatever ``[topic]`` says, and it is beyond the limits.
         """
         if (topic := self.catalog.find(name)) is not None:
             return topic
         overrides = topic_config.internal(name, self._config)
-        async with self._changing:
+        async with self._change():
             await self._refresh()
             if (topic := self.catalog.find(name)) is not None:
                 return topic
@@ -141,7 +148,8 @@ class Topics:
             return await self._create(self._new(name, partitions, None, overrides))
 
     async def delete(self, name: str) -> bytes:
-        """Delete a topic and its records; its id. T010 T033 T093 T100."""
+        """Delete a topic and its records; its id. T010 T013 T033 T093 T100."""
+        check_not_internal(name)
         async with self._change():
             await self._refresh()
             topic = self.find(name)
@@ -155,7 +163,8 @@ class Topics:
         return topic.topic_id
 
     async def alter(self, name: str, changes: Mapping[str, str | None]) -> Topic:
-        """Change a topic's settings, all of them or none. T010 T080-T083 T086 T100."""
+        """Change a topic's settings, all of them or none. T010 T013 T080-T083 T086 T100."""
+        check_not_internal(name)
         async with self._change():
             await self._refresh()
             topic = self.find(name)

@@ -14,7 +14,6 @@ from tailrace.protocol.catalogue import CATALOGUE
 from tailrace.protocol.messages import Api, WireError
 
 ApiName = Literal["produce", "fetch", "metadata", "commit", "group", "admin"]
-LATER = ("commit", "group")  # come with the consumer groups
 
 APIS: dict[str, frozenset[Api]] = {
     "produce": frozenset({Api.PRODUCE}),
@@ -30,8 +29,14 @@ APIS: dict[str, frozenset[Api]] = {
             Api.DELETE_RECORDS,
             Api.ERASE,
             Api.GET_ERASURE,
+            Api.LIST_GROUPS,
+            Api.DESCRIBE_GROUP,
+            Api.RESET_OFFSETS,
+            Api.DELETE_GROUP,
         }
     ),
+    "commit": frozenset({Api.COMMIT_OFFSETS}),
+    "group": frozenset({Api.FIND_COORDINATOR, Api.HEARTBEAT, Api.FETCH_OFFSETS}),
 }
 EVERY = frozenset(Api) - {Api.ERROR}
 
@@ -180,8 +185,6 @@ class Faults:
 def _apis(name: ApiName | None) -> frozenset[Api]:
     if name is None:
         return EVERY
-    if name in LATER:
-        raise ValueError(f"api {name!r} comes with consumer groups, in a later release")
     if name not in APIS:
         raise ValueError(f"unknown api {name!r}; one of {', '.join(get_args(ApiName))}, or None")
     return APIS[name]
