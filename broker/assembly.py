@@ -149,6 +149,7 @@ def _let_read(node: Node) -> None:
     """Where scrapes and probes find what they show."""
     node.metrics.partitions = node.shelf.gauges
     node.metrics.groups = node.lag.gauges
+    node.metrics.prepare = lambda: node.lag.refresh(node.groups.all())
     node.metrics.erasures_pending.read = lambda: {(): node.erasures.pending_count}
     node.metrics.request_memory.read = lambda: {(): node.memory.used_bytes}
     node.health.damage = node.shelf.damage

@@ -1,6 +1,6 @@
 """Metadata and administration: what there is, where it is, and changing it."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 
 import trio
@@ -9,6 +9,7 @@ from tailrace.broker import topic_config
 from tailrace.broker.call import Call
 from tailrace.broker.catalog import Topic
 from tailrace.broker.health import few
+from tailrace.broker.lag_report import readers
 from tailrace.broker.limits import TOPICS_PER_REQUEST_MAX
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
@@ -184,10 +185,16 @@ def describe_topics(node: Node, call: Call, request: DescribeTopicsRequest) -> R
     else:
         check_names(names)
     topics = [node.topics.find(name) for name in names]
-    return DescribeTopicsResponse(tuple(_describe(node, topic) for topic in topics))
+    groups = readers(node.groups.all(), node.topics.catalog)
+    return DescribeTopicsResponse(tuple(_describe(node, topic, groups) for topic in topics))
 
 
-def _describe(node: Node, topic: Topic) -> TopicDescription:
+def _describe(
+    node: Node, topic: Topic, groups: Mapping[bytes, tuple[str, ...]] | None = None
+) -> TopicDescription:
+    """``groups``: by topic id, the names of those that read it."""
+    if groups is None:
+        groups = readers(node.groups.all(), node.topics.catalog)
     config = node.topics.config_of(topic)
     replicas = max(len(record.replicas) for record in topic.partitions)
     return TopicDescription(
@@ -202,7 +209,7 @@ def _describe(node: Node, topic: Topic) -> TopicDescription:
         partitions=tuple(
             _describe_partition(node, topic, number) for number in range(len(topic.partitions))
         ),
-        groups=(),
+        groups=groups.get(topic.topic_id, ()),
     )
 
 

@@ -156,6 +156,7 @@ def application(view: HttpView, token: str | None) -> "Starlette":
         return JSONResponse(document, code)
 
     async def metrics(request: "Request") -> Response:
+        await view.metrics.prepare()
         detailed = request.url.path.endswith("/detailed")
         return guarded(
             request,

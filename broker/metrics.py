@@ -10,7 +10,7 @@ their own, the others share ``__other__`` and ``metrics_truncated`` says so.
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -171,6 +171,7 @@ class Metrics:
         self._other: TopicMetrics | None = None  # made when it is first needed
         self.partitions: Callable[[], Iterable[PartitionGauges]] = lambda: ()
         self.groups: Callable[[], Iterable[GroupGauges]] = lambda: ()
+        self.prepare: Callable[[], Awaitable[None]] = _nothing  # awaited before a scrape
         began = clock()
         self._add_broker(version, lambda: clock() - began)
         self._add_requests()
@@ -332,3 +333,7 @@ class Metrics:
         for family in self.families:
             if "group" in family.labels:
                 family.forget("group", name)
+
+
+async def _nothing() -> None:
+    pass

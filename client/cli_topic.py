@@ -182,6 +182,8 @@ def describe_table(detail: "TopicDetail") -> str:
     parts = [head, align(rows)]
     if any(partition.compaction for partition in detail.partition_list):
         parts.append(compaction_table(detail.partition_list))
+    if detail.groups:
+        parts.append(f"read by {', '.join(detail.groups)}")
     return "\n".join(parts)
 
 
