@@ -285,7 +285,7 @@ class Consumer(Generic[K, V]):
         ConfigError T082 for a lower offset than the committed one, UsageError T055 without a group
         or for a partition that is not assigned, RequestTimeout T034. Cancelled: it may be stored.
         """
-        await self._group("commit()").commit(offsets, metadata)
+        await self._group("commit()").calls.commit(offsets, metadata)
 
     async def committed(self) -> dict[TopicPartition, int | None]:
         """The committed offset of each assigned partition, None: nothing yet.

@@ -52,7 +52,6 @@ class Feed:
         self._budget = budget
         explain = None if options.group is None else self._explain
         self.fetcher = Fetcher(client, options.fetch, budget, self._changed, explain)
-        self._route: dict[PartitionBuffer, Source] = {}
         self._takers: list[tuple[OnBuffer, OnBuffer]] = []
         self._joining: anyio.Event | None = None
 
@@ -141,17 +140,15 @@ class Feed:
             take(buffer)
         return buffer
 
-    def remove(self, buffer: PartitionBuffer) -> "Source | None":
-        """Read it no more; who did."""
+    def remove(self, buffer: PartitionBuffer) -> None:
+        """Read it no more."""
         self.jumped()
         del self.buffers[buffer.at]
         self.fetcher.remove(buffer)
-        source = self._route.pop(buffer, None)
-        if source is not None:
-            source.remove(buffer)
+        if buffer.source is not None:
+            buffer.source.remove(buffer)
         for _, leave in self._takers:
             leave(buffer)
-        return source
 
     async def offsets(
         self, partitions: Mapping[TopicPartition, object] | list[TopicPartition], at: At
@@ -212,15 +209,15 @@ class Feed:
         """``source`` is told when these have something new."""
         self.sources.append(source)
         for buffer in buffers:
-            self._route[buffer] = source
+            buffer.source = source
+
+    def detach(self, source: "Source") -> None:
+        """It will not be told anything any more."""
+        self.sources.remove(source)
 
     def on_assigned(self, take: OnBuffer, leave: OnBuffer) -> None:
         """Call these with each partition that comes from now on, and with each that goes."""
         self._takers.append((take, leave))
-
-    def source_of(self, buffer: PartitionBuffer) -> "Source | None":
-        """Who reads it."""
-        return self._route.get(buffer)
 
     def on_jump(self, forget: Callable[[], None]) -> None:
         """Call a reader's method, as long as the reader lives, when what it prepared is void."""
@@ -237,8 +234,8 @@ class Feed:
     def _changed(self, buffer: PartitionBuffer | None) -> None:
         if buffer is None:
             self.wake()
-        elif buffer in self._route:
-            self._route[buffer].arrived(buffer)
+        elif buffer.source is not None and self.buffers.get(buffer.at) is buffer:
+            buffer.source.arrived(buffer)
 
     def wake(self) -> None:
         """Everybody who waits looks again."""

@@ -6,53 +6,39 @@ be committed and tell it when a record in hand is done. Invariants:
 - a partition is read only after its committed offset is known (S25), and only while it is held;
 - one that is withdrawn hands out nothing more, and is released when nothing of it is in hand; no
   other partition waits for that (C14);
-- what is lost before it was committed is told once, to whoever reads or commits next (T040).
+- what is lost before it was committed is told once, to whoever reads or commits next (T040);
+- with ``commit="manual"`` a partition that is withdrawn waits for the commit of what was handed
+  out, if this consumer commits at all, and only a commit is told what was lost.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import anyio
 
+from tailrace.client.commit_calls import CommitCalls
 from tailrace.client.commits import CommitPoint
 from tailrace.client.consumer_options import GroupOptions
 from tailrace.client.errands import Errands
+from tailrace.client.holding import Holding, Place
+from tailrace.client.losses import Losses
 from tailrace.client.member import Member, MemberOptions
 from tailrace.client.membership import Assignment
-from tailrace.client.partition_buffer import PartitionBuffer, point_after
+from tailrace.client.partition_buffer import PartitionBuffer
+from tailrace.client.patience import watch
 from tailrace.client.progress import Loss
-from tailrace.client.reading import Source
-from tailrace.client.records import Batch, TopicPartition
+from tailrace.client.records import TopicPartition
 from tailrace.client.retry import Backoff
-from tailrace.client.starting import Place, checked_offset, explained, find_places
-from tailrace.protocol import texts_client, texts_group
+from tailrace.client.starting import explained, find_places
+from tailrace.protocol import texts_group
 from tailrace.protocol.errors import OffsetOutOfRange, PartitionLost, TailraceError
 from tailrace.protocol.messages_group import Rebalance
-from tailrace.protocol.texts import partition_name
 
 if TYPE_CHECKING:
     from tailrace.client.feed import Feed
 
 _log = logging.getLogger("tailrace.client")
-
-
-@dataclass(eq=False, slots=True)
-class Holding:
-    """One partition that the group gave to this consumer."""
-
-    assignment: Assignment
-    buffer: PartitionBuffer
-    began: Place
-    source: Source | None = None  # who reads it, None: nobody yet
-    sent: int = -1  # the highest offset that was committed by a call
-    told: bool = False  # that it was lost, or all that was handed out is committed
-
-    @property
-    def stands_at(self) -> int:
-        """What is not above this is no news to the coordinator."""
-        return max(self.sent, self.began.position)
 
 
 class Holdings:
@@ -63,14 +49,16 @@ class Holdings:
         self.one_by_one = options.commit_interval == 0 or options.max_processing is not None
         self.closed = False
         self.trouble: str | None = None  # why partitions that were assigned cannot be read yet
+        self.losses = Losses(feed, options)
+        self.calls = CommitCalls(feed, self)
         self._feed = feed
         self._errands = Errands(feed.client)
         self._expected: dict[TopicPartition, Assignment] = {}  # not read yet
         self._held: dict[TopicPartition, Holding] = {}
         self._leaving: dict[TopicPartition, Holding] = {}  # withdrawn, with a record in hand
         self._changed: anyio.Event | None = None  # of what is expected, while somebody waits
+        self._released: dict[TopicPartition, Holding] = {}  # their last commit may be on its way
         self._releasing: dict[TopicPartition, CommitPoint] | None = None
-        self._losers: dict[Source, None] = {}  # with something lost that was not told yet
         self._stepping_out = False
         automatic = options.commit == "after"
         self.member = Member(
@@ -99,14 +87,14 @@ class Holdings:
         try:
             with anyio.move_on_after(self._feed.client.options.request_timeout):
                 while self._expected and self._feed.fetcher.failure is None:
-                    self._changed = anyio.Event()
-                    await self._changed.wait()
+                    await self.change()
         except BaseException:
             self.abandon()
             await self.member.leave()
             raise
         if self.options.max_processing is not None:
-            self._errands.start(self._watch_processing, self.options.max_processing)
+            limit_s = self.options.max_processing
+            self._errands.start(watch, self._feed.client, self, limit_s)
 
     def abandon(self) -> None:
         """Nothing came of it."""
@@ -123,7 +111,8 @@ class Holdings:
         self.closed = True
         self._errands.close()
         await self.member.leave()
-        if late := self._take_losses(processed=True):
+        automatic = self.options.commit == "after"
+        if automatic and (late := self.losses.take(processed=True)):
             raise late
 
     @property
@@ -169,15 +158,23 @@ class Holdings:
 
     def _hold(self, assignment: Assignment, place: Place) -> None:
         del self._expected[assignment.at]
+        self._released.pop(assignment.at, None)
         buffer = self._feed.add(assignment.at, assignment.topic_id, place.position, stop=place.stop)
         self._held[assignment.at] = Holding(assignment, buffer, place)
         if place.wrong is not None:
             self._feed.fetcher.refused(buffer, place.wrong)
 
+    async def change(self) -> None:
+        """Wait until partitions came or went, or a record in hand is done."""
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
     def _tell_change(self) -> None:
         """Whoever waits for partitions, or for the end, looks again."""
-        if self._changed is not None:
-            self._changed.set()
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
         self._feed.wake()
 
     # ── Listener: partitions go ──────────────────────────────────────────────────────────────
@@ -198,14 +195,16 @@ class Holdings:
             self._expected.pop(at, None)
             if (holding := self._held.get(at)) is not None:
                 self._stop_reading(holding)
-            if (holding := self._leaving.pop(at, None)) is not None:
-                self._note_loss(holding, reason)
+            holding = self._leaving.pop(at, None) or self._released.pop(at, None)
+            if holding is not None:
+                self.losses.note(holding, self._stands_at(holding), reason)
         self._tell_change()
 
     def _stop_reading(self, holding: Holding) -> None:
         """What is at hand of it is discarded unseen; where it stands is kept."""
         at = holding.buffer.at
-        holding.source = self._feed.remove(holding.buffer)
+        holding.leaving = True
+        self._feed.remove(holding.buffer)
         self._leaving[at] = self._held.pop(at)
 
     def look(self) -> None:
@@ -218,59 +217,26 @@ class Holdings:
             return
         self._releasing = self.committable()  # once for all of them
         try:
-            for at in free:
+            for at, holding in free.items():
                 self.member.released(at)
                 del self._leaving[at]
+                holding.buffer.forget()
+                if self.options.commit == "after":
+                    self._released[at] = holding
         finally:
             self._releasing = None
 
     def _busy(self, holding: Holding) -> bool:
-        holder = None if holding.source is None else holding.source.holder
-        return (
-            not holding.told
-            and holder is not None
-            and (holder.busy_since(holding.buffer) is not None)
-        )
+        """Whether it would be too early to release it."""
+        if holding.told or holding.holder is None:
+            return False
+        if holding.busy_since is not None:
+            return True
+        waits = self.options.commit == "manual" and self.calls.used
+        return waits and holding.buffer.position > self._stands_at(holding)
 
-    def _note_loss(self, holding: Holding, reason: str) -> None:
-        """Keep what was not committed until somebody can be told."""
-        source, buffer = holding.source, holding.buffer
-        if holding.told or source is None or source.holder is None:
-            return
-        first = source.holder.unprocessed(buffer)
-        handed_out = buffer.position
-        committed = max(self.member.known_committed(buffer.at), holding.stands_at)
-        processed = handed_out if first is None else first.offset
-        if handed_out <= committed:
-            return
-        loss = Loss(handed_out, processed > committed, reason)
-        if self._feed.read_by == "run()":
-            error = self.partition_lost({buffer.at: loss})
-            _log.warning("%s", error, extra={"event": "consumer.lost", "code": error.code})
-        else:
-            source.lost[buffer.at] = loss
-            self._losers[source] = None
-
-    def _take_losses(
-        self, partitions: Iterable[TopicPartition] | None = None, *, processed: bool = False
-    ) -> PartitionLost | None:
-        """T040 for what was lost and not told yet: of some partitions, or of all."""
-        chosen = None if partitions is None else set(partitions)
-        found: dict[TopicPartition, Loss] = {}
-        for source in list(self._losers):
-            for at in list(source.lost):
-                if chosen is None or at in chosen:
-                    found[at] = source.lost.pop(at)
-            if not source.lost:
-                del self._losers[source]
-        found = {at: loss for at, loss in found.items() if loss.processed or not processed}
-        return self.partition_lost(found) if found else None
-
-    def partition_lost(self, losses: Mapping[TopicPartition, Loss]) -> PartitionLost:
-        """T040."""
-        offsets = {at: loss.offset for at, loss in losses.items()}
-        reason = next(iter(losses.values())).reason
-        return texts_group.partition_lost(offsets, group=self.options.name, reason=reason)
+    def _stands_at(self, holding: Holding) -> int:
+        return max(holding.stands_at, self.member.known_committed(holding.buffer.at))
 
     # ── Listener: the rest ───────────────────────────────────────────────────────────────────
 
@@ -306,126 +272,35 @@ class Holdings:
         _log.warning("%s", notice, extra={"event": "consumer.idle", "code": notice.code})
         self._tell_change()
 
-    def failed(self, error: TailraceError) -> None:
-        """Nothing more can be read."""
-        self._feed.fetcher.fail(error)
-        self._tell_change()
-
-    # ── commits ──────────────────────────────────────────────────────────────────────────────
-
     def committable(self) -> dict[TopicPartition, CommitPoint]:
         """How far each partition is processed; nothing with ``commit="manual"``."""
         if self.options.commit == "manual":
             return {}
         if self._releasing is not None:
             return self._releasing
-        return {h.buffer.at: p for h in self._all() if (p := self._processed(h)) is not None}
+        return {h.buffer.at: point for h in self.all() if (point := h.processed) is not None}
 
-    def _all(self) -> list[Holding]:
+    def failed(self, error: TailraceError) -> None:
+        """Nothing more can be read."""
+        self._feed.fetcher.fail(error)
+        self._tell_change()
+
+    # ── for readers, and for those who commit ────────────────────────────────────────────────
+
+    def all(self) -> list[Holding]:
+        """What it reads, and what it has not released yet."""
         return [*self._held.values(), *self._leaving.values()]
 
-    def _processed(self, holding: Holding) -> CommitPoint | None:
-        """Up to the first record in hand. None: nobody has read of it yet."""
-        buffer = holding.buffer
-        source = holding.source or self._feed.source_of(buffer)
-        if source is None or source.holder is None:
-            return None
-        first = source.holder.unprocessed(buffer)
-        return self._under(holding, buffer.point(buffer.position) if first is None else first)
-
-    def _handed_out(self, holding: Holding) -> CommitPoint | None:
-        """With the record in hand; of ``run`` only what is finished."""
-        if self._feed.read_by == "run()":
-            return self._processed(holding)
-        return self._under(holding, holding.buffer.point(holding.buffer.position))
-
-    def _under(self, holding: Holding, point: CommitPoint) -> CommitPoint:
-        return point._replace(assignment_epoch=holding.assignment.assignment_epoch)
+    def find(self, at: TopicPartition) -> Holding | None:
+        """One of them."""
+        return self._held.get(at) or self._leaving.get(at)
 
     async def processed(self) -> None:
         """The record in hand is done: the next one is asked for."""
         if self._leaving:
             self.look()
-        if self.options.commit_interval == 0:
-            await self._commit_before_next()
-
-    async def _commit_before_next(self) -> None:
-        """``commit_interval=0``: waits through outages, like reading."""
-        backoff = Backoff(self._feed.client.random)
-        while points := {
-            holding: point
-            for holding in self._all()
-            if self.options.commit == "after"
-            and (point := self._processed(holding)) is not None
-            and point.offset > holding.stands_at
-        }:
-            try:
-                await self._commit(points, "", lower=False)
-            except TailraceError as error:
-                if isinstance(error, PartitionLost) or not error.retriable or error.code == "T005":
-                    raise
-                await anyio.sleep(backoff.next())
-            self._feed.check()
-
-    async def commit(self, offsets: Mapping[TopicPartition, int] | None, metadata: str) -> None:
-        """See ``Consumer.commit``."""
-        if late := self._take_losses(offsets):
-            raise late
-        if offsets is None:
-            handed_out = {holding: self._handed_out(holding) for holding in self._all()}
-            points = {h: p for h, p in handed_out.items() if p and p.offset > h.stands_at}
-        else:
-            points = {
-                holding: self._under(holding, holding.buffer.point(checked_offset(offset)))
-                for at, offset in offsets.items()
-                for holding in [self._holding(at)]
-            }
-        await self._commit(points, metadata, lower=offsets is not None)
-
-    async def commit_batch(self, buffer: PartitionBuffer, batch: Batch[Any, Any]) -> None:
-        """See ``Batch.commit``."""
-        if late := self._take_losses([buffer.at]):
-            raise late
-        holding = self._holding(buffer.at, buffer)
-        point = point_after(batch[-1], batch.next_offset) if len(batch) else None
-        point = self._under(holding, point or CommitPoint(batch.next_offset))
-        await self._commit({holding: point}, "", lower=False)
-
-    async def commit_of(self, buffer: PartitionBuffer, next_offset: int | None) -> None:
-        """See ``PartitionStream.commit``."""
-        if late := self._take_losses([buffer.at]):
-            raise late
-        holding = self._holding(buffer.at, buffer)
-        offset = buffer.position if next_offset is None else checked_offset(next_offset)
-        point = self._under(holding, buffer.point(offset))
-        await self._commit({holding: point}, "", lower=next_offset is not None)
-
-    def _holding(self, at: TopicPartition, buffer: PartitionBuffer | None = None) -> Holding:
-        """Of a partition, and of no later assignment than the one ``buffer`` belongs to."""
-        for holding in (self._held.get(at), self._leaving.get(at)):
-            if holding is not None and (buffer is None or holding.buffer is buffer):
-                return holding
-        raise texts_client.not_assigned(*at)
-
-    async def _commit(
-        self, points: Mapping[Holding, CommitPoint], metadata: str, *, lower: bool
-    ) -> None:
-        if not points:
-            return
-        by_name = {holding.buffer.at: point for holding, point in points.items()}
-        try:
-            await self.member.commit(by_name, metadata, lower=lower)
-        except PartitionLost as error:
-            for holding in points:
-                if holding.buffer.at in error.offsets:
-                    holding.told = True
-            self._take_losses(error.offsets)
-            raise
-        for holding, point in points.items():
-            holding.sent = max(holding.sent, point.offset)
-            if holding.buffer.at in self._leaving and point.offset >= holding.buffer.position:
-                holding.told = True  # nothing is left that could be lost
-        self.look()
+        if self.options.commit_interval == 0 and self.options.commit == "after":
+            await self.calls.before_next()
 
     async def committed(self) -> dict[TopicPartition, int | None]:
         """See ``Consumer.committed``."""
@@ -439,62 +314,30 @@ class Holdings:
         began = held.began if held is not None and held.buffer is buffer else None
         return await explained(self._feed, buffer.at, error, self.options.name, began)
 
-    # ── a record that is in hand for too long ────────────────────────────────────────────────
+    def partition_lost(self, losses: Mapping[TopicPartition, Loss]) -> PartitionLost:
+        """T040."""
+        return self.losses.error(losses)
 
-    async def _watch_processing(self, limit_s: float) -> None:
-        """``max_processing``: hand back what stands still."""
-        while True:
-            await anyio.sleep(limit_s / 4)
-            now = self._feed.client.clock.now()
-            stuck = [
-                holding
-                for holding in self._held.values()
-                if (since := self._since(holding)) is not None and now - since > limit_s
-            ]
-            if stuck:
-                await self._step_out(stuck, limit_s)
+    # ── leaving for a moment (``patience.py``) ───────────────────────────────────────────────
 
-    def _since(self, holding: Holding) -> float | None:
-        source = self._feed.source_of(holding.buffer)
-        holder = None if source is None else source.holder
-        return None if holder is None else holder.busy_since(holding.buffer)
-
-    async def _step_out(self, stuck: Sequence[Holding], limit_s: float) -> None:
-        """Leave, so that somebody else gets the partition, and come back.
-
-        The other partitions finish what is in hand first, up to ``rebalance_timeout``: what this
-        member does with them ends as if they were withdrawn.
-        """
-        reason = f"a record was in hand for more than max_processing {limit_s:g} s"
-        _log.warning(
-            "handing back %s: %s",
-            ", ".join(partition_name(*holding.buffer.at) for holding in stuck),
-            reason,
-            extra={"event": "consumer.handed_back", "code": None},
-        )
+    def pause_all(self) -> None:
+        """Hand out nothing more, until ``step_in``."""
         self._stepping_out = True
         for holding in list(self._held.values()):
             self._stop_reading(holding)
-        with anyio.move_on_after(self.options.rebalance_timeout):
-            while any(self._busy(h) for h in self._leaving.values() if h not in stuck):
-                self._changed = anyio.Event()
-                await self._changed.wait()
+        self._tell_change()
+
+    async def step_out(self, reason: str) -> None:
+        """Commit what is processed, and leave; what is still in hand is lost."""
         await self.member.leave()
         self._expected.clear()
         for holding in self._leaving.values():
-            self._note_loss(holding, reason)
+            self.losses.note(holding, self._stands_at(holding), reason)
         self._leaving.clear()
-        backoff = Backoff(self._feed.client.random)
-        while True:
-            try:
-                await self.member.join()
-                break
-            except TailraceError as error:
-                if not error.retriable or error.code == "T005":
-                    self.failed(error)
-                    return
-                self.trouble = error.message
-                await anyio.sleep(backoff.next())
-        self.trouble = None
-        self._stepping_out = False
+        self._tell_change()
+
+    async def step_in(self) -> None:
+        """Join again; raises what ``Member.join`` raises."""
+        await self.member.join()
+        self.trouble, self._stepping_out = None, False
         self._tell_change()

@@ -11,7 +11,7 @@ they are reached. Invariants:
 """
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tailrace.client.codecs import BoundCodec, Undecodable, decode_into
 from tailrace.client.commits import CommitPoint
@@ -27,6 +27,9 @@ from tailrace.protocol.batch import (
     scan_one,
 )
 from tailrace.protocol.errors import CorruptBatch, TailraceError
+
+if TYPE_CHECKING:
+    from tailrace.client.reading import Source
 
 _REASONS = {
     "magic": "no batch begins there",
@@ -94,6 +97,7 @@ class PartitionBuffer:
     ) -> None:
         self.at = at
         self.topic_id = topic_id
+        self.source: Source | None = None  # who reads it, or did when it went
         self.leader: str | None = None  # broker id, as last heard
         self.generation = 0  # of questions that may still be answered
         self.in_flight = False  # one of them is asked, or a pause before asking again runs
@@ -290,6 +294,10 @@ class PartitionBuffer:
     def give_up(self) -> None:
         """It goes to somebody else: what is on its way is not for us any more."""
         self._refetch(self.position)
+
+    def forget(self) -> None:
+        """Nothing of it will be handed out again; where it stood is kept."""
+        self._position, self.stored = self.position, None
 
     def drop(self) -> None:
         """Give back the memory."""

@@ -73,6 +73,8 @@ class Source:
         if self.holder is not None:
             self.holder.withdrawn(buffer)
         self.wake()
+        if self._one:
+            self.feed.detach(self)
 
     def take_lost(self) -> PartitionLost:
         """T040 for what went to others; told once."""
@@ -415,5 +417,5 @@ class BatchReader(Generic[K, V]):
         if not slices:
             return None
         group = self._feed.group
-        commit = None if group is None else partial(group.commit_batch, buffer)
+        commit = None if group is None else partial(group.calls.commit_batch, buffer)
         return Batch(*buffer.at, slices, buffer.position, commit)

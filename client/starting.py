@@ -7,28 +7,20 @@ committed at once: it must hold if nothing is processed before the next start.
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from tailrace.client.commits import CommitPoint
+from tailrace.client.holding import Place
 from tailrace.client.member import Member
 from tailrace.client.membership import Assignment
 from tailrace.client.records import TopicPartition
-from tailrace.protocol import texts, texts_config, texts_group
-from tailrace.protocol.errors import ConfigError, OffsetOutOfRange, TailraceError
+from tailrace.protocol import texts, texts_group
+from tailrace.protocol.errors import OffsetOutOfRange, TailraceError
 
 if TYPE_CHECKING:
     from tailrace.client.feed import Feed
 
 _log = logging.getLogger("tailrace.client")
-
-
-class Place(NamedTuple):
-    """Where reading begins."""
-
-    position: int
-    committed: bool  # it is what the group has committed
-    stop: int | None  # with ``stop_at_end``: the end as it is now
-    wrong: OffsetOutOfRange | None  # where that is below the position
 
 
 class _Known(TypedDict):
@@ -106,20 +98,3 @@ async def _retention(feed: "Feed", topic: str) -> str:
     except TailraceError:
         return "unknown"
     return next((entry.value for entry in detail.config if entry.key == "retention"), "unknown")
-
-
-def checked_offset(offset: int) -> int:
-    """ConfigError T082 for what is no offset."""
-    if isinstance(offset, bool) or offset < 0:
-        raise _bad(offset)
-    return offset
-
-
-def _bad(offset: int) -> ConfigError:
-    return texts_config.bad_argument(
-        "offsets",
-        offset,
-        call="consumer.commit()",
-        expected="an offset from 0 on",
-        hint="It is the next offset to read: record.offset + 1.",
-    )

@@ -66,7 +66,7 @@ class PartitionStream(Generic[K, V]):
         group = self._feed.group
         if group is None:
             raise texts_client.no_group("commit()")
-        await group.commit_of(self.buffer, next_offset)
+        await group.calls.commit_of(self.buffer, next_offset)
 
     def end(self) -> None:
         """Nothing more comes."""
