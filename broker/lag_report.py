@@ -41,6 +41,10 @@ class LagReport:
         self._gauges: list[GroupGauges] = []
         self._gauged_at = float("-inf")
 
+    async def look(self) -> None:
+        """Look at all groups now, not only each second."""
+        await self._watcher.look()
+
     async def list_groups(self, groups: Iterable["Group"]) -> ListGroupsResponse:
         """Every group, sorted by name."""
         found: list[GroupSummary] = []
