@@ -45,7 +45,7 @@ class Line:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         self._places = deque(found)
         self._state = _State.CONNECTING
-        self._sock = self._dial()
+        self._sock: socket.socket = self._dial()
 
     @property
     def open(self) -> bool:

@@ -97,14 +97,15 @@ class Seat:
 
     def ready(self, now: float) -> None:
         """The connection can be read or written."""
-        if self.line is None:
+        if (line := self.line) is None:
             return
-        was_open = self.line.open
+        was_open = line.open
         try:
-            for answer in self.line.ready():
-                self._take(answer, now)
-            if self.line is not None and self.line.open and not was_open:
+            answers = line.ready()
+            if line.open and not was_open:
                 self._give_up_at = math.inf
+            for answer in answers:
+                self._take(answer, now)
         except OSError as error:
             self._failed(reason_of(error), now)
         except ConnectError as error:

@@ -26,6 +26,7 @@ BLOCKED_S = 1.0
 LATE_S = 0.5  # this thread itself did not run for so long
 
 _log = logging.getLogger("tailrace.client")
+_current_frames: Callable[[], dict[int, FrameType]] = vars(sys)["_current_frames"]
 _watched: dict[int, "LoopWatch"] = {}  # by the loop's thread: who watches it
 _counter: Any = None  # of prometheus_client, if the user's process has it
 
@@ -97,7 +98,7 @@ class LoopWatch:
         self._answered_at = self._now()
 
     def _report(self, blocked_s: float) -> None:
-        frame = sys._current_frames().get(self._loop.thread)
+        frame = _current_frames().get(self._loop.thread)
         if frame is None:
             return
         place = culprit(frame)
@@ -125,18 +126,20 @@ class Place:
     function: str
 
 
-def _folder_of(module: str) -> str:
-    found: Any = sys.modules.get(module)
-    file = getattr(found, "__file__", None)
-    return os.path.dirname(file) + os.sep if file else ""
+def _folders_of(*modules: str) -> tuple[str, ...]:
+    """Of those that are imported."""
+    found = (sys.modules.get(module) for module in modules)
+    files = (None if module is None else module.__file__ for module in found)
+    return tuple(os.path.dirname(file) + os.sep for file in files if file)
 
 
-_STANDARD = tuple(
-    os.path.join(path, "") for path in {*map(sysconfig.get_path, ("stdlib", "platstdlib"))}
-)
-_PACKAGES = tuple(
-    os.path.join(path, "") for path in {*map(sysconfig.get_path, ("purelib", "platlib"))}
-)
+def _folders(*names: str) -> tuple[str, ...]:
+    """Of this Python."""
+    return tuple({os.path.join(sysconfig.get_path(name), "") for name in names})
+
+
+_STANDARD = _folders("stdlib", "platstdlib")
+_PACKAGES = _folders("purelib", "platlib")
 
 
 def culprit(frame: FrameType) -> Place:
@@ -144,8 +147,8 @@ def culprit(frame: FrameType) -> Place:
 
     What lies outside of the loop's own frames (the program that started it) is nobody's fault.
     """
-    skipped = tuple(filter(None, map(_folder_of, ("tailrace", "tailrace.client", "anyio", "trio"))))
-    loops = tuple(filter(None, map(_folder_of, ("asyncio", "trio"))))
+    skipped = _folders_of("tailrace", "tailrace.client", "anyio", "trio")
+    loops = _folders_of("asyncio", "trio._core")
     packaged: Place | None = None
     at: FrameType | None = frame
     while at is not None:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["Listener", "Member", "MemberOptions"]
 
 CANCELLED_CLOSE_S = 2.0
+NOTICED_S = 0.05  # until a client knows that a broker is gone, after one of its connections does
 COMMIT_SHARE = 0.8  # of the time to close: the rest is for saying goodbye
 _log = logging.getLogger("tailrace.client")
 
@@ -80,6 +81,7 @@ class Member:
         self._commits = Commits(client, self.coordinator, self.member_id)
         self._withdrawn: set[TopicPartition] = set()  # part of ``assignments``
         self._gone: dict[TopicPartition, Gone] = {}  # went away, and no commit has said so
+        self._releasing: dict[Assignment, CommitPoint] = {}  # given up when that is committed
         self._pulse: Pulse | None = None  # while it is a member
         self._answered = anyio.Event()
         self._left = anyio.Event()
@@ -179,6 +181,7 @@ class Member:
             self._client.cluster.unwatch(self._cluster_changed)
         self.assignments.clear()
         self._withdrawn.clear()
+        self._releasing = {}
         self.rebalancing, self.trouble, self._idle = False, None, False
 
     def _identity(self) -> Identity:
@@ -270,7 +273,13 @@ class Member:
 
     def _unreachable(self, told: Unreachable) -> None:
         self.trouble = told.reason
-        if told.broken and self._client.health().state == "ok":  # else the client says so itself
+        if told.broken:
+            self._start(self._tell_unreachable, told)
+
+    async def _tell_unreachable(self, told: Unreachable) -> None:
+        """C11, unless the client finds the same by its own connections, and says so."""
+        await anyio.sleep(NOTICED_S)
+        if self.trouble is not None and self._client.health().state == "ok":
             text = reconnecting(str(told.address), told.reason, told.attempt, told.delay_s)
             _log.warning(text, extra={"event": "client.reconnecting", "code": None})
             self._client.events.emit(
@@ -305,15 +314,22 @@ class Member:
         if assignment is None or at not in self._withdrawn:
             return
         point = self._listener.committable().get(at)
-        points = {} if point is None else self._points({at: point})
-        if self._commits.ledger.due(points):
-            self._start(self._store_and_give_up, assignment, points)
-        else:
+        points = self._points({} if point is None else {at: point})
+        if not self._commits.ledger.due(points):
             self._give_up(assignment)
+            return
+        if not self._releasing:
+            self._start(self._store_and_give_up)
+        self._releasing |= points
 
-    async def _store_and_give_up(self, assignment: Assignment, points: Points) -> None:
-        await self._store_anyway(points)
-        self._give_up(assignment)
+    async def _store_and_give_up(self) -> None:
+        """All that were released meanwhile by one commit."""
+        while self._releasing:
+            points = dict(self._releasing)
+            await self._store_anyway(points)
+            self._releasing = {one: p for one, p in self._releasing.items() if one not in points}
+            for assignment in points:
+                self._give_up(assignment)
 
     def _give_up(self, assignment: Assignment) -> None:
         if self._pulse is not None and self.assignments.get(assignment.at) == assignment:

@@ -75,7 +75,8 @@ class Pulse:
     def send(self, now: float) -> Beat:
         """The heartbeat that is due; it is under way from now on."""
         assert self.next_at() <= now, "no heartbeat is due"
-        wait_ms = max(1, int(self._interval_s * 1000))
+        # After trouble an answer is wanted at once: it tells that all is well again.
+        wait_ms = 0 if self._backoff.attempts else max(1, int(self._interval_s * 1000))
         last = self.membership.leaving
         beat = Beat(self.membership.request(wait_ms), now, self.membership.life, last)
         self._under_way.append(beat)
@@ -93,7 +94,8 @@ class Pulse:
             self._interval_s = response.interval_ms / 1000
         events = self.membership.answered(response)
         superseded = bool(self._under_way)  # then it was to be answered at once
-        quick = not events and not superseded and now - beat.sent_at < QUICK_S
+        held = beat.request.wait_ms > 0 and not superseded
+        quick = held and not events and now - beat.sent_at < QUICK_S
         self._not_before = now + QUICK_S if quick else -math.inf
         return self._told(events)
 

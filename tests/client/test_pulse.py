@@ -141,3 +141,12 @@ def test_refusal_for_good_ends_it() -> None:
     error = texts_client.not_open("x")
     assert pulse.refused(pulse.send(0.0), error, 0.0) == [Failed(error)]
     assert pulse.over
+
+
+def test_answer_after_trouble_is_wanted_at_once() -> None:
+    pulse, _ = joined([0])
+    pulse.lost_connection(2.0)
+    first = pulse.send(3.0)
+    assert first.request.wait_ms == 0
+    pulse.answered(first, answer(1, [0]), 3.001)
+    assert pulse.send(3.001).request.wait_ms == 3_000
