@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 
+import trio
+
+from tailrace.protocol.errors import CoordinatorLoading
 from tailrace.protocol.messages import (
     NO_EPOCH,
     CommitOffsetsRequest,
@@ -108,6 +111,16 @@ async def committed(client: Client, group: str) -> dict[tuple[bytes, int], int]:
     """All that a group has committed."""
     answer, _ = await client.ask(FetchOffsetsRequest(group, None), FetchOffsetsResponse)
     return {(one.topic_id, one.partition): one.offset for one in answer.offsets}
+
+
+async def loaded(client: Client, group: str) -> dict[tuple[bytes, int], int]:
+    """What is committed, asked until the coordinator knows it."""
+    for _ in range(1_000):
+        try:
+            return await committed(client, group)
+        except CoordinatorLoading:
+            await trio.sleep(0.001)
+    raise AssertionError("it never loaded")
 
 
 async def find(client: Client, group: str = "g") -> FindCoordinatorResponse:

@@ -9,7 +9,6 @@ import trio
 
 from tailrace.broker.server import Server
 from tailrace.protocol.errors import (
-    CoordinatorLoading,
     GroupFenced,
     GroupNotEmpty,
     GroupNotFound,
@@ -29,7 +28,7 @@ from tailrace.protocol.messages import (
     ResetOffsetsResponse,
 )
 from tailrace.protocol.routing import Router, even_ranges
-from tests.broker.grouping import Member, commit, committed, committing, find
+from tests.broker.grouping import Member, commit, committed, committing, find, loaded
 from tests.broker.harness import Client, Settings, connected, run, serving
 
 AT_ONCE: Settings = {"group.assign_delay": "0ms", "group.session_timeout_min": "100ms"}
@@ -334,16 +333,6 @@ def test_a_deleted_topic_takes_its_offsets_along(tmp_path: Path) -> None:
 
 
 # ── restarts ─────────────────────────────────────────────────────────────────────────────────
-
-
-async def loaded(client: Client, group: str) -> dict[tuple[bytes, int], int]:
-    """What is committed, asked until the coordinator knows it."""
-    for _ in range(1_000):
-        try:
-            return await committed(client, group)
-        except CoordinatorLoading:
-            await trio.sleep(0.001)
-    raise AssertionError("it never loaded")
 
 
 @pytest.mark.parametrize("clean", [True, False])

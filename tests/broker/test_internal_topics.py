@@ -15,7 +15,7 @@ from tailrace.protocol.messages import (
     TopicResponse,
 )
 from tests.broker.grouping import find
-from tests.broker.harness import connected, run, serving
+from tests.broker.harness import Settings, connected, run, serving
 
 
 def test_clients_neither_write_to_them_nor_take_anything_away(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_clients_neither_write_to_them_nor_take_anything_away(tmp_path: Path) ->
 
 def test_they_are_beyond_the_limits_and_the_topic_section(tmp_path: Path) -> None:
     async def main() -> None:
-        settings = {
+        settings: Settings = {
             "limits.partitions_per_topic": 2,
             "limits.request_size": "128KiB",
             "topic.max_record": "1KiB",

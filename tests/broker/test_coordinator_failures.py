@@ -1,0 +1,173 @@
+"""The coordinator on a disk that is full, damaged or gone; and whoever stops waiting."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from tailrace.broker import group_record, topic_config
+from tailrace.broker.coordinator import Coordinator
+from tailrace.broker.server import Server
+from tailrace.broker.world import World
+from tailrace.protocol.errors import CoordinatorLoading, PartitionOffline, StorageFull
+from tailrace.protocol.messages import (
+    DescribeTopicsRequest,
+    DescribeTopicsResponse,
+    HeartbeatResponse,
+)
+from tailrace.simulation.life import Life
+from tailrace.testing.real_disk import ProbedDisk, Unsynced
+from tests.broker.grouping import Member, committed, loaded
+from tests.broker.harness import Client, Settings, connected, run, serving
+
+AT_ONCE: Settings = {"group.assign_delay": "0ms", "group.session_timeout_min": "100ms"}
+
+
+@asynccontextmanager
+async def on_a_disk_that_fills(
+    tmp_path: Path,
+) -> AsyncGenerator[tuple[Server, Client, ProbedDisk]]:
+    disk = ProbedDisk(Unsynced(), Life("n1"))
+
+    def with_it(world: World) -> World:
+        return replace(world, disk=disk)
+
+    async with serving(tmp_path, AT_ONCE, with_it) as (server, ready), connected(ready) as client:
+        yield server, client, disk
+
+
+def test_a_full_disk_refuses_commits_and_lets_nobody_in_but_ends_no_session(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with on_a_disk_that_fills(tmp_path) as (_, client, disk):
+            topic_id = await client.create("orders", 2)
+            member = Member(client, "m1")
+            await member.join()
+            assert (await member.commit(topic_id, 0, 1)).error is None
+            disk.full = True
+            with pytest.raises(StorageFull, match="T031"):
+                await member.commit(topic_id, 0, 2)
+            with pytest.raises(StorageFull):
+                await member.commit(topic_id, 0, 3)
+            assert await committed(client, "g") == {(topic_id, 0): 1}
+            newcomer = Member(client, "m2")
+            with pytest.raises(CoordinatorLoading, match="cannot write down what changed"):
+                await newcomer.beat()
+            with pytest.raises(CoordinatorLoading):
+                await member.beat(wait_ms=20)
+            disk.full = False
+            told = await _beat_until_taken(newcomer)
+            assert told.members == 2
+            before = member.told
+            await member.join()
+            assert before is not None
+            assert (await member.commit(topic_id, member.numbers[0], 4)).error is None
+
+    run(main)
+
+
+async def _beat_until_taken(member: Member) -> HeartbeatResponse:
+    for _ in range(200):
+        try:
+            return await member.beat(wait_ms=100)
+        except CoordinatorLoading:
+            await trio.sleep(0.01)
+    raise AssertionError("never taken")
+
+
+def test_what_failed_is_not_remembered_over_a_restart(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with on_a_disk_that_fills(tmp_path) as (_, client, disk):
+            topic_id = await client.create("orders")
+            member = Member(client, "m1")
+            await member.join()
+            await member.commit(topic_id, 0, 1)
+            disk.full = True
+            with pytest.raises(StorageFull):
+                await member.commit(topic_id, 0, 2)
+            disk.full = False
+        async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+            assert await loaded(client, "g") == {(topic_id, 0): 1}
+
+    run(main)
+
+
+# ── what a start finds ───────────────────────────────────────────────────────────────────────
+
+
+def test_a_compacted_log_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(topic_config.INTERNAL, "segment_size", "4KiB")
+
+    async def main() -> None:
+        async with serving(tmp_path, AT_ONCE) as (server, ready), connected(ready) as client:
+            topic_id = await client.create("orders", 2)
+            member = Member(client, "m1")
+            await member.join()
+            for offset in range(1, 101):
+                await member.commit(topic_id, 0, offset)
+            await member.commit(topic_id, 1, 7)
+            before = await _size_bytes(client)
+            await server.clean()
+            assert await _size_bytes(client) < before / 2
+            await member.commit(topic_id, 0, 101)
+        async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+            assert await loaded(client, "g") == {(topic_id, 0): 101, (topic_id, 1): 7}
+            member.client = client
+            assert (await member.beat()).members == 1
+
+    run(main)
+
+
+async def _size_bytes(client: Client) -> int:
+    """Of ``__offsets``."""
+    request = DescribeTopicsRequest(("__offsets",), False)
+    described, _ = await client.ask(request, DescribeTopicsResponse)
+    return sum(one.size_bytes for one in described.topics[0].partitions)
+
+
+def test_records_of_a_newer_release_are_not_guessed_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        with monkeypatch.context() as newer:
+            newer.setattr(group_record, "STATE_VERSION", 2)
+            async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+                await client.create("orders")
+                await Member(client, "m1").join()
+        async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+            with pytest.raises(PartitionOffline, match="state of version 2"):
+                await loaded(client, "g")
+            await Member(client, "m1", group="another").join()  # in another partition
+
+    run(main)
+
+
+def test_a_topic_deleted_while_nobody_looked_leaves_no_offsets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unheard(coordinator: Coordinator) -> None:
+        """As if the broker died before the groups were told."""
+
+    async def main() -> None:
+        with monkeypatch.context() as deaf:
+            deaf.setattr(Coordinator, "topics_changed", unheard)
+            async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+                topic_id, kept_id = await client.create("orders"), await client.create("refunds")
+                deaf.undo()
+                member = Member(client, "m1", topics=("orders", "refunds"))
+                await member.join()
+                await member.commit(topic_id, 0, 1)
+                await member.commit(kept_id, 0, 2)
+                deaf.setattr(Coordinator, "topics_changed", unheard)
+                await client.delete("orders")
+        for _ in range(2):
+            async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+                assert await loaded(client, "g") == {(kept_id, 0): 2}
+                member.client = client
+                assert [one.topic for one in (await member.join()).assigned] == ["refunds"]
+
+    run(main)
