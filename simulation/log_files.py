@@ -61,8 +61,12 @@ class Removed:
                 held.add((header.base_offset, _digest(payload)))
 
 
-def logs(platter: Platter, topics: str, rot: Rot) -> Logs:
-    """Every batch of every partition on a disk, in order, up to the first that is not whole."""
+def logs(platter: Platter, topics: str, rot: Rot, *, over_gaps: bool = False) -> Logs:
+    """Every batch of every partition on a disk, in order, up to the first that is not whole.
+
+    ``over_gaps``: and from the next segment file on. Power may fail while files are removed, and
+    then one may come back without the one behind it.
+    """
     found: Logs = {}
     root = platter.find(topics)
     if not isinstance(root, Folder):
@@ -70,7 +74,8 @@ def logs(platter: Platter, topics: str, rot: Rot) -> Logs:
     for name, folder in sorted(root.entries.items()):
         key = parse_partition_name(name)
         if isinstance(folder, Folder) and key is not None:
-            found[key] = _entries(f"{topics}/{name}", folder, header_seed(*key), rot)
+            path, seed = f"{topics}/{name}", header_seed(*key)
+            found[key] = _entries(path, folder, seed, rot, over_gaps=over_gaps)
     return found
 
 
@@ -98,13 +103,13 @@ def undamaged(path: str, content: Content, rot: Rot) -> memoryview:
     return memoryview(data)
 
 
-def _entries(path: str, folder: Folder, seed: int, rot: Rot) -> list[bytes]:
+def _entries(path: str, folder: Folder, seed: int, rot: Rot, *, over_gaps: bool) -> list[bytes]:
     entries: list[bytes] = []
     expected: int | None = None
     for name, node in sorted(folder.entries.items()):
         if not name.endswith(".log") or not isinstance(node, Inode):
             continue
-        if expected is not None and int(name[:-4]) != expected:
+        if expected is not None and int(name[:-4]) != expected and not over_gaps:
             break
         data = undamaged(f"{path}/{name}", node.content, rot)
         for position, header in batches(f"{path}/{name}", node.content, seed, rot):

@@ -148,7 +148,7 @@ class Oracle:
             return
         written, durable = self._left
         self._left = None
-        now = self._logs(self._platter)
+        now = logs(self._platter, self._topics, self.rot, over_gaps=True)
         self._removed.forget_cut(now)
         for key, old in written.items():
             recovered = set(now.get(key, []))

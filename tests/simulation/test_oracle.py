@@ -75,6 +75,9 @@ class Broker:
         self._disk.remove_directory(self.log.path)
         self._disk.sync_directory("/data/topics")
 
+    def remove_segment(self, base_offset: int) -> None:
+        self._disk.remove(f"{self.log.path}/{base_offset:020}.log")
+
     def show_watermark(self, offset: int) -> None:
         result = FetchResult(TOPIC_ID, 3, None, 0, offset, offset, offset, 0)
         self.say(Api.FETCH, encode_message(FetchResponse((result,))), b"", to_client=True)
@@ -203,6 +206,16 @@ def test_what_was_removed_on_purpose_is_not_missed_after_a_restart() -> None:
     broker.log.drop_before(1)
     broker.oracle.process_ended()
     broker.open()
+    broker.oracle.process_serves()
+    assert broker.found() == []
+
+
+def test_a_removed_segment_that_comes_back_without_the_one_behind_it_is_no_loss() -> None:
+    broker = Broker()
+    for number in range(4):
+        broker.produce(b"%d" % number * 3000)
+    broker.oracle.process_ended()
+    broker.remove_segment(1)
     broker.oracle.process_serves()
     assert broker.found() == []
 
