@@ -117,26 +117,26 @@ def at(topic: str, number: int = 0) -> TopicPartition:
     return TopicPartition(topic, number)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        (lambda topic: {"to": 5}, ConfigError),
-        (lambda topic: {"to": -1, "partitions": [at(topic)]}, ConfigError),
-        (lambda topic: {"to": True, "partitions": [at(topic)]}, ConfigError),
-        (lambda topic: {"to": 99, "partitions": [at(topic)]}, OffsetOutOfRange),
-        (lambda topic: {"to": "middle"}, ConfigError),
-        (lambda topic: {"to": datetime(2026, 1, 1)}, ConfigError),
-        (lambda topic: {"to": timedelta(seconds=-1)}, ConfigError),
-        (lambda topic: {"to": {at(topic): 1}, "topics": [topic]}, ConfigError),
-        (lambda topic: {"to": {at(topic): "end"}}, ConfigError),
-        (lambda topic: {"to": {at(topic, 9): 1}}, PartitionNotFound),
-        (
-            lambda topic: {"to": "latest", "topics": [topic], "partitions": [at(topic)]},
-            ConfigError,
-        ),
-        (lambda topic: {"to": "latest", "topics": [f"{topic}x"]}, TopicNotFound),
-    ],
-)
+REFUSED: list[tuple[Callable[[str], dict[str, Any]], type[Exception]]] = [
+    (lambda topic: {"to": 5}, ConfigError),
+    (lambda topic: {"to": -1, "partitions": [at(topic)]}, ConfigError),
+    (lambda topic: {"to": True, "partitions": [at(topic)]}, ConfigError),
+    (lambda topic: {"to": 99, "partitions": [at(topic)]}, OffsetOutOfRange),
+    (lambda topic: {"to": "middle"}, ConfigError),
+    (lambda topic: {"to": datetime(2026, 1, 1)}, ConfigError),
+    (lambda topic: {"to": timedelta(seconds=-1)}, ConfigError),
+    (lambda topic: {"to": {at(topic): 1}, "topics": [topic]}, ConfigError),
+    (lambda topic: {"to": {at(topic): "end"}}, ConfigError),
+    (lambda topic: {"to": {at(topic, 9): 1}}, PartitionNotFound),
+    (
+        lambda topic: {"to": "latest", "topics": [topic], "partitions": [at(topic)]},
+        ConfigError,
+    ),
+    (lambda topic: {"to": "latest", "topics": [f"{topic}x"]}, TopicNotFound),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error"), REFUSED)
 def test_reset_that_cannot_be_is_refused_and_changes_nothing(
     run: Run, broker: Broker, arguments: Callable[[str], dict[str, Any]], error: type[Exception]
 ) -> None:
