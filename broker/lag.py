@@ -112,6 +112,19 @@ class Track:
         committed, end = self.at(begin)
         return (self.committed - committed) / span_s, (self.end - end) / span_s
 
+    def pace(self, now: float, *, window_s: float) -> tuple[float, float]:
+        """The rates to forecast by, of group and log: those of the window, or the present ones if
+        the group has become slower. A difference of two rates that is no more than the noise of
+        commits is none, or every healthy group would be told that it loses records one day."""
+        rate, write_rate = self.rates(now, window_s)
+        span_s = window_s
+        present, present_write_rate = self.rates(now, present_s(window_s))
+        if present < rate:
+            rate, write_rate, span_s = present, present_write_rate, present_s(window_s)
+        if (write_rate - rate) * min(span_s, now - self.since) <= rate * COMMIT_S:
+            rate = max(rate, write_rate)
+        return rate, write_rate
+
     def verdict(self, now: float, lag: int, *, window_s: float) -> Verdict:
         """``lag``: offsets between the committed one (or the log start) and the end, now.
 

@@ -194,10 +194,10 @@ class Watcher:
         rate, _ = track.rates(now, self.window_s)
         present, written = track.rates(now, present_s(self.window_s))
         working = len(watched.group.members) > 0
-        steady = min(rate, present) if working else 0.0
+        pace = track.pace(now, window_s=self.window_s) if working else (0.0, written)
         margin_s = 0.0 if position < start else None
         if lag and margin_s is None:
-            margin_s = self._outlook.margin_s(partition, position, steady, written, now)
+            margin_s = self._outlook.margin_s(partition, position, *pace, now)
         return Progress(
             topic=topic,
             topic_id=key[0],

@@ -111,6 +111,27 @@ def test_present_rate_is_that_of_the_last_seconds() -> None:
     assert group.rates()[0] == pytest.approx(48 / 6, rel=0.1)
 
 
+def test_pace_of_a_group_that_keeps_up_is_that_of_the_log() -> None:
+    group = Watched()
+    group.go_on(100, commits=100, writes=100)
+    group.go_on(1, commits=0, writes=130)
+    rate, write_rate = group.track.pace(group.now, window_s=WINDOW)
+    assert rate == write_rate
+
+
+def test_pace_of_a_slow_group_is_its_own() -> None:
+    group = Watched()
+    group.go_on(100, commits=90, writes=100)
+    assert group.track.pace(group.now, window_s=WINDOW) == pytest.approx((90, 100))
+
+
+def test_pace_of_a_group_that_has_just_stopped_is_nothing() -> None:
+    group = Watched()
+    group.go_on(100, commits=100, writes=100)
+    group.go_on(16, writes=100)
+    assert group.track.pace(group.now, window_s=WINDOW) == pytest.approx((0, 100))
+
+
 def test_group_that_never_committed_is_behind_by_the_log() -> None:
     group = Watched(committed=NOTHING, start=10, end=10)
     group.go_on(500)
