@@ -26,7 +26,7 @@ WITHOUT: dict[str, set[str]] = {
     "client": {"trio"},
 }
 PURE_FILES = {
-    "broker": {"catalog", "replica", "settings", "config", "limits"},
+    "broker": {"catalog", "forecast", "lag", "limits", "replica", "settings", "config"},
     "client": {"accumulator", "shapes", "codecs"},
 }
 IMPURE = {"trio", "anyio", "socket", "asyncio", "threading"}
