@@ -1,79 +1,32 @@
 """Lag and verdicts of groups on a broker that runs."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tailrace.broker.exposition import Exposition
 from tailrace.broker.server import Server
-from tailrace.broker.world import World
-from tailrace.protocol.errors import CoordinatorLoading, GroupNotFound
+from tailrace.protocol.errors import GroupNotFound
 from tailrace.protocol.messages import (
     DeleteGroupRequest,
     DeleteGroupResponse,
-    DescribeGroupRequest,
-    DescribeGroupResponse,
     DescribeTopicsRequest,
     DescribeTopicsResponse,
     GroupSummary,
     ListGroupsRequest,
     ListGroupsResponse,
-    PartitionProgress,
     ResetOffsetsRequest,
     ResetOffsetsResponse,
 )
 from tailrace.protocol.messages_group import OffsetTarget
 from tests.broker.grouping import Member, commit, committing
-from tests.broker.harness import NOW_MS, Client, Settings, connected, run, serving
-
-
-class HandClock:
-    """Both clocks move when they are told to."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def now(self) -> float:
-        return self.seconds
-
-    def wall_ms(self) -> int:
-        return NOW_MS + int(self.seconds * 1_000)
-
-    def move(self, seconds: float) -> None:
-        self.seconds += seconds
-
-
-@asynccontextmanager
-async def watched(
-    path: Path, settings: Settings | None = None, seconds: float = 1_000.0
-) -> AsyncGenerator[tuple[Server, Client, HandClock]]:
-    """A broker whose clocks are the test's, and a client."""
-    clock = HandClock(seconds)
-
-    def change(world: World) -> World:
-        return replace(world, clock=clock)
-
-    given: Settings = {"group.assign_delay": "0ms", **(settings or {})}
-    async with serving(path, given, change) as (server, ready), connected(ready) as client:
-        yield server, client, clock
-
-
-async def describe(client: Client, group: str = "g") -> DescribeGroupResponse:
-    while True:
-        with suppress(CoordinatorLoading):
-            return (await client.ask(DescribeGroupRequest(group), DescribeGroupResponse))[0]
+from tests.broker.harness import Client, run
+from tests.broker.watching import describe, first, watched
 
 
 async def listed(client: Client) -> dict[str, GroupSummary]:
     answer, _ = await client.ask(ListGroupsRequest(), ListGroupsResponse)
     return {one.name: one for one in answer.groups}
-
-
-async def first(client: Client) -> PartitionProgress:
-    return (await describe(client)).partitions[0]
 
 
 async def scrape(server: Server) -> dict[str, float]:
