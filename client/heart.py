@@ -221,6 +221,8 @@ class _Thread:
                 self._turn()
             while self._wishes:
                 self._wishes.popleft()()
+            for seat in self._seats.values():
+                seat.farewell(self._now())
         finally:
             self.ended = True
             self._watch.end()

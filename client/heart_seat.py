@@ -129,6 +129,12 @@ class Seat:
         """When the connection is given up."""
         return min(self._give_up_at, self.pulse.overdue_at())
 
+    def farewell(self, now: float) -> None:
+        """Say goodbye if that is possible now, and do not wait: its client has ended."""
+        self.pulse.leave()
+        if self.line is not None and self.line.open:
+            self.step(now)
+
     def close(self) -> None:
         """Without a word to the coordinator."""
         line, self.line = self.line, None

@@ -1,0 +1,199 @@
+"""The heartbeat thread: it outlives what the loop does, and nothing outlives it."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+import tailrace
+from tailrace.client.member import Member, MemberOptions
+from tailrace.client.records import TopicPartition
+from tailrace.testing import Broker
+from tests.client.group_listener import Listening, member, settle
+from tests.client.world import Run, until
+
+NAME = "tailrace.heart"
+ALL = {0, 1, 2, 3}
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    with Broker() as running:
+        running.create_topic("orders", 4)
+        yield running
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == NAME]
+
+
+def script(body: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-c", textwrap.dedent(body)]
+
+
+def test_one_thread_serves_all_members_of_a_client_and_ends_with_the_last(
+    run: Run, broker: Broker
+) -> None:
+    async def main() -> None:
+        async with tailrace.connect(broker.url) as client:
+            assert threads() == []
+            members: list[Member] = []
+            for group in ("a", "b", "c"):
+                listening = Listening()
+                options = MemberOptions(group, ("orders",), commit_interval=None)
+                listening.member = Member(client, options, listening)
+                await listening.member.join()
+                members.append(listening.member)
+                assert len(threads()) == 1
+            assert threads()[0].daemon
+            for one in members:
+                assert len(threads()) == 1
+                await one.leave()
+            await until(lambda: threads() == [])
+
+    run(main)
+
+
+def test_thread_ends_with_a_client_that_was_not_closed_well(run: Run, broker: Broker) -> None:
+    async def main() -> None:
+        listening = Listening()
+        with anyio.CancelScope() as scope:
+            async with tailrace.connect(broker.url) as client:
+                options = MemberOptions("crashed", ("orders",), commit_interval=None)
+                listening.member = Member(client, options, listening)
+                await listening.member.join()
+                scope.cancel()
+        await until(lambda: threads() == [])
+        async with member(broker.url, "crashed", "orders") as other:
+            await until(lambda: other.has == ALL)  # at once: it said goodbye all the same
+
+    run(main)
+
+
+@pytest.mark.slow
+def test_blocked_loop_costs_no_session_and_is_named_while_it_is_blocked(
+    run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        options = {"session_timeout": 1.0}
+        async with member(broker.url, "blocked", "orders", **options) as one:
+            await until(lambda: one.has == ALL)
+            time.sleep(2.5)  # noqa: ASYNC251 that is the point
+            in_time = [record for record in caplog.records if "T050" in record.getMessage()]
+            assert len(in_time) == 1
+            await anyio.sleep(0.4)
+            assert one.losses == []
+            assert [rebalance.reason for rebalance in one.rebalances] == ["member joined"]
+
+    caplog.set_level(logging.INFO, "tailrace.client")
+    run(main)
+    assert f"in {__file__}:" in caplog.text
+    assert " main()." in caplog.text
+    assert "the event loop runs again" in caplog.text
+
+
+@pytest.mark.slow
+def test_stopped_process_comes_back_fenced_and_joins_again(broker: Broker) -> None:
+    body = f"""
+        import anyio, sys
+        sys.path.insert(0, {os.getcwd()!r})
+        from tests.client.group_listener import member
+        from tests.client.world import until
+
+        async def main():
+            async with member({broker.url!r}, "paused", "orders", session_timeout=1.0) as one:
+                await until(lambda: len(one.has) == 4)
+                print("joined", flush=True)
+                await until(lambda: bool(one.losses))
+                print("lost", *one.losses, flush=True)
+                await until(lambda: bool(one.has))
+                print("again", flush=True)
+                await anyio.sleep(20)
+
+        anyio.run(main)
+    """
+    with subprocess.Popen(script(body), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+
+        async def main() -> None:
+            async with member(broker.url, "paused", "orders", session_timeout=1.0) as two:
+                os.kill(process.pid, signal.SIGSTOP)
+                await until(lambda: two.has == ALL)
+                await settle(two)
+                os.kill(process.pid, signal.SIGCONT)
+                await until(lambda: len(two.has) == 2)
+
+        try:
+            assert process.stdout.readline() == "joined\n"
+            anyio.run(main)
+            lost = process.stdout.readline()
+            assert lost.startswith("lost ([")
+            assert "it was silent" in lost or "not known" in lost
+            assert process.stdout.readline() == "again\n"
+        finally:
+            process.kill()
+
+
+def test_nothing_keeps_an_interpreter_from_its_end(broker: Broker) -> None:
+    body = f"""
+        import asyncio, sys, threading
+        import tailrace
+        from tailrace.client.member import Member, MemberOptions
+        sys.path.insert(0, {os.getcwd()!r})
+        from tests.client.group_listener import Listening
+
+        async def main():
+            client = await tailrace.connect({broker.url!r}).__aenter__()
+            listening = Listening()
+            listening.member = Member(client, MemberOptions("left", ("orders",)), listening)
+            await listening.member.join()
+            assert any(t.name == {NAME!r} for t in threading.enumerate())
+            assert "trio" not in sys.modules
+            import os
+            sys.stdout.flush()
+            loop = asyncio.get_running_loop()
+            loop.call_soon(sys.exit, 3)
+            await asyncio.sleep(5)
+
+        asyncio.run(main())
+    """
+    began = time.monotonic()
+    done = subprocess.run(script(body), capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - began < 10
+
+
+def test_forked_child_has_no_thread_and_harms_nobody(run: Run, broker: Broker) -> None:
+    async def main() -> None:
+        async with member(broker.url, "forked", "orders", session_timeout=1.5) as one:
+            await until(lambda: one.has == ALL)
+            child = os.fork()
+            if child == 0:
+                quiet = threads() == []
+                one.member.released(TopicPartition("orders", 0))
+                os._exit(0 if quiet else 1)
+            _, status = os.waitpid(child, 0)  # noqa: ASYNC222 it ends at once
+            assert os.waitstatus_to_exitcode(status) == 0
+            async with member(broker.url, "forked", "orders", session_timeout=1.5) as two:
+                await until(lambda: len(one.has) == len(two.has) == 2)
+                assert one.losses == []
+
+    run(main)
+
+
+def test_importing_tailrace_imports_no_trio() -> None:
+    body = """
+        import sys
+        import tailrace, tailrace.client.heart, tailrace.client.heart_task, tailrace.client.member
+        assert "trio" not in sys.modules
+    """
+    subprocess.run(script(body), check=True, timeout=20)
