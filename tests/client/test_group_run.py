@@ -1,0 +1,337 @@
+"""``run`` as a member of a group: only what is finished without a gap is committed."""
+
+import os
+import signal
+from typing import Any
+
+import anyio
+import pytest
+
+import tailrace
+from tailrace.client import holdings
+from tailrace.client.progress import Finishing
+from tailrace.client.records import Record
+from tailrace.client.run import Lanes, Taken
+from tailrace.testing import Broker
+from tests.client.fake_member import FakeMember
+from tests.client.fetch_broker import FetchWorld
+from tests.client.test_consumer import numbers, seeded
+from tests.client.test_group_reading import member, rest
+from tests.client.test_holdings import ONE, ZERO, Joined, joined
+from tests.client.test_run import keyed, runnable
+from tests.client.world import Run, until
+
+AnyRecord = Record[Any, Any]
+
+
+# ── Finishing and Lanes ──────────────────────────────────────────────────────────────────────
+
+
+def taken(count: int) -> tuple[Finishing, list[AnyRecord]]:
+    of, records = Finishing(), keyed(*[b"k"] * count)
+    for record in records:
+        of.take(record)
+    return of, records
+
+
+def test_only_the_finished_prefix_is_processed() -> None:
+    of, records = taken(4)
+    for record in records:
+        of.begin(record, 1.0)
+    of.done(records[2])
+    of.done(records[1])
+    assert of.unprocessed is not None
+    assert of.unprocessed.offset == records[0].offset
+    of.done(records[0])
+    assert of.unprocessed.offset == records[3].offset
+    assert of.unprocessed.leader_epoch == records[2].leader_epoch
+    of.done(records[3])
+    assert of.unprocessed is None
+
+
+def test_oldest_record_that_is_worked_on_says_since_when() -> None:
+    of, records = taken(3)
+    assert (of.busy_since, of.begun_last) == (None, -1)
+    of.begin(records[1], 5.0)
+    of.begin(records[0], 7.0)
+    assert (of.busy_since, of.begun_last) == (5.0, records[1].offset)
+    of.done(records[1])
+    assert (of.busy_since, of.begun_last) == (7.0, records[0].offset)
+
+
+def test_withdrawn_partition_keeps_what_lies_before_the_last_that_was_begun() -> None:
+    lanes, of, other = Lanes("key"), Finishing(), Finishing()
+    a1, a2, b1, a3 = keyed(b"a", b"a", b"b", b"a")
+    for record in (a1, a2, b1, a3):
+        of.take(record)
+        lanes.push(Taken(record, of))
+    elsewhere = Taken(a3, other)
+    lanes.push(elsewhere)
+    first = runnable(lanes)
+    assert [record for _, record in first] == [a1, b1]
+    for _, record in first:
+        of.begin(record, 0.0)
+    lanes.drop(of, of.begun_last)
+    assert lanes.taken == 4
+    lanes.done(first[0][0])
+    (second,) = runnable(lanes)
+    assert second[1] is a2, "it lies before b1"
+    lanes.done(second[0])
+    (third,) = runnable(lanes)
+    assert third[1] is elsewhere.record, "a3 of the partition that went is not handled"
+
+
+# ── with a coordinator in memory ─────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> FetchWorld:
+    """A topic of two partitions with ten records each, all of one key."""
+    monkeypatch.setattr(holdings, "Member", FakeMember)
+    world = FetchWorld(monkeypatch)
+    topic = world.fetch.create("orders", 2)
+    for partition in range(2):
+        for number in range(10):
+            world.fetch.append(topic, [b"%d" % number], partition)
+    return world
+
+
+class Handled:
+    """A handler whose records wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[int, int]] = []
+        self.gates: dict[tuple[int, int], anyio.Event] = {}
+
+    async def __call__(self, record: AnyRecord) -> None:
+        place = record.partition, record.offset
+        self.begun.append(place)
+        if place in self.gates:
+            await self.gates[place].wait()
+
+    def hold(self, *places: tuple[int, int]) -> None:
+        self.gates.update({place: anyio.Event() for place in places})
+
+    def let_go(self, *places: tuple[int, int]) -> None:
+        for place in places:
+            self.gates[place].set()
+
+
+async def run_with(own: Joined, handled: Handled, body: Any, **options: Any) -> None:
+    async with anyio.create_task_group() as tasks:
+
+        async def go() -> None:
+            await own.consumer.run(handled, signals=False, **options)
+
+        tasks.start_soon(go)
+        await body()
+        tasks.cancel_scope.cancel()
+
+
+def test_committable_never_passes_a_record_that_is_not_done(run: Run, here: FetchWorld) -> None:
+    async def main() -> None:
+        handled = Handled()
+        handled.hold((0, 3), (0, 5))
+        async with joined(here) as own:
+            await own.assign(0)
+
+            async def body() -> None:
+                await until(lambda: len(handled.begun) == 10)
+                assert own.committable == {ZERO: 3}
+                await own.consumer.commit()
+                assert own.member.stored[ZERO].offset == 3
+                handled.let_go((0, 3))
+                await until(lambda: own.committable == {ZERO: 5})
+                handled.let_go((0, 5))
+                await until(lambda: own.committable == {ZERO: 10})
+
+            await run_with(own, handled, body, order="none")
+
+    run(main)
+
+
+def test_withdrawn_partition_finishes_what_was_begun_and_no_more(
+    run: Run, here: FetchWorld
+) -> None:
+    async def main() -> None:
+        handled = Handled()
+        handled.hold((0, 2))
+        async with joined(here) as own:
+            await own.assign(0)
+
+            async def body() -> None:
+                await until(lambda: own.consumer.position(ZERO) == 10 and len(handled.begun) > 2)
+                assert handled.begun == [(0, 0), (0, 1), (0, 2)], "one key: one at a time"
+                own.member.listener.withdrawn([ZERO])
+                assert own.member.released_ones == []
+                handled.let_go((0, 2))
+                await until(lambda: own.member.released_ones == [ZERO])
+                assert own.member.stored[ZERO].offset == 3
+                await own.assign(1)
+                await until(lambda: len(handled.begun) == 13)
+                assert handled.begun[3:] == [(1, number) for number in range(10)]
+
+            await run_with(own, handled, body)
+
+    run(main)
+
+
+def test_key_keeps_its_order_when_its_partition_is_lost_and_comes_back(
+    run: Run, here: FetchWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        handled = Handled()
+        handled.hold((0, 2))
+        async with joined(here) as own:
+            await own.assign(0)
+
+            async def body() -> None:
+                await until(lambda: len(handled.begun) == 3)
+                own.member.listener.lost([ZERO], "it was not released in time")
+                own.member.stored[ZERO] = tailrace.client.commits.CommitPoint(2)
+                await own.assign(0)
+                await until(lambda: own.consumer.position(ZERO) == 10)
+                assert len(handled.begun) == 3, "the old one is still at work"
+                assert own.committable == {ZERO: 2}
+                handled.gates.pop((0, 2)).set()
+                await until(lambda: own.committable == {ZERO: 10})
+                assert handled.begun[3:] == [(0, number) for number in range(2, 10)]
+
+            await run_with(own, handled, body)
+
+    run(main)
+    assert "T040: orders[0] went to another member of group 'g'" in caplog.text
+
+
+def test_other_partitions_are_handled_while_one_is_given_up(run: Run, here: FetchWorld) -> None:
+    async def main() -> None:
+        handled = Handled()
+        handled.hold((0, 0), (1, 4))
+        async with joined(here) as own:
+            await own.assign(0, 1)
+
+            async def body() -> None:
+                await until(lambda: (1, 4) in handled.begun)
+                own.member.listener.withdrawn([ZERO])
+                handled.let_go((1, 4))
+                await until(lambda: (1, 9) in handled.begun)
+                assert own.member.released_ones == []
+                handled.let_go((0, 0))
+                await until(lambda: own.member.released_ones == [ZERO])
+                await until(lambda: own.committable == {ONE: 10})
+
+            await run_with(own, handled, body, order="partition")
+
+    run(main)
+
+
+def test_manual_run_commits_only_by_call(run: Run, here: FetchWorld) -> None:
+    async def main() -> None:
+        handled = Handled()
+        async with joined(here, commit="manual") as own:
+            await own.assign(0)
+
+            async def body() -> None:
+                await until(lambda: len(handled.begun) == 10)
+                assert own.committable == {}
+                await own.consumer.commit()
+                assert own.member.stored[ZERO].offset == 10
+
+            await run_with(own, handled, body)
+
+    run(main)
+
+
+# ── with a real one ──────────────────────────────────────────────────────────────────────────
+
+
+def test_failed_handler_comes_again_with_all_behind_it(run: Run, broker: Broker) -> None:
+    topic = seeded(broker, numbers(30))
+
+    async def main() -> None:
+        async def handle(record: AnyRecord) -> None:
+            if record.offset == 7:
+                await anyio.sleep(0.01)
+                raise ValueError("cannot")
+
+        async def fail() -> None:
+            async with member(broker, topic) as consumer:
+                await consumer.run(handle, order="none")
+
+        with pytest.raises(ValueError, match="cannot"):
+            await fail()
+        assert (await rest(broker, topic))[0] == 7
+
+    run(main)
+
+
+def test_signal_drains_commits_and_leaves(run: Run, broker: Broker) -> None:
+    topic = seeded(broker, numbers(30), 2)
+    done: list[tuple[int, int]] = []
+
+    async def main() -> None:
+        async def handle(record: AnyRecord) -> None:
+            await anyio.sleep(0.005)
+            done.append((record.partition, record.offset))
+            if len(done) == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        async with member(broker, topic) as consumer:
+            await consumer.run(handle, in_flight=3)
+            assert consumer.health().state == "closed"
+            async with member(broker, topic, "b", stop_at_end=True) as other:
+                assert len(other.assignment) == 2, "it has left already"
+                left = [(record.partition, record.offset) async for record in other]
+        assert len(done) >= 6
+        assert sorted(done + left) == sorted(set(done + left))
+        assert len(done + left) == 30
+
+    run(main)
+
+
+def test_dead_letters_name_the_group(run: Run, broker: Broker) -> None:
+    topic, letters = seeded(broker, numbers(3)), seeded(broker, [])
+
+    async def main() -> None:
+        async def handle(record: AnyRecord) -> None:
+            raise ValueError("cannot")
+
+        policy = tailrace.retry(1).then_dead_letter(letters)
+        async with member(broker, topic, stop_at_end=True) as consumer:
+            await consumer.run(handle, on_error=policy)
+        assert await rest(broker, topic) == []
+
+    run(main)
+    (first, *_) = broker.records(letters)
+    assert dict(first.headers)["tailrace-dlq-group"] == f"g-{topic}".encode()
+
+
+def test_partition_of_a_slow_handler_goes_to_others_after_the_rebalance_timeout(
+    run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = seeded(broker, numbers(20), 2)
+
+    async def main() -> None:
+        forever = anyio.Event()
+
+        async def handle(record: AnyRecord) -> None:
+            await forever.wait()
+
+        async with member(broker, topic, "a", rebalance_timeout=0.1) as a:
+            async with anyio.create_task_group() as tasks:
+
+                async def go() -> None:
+                    await a.run(handle, signals=False)
+
+                tasks.start_soon(go)
+                await until(lambda: a.health().last_record is not None)
+                async with member(broker, topic, "b") as b:
+                    await until(lambda: len(b.assignment) == 1)
+                    (at,) = b.assignment
+                    assert b.position(at) == 0
+                    forever.set()
+                tasks.cancel_scope.cancel()
+
+    run(main)
+    lost = [r for r in caplog.records if getattr(r, "code", "") == "T040"]
+    assert len(lost) == 1
