@@ -305,10 +305,10 @@ class Admin:
         client.check()
         backoff = Backoff(client.random)
         ends_at = client.clock.now() + client.options.request_timeout
-        uncertain = False
+        uncertain = astray = False
         while True:
             try:
-                broker_id = None if group is None else await self._coordinator(group, ends_at)
+                broker_id = await self._coordinator(group, ends_at) if group and astray else None
                 response, _ = await client.cluster.leader_request(
                     broker_id, request, timeout=max(0.001, ends_at - client.clock.now())
                 )
@@ -316,6 +316,7 @@ class Admin:
                 return response
             except TailraceError as error:
                 pause_s = backoff.next()
+                astray = error.code == "T032"  # who was asked does not coordinate the group
                 if uncertain and repeated is not None and isinstance(error, repeated):
                     raise _Repeated from error
                 lasting = not error.retriable or error.code in ("T005", "T034")

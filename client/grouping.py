@@ -130,14 +130,17 @@ async def find_partitions(
         partitions = list(to)
     elif topics is not None and partitions is not None:
         raise _refused("topics", topics, "None where partitions are given")
+    if topics is None and partitions is None:
+        partitions = [TopicPartition(one.topic, one.partition) for one in group.partitions]
+    named = dict.fromkeys(topics or [at.topic for at in partitions or ()])
+    for topic in named:
+        client.cluster.invalidate(topic)  # what is remembered may be another topic of that name
     if partitions is not None:
         for at in partitions:
             partition_of(await client.cluster.topic(at.topic), at.partition)
         return list(dict.fromkeys(partitions))
-    if topics is None:
-        return [TopicPartition(one.topic, one.partition) for one in group.partitions]
     found: list[TopicPartition] = []
-    for topic in dict.fromkeys(topics):
+    for topic in named:
         metadata = await client.cluster.topic(topic)
         found += [TopicPartition(topic, one.partition) for one in metadata.partitions]
     return found
