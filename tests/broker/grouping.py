@@ -1,127 +1,90 @@
-"""Members of consumer groups over bare connections, for tests."""
+"""Requests to a group, and a coordinator that writes at once."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
 
-import trio
-
-from tailrace.protocol.errors import CoordinatorLoading
+from tailrace.broker.group import Group
+from tailrace.broker.group_members import GroupSettings, Who
+from tailrace.broker.group_topics import TopicShape, TopicShapes
 from tailrace.protocol.messages import (
-    NO_EPOCH,
     CommitOffsetsRequest,
-    CommitOffsetsResponse,
     CommitPartition,
-    CommitResult,
-    FetchOffsetsRequest,
-    FetchOffsetsResponse,
-    FindCoordinatorRequest,
-    FindCoordinatorResponse,
     HeartbeatRequest,
     HeartbeatResponse,
     OwnedPartitions,
 )
-from tests.broker.harness import Client
+
+HELLO, WORLD = b"hello".ljust(16), b"world".ljust(16)
+NOW_MS = 1_763_690_000_000
 
 
-@dataclass
-class Member:
-    """One member, which owns what it was told to own last."""
-
-    client: Client
-    member_id: str
-    group: str = "g"
-    topics: tuple[str, ...] = ("orders",)
-    instance_id: str | None = None
-    session_timeout_ms: int = 10_000
-    told: HeartbeatResponse | None = None
-    generation: int = -1
-    owned: dict[tuple[bytes, int], int] = field(default_factory=dict[tuple[bytes, int], int])
-
-    def request(self, *, wait_ms: int = 0, epoch: int | None = None) -> HeartbeatRequest:
-        if epoch is None:
-            epoch = 0 if self.told is None else self.told.member_epoch
-        by_topic: dict[bytes, list[int]] = {}
-        for topic_id, number in sorted(self.owned):
-            by_topic.setdefault(topic_id, []).append(number)
-        return HeartbeatRequest(
-            group=self.group,
-            member_id=self.member_id,
-            member_epoch=epoch,
-            instance_id=self.instance_id,
-            topics=self.topics,
-            owned=tuple(OwnedPartitions(one, tuple(its)) for one, its in by_topic.items()),
-            session_timeout_ms=self.session_timeout_ms,
-            rebalance_timeout_ms=30_000,
-            wait_ms=wait_ms,
-            told_generation=self.generation,
-        )
-
-    def take(self, told: HeartbeatResponse) -> HeartbeatResponse:
-        """Own what it was told to own."""
-        self.told = told
-        self.generation = max([self.generation, *(one.generation for one in told.rebalances)])
-        self.owned = {
-            (topic.topic_id, one.partition): one.assignment_epoch
-            for topic in told.assigned
-            for one in topic.partitions
-        }
-        return told
-
-    async def beat(self, *, wait_ms: int = 0, epoch: int | None = None) -> HeartbeatResponse:
-        request = self.request(wait_ms=wait_ms, epoch=epoch)
-        return self.take((await self.client.ask(request, HeartbeatResponse))[0])
-
-    async def leave(self) -> None:
-        await self.client.ask(replace(self.request(), member_epoch=-1), HeartbeatResponse)
-
-    async def join(self) -> HeartbeatResponse:
-        """Be there, and heard of until all is stable."""
-        told = await self.beat()
-        while not told.stable:
-            told = await self.beat(wait_ms=1_000)
-        return told
-
-    @property
-    def numbers(self) -> list[int]:
-        """The partitions it owns, of all topics."""
-        return sorted(number for _, number in self.owned)
-
-    async def commit(self, topic_id: bytes, partition: int, offset: int) -> CommitResult:
-        since = self.owned.get((topic_id, partition), NO_EPOCH)
-        return await commit(
-            self.client, self.group, committing(topic_id, partition, offset, since), self.member_id
-        )
+def shapes(hello: int = 4, world: int = 0) -> TopicShapes:
+    topics = {"hello": TopicShape(HELLO, hello), "world": TopicShape(WORLD, world)}
+    return TopicShapes({name: shape for name, shape in topics.items() if shape.partitions})
 
 
-def committing(
-    topic_id: bytes, partition: int, offset: int, since: int = NO_EPOCH
+def new_group(
+    topics: TopicShapes | None = None, *, members_max: int = 1_000, assign_delay_s: float = 0
+) -> Group:
+    settings = GroupSettings("b1", members_max, assign_delay_s=assign_delay_s)
+    return Group("app", settings, topics or shapes())
+
+
+def request(
+    member_id: str,
+    epoch: int = 0,
+    *,
+    owned: Iterable[int] = (),
+    topics: tuple[str, ...] = ("hello",),
+    instance_id: str | None = None,
+    session_ms: int = 10_000,
+    rebalance_ms: int = 60_000,
+    told: int = -1,
+) -> HeartbeatRequest:
+    numbers = tuple(owned)
+    return HeartbeatRequest(
+        group="app",
+        member_id=member_id,
+        member_epoch=epoch,
+        instance_id=instance_id,
+        topics=topics,
+        owned=(OwnedPartitions(HELLO, numbers),) if numbers else (),
+        session_timeout_ms=session_ms,
+        rebalance_timeout_ms=rebalance_ms,
+        wait_ms=3_000,
+        told_generation=told,
+    )
+
+
+def who(member_id: str) -> Who:
+    return Who(f"client of {member_id}", "10.0.0.7", "1.2")
+
+
+def send(group: Group, one: HeartbeatRequest, now: float = 0.0) -> HeartbeatResponse:
+    """A heartbeat that is answered as soon as what it changed is written."""
+    group.heartbeat(now, one, who(one.member_id))
+    group.written = group.changes
+    return group.answer(one)
+
+
+def numbers_of(answer: HeartbeatResponse) -> list[int]:
+    return [one.partition for topic in answer.assigned for one in topic.partitions]
+
+
+def settle(group: Group, *members: str, now: float = 0.0) -> dict[str, HeartbeatResponse]:
+    """Everybody does as told, until nothing is on its way. The last answers."""
+    answers: dict[str, HeartbeatResponse] = {}
+    for _ in range(3):
+        for member in members:
+            answers[member] = send(group, request(member, group.members[member].epoch), now)
+    assert group.stable
+    return answers
+
+
+def commit(
+    partition: int, offset: int, since: int, *, metadata: str = "", topic_id: bytes = HELLO
 ) -> CommitPartition:
-    return CommitPartition(topic_id, partition, offset, 1, -1, -1, since, "")
+    return CommitPartition(topic_id, partition, offset, 3, 1_000, 2_000, since, metadata)
 
 
-async def commit(
-    client: Client, group: str, one: CommitPartition, member_id: str = ""
-) -> CommitResult:
-    request = CommitOffsetsRequest(group, member_id, (one,))
-    answer, _ = await client.ask(request, CommitOffsetsResponse)
-    (result,) = answer.results
-    return result
-
-
-async def committed(client: Client, group: str) -> dict[tuple[bytes, int], int]:
-    """All that a group has committed."""
-    answer, _ = await client.ask(FetchOffsetsRequest(group, None), FetchOffsetsResponse)
-    return {(one.topic_id, one.partition): one.offset for one in answer.offsets}
-
-
-async def loaded(client: Client, group: str) -> dict[tuple[bytes, int], int]:
-    """What is committed, asked until the coordinator knows it."""
-    for _ in range(1_000):
-        try:
-            return await committed(client, group)
-        except CoordinatorLoading:
-            await trio.sleep(0.001)
-    raise AssertionError("it never loaded")
-
-
-async def find(client: Client, group: str = "g") -> FindCoordinatorResponse:
-    return (await client.ask(FindCoordinatorRequest(group), FindCoordinatorResponse))[0]
+def commits(member_id: str, *partitions: CommitPartition) -> CommitOffsetsRequest:
+    return CommitOffsetsRequest("app", member_id, partitions)
