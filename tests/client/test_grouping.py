@@ -11,15 +11,26 @@ from tailrace.client.admin import Admin
 from tailrace.client.coordinator import Coordinator
 from tailrace.client.grouping import To
 from tailrace.client.records import TopicPartition
+from tailrace.protocol.connection import Incoming
 from tailrace.protocol.errors import (
     ConfigError,
     GroupNotFound,
     OffsetOutOfRange,
     PartitionNotFound,
+    TailraceError,
     TopicNotFound,
 )
-from tailrace.protocol.messages_group import CommitOffsetsRequest, CommitPartition
+from tailrace.protocol.messages import DeleteGroupRequest, FindCoordinatorResponse
+from tailrace.protocol.messages_group import (
+    CommitOffsetsRequest,
+    CommitPartition,
+    FindCoordinatorRequest,
+)
+from tailrace.protocol.texts import not_leader
+from tailrace.protocol.texts_group import group_not_found
 from tailrace.testing import Broker
+from tests.client.fake_broker import FakeConnection
+from tests.client.fetch_broker import FetchBroker, FetchWorld
 from tests.client.world import Run
 
 
@@ -188,3 +199,45 @@ def test_the_same_without_an_event_loop(broker: Broker) -> None:
         assert group in [one.name for one in client.admin.list_groups()]
         client.admin.delete_group(group)
         client.admin.delete_group(group, missing_ok=True)
+
+
+class StrayBroker(FetchBroker):
+    """Sends whoever asks about a group away first, to itself; then loses an answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def serve(self, connection: FakeConnection, request: Incoming) -> None:
+        message = request.message
+        self.asked.append(type(message).__name__.removesuffix("Request"))
+        if isinstance(message, FindCoordinatorRequest):
+            connection.respond(request, FindCoordinatorResponse(self.broker_id, 0))
+        elif isinstance(message, DeleteGroupRequest):
+            match self.asked.count("DeleteGroup"):
+                case 1:
+                    error: TailraceError = not_leader("__offsets", 3, broker=self.broker_id)
+                    connection.put(connection.protocol.refuse(request, error))
+                case 2:
+                    connection.break_off()
+                case _:
+                    error = group_not_found(message.group)
+                    connection.put(connection.protocol.refuse(request, error))
+        else:
+            super().serve(connection, request)
+
+
+def test_coordinator_is_looked_for_and_a_lost_answer_counts_as_done(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = FetchWorld(monkeypatch, broker := StrayBroker())
+
+    async def main() -> None:
+        async with here.client() as client:
+            await client.admin.delete_group("billing")
+            about = [one for one in broker.asked if one in ("DeleteGroup", "FindCoordinator")]
+            assert about == ["DeleteGroup", "FindCoordinator", "DeleteGroup", "DeleteGroup"]
+            with pytest.raises(GroupNotFound):
+                await client.admin.delete_group("billing")
+
+    run(main)
