@@ -240,8 +240,12 @@ class Watcher:
 
 
 def topics_of(group: Group, catalog: Catalog) -> list[Topic]:
-    """The topics that a group reads: its members subscribe to them, or it has offsets of them."""
-    found = [catalog.by_id.get(topic_id) for topic_id in {one for one, _ in group.offsets}]
-    found += [catalog.find(name) for name in group.members.topics()]
+    """The topics that a group reads: its members subscribe to them, or it has offsets of them.
+
+    In an order that does not depend on hashes: a simulation repeats.
+    """
+    ids = dict.fromkeys(topic_id for topic_id, _ in group.offsets)
+    found = [catalog.by_id.get(topic_id) for topic_id in ids]
+    found += [catalog.find(name) for name in sorted(group.members.topics())]
     live = {one.topic_id: one for one in found if one is not None and one.state == "live"}
     return list(live.values())
