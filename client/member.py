@@ -9,7 +9,7 @@ with an older one is passed over.
 import logging
 import math
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
@@ -25,6 +25,7 @@ from tailrace.client.commits import (
     lowered,
 )
 from tailrace.client.coordinator import Coordinator
+from tailrace.client.errands import Errands
 from tailrace.client.heart_seat import Reachable, Told, Unreachable
 from tailrace.client.listener import Listener, MemberOptions
 from tailrace.client.membership import (
@@ -87,7 +88,7 @@ class Member:
         self._left = anyio.Event()
         self._failure: TailraceError | None = None
         self._idle = False
-        self._scopes: dict[anyio.CancelScope, None] = {}  # in order: a simulation repeats
+        self._errands = Errands(client)
 
     @property
     def last_commit(self) -> int | None:
@@ -133,7 +134,7 @@ class Member:
             self._end()
             raise
         if self.options.commit_interval:
-            self._start(self._commit_often, self.options.commit_interval)
+            self._errands.start(self._commit_often, self.options.commit_interval)
 
     async def leave(self) -> None:
         """Commit what is ``committable``, and go; within ``close_timeout``. Safe to call again.
@@ -145,8 +146,7 @@ class Member:
         """
         if self._pulse is None:
             return
-        for scope in list(self._scopes):
-            scope.cancel()
+        self._errands.close()
         points = self._points(self._listener.committable())
         limit_s = self.options.close_timeout
         try:
@@ -174,8 +174,7 @@ class Member:
     def _end(self) -> None:
         """It is no member any more."""
         pulse, self._pulse = self._pulse, None
-        for scope in list(self._scopes):
-            scope.cancel()
+        self._errands.close()
         if pulse is not None:
             self._heart.remove(pulse)
             self._client.cluster.unwatch(self._cluster_changed)
@@ -237,7 +236,7 @@ class Member:
                 self._heart.release(self._pulse, one)
         if here:
             self._withdrawn.update(one.at for one in here)
-            self._start(self._expire, here)
+            self._errands.start(self._expire, here)
             self._listener.withdrawn([one.at for one in here])
 
     async def _expire(self, partitions: Sequence[Assignment]) -> None:
@@ -274,7 +273,7 @@ class Member:
     def _unreachable(self, told: Unreachable) -> None:
         self.trouble = told.reason
         if told.broken:
-            self._start(self._tell_unreachable, told)
+            self._errands.start(self._tell_unreachable, told)
 
     async def _tell_unreachable(self, told: Unreachable) -> None:
         """C11, unless the client finds the same by its own connections, and says so."""
@@ -319,7 +318,7 @@ class Member:
             self._give_up(assignment)
             return
         if not self._releasing:
-            self._start(self._store_and_give_up)
+            self._errands.start(self._store_and_give_up)
         self._releasing |= points
 
     async def _store_and_give_up(self) -> None:
@@ -441,23 +440,3 @@ class Member:
                 f"offsets of {names} were not committed" if left else "left without an answer",
                 extra={"event": "consumer.closed", "code": None},
             )
-
-    # ── tasks ────────────────────────────────────────────────────────────────────────────────
-
-    def _start(self, fn: Callable[..., Awaitable[None]], *args: object) -> None:
-        """A task of the client that the end of the membership ends."""
-        scope = anyio.CancelScope()
-        self._scopes[scope] = None
-        self._client.runtime.start_soon(self._scoped, scope, fn, args)
-
-    async def _scoped(
-        self,
-        scope: anyio.CancelScope,
-        fn: Callable[..., Awaitable[None]],
-        args: tuple[object, ...],
-    ) -> None:
-        try:
-            with scope:
-                await fn(*args)
-        finally:
-            del self._scopes[scope]

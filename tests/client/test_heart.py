@@ -83,8 +83,7 @@ def test_blocked_loop_costs_no_session_and_is_named_while_it_is_blocked(
     run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        options = {"session_timeout": 1.0}
-        async with member(broker.url, "blocked", "orders", **options) as one:
+        async with member(broker.url, "blocked", "orders", session_timeout=1.0) as one:
             await until(lambda: one.has == ALL)
             time.sleep(2.5)  # noqa: ASYNC251 that is the point
             in_time = [record for record in caplog.records if "T050" in record.getMessage()]
