@@ -17,6 +17,8 @@ from tailrace.broker.group_notices import Notices
 from tailrace.broker.group_ownership import Ownership
 from tailrace.broker.group_topics import TopicShapes
 
+SUBSCRIBED_MAX = 4_000
+
 
 class Balance:
     """Times are seconds of the caller's monotonic clock."""
@@ -101,6 +103,8 @@ class Balance:
             if shape.topic_id not in self.known:
                 self.known[shape.topic_id] = 0 if name in self.subscribed else shape.partitions
         self.subscribed.update(names)
+        if len(self.subscribed) > SUBSCRIBED_MAX:  # of names that never existed, none is kept
+            self.subscribed = {*names, *(self.subscribed & self.topics.by_name.keys())}
         for topic_id in [one for one in self.known if one not in self.topics.names]:
             del self.known[topic_id]
 

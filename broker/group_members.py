@@ -15,8 +15,11 @@ from typing import Literal, NamedTuple
 from tailrace.protocol import texts, texts_group
 from tailrace.protocol.messages import AssignedTopic, HeartbeatRequest
 
+TOPICS_MAX = 1_000  # of one subscription
+SUBSCRIPTIONS_MAX = 16  # different ones in a group: a rolling deploy has two
+_TOPIC_LENGTH_MAX = 249
 _DISPLACED_MAX = 8
-_ID_LENGTH_MAX = 255
+_ID_BYTES_MAX = 255
 
 
 class Who(NamedTuple):
@@ -126,13 +129,18 @@ class Members:
     def check(self, request: HeartbeatRequest, who: Who, replaced: Iterable[Member]) -> None:
         """Whether a request may join or change its subscription, in place of ``replaced``.
 
-        Raises ``InvalidName`` T013 for ids nobody may have, ``ConfigError`` T082 for a session
-        outside the broker's bounds and for a full group, ``GroupConfigMismatch`` T070 for a
-        subscription that is neither equal nor nested.
+        Raises ``InvalidName`` T013 for names nobody may have, ``ConfigError`` T082 for a session
+        outside the broker's bounds, for too many topics or different subscriptions and for a full
+        group, ``GroupConfigMismatch`` T070 for a subscription that is neither equal nor nested.
         """
         _check_id("member id", request.member_id)
         if request.instance_id is not None:
             _check_id("instance id", request.instance_id)
+        if len(request.topics) > TOPICS_MAX:
+            raise texts_group.subscription_too_large(len(request.topics), limit=TOPICS_MAX)
+        for topic in request.topics:
+            if not 1 <= len(topic) <= _TOPIC_LENGTH_MAX or not topic.isprintable():
+                raise texts.invalid_topic_name(topic)
         settings = self._settings
         low, high = settings.session_timeout_min_ms, settings.session_timeout_max_ms
         if not low <= request.session_timeout_ms <= high:
@@ -144,7 +152,10 @@ class Members:
         if not gone and len(others) >= settings.members_max:
             raise texts_group.group_full(self._group, members_max=settings.members_max)
         mine = frozenset(request.topics)
-        for topics, other in {member.topics: member for member in others}.items():
+        theirs = {member.topics: member for member in others}
+        if len(theirs) >= SUBSCRIPTIONS_MAX and request.topics not in theirs:
+            raise texts_group.subscriptions_differ(self._group, limit=SUBSCRIPTIONS_MAX)
+        for topics, other in theirs.items():
             if not (mine.issubset(topics) or mine.issuperset(topics)):
                 raise texts_group.subscription_mismatch(
                     group=self._group,
@@ -160,5 +171,5 @@ def displaced_by(new: Member, old: Member) -> None:
 
 
 def _check_id(kind: Literal["member id", "instance id"], text: str) -> None:
-    if not 1 <= len(text) <= _ID_LENGTH_MAX or not text.isprintable():
+    if not text.isprintable() or not 1 <= len(text.encode()) <= _ID_BYTES_MAX:
         raise texts.invalid_id(kind, text)

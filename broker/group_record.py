@@ -4,10 +4,12 @@ Keys: the group's name (which holds no NUL), NUL, then ``g`` for its state, or `
 and the partition (u32) for one committed offset. Values are msgpack arrays that begin with a
 version; a value of another version is refused, never guessed at. No value: it is gone.
 
-    state   [1, generation, epochs, known, subscribed, members, holdings]
+    state   [1, generation, epochs, known, subscribed, subscriptions, members, holdings]
             known: [[topic id, partitions], …]       subscribed: [topic name, …]
-            members: [[id, instance id, client id, host, version, topics, session timeout ms,
-                       rebalance timeout ms, epoch, joined, away, displaced ids], …]
+            subscriptions: [[place in subscribed, …], …], each different one once
+            members: [[id, instance id, client id, host, version, place in subscriptions,
+                       session timeout ms, rebalance timeout ms, epoch, joined, away,
+                       displaced ids], …]
             holdings: [[topic id, partitions, places in members, since, withdrawn], …], the last
                        four are columns
     offset  [1, offset, leader epoch, timestamp, append time, committed at, metadata]
@@ -93,6 +95,10 @@ def state_value(group: Group) -> bytes:
     """The state as it is now: what ``group.changes`` counts."""
     members = sorted(group.members, key=lambda member: member.member_id)
     places = {member.member_id: place for place, member in enumerate(members)}
+    names = sorted(group.balance.subscribed)
+    place_of = {name: place for place, name in enumerate(names)}
+    subscriptions = sorted({member.topics for member in members})
+    subscription_of = {topics: place for place, topics in enumerate(subscriptions)}
     columns: dict[bytes, tuple[list[int], list[int], list[int], list[int]]] = {}
     for (topic_id, number), holding in sorted(group.ownership.holdings.items()):
         column = columns.setdefault(topic_id, ([], [], [], []))
@@ -105,8 +111,9 @@ def state_value(group: Group) -> bytes:
             group.generation,
             group.balance.epochs,
             [list(one) for one in sorted(group.balance.known.items())],
-            sorted(group.balance.subscribed),
-            [_member_row(member) for member in members],
+            names,
+            [[place_of[name] for name in topics] for topics in subscriptions],
+            [_member_row(member, subscription_of[member.topics]) for member in members],
             [[topic_id, *column] for topic_id, column in columns.items()],
         ]
     )
@@ -119,11 +126,12 @@ def restore(group: Group, value: bytes, now: float) -> None:
     """
     fields = _fields(value, STATE_VERSION, "state")
     try:
-        generation, epochs, known, subscribed, rows, columns = fields
-        members: list[Member] = [_member(row) for row in rows]
+        generation, epochs, known, names, places, rows, columns = fields
+        subscriptions = [tuple(names[place] for place in some) for some in places]
+        members: list[Member] = [_member(row, subscriptions) for row in rows]
         holdings = [one for row in columns for one in _holdings(members, row, now)]
         group.balance.generation, group.balance.epochs = generation, epochs
-        group.balance.known, group.balance.subscribed = dict(known), set(subscribed)
+        group.balance.known, group.balance.subscribed = dict(known), set(names)
     except (ValueError, TypeError, IndexError) as error:
         raise RecordError(f"state of group '{group.name}': {error}") from error
     for member in members:
@@ -133,12 +141,12 @@ def restore(group: Group, value: bytes, now: float) -> None:
         group.ownership.restore(key, holding)
 
 
-def _member_row(member: Member) -> list[object]:
+def _member_row(member: Member, subscription: int) -> list[object]:
     return [
         member.member_id,
         member.instance_id,
         *member.who,
-        list(member.topics),
+        subscription,
         member.session_timeout_ms,
         member.rebalance_timeout_ms,
         member.epoch,
@@ -148,14 +156,14 @@ def _member_row(member: Member) -> list[object]:
     ]
 
 
-def _member(row: Any) -> Member:
-    member_id, instance_id, client_id, host, version, topics, *rest = row
+def _member(row: Any, subscriptions: list[tuple[str, ...]]) -> Member:
+    member_id, instance_id, client_id, host, version, subscription, *rest = row
     session_ms, rebalance_ms, epoch, joined, away, displaced = rest
     return Member(
         member_id=member_id,
         instance_id=instance_id,
         who=Who(client_id, host, version),
-        topics=tuple(topics),
+        topics=subscriptions[int(subscription)],
         session_timeout_ms=session_ms,
         rebalance_timeout_ms=rebalance_ms,
         epoch=epoch,

@@ -123,6 +123,28 @@ def session_timeout_outside(given_ms: int, *, low_ms: int, high_ms: int) -> erro
     )
 
 
+def subscription_too_large(topics: int, *, limit: int) -> errors.ConfigError:
+    """T082."""
+    return errors.ConfigError(
+        "T082",
+        f"consumer(): {count(topics)} topics must be at most {count(limit)}",
+        "Read them in several groups.",
+        key="topics",
+        source="consumer()",
+    )
+
+
+def subscriptions_differ(group: str, *, limit: int) -> errors.ConfigError:
+    """T082: one more, though nested."""
+    return errors.ConfigError(
+        "T082",
+        f"the members of group '{shown(group)}' have {limit} different subscriptions already",
+        "One group, one subscription: use another group name.",
+        key="topics",
+        source="consumer()",
+    )
+
+
 def group_full(group: str, *, members_max: int) -> errors.ConfigError:
     """T082: one more member than the broker allows."""
     return errors.ConfigError(

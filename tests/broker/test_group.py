@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from tailrace.broker.group_balance import SUBSCRIBED_MAX
+from tailrace.broker.group_members import SUBSCRIPTIONS_MAX, TOPICS_MAX
 from tailrace.broker.group_notices import KEPT_MAX, PARTITIONS_MAX
 from tailrace.protocol.errors import ConfigError, GroupConfigMismatch, GroupFenced, InvalidName
 from tailrace.protocol.messages import AssignedPartitionName, MemberDescription
@@ -137,6 +139,35 @@ def test_ids_nobody_may_have_are_refused(member_id: str) -> None:
         send(group, request(member_id))
     with pytest.raises(InvalidName):
         send(group, request("ann", instance_id=member_id))
+
+
+def test_a_subscription_is_bounded() -> None:
+    group = new_group()
+    with pytest.raises(ConfigError, match="1,001 topics must be at most 1,000"):
+        send(group, request("ann", topics=("hello",) * (TOPICS_MAX + 1)))
+    for topic in ("", "a\nb", "x" * 250):
+        with pytest.raises(InvalidName):
+            send(group, request("ann", topics=(topic,)))
+
+
+def test_subscriptions_of_a_group_differ_in_a_few_ways_at_most() -> None:
+    group = new_group()
+    for number in range(SUBSCRIPTIONS_MAX):
+        names = tuple(f"t{one}" for one in range(number + 1))
+        send(group, request(f"member-{number}", topics=names))
+    with pytest.raises(ConfigError, match="16 different subscriptions"):
+        send(group, request("ann", topics=()))
+    send(group, request("ann", topics=("t0", "t1")))
+
+
+def test_names_of_topics_that_never_were_are_not_remembered_for_ever() -> None:
+    group = new_group()
+    for round_ in range(SUBSCRIBED_MAX // TOPICS_MAX + 1):
+        names = tuple(f"typo-{round_}-{number}" for number in range(TOPICS_MAX - 1))
+        send(group, request("ann", topics=("hello", *names)))
+        group.leave(0.0, "ann")
+    assert len(group.balance.subscribed) <= SUBSCRIBED_MAX
+    assert "hello" in group.balance.subscribed
 
 
 def test_an_epoch_that_means_nothing_is_refused() -> None:
