@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 import anyio
 import anyio.to_thread
@@ -34,14 +34,6 @@ from tailrace.client.shapes import ConsumerHealth
 
 Item = TypeVar("Item")
 Loaded = tuple[PartitionBuffer, list[Item]]
-
-
-class _Hand(NamedTuple):
-    """What one thread works on."""
-
-    buffer: PartitionBuffer
-    offset: int
-    since: float  # by the client's clock
 
 
 class _Held(Generic[Item]):
@@ -67,8 +59,11 @@ class _Held(Generic[Item]):
         self._loading_lock = threading.Lock()
         self._buffer: PartitionBuffer | None = None
         self._position = 0  # of the buffer, behind the items
-        self._grouped = feed.options.group is not None
-        self._hands: dict[threading.Thread, _Hand] = {}
+        group = feed.options.group
+        self._grouped = group is not None
+        self._timed = group is not None and group.max_processing is not None
+        self._hands: dict[threading.Thread, tuple[PartitionBuffer, Item, float]] = {}
+        self._gone: set[PartitionBuffer] = set()  # withdrawn, and some thread has one of them
         self._left_behind: dict[PartitionBuffer, int] = {}  # the lowest offset of ended threads
         if self._grouped:
             reader.holder = self
@@ -80,17 +75,18 @@ class _Held(Generic[Item]):
     def __next__(self) -> Item:
         self._portal.check()
         if self._grouped:
-            self._put_down()
+            return self._next_in_hand()
         while True:
             with self._items_lock:
                 if self._items:
-                    item = self._items.popleft()
-                    if self._grouped:
-                        self._take_up(item)
-                    return item
-            with self._loading_lock:
-                if not self._items and not self._portal.call(self._fill):
-                    raise StopIteration
+                    return self._items.popleft()
+            self._load_more()
+
+    def _load_more(self) -> None:
+        """Or raise StopIteration."""
+        with self._loading_lock:
+            if not self._items and not self._portal.call(self._fill):
+                raise StopIteration
 
     async def _fill(self) -> bool:
         """On the loop. False: reading has ended."""
@@ -113,46 +109,65 @@ class _Held(Generic[Item]):
 
     # ── with a group: what is in hand ────────────────────────────────────────────────────────
 
-    def _take_up(self, item: Item) -> None:
-        assert self._buffer is not None
-        now = self._feed.client.clock.now()
-        hand = _Hand(self._buffer, self._offset_of(item), now)
-        self._hands[threading.current_thread()] = hand
+    def _next_in_hand(self) -> Item:
+        """The next one; what this thread had is processed."""
+        thread, since = threading.current_thread(), 0.0
+        if self._timed:
+            since = self._feed.client.clock.now()
+        while True:
+            with self._items_lock:
+                if self._gone:
+                    self._put_down(thread)
+                if self._items:
+                    item = self._items.popleft()
+                    assert self._buffer is not None
+                    self._hands[thread] = self._buffer, item, since
+                    return item
+                self._hands.pop(thread, None)
+            self._load_more()
 
-    def _put_down(self) -> None:
-        """What this thread had is processed: it asks for the next one."""
-        with self._items_lock:
-            had = self._hands.pop(threading.current_thread(), None)
+    def _put_down(self, thread: threading.Thread) -> None:
+        """Something was withdrawn that a thread had in hand: this one, perhaps."""
+        had = self._hands.pop(thread, None)
         group = self._feed.group
-        if had is not None and group is not None and group.giving_up:
+        if had is not None and had[0] in self._gone and group is not None:
             self._portal.tell(group.look)
+        self._gone &= {buffer for buffer, _, _ in self._hands.values()}
 
     def unprocessed(self, buffer: PartitionBuffer) -> CommitPoint | None:
         """See ``Holder``; on the loop."""
         with self._items_lock:
-            for thread, hand in list(self._hands.items()):
+            for thread, (of, item, _) in list(self._hands.items()):
                 if not thread.is_alive():
                     del self._hands[thread]
-                    before = self._left_behind.get(hand.buffer, hand.offset)
-                    self._left_behind[hand.buffer] = min(before, hand.offset)
-            offsets = [hand.offset for hand in self._hands.values() if hand.buffer is buffer]
+                    self._leave_behind(of, self._offset_of(item))
+            items = [item for of, item, _ in self._hands.values() if of is buffer]
             if self._items and self._buffer is buffer:
-                offsets.append(self._offset_of(self._items[0]))
-            if buffer in self._left_behind:
-                offsets.append(self._left_behind[buffer])
+                items.append(self._items[0])
+        offsets = [self._offset_of(item) for item in items]
+        if buffer in self._left_behind:
+            offsets.append(self._left_behind[buffer])
         return buffer.point(min(offsets)) if offsets else None
+
+    def _leave_behind(self, buffer: PartitionBuffer, offset: int) -> None:
+        here = self._feed.buffers
+        for old in list(self._left_behind):
+            if here.get(old.at) is not old and old.stored is None:  # released, or lost
+                del self._left_behind[old]
+        self._left_behind[buffer] = min(self._left_behind.get(buffer, offset), offset)
 
     def busy_since(self, buffer: PartitionBuffer) -> float | None:
         """See ``Holder``; on the loop."""
         with self._items_lock:
-            return min(
-                (h.since for t, h in self._hands.items() if h.buffer is buffer and t.is_alive()),
-                default=None,
-            )
+            hands = list(self._hands.items())
+        since = (since for t, (of, _, since) in hands if of is buffer and t.is_alive())
+        return min(since, default=None)
 
     def withdrawn(self, buffer: PartitionBuffer) -> None:
         """See ``Holder``: what was held of it has been given back."""
-        self._left_behind.pop(buffer, None)
+        with self._items_lock:
+            if any(of is buffer for of, _, _ in self._hands.values()):
+                self._gone.add(buffer)
 
 
 def _offset_of_record(record: Record[Any, Any]) -> int:
@@ -176,6 +191,15 @@ class Batch(AsyncBatch[K, V]):
     def commit(self) -> None:  # type: ignore[override]
         """Commit ``next_offset``; returns when that is durable."""
         self._portal.call(super().commit)
+
+    @overload
+    def __getitem__(self, index: int) -> Record[K, V]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Batch[K, V]": ...
+    def __getitem__(self, index: int | slice) -> "Record[K, V] | Batch[K, V]":
+        found = super().__getitem__(index)
+        assert isinstance(found, Record | Batch)
+        return found
 
     def like(self, slices: Sequence[Slice], next_offset: int) -> "Batch[K, V]":
         """Other records of the same partition, from the same consumer."""
