@@ -327,9 +327,8 @@ class Coordinator:
 
     def _drop_if_void(self, shard: Shard, hosted: HostedGroup) -> None:
         """A group whose very first commit failed never was."""
-        group = hosted.group
-        if not group.changes and not group.offsets:
-            shard.groups.pop(group.name, None)
+        if hosted.group.void:
+            shard.groups.pop(hosted.group.name, None)
 
     # ── topics ───────────────────────────────────────────────────────────────────────────────
 

@@ -90,6 +90,11 @@ class Group:
         return self.changes != self.written
 
     @property
+    def void(self) -> bool:
+        """Whether nothing was ever stored of it: it does not exist."""
+        return not self.generation and not self.offsets
+
+    @property
     def stable(self) -> bool:
         """Whether no partition is on its way."""
         return self.balance.stable

@@ -86,12 +86,20 @@ def test_members_that_waited_for_the_first_assignment_get_it_after_a_reload() ->
     assert len(reloaded(group).ownership.holdings) == 4
 
 
+def test_a_group_is_void_until_something_of_it_is_stored() -> None:
+    group = new_group()
+    assert group.void
+    group.applied({(HELLO, 0): Committed(1, -1, -1, -1, 0, "")})
+    assert not group.void
+
+
 def test_an_empty_group_stays_empty() -> None:
     group = new_group()
     send(group, request("ann"))
     group.leave(0.0, "ann")
     anew = reloaded(group)
     assert (anew.state, anew.generation, anew.changes) == ("empty", 2, 0)
+    assert not anew.void
 
 
 @pytest.mark.parametrize(
