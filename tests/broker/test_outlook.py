@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tailrace.broker.server import Server
-from tests.broker.grouping import commit, committing
 from tests.broker.harness import Client, Settings, run
+from tests.broker.members import commit, committing
 from tests.broker.watching import HandClock, first, watched
 
 BATCH = [bytes(120_000)]

@@ -1,6 +1,7 @@
 """Lag and verdicts of groups on a broker that runs."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -19,8 +20,9 @@ from tailrace.protocol.messages import (
     ResetOffsetsResponse,
 )
 from tailrace.protocol.messages_group import OffsetTarget
-from tests.broker.grouping import Member, commit, committing
-from tests.broker.harness import Client, run
+from tailrace.storage.disk import OsDisk, OsFile
+from tests.broker.harness import NOW_MS, Client, run
+from tests.broker.members import Member, commit, committing
 from tests.broker.watching import describe, first, watched
 
 
@@ -231,4 +233,45 @@ def test_lag_survives_a_restart_of_the_broker(tmp_path: Path) -> None:
             assert one.lag_ms is not None
             assert one.lag_ms >= 30_000
 
+    run(main)
+
+
+class ColdFile(OsFile):
+    """Nothing of it is in memory until it was read."""
+
+    read_at: ClassVar[list[int]] = []
+
+    def cached(self, position: int, length: int) -> bool:
+        return position in ColdFile.read_at
+
+    def read(self, length: int, position: int) -> bytes:
+        ColdFile.read_at.append(position)
+        return super().read(length, position)
+
+
+class ColdDisk(OsDisk):
+    def open(self, path: str, *, create: bool = False) -> OsFile:
+        file = super().open(path, create=create)
+        file.__class__ = ColdFile
+        return file
+
+
+def test_time_of_a_cold_record_is_read_for_a_description_and_not_for_a_list(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with watched(tmp_path, disk=ColdDisk()) as (_, client, clock):
+            topic = await client.create("orders", retention_size="512KiB")
+            for _ in range(100):
+                await client.produce(topic, [bytes(1_000)])
+                clock.move(0.1)
+            await commit(client, "g", committing(topic, 0, 42))
+            really = clock.wall_ms() - (NOW_MS + 1_004_200)
+            roughly = (await listed(client))["g"].lag_ms
+            assert roughly is not None
+            assert 0 <= roughly - really <= 500
+            assert (await first(client)).lag_ms == pytest.approx(really, abs=2)
+            assert (await listed(client))["g"].lag_ms == pytest.approx(really, abs=2)
+
+    ColdFile.read_at.clear()
     run(main)

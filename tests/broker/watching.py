@@ -13,6 +13,7 @@ from tailrace.protocol.messages import (
     DescribeGroupResponse,
     PartitionProgress,
 )
+from tailrace.storage.disk import Disk
 from tests.broker.harness import NOW_MS, Client, Settings, connected, serving
 
 
@@ -34,13 +35,16 @@ class HandClock:
 
 @asynccontextmanager
 async def watched(
-    path: Path, settings: Settings | None = None, seconds: float = 1_000.0
+    path: Path,
+    settings: Settings | None = None,
+    seconds: float = 1_000.0,
+    disk: Disk | None = None,
 ) -> AsyncGenerator[tuple[Server, Client, HandClock]]:
     """A broker whose clocks are the test's, and a client."""
     clock = HandClock(seconds)
 
     def change(world: World) -> World:
-        return replace(world, clock=clock)
+        return replace(world, clock=clock, disk=disk or world.disk)
 
     given: Settings = {"group.assign_delay": "0ms", **(settings or {})}
     async with serving(path, given, change) as (server, ready), connected(ready) as client:
