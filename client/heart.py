@@ -126,6 +126,8 @@ class ThreadHeart:
                     pulse, told = thread.told.popleft()
                     if (tell := self._tellers.get(pulse)) is not None:
                         tell(told)
+                if thread.crash is not None:
+                    raise thread.crash
         finally:
             thread.stop()
 
@@ -138,6 +140,7 @@ class _Thread:
         self.bell = anyio.Event()  # rung on the loop when something was told
         self.stopping = False
         self.ended = False
+        self.crash: BaseException | None = None  # what has ended it, if it was a bug
         self._now = client.clock.now
         self._calls = LoopCalls()
         self._watch = LoopWatch(self._calls, self._now)
@@ -195,11 +198,12 @@ class _Thread:
             self._tell(pulse, event)
 
     def drop(self, pulse: Pulse) -> None:
-        """Forget a member."""
-        pulse.end()
+        """Forget a member, which may not have said goodbye."""
         seat = self._seats.pop(pulse, None)
         if seat is not None:
+            seat.farewell(self._now())
             seat.close()
+        pulse.end()
 
     def hurry(self) -> None:
         """See ``Heart``."""
@@ -209,24 +213,27 @@ class _Thread:
 
     def _tell(self, pulse: Pulse, told: Told) -> None:
         self.told.append((pulse, told))
-        if not self._calls.soon(self._ring):
-            self.stopping = True  # the loop is gone, and so is whoever read for these members
+        self._calls.soon(self._ring)
 
     def _ring(self) -> None:
         self.bell.set()
 
     def _main(self) -> None:
         try:
-            while not self.stopping:
+            # With the loop everybody is gone who could read for these members.
+            while not (self.stopping or self._calls.ended):
                 self._turn()
             while self._wishes:
                 self._wishes.popleft()()
             for seat in self._seats.values():
                 seat.farewell(self._now())
+        except BaseException as error:  # the border between the threads
+            self.crash = error
         finally:
             self.ended = True
             self._watch.end()
             self.close()
+            self._calls.soon(self._ring)
 
     def _turn(self) -> None:
         """Wait until something is due or arrives, and do it."""

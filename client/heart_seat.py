@@ -130,9 +130,9 @@ class Seat:
         return min(self._give_up_at, self.pulse.overdue_at())
 
     def farewell(self, now: float) -> None:
-        """Say goodbye if that is possible now, and do not wait: its client has ended."""
-        self.pulse.leave()
-        if self.line is not None and self.line.open:
+        """Say goodbye if that is possible now, and do not wait: nobody is there any more."""
+        if self.line is not None and self.line.open and not self.pulse.over:
+            self.pulse.leave()
             self.step(now)
 
     def close(self) -> None:

@@ -55,9 +55,10 @@ class TaskHeart:
 
     def remove(self, pulse: Pulse) -> None:
         """See ``Heart``."""
-        pulse.end()
         if (beating := self._beating.pop(pulse, None)) is not None:
+            beating.farewell()
             beating.end()
+        pulse.end()
 
     def hurry(self) -> None:
         """See ``Heart``."""
@@ -106,6 +107,12 @@ class _Beating:
     def wake(self) -> None:
         """Something is due."""
         self._woken.set()
+
+    def farewell(self) -> None:
+        """Say goodbye if that is possible now, and do not wait."""
+        if self.channel is not None and not self._pulse.over:
+            self._pulse.leave()
+            self._send(self.channel)
 
     def end(self) -> None:
         """Nothing is sent or told any more."""

@@ -17,6 +17,7 @@ class LoopCalls:
 
     def __init__(self) -> None:
         self.thread = get_ident()  # the one the loop runs in
+        self.ended = False  # the loop has, as far as is known
         loop: Any = running_loop_getter()()
         if loop is None:
             trio: Any = sys.modules["trio"]  # it runs here, so somebody has imported it
@@ -32,6 +33,7 @@ class LoopCalls:
         try:
             self._soon(fn)
         except RuntimeError:  # trio.RunFinishedError is one
+            self.ended = True
             return False
         return True
 

@@ -4,6 +4,8 @@ A thread knocks at the loop a few times a second; a loop that does not answer fo
 blocked, and the stack of its thread says by what. Once per blockage, however long it lasts, and
 once per loop, however many clients live on it.
 
+Whoever watches never waits: not for the loop, and not for a lock that it may hold.
+
 Does not mistake a process that was stopped for one that is blocked: then this thread did not run
 either, and no time of the processor was used.
 """
@@ -13,6 +15,7 @@ import math
 import os
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ from tailrace.protocol import texts_client
 
 KNOCK_S = 0.25  # between two knocks
 BLOCKED_S = 1.0
+STAND_BY_S = 5.0  # between two looks whether the loop is still watched by another one
 LATE_S = 0.5  # this thread itself did not run for so long
 
 _log = logging.getLogger("tailrace.client")
@@ -45,6 +49,11 @@ class Loop(Protocol):
         ...
 
 
+def run_aside(log: Callable[[], None]) -> None:
+    """Log in a thread of its own: what blocks the loop may hold the lock of a log handler."""
+    threading.Thread(target=log, name="tailrace.log", daemon=True).start()
+
+
 class LoopWatch:
     """The watch of one thread over one loop: ``tick`` whenever ``next_at`` has come."""
 
@@ -53,11 +62,13 @@ class LoopWatch:
         loop: Loop,
         now: Callable[[], float] = time.monotonic,
         cpu_s: Callable[[], float] = time.process_time,
+        aside: Callable[[Callable[[], None]], None] = run_aside,
     ) -> None:
         self.next_at = -math.inf
         self._loop = loop
         self._now = now
         self._cpu_s = cpu_s
+        self._aside = aside  # how to log
         self._knocked_at: float | None = None  # and not answered yet
         self._answered_at = 0.0
         self._reported = False
@@ -68,9 +79,10 @@ class LoopWatch:
         now, cpu_s = self._now(), self._cpu_s()
         late_s, used_s = now - self.next_at, cpu_s - self._last_cpu_s
         self._last_cpu_s = cpu_s
-        self.next_at = now + KNOCK_S
         if _watched.setdefault(self._loop.thread, self) is not self:
+            self.next_at = now + STAND_BY_S
             return
+        self.next_at = now + KNOCK_S
         if self._knocked_at is None:
             self._knock(now)
         elif self._answered_at >= self._knocked_at:
@@ -106,11 +118,12 @@ class LoopWatch:
             blocked_s=blocked_s, file=place.file, line=place.line, function=place.function
         )
         extra = {"event": "client.loop_blocked", "code": notice.code}
-        _log.warning("%s", notice, extra=extra)
+        self._aside(lambda: _log.warning("%s", notice, extra=extra))
 
     def _over(self, blocked_s: float) -> None:
+        text = f"the event loop runs again; it was blocked for {blocked_s:.1f} s"
         extra = {"event": "client.loop_resumed", "code": None}
-        _log.info("the event loop runs again; it was blocked for %.1f s", blocked_s, extra=extra)
+        self._aside(lambda: _log.info(text, extra=extra))
         _count(blocked_s)
 
 

@@ -56,6 +56,7 @@ __all__ = ["Listener", "Member", "MemberOptions"]
 
 CANCELLED_CLOSE_S = 2.0
 NOTICED_S = 0.05  # until a client knows that a broker is gone, after one of its connections does
+GOODBYE_S = 1.0  # how long a coordinator that is gone is waited for, to say goodbye
 COMMIT_SHARE = 0.8  # of the time to close: the rest is for saying goodbye
 _log = logging.getLogger("tailrace.client")
 
@@ -87,7 +88,7 @@ class Member:
         self._answered = anyio.Event()
         self._left = anyio.Event()
         self._failure: TailraceError | None = None
-        self._idle = False
+        self._idle = self._leaving = False
         self._errands = Errands(client)
 
     @property
@@ -144,8 +145,9 @@ class Member:
         called for what it had. Never raises for a broker that does not answer: what could not be
         committed is logged at ERROR. Cancelled: 2 s more, shielded.
         """
-        if self._pulse is None:
+        if self._pulse is None or self._leaving:
             return
+        self._leaving = True
         self._errands.close()
         points = self._points(self._listener.committable())
         limit_s = self.options.close_timeout
@@ -158,7 +160,7 @@ class Member:
                     await self._part(points, CANCELLED_CLOSE_S)
             raise
         finally:
-            self._log_uncommitted(points)
+            self._log_end(points)
             self._end()
 
     async def _part(self, points: Points, limit_s: float) -> None:
@@ -169,7 +171,9 @@ class Member:
             self._log_failure(error)
         if self._pulse is not None and not self._pulse.over:
             self._heart.leave(self._pulse)
-            await self._left.wait()
+            # Nothing is lost if a coordinator that is gone never hears of it.
+            with anyio.move_on_after(math.inf if self.trouble is None else GOODBYE_S):
+                await self._left.wait()
 
     def _end(self) -> None:
         """It is no member any more."""
@@ -178,10 +182,13 @@ class Member:
         if pulse is not None:
             self._heart.remove(pulse)
             self._client.cluster.unwatch(self._cluster_changed)
+        for one in self.assignments.values():
+            self._commits.ledger.forget(one)
         self.assignments.clear()
         self._withdrawn.clear()
         self._releasing = {}
-        self.rebalancing, self.trouble, self._idle = False, None, False
+        self.rebalancing = self._idle = self._leaving = False
+        self.trouble = None
 
     def _identity(self) -> Identity:
         options = self.options
@@ -342,10 +349,11 @@ class Member:
     ) -> None:
         """Store these, all in one request; returns when they are durable.
 
-        ``lower``: whether a point below what is committed already is an error (ConfigError T082);
-        else it is passed over. Raises PartitionLost T040 for partitions that went away (once, then
-        UsageError T055: not assigned), ConfigError T082 for ``metadata`` above 4,096 bytes,
-        RequestTimeout T034 after ``request_timeout``. Cancelled: they may be stored.
+        ``lower``: whether a point below what is committed already is an error (ConfigError T082,
+        the others are stored); else it is passed over. Raises PartitionLost T040 for partitions
+        that went away (once, then UsageError T055: not assigned), ConfigError T082 for ``metadata``
+        above 4,096 bytes, RequestTimeout T034 after ``request_timeout``. Cancelled: they may be
+        stored.
         """
         check_metadata(metadata)
         for at in points:
@@ -408,7 +416,7 @@ class Member:
         return outcome
 
     async def _commit_often(self, interval_s: float) -> None:
-        while True:
+        while self._client.cluster.failure is None:
             await anyio.sleep(interval_s)
             points = self._points(self._listener.committable())
             if self._commits.ledger.due(points):
@@ -425,18 +433,28 @@ class Member:
                 self._log_failure(outcome.error)
 
     def _log_failure(self, error: TailraceError) -> None:
-        text = f"group '{self.options.group}': offsets not committed: {error}"
-        _log.error(text, extra={"event": "consumer.not_committed", "code": error.code})
-
-    def _log_uncommitted(self, points: Points) -> None:
-        left = self._commits.ledger.due(
-            {one: point for one, point in points.items() if self.assignments.get(one.at) == one}
+        _log.warning(
+            "group '%s': offsets not committed: %s",
+            self.options.group,
+            error,
+            extra={"event": "consumer.not_committed", "code": error.code},
         )
-        if left or not self._left.is_set():
+
+    def _log_end(self, points: Points) -> None:
+        """What is left of it that it could not settle."""
+        ours = {one: p for one, p in points.items() if self.assignments.get(one.at) == one}
+        if left := self._commits.ledger.due(ours):
             names = ", ".join(partition_name(one.topic, one.partition) for one in left)
             _log.error(
-                "group '%s': %s within close_timeout",
+                "group '%s': offsets of %s not committed in %s s: they are read again",
                 self.options.group,
-                f"offsets of {names} were not committed" if left else "left without an answer",
-                extra={"event": "consumer.closed", "code": None},
+                names,
+                format_seconds(self.options.close_timeout),
+                extra={"event": "consumer.not_committed", "code": None},
+            )
+        elif not self._left.is_set():
+            _log.warning(
+                "group '%s': left without an answer; what it had moves after session_timeout",
+                self.options.group,
+                extra={"event": "consumer.left", "code": None},
             )

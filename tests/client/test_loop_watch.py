@@ -43,13 +43,14 @@ class Stage:
         self.now = 100.0
         self.cpu_s = 0.0
         self.loop = FakeLoop()
-        self.watch = LoopWatch(self.loop, lambda: self.now, lambda: self.cpu_s)
+        self.watch = LoopWatch(self.loop, lambda: self.now, lambda: self.cpu_s, lambda log: log())
 
     def pass_time(self, seconds: float, *, answering: bool) -> None:
         """Tick whenever it is due."""
         ends_at = self.now + seconds
         while self.now < ends_at:
-            self.watch.tick()
+            if self.now >= self.watch.next_at:
+                self.watch.tick()
             if answering:
                 self.loop.answer()
             self.now += KNOCK_S
@@ -137,7 +138,7 @@ def test_one_loop_is_watched_once(stage: Stage, caplog: pytest.LogCaptureFixture
     other.pass_time(5, answering=False)
     assert caplog.records == []
     stage.watch.end()
-    other.pass_time(5, answering=False)
+    other.pass_time(10, answering=False)
     assert codes(caplog) == ["T050"]
     other.watch.end()
 
@@ -153,6 +154,32 @@ def test_seconds_are_counted_where_the_process_counts(
     stage.loop.answer()
     stage.pass_time(1, answering=True)
     assert registry.get_sample_value("blocked_total") == pytest.approx(4.0)
+
+
+def test_counter_has_its_name_in_the_default_registry(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prometheus = pytest.importorskip("prometheus_client")
+    monkeypatch.setattr(loop_watch, "_counter", None)
+    stage.pass_time(4, answering=False)
+    stage.loop.answer()
+    stage.pass_time(1, answering=True)
+    name = "tailrace_client_blocked_loop_seconds_total"
+    assert prometheus.REGISTRY.get_sample_value(name) == pytest.approx(4.0)
+    prometheus.REGISTRY.unregister(loop_watch._counter)
+
+
+def test_log_that_is_stuck_does_not_hold_up_the_watch() -> None:
+    stuck, done = threading.Event(), threading.Event()
+
+    def log() -> None:
+        stuck.wait(5)
+        done.set()
+
+    loop_watch.run_aside(log)
+    assert not done.is_set()
+    stuck.set()
+    assert done.wait(5)
 
 
 def test_nothing_is_counted_where_nobody_imported_the_library(
