@@ -28,8 +28,8 @@ from tailrace.protocol.messages import (
     ResetOffsetsResponse,
 )
 from tailrace.protocol.routing import Router, even_ranges
-from tests.broker.grouping import Member, commit, committed, committing, find, loaded
 from tests.broker.harness import Client, Settings, connected, run, serving
+from tests.broker.members import Member, commit, committed, committing, find, loaded
 
 AT_ONCE: Settings = {"group.assign_delay": "0ms", "group.session_timeout_min": "100ms"}
 

@@ -20,8 +20,8 @@ from tailrace.protocol.messages import (
 )
 from tailrace.simulation.life import Life
 from tailrace.testing.real_disk import ProbedDisk, Unsynced
-from tests.broker.grouping import Member, committed, loaded
 from tests.broker.harness import Client, Settings, connected, run, serving
+from tests.broker.members import Member, committed, loaded
 
 AT_ONCE: Settings = {"group.assign_delay": "0ms", "group.session_timeout_min": "100ms"}
 

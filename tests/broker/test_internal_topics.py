@@ -14,8 +14,8 @@ from tailrace.protocol.messages import (
     ErasureResponse,
     TopicResponse,
 )
-from tests.broker.grouping import find
 from tests.broker.harness import Settings, connected, run, serving
+from tests.broker.members import find
 
 
 def test_clients_neither_write_to_them_nor_take_anything_away(tmp_path: Path) -> None:
