@@ -9,9 +9,8 @@ from typing import get_args
 
 import click
 
-from tailrace.client.cli_offsets import parse_range
+from tailrace.client.cli_offsets import Position, parse_range
 from tailrace.client.cli_run import duration_s
-from tailrace.protocol import texts_cli
 from tailrace.protocol.console import Console
 from tailrace.protocol.record_json import Decode
 
@@ -20,8 +19,10 @@ DECODES = click.Choice(get_args(Decode))
 
 @click.command()
 @click.argument("topics", nargs=-1, required=True)
-@click.option("-g", "--group", help="Consumer group (comes in a later release).")
-@click.option("-o", "--offset", "offset", default="start", help="Where to start, or FROM:TO.")
+@click.option("-g", "--group", help="Read as a member of this group, and commit what is written.")
+@click.option(
+    "-o", "--offset", help="Where to start, or FROM:TO; with -g: where nothing is committed yet."
+)
 @click.option("-p", "--partition", "numbers", type=click.IntRange(min=0), multiple=True)
 @click.option("-n", "--number", "limit", type=click.IntRange(min=0), help="Stop after N records.")
 @click.option("-e", "--end", "stop_at_end", is_flag=True, help="Stop at the end seen at the start.")
@@ -33,7 +34,7 @@ def consume(
     console: Console,
     topics: tuple[str, ...],
     group: str | None,
-    offset: str,
+    offset: str | None,
     numbers: tuple[int, ...],
     limit: int | None,
     stop_at_end: bool,
@@ -42,23 +43,38 @@ def consume(
     idle: str | None,
 ) -> int:
     """Print the records of TOPICS, and go on until Ctrl-C, -n, -e or --idle."""
-    if group is not None:
-        raise texts_cli.later_command(command="consume -g")
-    start, to = parse_range(offset, datetime.now(UTC))
+    if group is None:
+        start, to = parse_range(offset or "start", datetime.now(UTC))
+    else:
+        start, to = parse_group_start(group, offset or "committed", numbers), None
     if console.output == "json" and limit is None and not stop_at_end and idle is None and not to:
         raise click.UsageError("-O json needs an end: -n, -e or --idle (or use -O ndjson)")
-    from tailrace.client import cli_format, cli_reading
+    from tailrace.client import cli_format, cli_group_reading, cli_reading
 
     run = cli_reading.Run(console, *cli_format.printer(console, template, decode), limit=limit)
+    idle_seconds = duration_s("--idle", idle)
+    if group is not None:
+        return cli_group_reading.consume(
+            run, topics, group, start, stop_at_end=stop_at_end, idle_seconds=idle_seconds
+        )
     return cli_reading.consume(
-        run,
-        topics,
-        numbers,
-        start,
-        to,
-        stop_at_end=stop_at_end,
-        idle_seconds=duration_s("--idle", idle),
+        run, topics, numbers, start, to, stop_at_end=stop_at_end, idle_seconds=idle_seconds
     )
+
+
+def parse_group_start(group: str, offset: str, numbers: tuple[int, ...]) -> Position:
+    """Where a member begins; a ``UsageError`` for what a group cannot do."""
+    if numbers:
+        raise click.UsageError("-p does not go with -g: the broker says which partitions to read")
+    if offset == "committed":
+        return Position("committed")
+    start, to = parse_range(offset, datetime.now(UTC))
+    if to is not None or start.kind not in ("start", "end", "time"):
+        raise click.UsageError(
+            "with -g, -o is committed, start, end or @TIME; "
+            f"to move the group: tailrace group reset {group} --to OFFSET"
+        )
+    return start
 
 
 @click.command()

@@ -13,7 +13,7 @@ from tailrace.protocol.units import parse_duration_s
 class Position:
     """One end of a range, not yet resolved for a partition."""
 
-    kind: str  # start, end, offset, back (N before the end) or time
+    kind: str  # start, end, committed, offset, back (N before the end) or time
     number: int = 0
     time: datetime | None = None
 
@@ -33,7 +33,7 @@ def parse_position(text: str, now: datetime) -> Position:
     if text in ("start", "end"):
         return Position(text)
     if text == "committed":
-        raise click.UsageError("'committed' needs a group, and groups come in a later release")
+        raise click.UsageError("'committed' is where a member of a group begins: consume -g GROUP")
     if re.fullmatch(r"[0-9]{1,18}", text):
         return Position("offset", int(text))
     if re.fullmatch(r"-[0-9]{1,18}", text):

@@ -46,7 +46,6 @@ def test_nothing_asked_for_shows_the_help_as_an_error(
         ("cluster", "drain", "n1"),
         ("cluster", "health"),
         ("cluster", "health", "--watch"),
-        ("consume", "t", "-g", "g"),
         ("consume", "t", "--filter", "x"),
         ("dev", "--seed", "1"),
         ("dev", "--brokers", "3"),
