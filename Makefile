@@ -4,12 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types pytest format sim proofs proofs-storage bench-quick vectors clean
+.PHONY: demo test checked lint types pytest format sim proofs proofs-storage bench-quick vectors clean
 
 demo: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.demo tests/data/apache_access.log
 
-test: lint types pytest
+# Everything; the checks of the code run beside the tests, and are told of in one piece.
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory -j2 checked pytest
+
+checked: $(VENV)/.dev
+	@$(MAKE) --no-print-directory lint types >$(VENV)/checked.log 2>&1; code=$$?; \
+	cat $(VENV)/checked.log; exit $$code
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -19,8 +25,11 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 
+# A process per core; WORKERS=0 runs all tests in this one. The processes that tests start compile
+# what they import once, not each time, even where the environment says to keep nothing.
+WORKERS ?= auto
 pytest: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 # 300 seeds of both scenarios of the simulation, and what finds the planted bugs (some minutes).
 SEEDS ?= 0-299

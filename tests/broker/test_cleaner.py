@@ -101,7 +101,7 @@ def test_a_failure_is_shown_and_tried_again(
             failed = status(server)
             assert (failed.state, failed.last_error) == ("failed", str(error))
             assert runs(server, "failed") == 1
-            assert place.files("*.tmp") == []
+            assert place.files("topics/*/*.tmp") == []
             await server.clean()
             assert (status(server).state, status(server).last_error) == ("idle", None)
             assert (await read(client, topic_id)).keys() >= newest.keys()
@@ -233,8 +233,8 @@ def test_a_stop_in_the_middle_leaves_nothing_half_made(place: Place) -> None:
             place.heavy.allowed = trio.Event()
             server.clean_now()
             await place.heavy.asked.wait()
-            assert len(place.files("*.tmp")) == 1
-        assert place.files("*.tmp") == []
+            assert len(place.files("topics/*/*.tmp")) == 1
+        assert place.files("topics/*/*.tmp") == []
         async with place.broker() as (server, client):
             await server.clean()
             assert await read(client, topic_id) == newest

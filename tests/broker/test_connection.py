@@ -143,7 +143,7 @@ def test_requests_that_came_at_once_are_taken_up_as_their_answers_are_taken(
         async with serving(tmp_path) as (server, ready), connected(ready) as client:
             await client.create("wide", 500)
             answered = server.metrics.requests.of("metadata", "ok")
-            requests = [client.protocol.request(MetadataRequest(None, False)) for _ in range(1_500)]
+            requests = [client.protocol.request(MetadataRequest(None, False)) for _ in range(900)]
             await client.stream.send_all(b"".join(frame for _, frame in requests))
             before = -1.0
             while answered.value != before:

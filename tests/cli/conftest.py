@@ -39,9 +39,12 @@ class Cli(Protocol):
     def __call__(self, *arguments: str, stdin: bytes | None = None) -> Result: ...
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A real broker with files and HTTP; topics have names of their own."""
+    """A real broker with files and HTTP; topics have names of their own.
+
+    Not of the session: while it lives, caplog of other tests has the lines of brokers twice.
+    """
     with Broker(data_dir=tmp_path_factory.mktemp("broker"), http=True) as found:
         yield found
 

@@ -296,6 +296,7 @@ def test_worker_threads_of_a_loop_may_use_it(
     run(main)
 
 
+@pytest.mark.alone
 def test_ctrl_c_interrupts_a_wait_and_loses_nothing(
     client: tailrace.sync.Client, broker: Broker, topic: str
 ) -> None:

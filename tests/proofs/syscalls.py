@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,9 +36,11 @@ STORAGE_FAILED = 7
 CHAIN_MAX = 40  # points on one directory
 TOGETHER = 2  # brokers at a time
 SYNCS = ("fdatasync", "fsync", "syncfs")
-ERRORS = {
-    "EIO": (*SYNCS, "pwritev2", "rename", "pwrite64", "unlink", "ftruncate"),
-    "ENOSPC": ("pwritev2", "pwrite64", "rename", "openat", "mkdir", "ftruncate"),
+EIO, ENOSPC = "error=EIO", "error=ENOSPC"
+FAULTS: dict[str, tuple[str, ...]] = {  # and the calls they happen to
+    KILL: CALLS,
+    EIO: (*SYNCS, "pwritev2", "rename", "pwrite64", "unlink", "ftruncate"),
+    ENOSPC: ("pwritev2", "pwrite64", "rename", "openat", "mkdir", "ftruncate"),
 }
 
 
@@ -168,7 +170,7 @@ def judge(
     what = ", ".join(f"{hit.call} of {hit.path}" for hit in hits) + f": exit code {code}"
     assert "Traceback" not in stderr, f"{what}: {last}"
     assert broker.injection is not None
-    if broker.injection.fault == "error=ENOSPC":
+    if broker.injection.fault == ENOSPC:
         assert code == 0 or not ready, f"{what}: it must live on a full disk; {last}"
         return
     assert code in (0, 1, STORAGE_FAILED), f"{what}: {last}"
@@ -182,22 +184,24 @@ def judge(
 
 
 def prove(
-    kills: int | None, errors: int | None, folder: Path, *, erasing: bool = False
+    points: Mapping[str, int | None],
+    folder: Path,
+    watched: tuple[Baseline, Baseline],
+    *,
+    erasing: bool = False,
 ) -> dict[str, Result]:
-    """All runs; a number of points, None for every point, 0 for none.
+    """All runs; so many points of each fault, None for every point, 0 for none.
 
     A quarter of a sample is of starts on new directories. ``erasing``: each session has a key
-    erased, which a process of its own rewrites segments for.
+    erased, which a process of its own rewrites segments for; so did those that were watched.
     """
-    new, used = baselines(folder, erasing=erasing)
+    new, used = watched
     run = partial(run_all, erasing=erasing)
     found: dict[str, Result] = {}
-    for fault, calls, count in (
-        (KILL, CALLS, kills),
-        *((f"error={error}", calls, errors) for error, calls in ERRORS.items()),
-    ):
+    for fault, count in points.items():
         if count == 0:
             continue
+        calls = FAULTS[fault]
         below = folder / fault.partition("=")[2]
         below.mkdir()
         result = found.setdefault(fault, Result())
@@ -222,9 +226,9 @@ def main() -> int:
         print(reason, file=sys.stderr)
         return 1
     folder, began, failed = Path(tempfile.mkdtemp(prefix="tailrace-syscalls-")), time.monotonic(), 0
-    for fault, result in prove(
-        options.kills, options.errors, folder, erasing=options.erasing
-    ).items():
+    points = {KILL: options.kills, EIO: options.errors, ENOSPC: options.errors}
+    watched = baselines(folder, erasing=options.erasing)
+    for fault, result in prove(points, folder, watched, erasing=options.erasing).items():
         hits = ", ".join(f"{count} {call}" for call, count in sorted(result.hits.items()))
         exits = ", ".join(f"{count} x {code}" for code, count in sorted(result.exits.items()))
         print(

@@ -169,6 +169,7 @@ def test_nothing_is_left_behind() -> None:
         pass
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_it_starts_and_stops_in_milliseconds() -> None:
     with Broker():
