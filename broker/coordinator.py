@@ -16,9 +16,11 @@ Invariants:
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import trio
 
+from tailrace.broker import group_changes as changes
 from tailrace.broker.appender import Appender
 from tailrace.broker.assignment import Partition as PartitionKey
 from tailrace.broker.bell import Bell
@@ -27,27 +29,19 @@ from tailrace.broker.catalog import Topic
 from tailrace.broker.config import Config
 from tailrace.broker.group import Group
 from tailrace.broker.group_members import GroupSettings, Who
-from tailrace.broker.group_offsets import Committed, Offsets, Writes
-from tailrace.broker.group_record import (
-    RecordError,
-    offset_key,
-    offset_value,
-    read_key,
-    read_offset,
-    restore,
-    state_key,
-)
+from tailrace.broker.group_offsets import Offsets
+from tailrace.broker.group_record import RecordError, read_key, read_offset, restore
 from tailrace.broker.group_roster import EXPIRED
 from tailrace.broker.group_topics import TopicShape, TopicShapes
 from tailrace.broker.hosted_group import HostedGroup
 from tailrace.broker.lag_report import not_found
 from tailrace.broker.metrics import Metrics
-from tailrace.broker.offsets_log import OffsetsLog
-from tailrace.broker.offsets_shard import Entry, Shard
+from tailrace.broker.offsets_log import Done, OffsetsLog
+from tailrace.broker.offsets_shard import Shard
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.timers import Timers
 from tailrace.broker.topics import Topics
-from tailrace.broker.world import World
+from tailrace.broker.world import Offload, World
 from tailrace.protocol import texts, texts_group
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import (
@@ -64,9 +58,6 @@ OFFSETS = "__offsets"
 OFFSETS_PARTITIONS = 16
 LOAD_AGAIN_S = 1.0
 KEYS_AT_ONCE = 200  # taken in before others have their turn
-ENTRY_RECORDS = 1_000
-
-Answered = Callable[[TailraceError | None], None]
 
 
 class Coordinator:
@@ -242,25 +233,9 @@ class Coordinator:
 
     def commit(self, call: Call, request: CommitOffsetsRequest) -> None:
         """Answered when it is durable. T036 T044, and those of a write that fails."""
-        shard, hosted = self._present(request.group)
-        group = hosted.group
-        writes = group.check_commit(request, self._world.clock.wall_ms())
-
-        def done(error: TailraceError | None) -> None:
-            if error is not None:
-                group.failed()
-                self._drop_if_void(shard, hosted)
-                call.fail(error)
-                return
-            group.applied(writes.puts)
-            if writes.puts:
-                self._metrics.group_commits.of(group.name).inc(len(writes.puts))
-            code = next((f"T{one.code:03}" for one in writes.errors.values()), "ok")
-            call.answer(group.commit_response(request, writes), code=code)
-
-        if writes.puts:
-            shard.groups.setdefault(group.name, hosted)
-        shard.submit(Entry(_records(group, writes), done))
+        changes.commit(
+            *self._present(request.group), call, request, self._world.clock.wall_ms(), self._metrics
+        )
 
     def fetch(self, request: FetchOffsetsRequest) -> FetchOffsetsResponse:
         """What is committed, durably. T036."""
@@ -268,67 +243,13 @@ class Coordinator:
             return FetchOffsetsResponse(Offsets().fetch(request.partitions))
         return self._present(request.group)[1].group.fetch(request.partitions)
 
-    def reset(self, name: str, targets: Mapping[PartitionKey, int], answered: Answered) -> None:
-        """Move committed offsets, all of them or none; ``answered`` once. T036 T043 T044."""
-        shard, hosted = self._existing(name)
-        group = hosted.group
-        writes = group.check_reset(targets, self._world.clock.wall_ms())
+    def reset(self, name: str, targets: Mapping[PartitionKey, int], done: Done) -> None:
+        """Move committed offsets, all of them or none; ``done`` is told once. T036 T043 T044."""
+        changes.reset(*self._existing(name), targets, self._world.clock.wall_ms(), done)
 
-        def done(error: TailraceError | None) -> None:
-            if error is None:
-                group.applied(writes.puts)
-            else:
-                group.failed()
-            answered(error)
-
-        shard.submit(Entry(_records(group, writes), done))
-
-    def delete(self, name: str, answered: Answered) -> None:
-        """Forget a group; ``answered`` once. T036 T043 T044.
-
-        What was committed before goes first to the log, then the tombstones of all of it.
-        """
-        shard, hosted = self._existing(name)
-        group = hosted.group
-        group.check_empty()
-        hosted.leaving = True
-
-        def kept(error: TailraceError) -> None:
-            hosted.leaving = False
-            if group.dirty:
-                shard.changed(hosted)
-            answered(error)
-
-        def gone(error: TailraceError | None) -> None:
-            if error is not None:
-                kept(error)
-                return
-            del shard.groups[name]
-            hosted.forget()
-            self._metrics.forget_group(name)
-            answered(None)
-
-        def bury(error: TailraceError | None) -> None:
-            if error is not None:
-                kept(error)
-                return
-            shard.unchanged(hosted)
-            keys = [*(offset_key(name, key) for key in group.offsets), state_key(name)]
-            self._bury(shard, keys, gone)
-
-        shard.submit(Entry({}, bury))
-
-    def _bury(self, shard: Shard, keys: list[bytes], done: Answered) -> None:
-        """Write tombstones; the last ones report for all of them."""
-        chunks = [keys[at : at + ENTRY_RECORDS] for at in range(0, len(keys), ENTRY_RECORDS)]
-        for chunk in chunks[:-1]:
-            shard.submit(Entry(dict.fromkeys(chunk), _ignore))
-        shard.submit(Entry(dict.fromkeys(chunks[-1]), done))
-
-    def _drop_if_void(self, shard: Shard, hosted: HostedGroup) -> None:
-        """A group whose very first commit failed never was."""
-        if hosted.group.void:
-            shard.groups.pop(hosted.group.name, None)
+    def delete(self, name: str, done: Done) -> None:
+        """Forget a group; ``done`` is told once. T036 T043 T044."""
+        changes.delete(*self._existing(name), self._metrics, done)
 
     # ── topics ───────────────────────────────────────────────────────────────────────────────
 
@@ -353,9 +274,7 @@ class Coordinator:
 
     def _adapt(self, shard: Shard, hosted: HostedGroup, now: float) -> None:
         orphans = hosted.group.topics_changed(now, self._shapes)
-        for at in range(0, len(orphans), ENTRY_RECORDS):
-            keys = (offset_key(hosted.group.name, key) for key in orphans[at : at + ENTRY_RECORDS])
-            shard.submit(Entry(dict.fromkeys(keys), _ignore, lasting=True))
+        changes.bury_offsets(shard, hosted.group, orphans)
         hosted.look()
 
     # ── loading ──────────────────────────────────────────────────────────────────────────────
@@ -389,12 +308,7 @@ class Coordinator:
     async def _load(self, shard: Shard) -> None:
         """T031, T033; ``RecordError``."""
         began = self._world.clock.now()
-        values = await shard.log.replay(self._world.offload)
-        groups: dict[str, HostedGroup] = {}
-        for count, (key, value) in enumerate(values.items(), 1):
-            self._take_in(shard, groups, key, value)
-            if count % KEYS_AT_ONCE == 0:
-                await trio.lowlevel.checkpoint()
+        groups = await read_groups(shard.log, self._world.offload, partial(self._host, shard))
         now = trio.current_time()
         shard.loaded, shard.refusal, shard.groups = True, None, groups
         for hosted in groups.values():
@@ -409,24 +323,20 @@ class Coordinator:
                 extra={"event": "group.loaded", "code": None},
             )
 
-    def _take_in(
-        self, shard: Shard, groups: dict[str, HostedGroup], key: bytes, value: bytes
-    ) -> None:
+
+async def read_groups(
+    log: OffsetsLog, offload: Offload, host: Callable[[str], HostedGroup]
+) -> dict[str, HostedGroup]:
+    """The groups by name, as they were written. T031, T033; ``RecordError``."""
+    groups: dict[str, HostedGroup] = {}
+    for count, (key, value) in enumerate((await log.replay(offload)).items(), 1):
         name, partition = read_key(key)
-        hosted = groups.get(name)
-        if hosted is None:
-            hosted = groups[name] = self._host(shard, name)
+        if name not in groups:
+            groups[name] = host(name)
         if partition is None:
-            restore(hosted.group, value, trio.current_time())
+            restore(groups[name].group, value, trio.current_time())
         else:
-            hosted.group.applied({partition: read_offset(value)})
-
-
-def _records(group: Group, writes: Writes) -> dict[bytes, bytes | None]:
-    """What is to be written for a commit or reset."""
-    puts: Mapping[PartitionKey, Committed] = writes.puts
-    return {offset_key(group.name, key): offset_value(value) for key, value in puts.items()}
-
-
-def _ignore(error: TailraceError | None) -> None:
-    """Nobody waits for it."""
+            groups[name].group.applied({partition: read_offset(value)})
+        if count % KEYS_AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+    return groups

@@ -82,10 +82,6 @@ class Shard:
             hosted.stuck = self._failure
         self._wake()
 
-    def unchanged(self, hosted: HostedGroup) -> None:
-        """It does not any more."""
-        self._changed.pop(hosted, None)
-
     def write(self) -> None:
         """Begin to write what there is, unless a write is under way or must wait."""
         if self.log.busy or self._failure is not None:
@@ -104,6 +100,8 @@ class Shard:
                 break
             hosted = next(iter(self._changed))
             del self._changed[hosted]
+            if hosted.leaving:
+                continue  # its tombstones are on their way; if they fail, it is here again
             states.append((hosted, hosted.group.changes))
             key, value = state_key(hosted.group.name), state_value(hosted.group)
             records[key] = value

@@ -6,8 +6,9 @@ that a change of the broker's defaults reaches every topic that did not say othe
 
 from collections.abc import Mapping
 
+from tailrace.broker.catalog import INTERNAL_PREFIX
 from tailrace.broker.config import Config, TopicConfig, build_topic
-from tailrace.broker.config_check import FRAME_RESERVE_BYTES, check_topic
+from tailrace.broker.config_check import check_topic
 from tailrace.broker.config_values import Value, parse_value
 from tailrace.broker.settings import SETTINGS, Setting
 from tailrace.protocol import texts_config as texts
@@ -16,11 +17,11 @@ from tailrace.protocol.messages_admin import ConfigEntry
 INTERNAL = {
     "cleanup": "compact",
     "durability": "fsync",
+    "max_record": "16MiB",  # a group of 10,000 members takes one
     "on_full": "reject",
     "segment_size": "16MiB",  # what lies in the newest one is replayed as it was written
     "tombstone_retention": "1h",  # whoever reads it reads all of it
 }
-INTERNAL_RECORD_BYTES_MAX = 8 * 1024 * 1024
 NAMES = {s.name: s for s in SETTINGS.values() if s.per_topic}
 
 
@@ -37,11 +38,9 @@ def parse_overrides(topic: str, given: Mapping[str, str]) -> dict[str, str]:
     return overrides
 
 
-def internal(topic: str, config: Config) -> dict[str, str]:
+def internal(topic: str) -> dict[str, str]:
     """What a topic of the broker's own is made with, whatever its [topic] section says."""
-    request_bytes = config.limits.request_size_bytes - FRAME_RESERVE_BYTES
-    given = {**INTERNAL, "max_record": f"{min(INTERNAL_RECORD_BYTES_MAX, request_bytes)}B"}
-    return parse_overrides(topic, given)
+    return parse_overrides(topic, INTERNAL)
 
 
 def apply_changes(
@@ -73,8 +72,9 @@ def effective(
             setting, source = SETTINGS[f"topic.{name}"], f"topic '{topic}'"
             text, parsed = parse_value(setting, name, number, source)
             values[name] = Value(name, setting, text, parsed, setting.default, "cli", source)
-    for error in check_topic(values, request_size_bytes=config.limits.request_size_bytes):
-        raise error
+    if not topic.startswith(INTERNAL_PREFIX):  # those are the broker's, whatever clients may send
+        for error in check_topic(values, request_size_bytes=config.limits.request_size_bytes):
+            raise error
     return build_topic(values)
 
 

@@ -139,7 +139,7 @@ class Topics:
         """
         if (topic := self.catalog.find(name)) is not None:
             return topic
-        overrides = topic_config.internal(name, self._config)
+        overrides = topic_config.internal(name)
         async with self._change():
             await self._refresh()
             if (topic := self.catalog.find(name)) is not None:

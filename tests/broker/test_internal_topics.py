@@ -53,6 +53,6 @@ def test_they_are_beyond_the_limits_and_the_topic_section(tmp_path: Path) -> Non
             await find(client)
             (topic,) = (await client.metadata("__offsets")).topics
             assert len(topic.partitions) == 16
-            assert (topic.durability, topic.record_bytes_max) == ("fsync", 65_536)
+            assert (topic.durability, topic.record_bytes_max) == ("fsync", 16 << 20)
 
     run(main)
