@@ -34,11 +34,9 @@ from tailrace.protocol.messages_group import AWAY_EPOCH, JOIN_EPOCH, LEAVE_EPOCH
 
 SESSION_S = 10
 REBALANCE_S = 30
-TOPIC = b"t" * 16
 NAMES = ("ann", "bob", "cid", "dan")
 INSTANCES = {"cid": "c", "dan": "c"}  # the same one: each takes over from the other
 WHO = Who("client", "127.0.0.1", "1")
-SETTINGS = GroupSettings(assign_delay_s=0)
 
 some_member = st.sampled_from(NAMES)
 
@@ -57,14 +55,16 @@ class Client:
     fenced_for_good: bool = False
 
     def request(self, epoch: int) -> HeartbeatRequest:
-        owned = sorted({number for _, number in [*self.reading, *self.busy]})
+        owned: dict[bytes, list[int]] = {}
+        for topic_id, number in sorted([*self.reading, *self.busy]):
+            owned.setdefault(topic_id, []).append(number)
         return HeartbeatRequest(
             group="g",
             member_id=self.name,
             member_epoch=epoch,
             instance_id=INSTANCES.get(self.name),
             topics=("t",),
-            owned=(OwnedPartitions(TOPIC, tuple(owned)),) if owned else (),
+            owned=tuple(OwnedPartitions(topic, tuple(some)) for topic, some in owned.items()),
             session_timeout_ms=SESSION_S * 1000,
             rebalance_timeout_ms=REBALANCE_S * 1000,
             wait_ms=0,
@@ -98,7 +98,9 @@ class GroupModel(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.partitions = 4
-        self.group = Group("g", SETTINGS, self.shapes())
+        self.topic_id = b"0" * 16
+        self.settings = GroupSettings(assign_delay_s=0)
+        self.group = Group("g", self.settings, self.shapes())
         self.clients = {name: Client(name) for name in NAMES}
         self.lives: dict[str, int] = dict.fromkeys(NAMES, 0)
         self.to_group: list[tuple[str, int, int, HeartbeatRequest]] = []  # name, life, number
@@ -111,10 +113,12 @@ class GroupModel(RuleBasedStateMachine):
         self.generation = 0
 
     def shapes(self) -> TopicShapes:
-        return TopicShapes({"t": TopicShape(TOPIC, self.partitions)})
+        return TopicShapes({"t": TopicShape(self.topic_id, self.partitions)})
 
-    @initialize(members=st.lists(some_member, max_size=4))
-    def some_are_there(self, members: list[str]) -> None:
+    @initialize(members=st.lists(some_member, max_size=4), delay_s=st.sampled_from((0, 0.2)))
+    def some_are_there(self, members: list[str], delay_s: float) -> None:
+        self.settings = GroupSettings(assign_delay_s=delay_s)
+        self.group = Group("g", self.settings, self.shapes())
         for name in members:
             self.exchange(name)
             self.everybody_goes_on(done=True)
@@ -150,11 +154,11 @@ class GroupModel(RuleBasedStateMachine):
     @rule(name=some_member, number=st.integers(0, 8))
     def finish(self, name: str, number: int) -> None:
         """The record in hand is done: a partition is really given up."""
-        self.clients[name].busy.pop((TOPIC, number), None)
+        self.clients[name].busy.pop((self.topic_id, number), None)
 
     @rule(name=some_member, number=st.integers(0, 8), offset=st.integers(0, 50))
     def commit(self, name: str, number: int, offset: int) -> None:
-        key = (TOPIC, number)
+        key = (self.topic_id, number)
         client = self.clients[name]
         since = (client.reading | client.busy).get(key)
         if since is not None:
@@ -163,7 +167,7 @@ class GroupModel(RuleBasedStateMachine):
     @rule(name=some_member, data=st.data(), back=st.integers(0, 2))
     def commit_as_a_zombie(self, name: str, data: st.DataObject, back: int) -> None:
         """Of any partition, as of the present assignment or an older one."""
-        key = (TOPIC, data.draw(st.integers(0, self.partitions - 1)))
+        key = (self.topic_id, data.draw(st.integers(0, self.partitions - 1)))
         holding = self.group.ownership.holdings.get(key)
         self._commit(name, key, holding.since - back if holding else back, 99)
 
@@ -237,7 +241,7 @@ class GroupModel(RuleBasedStateMachine):
     def coordinator_restarts(self) -> None:
         """From its records; what is under way to it is lost."""
         old = self.group
-        self.group = Group("g", SETTINGS, self.shapes())
+        self.group = Group("g", self.settings, self.shapes())
         group_record.restore(self.group, group_record.state_value(old), self.now)
         self.group.applied(old.offsets)
         self.group.reloaded(self.now)
@@ -258,6 +262,16 @@ class GroupModel(RuleBasedStateMachine):
         self.group.topics_changed(self.now, self.shapes())
         self._look()
 
+    @precondition(lambda self: self.topic_id == b"0" * 16)
+    @rule()
+    def topic_is_made_anew(self) -> None:
+        """At once, under the same name: another topic."""
+        self.topic_id = bytes([self.topic_id[0] + 1]) * 16
+        self.group.topics_changed(self.now, self.shapes())
+        assert not self.group.offsets
+        assert all(topic_id == self.topic_id for topic_id, _ in self.group.ownership.holdings)
+        self._look()
+
     # ── what must hold ───────────────────────────────────────────────────────────────────────
 
     @invariant()
@@ -274,7 +288,7 @@ class GroupModel(RuleBasedStateMachine):
         if not self.group.stable or not len(self.group.members):
             return
         owners = self.group.ownership.owners()
-        assert set(owners) == {(TOPIC, number) for number in range(self.partitions)}
+        assert set(owners) == {(self.topic_id, number) for number in range(self.partitions)}
         loads = Counter(owners.values())
         counts = [loads[member] for member in self.group.members.ids()]
         assert max(counts) - min(counts) <= 1
@@ -349,10 +363,10 @@ class GroupModel(RuleBasedStateMachine):
     def _let_off(self, name: str, kept: HeartbeatRequest | None = None) -> None:
         """It lost what it has by a rule that it may not know of yet."""
         topics = kept.owned if kept else ()
-        owned = {number for topic in topics for number in topic.partitions}
+        owned = {(topic.topic_id, number) for topic in topics for number in topic.partitions}
         client = self.clients[name]
         for key, since in (client.reading | client.busy).items():
-            if key[1] not in owned:
+            if key not in owned:
                 self.let_off.add((key, since, name))
 
     def _look(self) -> None:
@@ -381,5 +395,5 @@ class GroupModel(RuleBasedStateMachine):
             self.let_off.add((key, since, owner))
 
 
-GroupModel.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+GroupModel.TestCase.settings = settings(deadline=None, max_examples=100, stateful_step_count=30)
 TestGroupModel = GroupModel.TestCase
