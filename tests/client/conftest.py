@@ -28,6 +28,28 @@ def broker() -> Iterator[Broker]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def shop(broker: Broker) -> Broker:
+    """A real broker with topics for groups: "orders" of 4 partitions, "bills" of 1."""
+    broker.create_topic("orders", 4)
+    broker.create_topic("bills", 1)
+    return broker
+
+
+@pytest.fixture
+def group(request: pytest.FixtureRequest) -> str:
+    """The name of a group that no other test uses."""
+    name: str = request.node.name
+    return name
+
+
+@pytest.fixture(params=["thread", "task"])
+def heartbeat(request: pytest.FixtureRequest) -> str:
+    """What keeps members alive."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
 def run(backend: str) -> Run:
     """Run an async function to its end; a test that hangs fails instead."""

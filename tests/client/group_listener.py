@@ -15,6 +15,13 @@ from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import HeartbeatRequest, Rebalance
 from tailrace.protocol.messages_group import LEAVE_EPOCH
 
+ALL = {0, 1, 2, 3}  # the partitions of "orders"
+
+
+def at(partition: int) -> TopicPartition:
+    """One of them."""
+    return TopicPartition("orders", partition)
+
 
 class Listening:
     """``Listener``: gives up at once what is withdrawn, unless told to keep it."""

@@ -8,7 +8,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 
 import anyio
 import pytest
@@ -17,18 +16,10 @@ import tailrace
 from tailrace.client.member import Member, MemberOptions
 from tailrace.client.records import TopicPartition
 from tailrace.testing import Broker
-from tests.client.group_listener import Listening, member, settle
+from tests.client.group_listener import ALL, Listening, member, settle
 from tests.client.world import Run, until
 
 NAME = "tailrace.heart"
-ALL = {0, 1, 2, 3}
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[Broker]:
-    with Broker() as running:
-        running.create_topic("orders", 4)
-        yield running
 
 
 def threads() -> list[threading.Thread]:
@@ -40,10 +31,10 @@ def script(body: str) -> list[str]:
 
 
 def test_one_thread_serves_all_members_of_a_client_and_ends_with_the_last(
-    run: Run, broker: Broker
+    run: Run, shop: Broker
 ) -> None:
     async def main() -> None:
-        async with tailrace.connect(broker.url) as client:
+        async with tailrace.connect(shop.url) as client:
             assert threads() == []
             members: list[Member] = []
             for group in ("a", "b", "c"):
@@ -62,17 +53,17 @@ def test_one_thread_serves_all_members_of_a_client_and_ends_with_the_last(
     run(main)
 
 
-def test_thread_ends_with_a_client_that_was_not_closed_well(run: Run, broker: Broker) -> None:
+def test_thread_ends_with_a_client_that_was_not_closed_well(run: Run, shop: Broker) -> None:
     async def main() -> None:
         listening = Listening()
         with anyio.CancelScope() as scope:
-            async with tailrace.connect(broker.url) as client:
+            async with tailrace.connect(shop.url) as client:
                 options = MemberOptions("crashed", ("orders",), commit_interval=None)
                 listening.member = Member(client, options, listening)
                 await listening.member.join()
                 scope.cancel()
         await until(lambda: threads() == [])
-        async with member(broker.url, "crashed", "orders") as other:
+        async with member(shop.url, "crashed", "orders") as other:
             await until(lambda: other.has == ALL)  # at once: it said goodbye all the same
 
     run(main)
@@ -80,10 +71,10 @@ def test_thread_ends_with_a_client_that_was_not_closed_well(run: Run, broker: Br
 
 @pytest.mark.slow
 def test_blocked_loop_costs_no_session_and_is_named_while_it_is_blocked(
-    run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
+    run: Run, shop: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        async with member(broker.url, "blocked", "orders", session_timeout=1.0) as one:
+        async with member(shop.url, "blocked", "orders", session_timeout=1.0) as one:
             await until(lambda: one.has == ALL)
             time.sleep(2.5)  # noqa: ASYNC251 that is the point
             in_time = [record for record in caplog.records if "T050" in record.getMessage()]
@@ -100,7 +91,7 @@ def test_blocked_loop_costs_no_session_and_is_named_while_it_is_blocked(
 
 
 @pytest.mark.slow
-def test_stopped_process_comes_back_fenced_and_joins_again(broker: Broker) -> None:
+def test_stopped_process_comes_back_fenced_and_joins_again(shop: Broker) -> None:
     body = f"""
         import anyio, sys
         sys.path.insert(0, {os.getcwd()!r})
@@ -108,7 +99,7 @@ def test_stopped_process_comes_back_fenced_and_joins_again(broker: Broker) -> No
         from tests.client.world import until
 
         async def main():
-            async with member({broker.url!r}, "paused", "orders", session_timeout=1.0) as one:
+            async with member({shop.url!r}, "paused", "orders", session_timeout=1.0) as one:
                 await until(lambda: len(one.has) == 4)
                 print("joined", flush=True)
                 await until(lambda: bool(one.losses))
@@ -123,7 +114,7 @@ def test_stopped_process_comes_back_fenced_and_joins_again(broker: Broker) -> No
         assert process.stdout is not None
 
         async def main() -> None:
-            async with member(broker.url, "paused", "orders", session_timeout=1.0) as two:
+            async with member(shop.url, "paused", "orders", session_timeout=1.0) as two:
                 os.kill(process.pid, signal.SIGSTOP)
                 await until(lambda: two.has == ALL)
                 await settle(two)
@@ -141,16 +132,16 @@ def test_stopped_process_comes_back_fenced_and_joins_again(broker: Broker) -> No
             process.kill()
 
 
-def test_nothing_keeps_an_interpreter_from_its_end(broker: Broker) -> None:
+def test_nothing_keeps_an_interpreter_from_its_end(shop: Broker) -> None:
     body = f"""
         import asyncio, sys, threading
         import tailrace
         from tailrace.client.member import Member, MemberOptions
         sys.path.insert(0, {os.getcwd()!r})
-        from tests.client.group_listener import Listening
+        from tests.client.group_listener import ALL, Listening
 
         async def main():
-            client = await tailrace.connect({broker.url!r}).__aenter__()
+            client = await tailrace.connect({shop.url!r}).__aenter__()
             listening = Listening()
             listening.member = Member(client, MemberOptions("left", ("orders",)), listening)
             await listening.member.join()
@@ -171,9 +162,9 @@ def test_nothing_keeps_an_interpreter_from_its_end(broker: Broker) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_forked_child_has_no_thread_and_harms_nobody(run: Run, broker: Broker) -> None:
+def test_forked_child_has_no_thread_and_harms_nobody(run: Run, shop: Broker) -> None:
     async def main() -> None:
-        async with member(broker.url, "forked", "orders", session_timeout=1.5) as one:
+        async with member(shop.url, "forked", "orders", session_timeout=1.5) as one:
             await until(lambda: one.has == ALL)
             child = os.fork()
             if child == 0:
@@ -182,7 +173,7 @@ def test_forked_child_has_no_thread_and_harms_nobody(run: Run, broker: Broker) -
                 os._exit(0 if quiet else 1)
             _, status = os.waitpid(child, 0)  # noqa: ASYNC222 it ends at once
             assert os.waitstatus_to_exitcode(status) == 0
-            async with member(broker.url, "forked", "orders", session_timeout=1.5) as two:
+            async with member(shop.url, "forked", "orders", session_timeout=1.5) as two:
                 await until(lambda: len(one.has) == len(two.has) == 2)
                 assert one.losses == []
 
