@@ -1,5 +1,6 @@
 """The coordinator on a disk that is full, damaged or gone; and whoever stops waiting."""
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -8,20 +9,34 @@ from pathlib import Path
 import pytest
 import trio
 
-from tailrace.broker import group_record, topic_config
+from tailrace.broker import group_record, hosted_group, topic_config
 from tailrace.broker.coordinator import Coordinator
+from tailrace.broker.offsets_log import OffsetsLog
 from tailrace.broker.server import Server
-from tailrace.broker.world import World
+from tailrace.broker.world import Offload, World
 from tailrace.protocol.errors import CoordinatorLoading, PartitionOffline, StorageFull
 from tailrace.protocol.messages import (
+    CommitOffsetsRequest,
+    CommitOffsetsResponse,
+    DeleteGroupRequest,
+    DeleteGroupResponse,
+    DescribeGroupRequest,
+    DescribeGroupResponse,
     DescribeTopicsRequest,
     DescribeTopicsResponse,
+    FetchOffsetsRequest,
+    FetchOffsetsResponse,
     HeartbeatResponse,
+    ListGroupsRequest,
+    ListGroupsResponse,
+    Request,
+    Response,
 )
 from tailrace.simulation.life import Life
+from tailrace.storage.directory import partition_name
 from tailrace.testing.real_disk import ProbedDisk, Unsynced
 from tests.broker.harness import Client, Settings, connected, run, serving
-from tests.broker.members import Member, committed, loaded
+from tests.broker.members import Member, commit, committed, committing, find, loaded
 
 AT_ONCE: Settings = {"group.assign_delay": "0ms", "group.session_timeout_min": "100ms"}
 
@@ -169,5 +184,128 @@ def test_a_topic_deleted_while_nobody_looked_leaves_no_offsets(
                 assert await loaded(client, "g") == {(kept_id, 0): 2}
                 member.client = client
                 assert [one.topic for one in (await member.join()).assigned] == ["refunds"]
+
+    run(main)
+
+
+def test_while_it_loads_it_says_so_and_everything_else_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay, allowed = OffsetsLog.replay, trio.Event()
+
+    async def held_up(self: OffsetsLog, offload: Offload) -> dict[bytes, bytes]:
+        await allowed.wait()
+        return await replay(self, offload)
+
+    monkeypatch.setattr(OffsetsLog, "replay", held_up)
+
+    async def main() -> None:
+        async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+            topic_id = await client.create("orders")
+            member = Member(client, "m1")
+            await member.join()  # there is nothing to be loaded yet
+            await member.commit(topic_id, 0, 1)
+        async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+            member.client = client
+            assert (await client.produce(topic_id, [b"on"])).error is None
+            assert await find(client) is not None
+            requests: list[tuple[Request, type[Response]]] = [
+                (member.request(), HeartbeatResponse),
+                (FetchOffsetsRequest("g", None), FetchOffsetsResponse),
+                (ListGroupsRequest(), ListGroupsResponse),
+                (DescribeGroupRequest("g"), DescribeGroupResponse),
+                (DeleteGroupRequest("g"), DeleteGroupResponse),
+            ]
+            for request, kind in requests:
+                with pytest.raises(CoordinatorLoading, match="T036"):
+                    await client.ask(request, kind)
+            with pytest.raises(CoordinatorLoading):
+                await member.commit(topic_id, 0, 2)
+            allowed.set()
+            assert await loaded(client, "g") == {(topic_id, 0): 1}
+            assert (await member.beat()).members == 1
+
+    run(main)
+
+
+def test_a_damaged_batch_costs_what_it_held_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+            topic_id = await client.create("orders", 2)
+            number = (await find(client)).partition
+            (offsets,) = (await client.metadata("__offsets")).topics
+            await commit(client, "g", committing(topic_id, 0, 111))
+            await commit(client, "g", committing(topic_id, 1, 222))
+        name = partition_name(offsets.topic_id, number)
+        (file,) = (tmp_path / "data" / "topics" / name).glob("*.log")
+        with file.open("r+b") as damaged:
+            damaged.seek(90)  # in the first batch, behind its header
+            damaged.write(b"\xff\xff")
+        async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+            assert await loaded(client, "g") == {(topic_id, 1): 222}
+        assert any("group.records_lost" in str(one.__dict__) for one in caplog.records)
+
+    run(main)
+
+
+# ── time ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nobody_is_late_because_the_broker_stood_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosted_group, "AWAY_S", 0.1)
+
+    async def main() -> None:
+        async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+            await client.create("orders")
+            member = Member(client, "m1", session_timeout_ms=300)
+            await member.join()
+            time.sleep(0.6)  # noqa: ASYNC251 - that is the point
+            await trio.sleep(0.05)
+            assert (await member.beat()).members == 1
+
+    run(main)
+
+
+# ── order ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_comes_at_once_is_written_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, AT_ONCE) as (server, ready), connected(ready) as client:
+            topic_id = await client.create("orders", 15)
+            await commit(client, "g", committing(topic_id, 0, 1))
+            before = server.metrics.append_duration.count
+            sent = [
+                await client.send(CommitOffsetsRequest("g", "", (committing(topic_id, number, 7),)))
+                for number in range(15)
+            ]
+            for number in sent:
+                answer = await client.wait(number)
+                assert isinstance(answer.message, CommitOffsetsResponse)
+            assert server.metrics.append_duration.count - before < 15
+            assert set((await committed(client, "g")).values()) == {7}
+
+    run(main)
+
+
+def test_a_deletion_takes_along_what_was_committed_just_before(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+            topic_id = await client.create("orders")
+            await commit(client, "g", committing(topic_id, 0, 1))
+            commits = CommitOffsetsRequest("g", "", (committing(topic_id, 0, 2),))
+            first = await client.send(commits)
+            second = await client.send(DeleteGroupRequest("g"))
+            third = await client.send(commits)
+            assert isinstance((await client.wait(first)).message, CommitOffsetsResponse)
+            assert isinstance((await client.wait(second)).message, DeleteGroupResponse)
+            assert isinstance((await client.wait(third)).message, CoordinatorLoading)
+            assert await committed(client, "g") == {}
+        async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
+            assert await loaded(client, "g") == {}
 
     run(main)
