@@ -60,17 +60,7 @@ def assemble(
     ballast = Ballast(world.disk, directory.path, world.ballast_bytes_max)
     time = Timekeeper(world.clock, world.disk, directory.clock_path)
     shelf = _shelf(world, config, metrics, health, directory, time, ballast)
-    flusher = Flusher(
-        *(world.disk, directory.path, world.offload.dedicated("sync"), world.clock, metrics),
-        answered=outbox.flush,
-        failed=storage_failed,
-    )
-    appender = Appender(
-        *(world.clock, flusher, metrics),
-        maybe=world.maybe,
-        answered=outbox.flush,
-        failed=storage_failed,
-    )
+    flusher, appender = _writers(world, directory, metrics, outbox, storage_failed)
     erasures = Erasures(registry, time.age_ms)
     topics = Topics(world, config, registry, shelf, flusher, erasures, metrics)
     groups = Coordinator(
@@ -111,14 +101,7 @@ def assemble(
     eraser = Eraser(
         *(world, shelf, flusher, erasures), rate_bytes=config.storage.cleaner_rate_bytes
     )
-
-    def topics_changed() -> None:
-        groups.topics_changed()
-        look_soon()
-
-    topics.changed = topics_changed
-    janitor.room.open_wanting = topics.open_wanting
-    _let_read(node)
+    _connect(node, janitor, look_soon)
     return Parts(node, janitor, eraser, watcher)
 
 
@@ -145,8 +128,36 @@ def _shelf(
     )
 
 
-def _let_read(node: Node) -> None:
-    """Where scrapes and probes find what they show."""
+def _writers(
+    world: World,
+    directory: DataDirectory,
+    metrics: Metrics,
+    outbox: Outbox,
+    failed: Callable[[BrokerError], None],
+) -> tuple[Flusher, Appender]:
+    flusher = Flusher(
+        *(world.disk, directory.path, world.offload.dedicated("sync"), world.clock, metrics),
+        answered=outbox.flush,
+        failed=failed,
+    )
+    appender = Appender(
+        *(world.clock, flusher, metrics),
+        maybe=world.maybe,
+        answered=outbox.flush,
+        failed=failed,
+    )
+    return flusher, appender
+
+
+def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> None:
+    """Who is told of changes, and where scrapes and probes find what they show."""
+
+    def topics_changed() -> None:
+        node.groups.topics_changed()
+        look_soon()
+
+    node.topics.changed = topics_changed
+    janitor.room.open_wanting = node.topics.open_wanting
     node.metrics.partitions = node.shelf.gauges
     node.metrics.groups = node.lag.gauges
     node.metrics.prepare = lambda: node.lag.refresh(node.groups.all())

@@ -117,8 +117,9 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     ),
     (
         texts_group.coordinator_loading("billing", broker="n1"),
-        "The group's coordinator has just started and replays its offsets.",
-        "Nothing to do: clients ask again.",
+        "The group's coordinator has just started and replays its offsets; or a change of the "
+        "group cannot be written down, as the disk is full, and nobody may be told of it before.",
+        "Nothing to do: clients ask again. If it stays, look at the broker's disk.",
     ),
     (
         texts.offset_not_available("orders", 2, epoch=7),
