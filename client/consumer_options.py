@@ -142,9 +142,9 @@ def _group(
     name: str | None, given: OfGroups, partitions: Sequence[TopicPartition] | None
 ) -> GroupOptions | None:
     if name is None:
-        for key, default in OF_GROUPS.items():
-            if given[key] != default:  # type: ignore[literal-required]
-                raise _bad(key, given[key], "left out", "It needs group='name'.")  # type: ignore[literal-required]
+        for key, value in given.items():
+            if value != OF_GROUPS[key]:
+                raise _bad(key, value, "left out", "It needs group='name'.")
         return None
     if partitions is not None:
         hint = "A group is told by the broker what to read: give topics instead."

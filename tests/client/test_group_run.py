@@ -15,8 +15,8 @@ from tailrace.client.run import Lanes, Taken
 from tailrace.testing import Broker
 from tests.client.fake_member import FakeMember
 from tests.client.fetch_broker import FetchWorld
+from tests.client.grouping import member, rest
 from tests.client.test_consumer import numbers, seeded
-from tests.client.test_group_reading import member, rest
 from tests.client.test_holdings import ONE, ZERO, Joined, joined
 from tests.client.test_run import keyed, runnable
 from tests.client.world import Run, until
