@@ -2,9 +2,12 @@
 
 Long tests come first, so that no process is left with one at the end. A test marked ``alone``
 measures the machine, in seconds say: no other test of the run is under way then.
+
+Every property is tried with ``HYPOTHESIS_EXAMPLES`` examples (200; a night has 20,000).
 """
 
 import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -12,6 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile(
+    "tailrace", max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "200")), deadline=None
+)
+settings.load_profile("tailrace")
 
 LOCKS = pytest.StashKey[Path]()  # a folder that the processes of a run share; only there if many
 

@@ -395,5 +395,5 @@ class GroupModel(RuleBasedStateMachine):
             self.let_off.add((key, since, owner))
 
 
-GroupModel.TestCase.settings = settings(deadline=None, max_examples=100, stateful_step_count=30)
+GroupModel.TestCase.settings = settings(stateful_step_count=30)
 TestGroupModel = GroupModel.TestCase

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tailrace.protocol import columns as columns_module, compression, packing
 from tailrace.protocol.batch import (
@@ -63,7 +63,6 @@ def scan(data: bytes | bytearray) -> BatchHeader:
 
 
 @given(records, compressions, st.integers(0, 2**40), st.integers(0, 2**31 - 1))
-@settings(deadline=None, max_examples=60)
 def test_produced_records_are_read_back_from_the_log(
     rows: list[tuple[Any, ...]], how: Compression, base_offset: int, epoch: int
 ) -> None:
@@ -93,7 +92,6 @@ def test_produced_records_are_read_back_from_the_log(
 
 
 @given(records, st.lists(st.integers(1, 300), min_size=40, max_size=40), st.integers(0, 9))
-@settings(deadline=None, max_examples=60)
 def test_a_thinned_batch_keeps_offsets_and_the_range_it_had(
     rows: list[tuple[Any, ...]], gaps: list[int], removed_behind: int
 ) -> None:
@@ -109,7 +107,6 @@ def test_a_thinned_batch_keeps_offsets_and_the_range_it_had(
 
 
 @given(st.data(), records)
-@settings(deadline=None, max_examples=40)
 def test_the_second_writer_agrees_byte_for_byte(
     data: st.DataObject, rows: list[tuple[Any, ...]]
 ) -> None:
@@ -152,7 +149,6 @@ def test_the_second_writer_agrees_byte_for_byte(
 
 
 @given(st.binary(max_size=300), st.integers(0, 4))
-@settings(deadline=None, max_examples=200)
 def test_arbitrary_sections_give_columns_or_a_batch_error(section: bytes, codec: int) -> None:
     header = scan(encode_batch(SEED, values=[b"v", b"w"], timestamps=NOW_MS))
     length = header.batch_length - (header.size_bytes - 85) + len(section)
@@ -165,7 +161,6 @@ def test_arbitrary_sections_give_columns_or_a_batch_error(section: bytes, codec:
 
 
 @given(st.binary(min_size=85, max_size=200))
-@settings(deadline=None)
 def test_arbitrary_bytes_are_no_batch(data: bytes) -> None:
     found = scan_one(memoryview(data), 0, SEED)
     assert isinstance(found, BadBatch | EndOfLog)

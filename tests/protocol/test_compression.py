@@ -8,7 +8,7 @@ from pathlib import Path
 import lz4.frame
 import pytest
 import zstandard
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from xxhash import xxh32_intdigest
 
 from tailrace.protocol.compression import (
@@ -43,7 +43,6 @@ def peak_kib() -> int:
 
 @BOTH
 @given(seed=st.binary(min_size=1, max_size=200), times=st.integers(1, 200))
-@settings(deadline=None, max_examples=60)
 def test_documents_come_back(codec: int, seed: bytes, times: int) -> None:
     document = seed * times
     frame = compress(document, codec)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from tailrace.protocol.batch import BatchHeader, decode_columns, encode_entry, parse_header
 from tailrace.protocol.batch_header import ATTRIBUTE_DELETE_HORIZON
@@ -61,7 +61,6 @@ def newest(batches: Sequence[Keys]) -> list[list[int]]:
     ]
 
 
-@settings(deadline=None)
 @given(BATCHES, st.integers(1, 20), st.integers(0, 1 << 63))
 def test_the_newest_of_each_key_stays(batches: list[Keys], keys_max: int, seed: int) -> None:
     stay, findings, _ = surveyed(batches, 0, keys_max=keys_max, seed=seed)
@@ -70,7 +69,6 @@ def test_the_newest_of_each_key_stays(batches: list[Keys], keys_max: int, seed: 
     assert findings.keyless == sum(list(keys).count(None) for keys in batches)
 
 
-@settings(deadline=None)
 @given(BATCHES, BATCHES, st.integers(1, 20))
 def test_behind_a_clean_part_the_result_is_that_of_the_whole(
     before: list[Keys], after: list[Keys], keys_max: int

@@ -199,5 +199,5 @@ class LogModel(RuleBasedStateMachine):
                 assert value in found[one.base]
 
 
-LogModel.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=25)
+LogModel.TestCase.settings = settings(stateful_step_count=25)
 TestLogModel = LogModel.TestCase

@@ -442,7 +442,7 @@ def test_any_truncation_of_a_small_log(tmp_path: Path) -> None:
         check(tmp_path, kept, 2)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), flushed=st.integers(0, 9))
 def test_any_damage_to_any_range(tmp_path: Path, data: st.DataObject, flushed: int) -> None:
     (tmp_path / "log").mkdir(exist_ok=True)

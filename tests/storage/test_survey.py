@@ -98,9 +98,7 @@ def test_a_key_that_comes_back_after_its_tombstone_stays(tmp_path: Path) -> None
     assert records(cleaner.log) == {1: (b"a", b"again")}
 
 
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), keys_max=st.integers(1, 12))
 def test_any_history_comes_to_what_a_dict_has(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, keys_max: int
