@@ -169,8 +169,11 @@ class Coordinator:
         return self._existing(name)[1].group
 
     def expire_member(self, name: str, member_id: str) -> None:
-        """As if its session had run out now: for tests. T043, T036."""
+        """As if its session had run out now: for tests. T043, T036; ValueError for no member."""
         _, hosted = self._existing(name)
+        if member_id not in hosted.group.members:
+            known = ", ".join(hosted.group.members.ids()) or "nobody"
+            raise ValueError(f"{member_id!r} is no member of group {name!r}; there are: {known}")
         hosted.group.leave(trio.current_time(), member_id, reason=EXPIRED)
         hosted.look()
 

@@ -143,6 +143,11 @@ class Server:
         if self._node is not None:
             await self._node.lag.look()
 
+    def expire_member(self, group: str, member_id: str) -> None:
+        """As if a session had run out now, for tests. T043 T036; ValueError: no such member."""
+        assert self._node is not None, "not started"
+        self._node.groups.expire_member(group, member_id)
+
     def open_requests(self) -> list[str]:
         """What every connection is waiting for, one line each."""
         if self._node is None:

@@ -1,7 +1,7 @@
 """``Broker``: a real broker for tests, started in milliseconds, with data at hand.
 
-``records.Records`` is what needs nothing but a URL; here is the process itself: faults, clock,
-kill and restart.
+``Records`` and ``Groups`` are what needs nothing but a URL; here is the process itself: faults,
+clock, kill and restart.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from types import TracebackType
 
 from tailrace.client.records import ConfigValue
 from tailrace.testing.faults import Faults
+from tailrace.testing.groups import Groups
 from tailrace.testing.machine import MEMORY_DIR, Machine
 from tailrace.testing.process import Process
-from tailrace.testing.records import Records
 
 EVENTS_SHOWN = 20
 DEFAULTS = {
@@ -22,7 +22,7 @@ DEFAULTS = {
 }
 
 
-class Broker(Records):
+class Broker(Groups):
     """A broker that serves from its construction until ``stop``.
 
     ``data_dir`` None: the log is in memory. ``config`` takes the keys of the configuration file
@@ -103,6 +103,14 @@ class Broker(Records):
             raise ValueError("time only goes forward")
         self._machine.clock.shift_ms += round(moved * 1000)
         self.process.run_janitor()
+
+    def expire_member(self, group: str, member_id: str) -> None:
+        """End a member's session now, as if it had been silent for too long.
+
+        Its id is in ``client.admin.describe_group(group).member_list``; ValueError if it is none.
+        GroupNotFound T043. A consumer that lives joins again, under the same id.
+        """
+        self.process.expire_member(group, member_id)
 
     def events(self, last: int = EVENTS_SHOWN) -> list[dict[str, object]]:
         """The newest log lines of this broker, oldest first, as JSON has them."""

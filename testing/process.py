@@ -112,6 +112,12 @@ class Process:
 
         self.call(clean)
 
+    def expire_member(self, group: str, member_id: str) -> None:
+        """See ``Broker.expire_member``."""
+        server = self._server
+        assert server is not None
+        self.call_sync(lambda: server.expire_member(group, member_id))
+
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()

@@ -10,7 +10,7 @@ from tailrace.testing.records import Records
 
 
 class RemoteBroker(Broker):
-    """Topics and records work; whatever needs the process skips the test."""
+    """Topics, records and groups work; whatever needs the process skips the test."""
 
     def __init__(self, url: str) -> None:
         Records.__init__(self, url)
@@ -35,6 +35,9 @@ class RemoteBroker(Broker):
         self, *, seconds: float = 0, minutes: float = 0, hours: float = 0, days: float = 0
     ) -> None:
         _skip("advance()")
+
+    def expire_member(self, group: str, member_id: str) -> None:
+        _skip("expire_member()")
 
     def events(self, last: int = 20) -> list[dict[str, object]]:
         _skip("events()")
