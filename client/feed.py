@@ -5,7 +5,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakMethod
 
@@ -118,13 +118,17 @@ class Feed:
         holdings = Holdings(self, group, close_timeout=self.options.close_timeout)
         try:
             await holdings.open()
-            self.group, self._guard = holdings, Guard("Consumer")
+            self.group = holdings
         finally:
             if self.group is None:
                 holdings.abandon()
                 self.buffers.clear()
             self._joining.set()
             self._joining = None
+        if self.closed:  # meanwhile
+            await holdings.close()
+            raise texts_client.already_closed("Consumer")
+        self._guard = Guard("Consumer")
 
     def add(
         self, at: TopicPartition, topic_id: bytes, position: int, *, stop: int | None
@@ -140,15 +144,18 @@ class Feed:
             take(buffer)
         return buffer
 
-    def remove(self, buffer: PartitionBuffer) -> None:
-        """Read it no more."""
+    def remove(self, buffers: Sequence[PartitionBuffer]) -> None:
+        """Read these no more."""
         self.jumped()
-        del self.buffers[buffer.at]
-        self.fetcher.remove(buffer)
-        if buffer.source is not None:
-            buffer.source.remove(buffer)
-        for _, leave in self._takers:
-            leave(buffer)
+        for buffer in buffers:
+            del self.buffers[buffer.at]
+            self.fetcher.remove(buffer)
+            if buffer.source is not None:
+                buffer.source.remove(buffer)
+            for _, leave in self._takers:
+                leave(buffer)
+        if self.sources:
+            self.fetcher.pump()  # there is more room for the others now
 
     async def offsets(
         self, partitions: Mapping[TopicPartition, object] | list[TopicPartition], at: At

@@ -105,8 +105,6 @@ class Fetcher:
         buffer.give_up()
         self._buffers[buffer.at.topic].remove(buffer)
         self._wanting.pop(buffer, None)
-        if self._wanting:
-            self.pump()  # there is more room for them now
 
     def consider(self, buffer: PartitionBuffer) -> None:
         """Some of it was taken, or it was sought or resumed: it may want more now."""

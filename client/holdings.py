@@ -12,7 +12,7 @@ be committed and tell it when a record in hand is done. Invariants:
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -59,6 +59,7 @@ class Holdings:
         self._changed: anyio.Event | None = None  # of what is expected, while somebody waits
         self._released: dict[TopicPartition, Holding] = {}  # their last commit may be on its way
         self._releasing: dict[TopicPartition, CommitPoint] | None = None
+        self._begun = False  # partitions came, or the group was stable without any for this member
         self._stepping_out = False
         automatic = options.commit == "after"
         self.member = Member(
@@ -127,8 +128,9 @@ class Holdings:
 
     @property
     def expecting(self) -> bool:
-        """Whether partitions were assigned whose places are still being asked for."""
-        return bool(self._expected) and self.trouble is None
+        """Whether partitions are about to come: the first ones, or those that were assigned."""
+        well = self.trouble is None and self.member.trouble is None
+        return well and bool(self._expected or not self._begun)
 
     # ── Listener: partitions come ────────────────────────────────────────────────────────────
 
@@ -159,6 +161,7 @@ class Holdings:
     def _hold(self, assignment: Assignment, place: Place) -> None:
         del self._expected[assignment.at]
         self._released.pop(assignment.at, None)
+        self._begun = True
         buffer = self._feed.add(assignment.at, assignment.topic_id, place.position, stop=place.stop)
         self._held[assignment.at] = Holding(assignment, buffer, place)
         if place.wrong is not None:
@@ -184,28 +187,27 @@ class Holdings:
         for at in partitions:
             if self._expected.pop(at, None) is not None:
                 self.member.released(at)
-            elif (holding := self._held.get(at)) is not None:
-                self._stop_reading(holding)
+        self._stop_reading(partitions)
         self.look()
         self._tell_change()
 
     def lost(self, partitions: Sequence[TopicPartition], reason: str) -> None:
         """These are another member's already."""
+        self._stop_reading(partitions)
         for at in partitions:
             self._expected.pop(at, None)
-            if (holding := self._held.get(at)) is not None:
-                self._stop_reading(holding)
             holding = self._leaving.pop(at, None) or self._released.pop(at, None)
             if holding is not None:
                 self.losses.note(holding, self._stands_at(holding), reason)
         self._tell_change()
 
-    def _stop_reading(self, holding: Holding) -> None:
-        """What is at hand of it is discarded unseen; where it stands is kept."""
-        at = holding.buffer.at
-        holding.leaving = True
-        self._feed.remove(holding.buffer)
-        self._leaving[at] = self._held.pop(at)
+    def _stop_reading(self, partitions: Iterable[TopicPartition]) -> None:
+        """What is at hand of them is discarded unseen; where they stand is kept."""
+        holdings = [self._held.pop(at) for at in partitions if at in self._held]
+        self._feed.remove([holding.buffer for holding in holdings])
+        for holding in holdings:
+            holding.leaving = True
+            self._leaving[holding.buffer.at] = holding
 
     def look(self) -> None:
         """A record is done, or committed: what was withdrawn may be free by now."""
@@ -280,6 +282,11 @@ class Holdings:
             return self._releasing
         return {h.buffer.at: point for h in self.all() if (point := h.processed) is not None}
 
+    def status_changed(self) -> None:
+        """It may be the end of a rebalance, and with it of reading."""
+        self._begun = self._begun or not self.member.rebalancing
+        self._tell_change()
+
     def failed(self, error: TailraceError) -> None:
         """Nothing more can be read."""
         self._feed.fetcher.fail(error)
@@ -323,8 +330,7 @@ class Holdings:
     def pause_all(self) -> None:
         """Hand out nothing more, until ``step_in``."""
         self._stepping_out = True
-        for holding in list(self._held.values()):
-            self._stop_reading(holding)
+        self._stop_reading(list(self._held))
         self._tell_change()
 
     async def step_out(self, reason: str) -> None:

@@ -70,6 +70,10 @@ class Listener(Protocol):
         """The group is stable and this member has nothing: T071, once until that changes."""
         ...
 
+    def status_changed(self) -> None:
+        """``Member.rebalancing`` may be another than it was."""
+        ...
+
     def failed(self, error: TailraceError) -> None:
         """It is no member any more, for good: T042 (another has its instance id), T070, T082 …
 

@@ -276,6 +276,7 @@ class Member:
             self._listener.idle(status.partitions, status.members)
         self._idle = idle
         self._answered.set()
+        self._listener.status_changed()
 
     def _unreachable(self, told: Unreachable) -> None:
         self.trouble = told.reason

@@ -48,6 +48,7 @@ class FakeMember:
         self.joined += 1
         if self.assign_on_join:
             self.listener.assigned(self.assign_on_join)
+        self.listener.status_changed()
 
     def released(self, at: TopicPartition) -> None:
         point = self.listener.committable().get(at)

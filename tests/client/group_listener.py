@@ -44,6 +44,9 @@ class Listening:
             self.has.add(one.partition)
         self.on_assigned()
 
+    def status_changed(self) -> None:
+        """Nothing here waits for it."""
+
     def withdrawn(self, partitions: Sequence[TopicPartition]) -> None:
         for at in partitions:
             self.withdrawals.append(at.partition)

@@ -1,6 +1,5 @@
 """What a member of a group commits, against a real broker, on both event loops (C12, R37)."""
 
-
 import pytest
 
 import tailrace
