@@ -269,7 +269,7 @@ def head_line(detail: "GroupDetail", behind: "GroupLag") -> str:
     """``billing  stable  2 members  generation 14  lag 1,204  behind 0.6 s  drains in 4 s  ok``"""
     drains = "never drains"
     if behind.drain_seconds is not None:
-        drains = f"drains in {format_duration(behind.drain_seconds)}"
+        drains = f"drains in {span(behind.drain_seconds)}"
     return "  ".join(
         (
             detail.name,
@@ -300,7 +300,7 @@ def partitions_table(detail: "GroupDetail") -> list[str]:
         return [align(rows)]
     margin_s, first = min(threatened, key=lambda pair: pair[0])
     if margin_s > 0:
-        text = f"unread records expire in {format_duration(margin_s)}"
+        text = f"unread records expire in {span(margin_s)}"
     else:
         text = "unread records have expired, or are about to"
     return [align(rows), f"{first.topic}[{first.partition}]: {text}"]
@@ -372,4 +372,10 @@ def place(text: str) -> "TopicPartition":
 
 
 def span(seconds: float | None) -> str:
-    return "-" if seconds is None else format_duration(round(seconds, 1))
+    """``0.6 s``, ``5,400 s``, ``3.5 h``, ``6.9 d``: what takes so long is not read in seconds."""
+    if seconds is None:
+        return "-"
+    for unit, unit_s in (("d", 86_400), ("h", 3_600)):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:,.1f}".removesuffix(".0") + f" {unit}"
+    return format_duration(round(seconds, 1))

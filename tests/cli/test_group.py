@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tailrace.client.cli_group import span
 from tailrace.testing import Broker
 from tests.cli.conftest import Cli
 
@@ -39,7 +40,7 @@ def test_lag_is_a_line_and_a_row_a_partition(cli: Cli, orders: tuple[str, str]) 
         ["TOPIC", "PART", "COMMITTED", "END", "LAG", "BEHIND", "RATE/S", "MEMBER", "VERDICT"]
     )
     assert re.fullmatch(rf"{topic} +0 +4 +10 +6 +[\d.]+ s +0 +- +ok", row)
-    assert re.fullmatch(rf"{topic}\[0\]: unread records expire in 60[45],\d+ s", loss)
+    assert re.fullmatch(rf"{topic}\[0\]: unread records expire in 7 d", loss)
 
 
 def test_lag_as_a_document(cli: Cli, orders: tuple[str, str]) -> None:
@@ -195,3 +196,22 @@ def test_delete_of_several_tells_which_went(cli: Cli, orders: tuple[str, str]) -
     gone = cli("group", "lag", group)
     assert gone.code == 4
     assert "List them: tailrace group list" in gone.err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (0.0, "0 s"),
+        (0.04, "0 s"),
+        (0.62, "0.6 s"),
+        (41.3, "41 s"),
+        (7_199.0, "7,199 s"),
+        (7_200.0, "2 h"),
+        (12_600.0, "3.5 h"),
+        (604_800.0, "7 d"),
+        (1_000 * 86_400.0, "1,000 d"),
+    ],
+)
+def test_long_spans_are_told_in_hours_and_days(seconds: float | None, text: str) -> None:
+    assert span(seconds) == text
