@@ -89,11 +89,22 @@ class LoopWatch:
             if self._reported:
                 self._over(self._answered_at - self._knocked_at)
             self._knock(now)
+            if late_s >= BLOCKED_S and used_s >= late_s / 2:
+                self._starved(now, late_s)
         elif not self._loop.runs() or (late_s > LATE_S and used_s < late_s / 2):
             self._knocked_at = now  # nobody ran: count from here
         elif now - self._knocked_at >= BLOCKED_S and not self._reported:
-            self._reported = True
-            self._report(now - self._knocked_at)
+            frame = _current_frames().get(self._loop.thread)
+            if frame is not None:
+                self._report(now - self._knocked_at, culprit(frame))
+
+    def _starved(self, now: float, late_s: float) -> None:
+        """Somebody did not let go of the interpreter: it was the loop if it is in a user's line."""
+        frame = _current_frames().get(self._loop.thread)
+        place = None if frame is None else users_place(frame)
+        if place is not None:
+            self._knocked_at = now - late_s
+            self._report(late_s, place)
 
     def end(self) -> None:
         """Somebody else may watch."""
@@ -109,11 +120,8 @@ class LoopWatch:
     def _answer(self) -> None:
         self._answered_at = self._now()
 
-    def _report(self, blocked_s: float) -> None:
-        frame = _current_frames().get(self._loop.thread)
-        if frame is None:
-            return
-        place = culprit(frame)
+    def _report(self, blocked_s: float, place: "Place") -> None:
+        self._reported = True
         notice = texts_client.loop_blocked(
             blocked_s=blocked_s, file=place.file, line=place.line, function=place.function
         )
@@ -156,6 +164,11 @@ _PACKAGES = _folders("purelib", "platlib")
 
 
 def culprit(frame: FrameType) -> Place:
+    """What a thread is busy with: a user's line, or the innermost one of all."""
+    return users_place(frame) or _place(frame)
+
+
+def users_place(frame: FrameType) -> Place | None:
     """The innermost frame of the user's own code; of somebody's package, if there is none.
 
     What lies outside of the loop's own frames (the program that started it) is nobody's fault.
@@ -174,7 +187,7 @@ def culprit(frame: FrameType) -> Place:
         elif not file.startswith((*skipped, *_STANDARD, "<frozen")):
             return _place(at)
         at = at.f_back
-    return packaged or _place(frame)
+    return packaged
 
 
 def _place(frame: FrameType) -> Place:

@@ -114,11 +114,14 @@ def test_process_that_was_stopped_was_not_blocked(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("answered", [False, True])
 def test_loop_that_computes_without_letting_go_is_blocked(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    stage: Stage, caplog: pytest.LogCaptureFixture, answered: bool
 ) -> None:
     stage.pass_time(5, answering=True)
     stage.watch.tick()
+    if answered:
+        stage.loop.answer()
     stage.sleep(3, cpu_s=2.9)  # this thread did not get to run: the other one held the GIL
     stage.watch.tick()
     assert codes(caplog) == ["T050"]
