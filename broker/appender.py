@@ -35,7 +35,6 @@ class Appender:
         self._failed = failed  # told of a log that can no more be trusted, which ends the broker
         self._pending: list[Partition] = []
         self._bell = Bell()
-        flusher.after_round = self.round
 
     def add(self, partition: Partition, entry: memoryview, producing: Producing, slot: int) -> None:
         """Append the batch at the end of this turn; ``producing`` is told what became of it."""

@@ -64,7 +64,9 @@ def assemble(
     erasures = Erasures(registry, time.age_ms)
     topics = Topics(world, config, registry, shelf, flusher, erasures, metrics)
     groups = Coordinator(
-        *(world, config, topics, shelf, appender, timers, metrics), flush=outbox.flush
+        *(world, config, topics, shelf, appender, timers, metrics),
+        syncing=lambda: flusher.busy,
+        flush=outbox.flush,
     )
     watcher = Watcher(world, shelf, time, groups.all, window_s=config.group.verdict_window_s)
     node = Node(
@@ -156,7 +158,12 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
         node.groups.topics_changed()
         look_soon()
 
+    def round_over() -> None:
+        node.groups.write()
+        node.appender.round()
+
     node.topics.changed = topics_changed
+    node.flusher.after_round = round_over
     janitor.room.open_wanting = node.topics.open_wanting
     node.metrics.partitions = node.shelf.gauges
     node.metrics.groups = node.lag.gauges

@@ -61,7 +61,7 @@ KEYS_AT_ONCE = 200  # taken in before others have their turn
 
 
 class Coordinator:
-    """``flush`` sends the answers that were made."""
+    """``syncing`` says whether a round of sync is under way, ``flush`` sends answers."""
 
     def __init__(
         self,
@@ -72,6 +72,8 @@ class Coordinator:
         appender: Appender,
         timers: Timers,
         metrics: Metrics,
+        *,
+        syncing: Callable[[], bool],
         flush: Callable[[], None],
     ) -> None:
         self._world = world
@@ -87,6 +89,7 @@ class Coordinator:
         self._appender = appender
         self._timers = timers
         self._metrics = metrics
+        self._syncing = syncing
         self._flush = flush
         self._bell = Bell()  # there is something to be written
         self._load_bell = Bell()
@@ -112,9 +115,15 @@ class Coordinator:
             if self._topics_moved:
                 self._topics_moved = False
                 self._regroup()
-            for shard in self._shards:
-                shard.write()
-            self._flush()
+            if not self._syncing():  # else ``write`` is called at its end, with more to be written
+                self.write()
+
+    def write(self) -> None:
+        """Append what was decided. To be called, too, when a round of sync has ended and before
+        the next begins: so nothing waits for more than two of them."""
+        for shard in self._shards:
+            shard.write()
+        self._flush()
 
     async def run_loading(self) -> None:
         """Load what is there and not loaded, for ever."""

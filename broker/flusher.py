@@ -67,7 +67,7 @@ class Flusher:
         self._syncing: frozenset[Partition] = frozenset()
         self._lazy: dict[Partition, None] = {}  # written to, but nobody waits
         self._lazily_syncing: frozenset[Partition] = frozenset()
-        self.after_round: Callable[[], None] = lambda: None  # the appender's: what waited goes now
+        self.after_round: Callable[[], None] = lambda: None  # what waited is appended
         self.short_of_room: Callable[[], bool] = lambda: False  # then no zeros are written ahead
         self._round_over = trio.Event()
         self._broken: BrokerError | None = None  # a sync of somebody else's failed
@@ -96,6 +96,11 @@ class Flusher:
     def broken(self) -> BrokerError | None:
         """A sync failed in somebody else's task, and the broker is about to end."""
         return self._broken
+
+    @property
+    def busy(self) -> bool:
+        """Whether a round is under way: what is appended now waits for the next one."""
+        return bool(self._syncing)
 
     def syncing(self, partition: Partition) -> bool:
         """Whether a round for this partition is under way."""
