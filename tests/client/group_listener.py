@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 
 import tailrace
+from tailrace.client.client import Client
 from tailrace.client.commits import CommitPoint
 from tailrace.client.member import Member, MemberOptions
 from tailrace.client.membership import Assignment
@@ -28,6 +29,7 @@ class Listening:
 
     def __init__(self) -> None:
         self.member: Member
+        self.client: Client
         self.has: set[int] = set()  # partitions
         self.points: dict[TopicPartition, CommitPoint] = {}
         self.keeps = False
@@ -78,12 +80,11 @@ class Listening:
 
 
 @asynccontextmanager
-async def member(
-    url: str, group: str, *topics: str, client: dict[str, Any] | None = None, **options: Any
-) -> AsyncIterator[Listening]:
+async def member(url: str, group: str, *topics: str, **options: Any) -> AsyncIterator[Listening]:
     """A member with a client of its own; it leaves at the end."""
     listening = Listening()
-    async with tailrace.connect(url, **(client or {})) as connected:
+    async with tailrace.connect(url) as connected:
+        listening.client = connected
         given: dict[str, Any] = {"session_timeout": 6.0, "commit_interval": None}
         listening.member = Member(
             connected, MemberOptions(group, topics, **given | options), listening

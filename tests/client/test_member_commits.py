@@ -1,6 +1,7 @@
 """Commits of a member against a real broker: what is stored, what is refused, what waits."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -79,10 +80,9 @@ def test_commit_without_an_answer_raises_in_time(run: Run, group: str) -> None:
     async def main() -> None:
         with Broker() as broker:
             broker.create_topic("orders", 4)
-            client = {"request_timeout": 0.3}
-            options: dict[str, Any] = {"close_timeout": 0.1, "client": client}
-            async with member(broker.url, group, "orders", **options) as one:
+            async with member(broker.url, group, "orders", close_timeout=0.1) as one:
                 await until(lambda: one.has == ALL)
+                one.client.options = replace(one.client.options, request_timeout=0.1)
                 with broker.faults.black_hole(), pytest.raises(RequestTimeout) as caught:
                     await one.member.commit({at(0): CommitPoint(1)}, lower=True)
                 assert caught.value.code == "T034"
