@@ -1,6 +1,6 @@
 """A membership in memory: the test says what the coordinator would, and sees what it is told."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import anyio.lowlevel
@@ -35,6 +35,7 @@ class FakeMember:
         self.joined = 0
         self.left = 0
         self.assign_on_join: list[Assignment] = []
+        self.on_store: Callable[[TopicPartition, CommitPoint], None] = lambda at, point: None
         self.refuse_with: list[TailraceError] = []  # for the next commits, look-ups or joins
 
     def assignment(self, topic: "Topic", partition: int = 0, *, later: bool = False) -> Assignment:
@@ -53,7 +54,7 @@ class FakeMember:
     def released(self, at: TopicPartition) -> None:
         point = self.listener.committable().get(at)
         if point is not None:
-            self._store({at: point})
+            self.store({at: point})
         self.released_ones.append(at)
 
     async def commit(
@@ -61,7 +62,7 @@ class FakeMember:
     ) -> None:
         await self._answer()
         self.requests.append(dict(points))
-        self._store(points)
+        self.store(points)
 
     async def committed(
         self, partitions: Iterable[TopicPartition], *, timeout: float
@@ -75,12 +76,14 @@ class FakeMember:
 
     async def leave(self) -> None:
         await anyio.lowlevel.checkpoint()
-        self._store(self.listener.committable())
+        self.store(self.listener.committable())
         self.left += 1
 
-    def _store(self, points: Mapping[TopicPartition, CommitPoint]) -> None:
+    def store(self, points: Mapping[TopicPartition, CommitPoint]) -> None:
+        """Commit these, without what is committed already."""
         for at, point in points.items():
             if point.offset > self.known_committed(at):
+                self.on_store(at, point)
                 self.stored[at] = point
 
     async def _answer(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 import tailrace
 from tailrace.client import holdings
 from tailrace.client.commits import CommitPoint
+from tailrace.client.membership import Assignment
 from tailrace.client.records import TopicPartition
 from tailrace.protocol import texts_client, texts_group
 from tailrace.protocol.errors import (
@@ -46,9 +47,13 @@ class Joined:
         self.member = FakeMember.last
         self._topic = here.fetch.topics["orders"]
 
-    async def assign(self, *partitions: int, later: bool = False) -> None:
+    def assign_soon(self, *partitions: int, later: bool = False) -> list[Assignment]:
         made = [self.member.assignment(self._topic, p, later=later) for p in partitions]
         self.member.listener.assigned(made)
+        return made
+
+    async def assign(self, *partitions: int, later: bool = False) -> None:
+        made = self.assign_soon(*partitions, later=later)
         await until(lambda: all(one.at in self.consumer.assignment for one in made))
 
     async def take(self, count: int) -> list[tuple[int, int]]:
