@@ -137,7 +137,7 @@ class Topics:
 
         Its settings are its own, whatever ``[topic]`` says, and it is beyond the limits.
         """
-        if (topic := self.catalog.find(name)) is not None:
+        if (topic := self.catalog.find(name)) is not None and not self._stale:
             return topic
         overrides = topic_config.internal(name)
         async with self._change():

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,53 @@ def test_a_member_whose_session_runs_out_is_fenced(tmp_path: Path) -> None:
                 await other.beat(wait_ms=1_000)
             with pytest.raises(GroupFenced, match="silent for its session_timeout"):
                 await silent.beat()
+
+    run(main)
+
+
+def test_what_is_not_given_up_in_time_is_taken(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker(tmp_path) as (_, client):
+            await client.create("orders", 2)
+            slow, other = Member(client, "slow"), Member(client, "other")
+            request = replace(slow.request(), rebalance_timeout_ms=100)
+            slow.take((await client.ask(request, HeartbeatResponse))[0])
+            assert slow.numbers == [0, 1]
+            told = await other.join()
+            assert len(other.numbers) == 1
+            assert told.stable
+
+    run(main)
+
+
+def test_members_that_come_together_get_their_shares_at_once(tmp_path: Path) -> None:
+    settings: Settings = {"group.assign_delay": "150ms"}
+
+    async def main() -> None:
+        async with serving(tmp_path, settings) as (_, ready), connected(ready) as client:
+            await client.create("orders", 4)
+            members = [Member(client, f"m{number}") for number in range(4)]
+            for member in members:
+                assert not (await member.beat()).assigned
+            for member in members:
+                await member.join()
+            assert sorted(number for one in members for number in one.numbers) == [0, 1, 2, 3]
+            assert {one.told.generation for one in members if one.told} == {4}
+            assert all(set(one.owned.values()) == {4} for one in members)  # none had moved before
+
+    run(main)
+
+
+def test_a_test_can_end_a_session(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with broker(tmp_path) as (server, client):
+            await client.create("orders")
+            member = Member(client, "m1")
+            await member.join()
+            held = await client.send(member.request(wait_ms=30_000))
+            await until(lambda: bool(server.open_requests()))
+            server.expire_member("g", "m1")
+            assert isinstance((await client.wait(held)).message, GroupFenced)
 
     run(main)
 
