@@ -9,7 +9,7 @@ import pytest
 
 import tailrace
 from tailrace.client.records import Record, TopicPartition
-from tailrace.protocol.errors import OffsetOutOfRange, TopicNotFound
+from tailrace.protocol.errors import OffsetOutOfRange, PartitionLost, TopicNotFound
 from tailrace.testing import Broker
 from tests.client.grouping import member, rest, take, values
 from tests.client.test_consumer import numbers, seeded
@@ -289,3 +289,21 @@ def test_quiet_end_names_the_group(
 
     run(main)
     assert f"T072: at the end of {topic}[0]@4; group 'g-{topic}' is caught up." in caplog.text
+
+
+def test_member_whose_session_ended_is_told_once_and_reads_on(run: Run, broker: Broker) -> None:
+    topic = seeded(broker, numbers(100), 2)
+
+    async def main() -> None:
+        async with member(broker, topic) as consumer:
+            await take(consumer, 30)
+            assert consumer.feed.group is not None
+            broker.expire_member(f"g-{topic}", consumer.feed.group.member.member_id)
+            with pytest.raises(PartitionLost, match="T040") as caught:
+                await take(consumer, 101)
+            assert caught.value.retriable
+            assert caught.value.offsets
+            await until(lambda: len(consumer.assignment) == 2)
+            assert {r.offset for r in await take(consumer, 100)} >= {0, 1}, "from the last commit"
+
+    run(main)
