@@ -6,6 +6,7 @@ tells what it heard on the event loop; what was assigned is known here from then
 with an older one is passed over.
 """
 
+import copy
 import logging
 import math
 import uuid
@@ -130,7 +131,7 @@ class Member:
                     waited_s=client.clock.now() - began,
                 )
             if self._failure is not None:
-                raise self._failure
+                raise copy.copy(self._failure)
         except BaseException:
             self._end()
             raise
@@ -215,6 +216,7 @@ class Member:
             case Withdrawn(partitions):
                 self._withdraw(partitions)
             case Lost(partitions, reason):
+                self.rebalancing = True  # until an answer tells how the group stands now
                 self._lose(partitions, reason)
             case Rebalanced(rebalance):
                 self._listener.rebalanced(rebalance)
@@ -298,15 +300,22 @@ class Member:
             )
 
     def _cluster_changed(self) -> None:
-        if self.trouble is not None and self._client.health().state == "ok":
+        if (failure := self._client.cluster.failure) is not None:
+            self._errands.start(self._give_up_all, failure)
+        elif self.trouble is not None and self._client.health().state == "ok":
             self._heart.hurry()
 
+    async def _give_up_all(self, failure: TailraceError) -> None:
+        """``max_outage`` has passed (T005): others may have what nobody can commit here."""
+        if self._pulse is not None:
+            self._fail(failure)
+
     def _fail(self, error: TailraceError) -> None:
+        self._failure = error
         if self._answered.is_set():
             self._end()
             self._listener.failed(error)
         else:
-            self._failure = error
             self._answered.set()
 
     # ── giving up partitions ─────────────────────────────────────────────────────────────────
@@ -353,10 +362,12 @@ class Member:
         ``lower``: whether a point below what is committed already is an error (ConfigError T082,
         the others are stored); else it is passed over. Raises PartitionLost T040 for partitions
         that went away (once, then UsageError T055: not assigned), ConfigError T082 for ``metadata``
-        above 4,096 bytes, RequestTimeout T034 after ``request_timeout``. Cancelled: they may be
-        stored.
+        above 4,096 bytes, RequestTimeout T034 after ``request_timeout``, and what ended the
+        membership. Cancelled: they may be stored.
         """
         check_metadata(metadata)
+        if self._failure is not None:
+            raise copy.copy(self._failure)
         for at in points:
             if at not in self.assignments and at not in self._gone:
                 raise texts_client.not_assigned(*at)

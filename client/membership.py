@@ -11,7 +11,7 @@ Invariants:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tailrace.client.records import TopicPartition
 from tailrace.protocol.errors import TailraceError
@@ -83,7 +83,7 @@ class Rebalanced:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the group stands; told after the first answer and whenever it changed."""
+    """How the group stands; told after the first answer, when it changed, and with any change."""
 
     generation: int
     stable: bool  # no partition of the group is on its way
@@ -182,7 +182,7 @@ class Membership:
             partitions=response.partitions,
             held=len(self._held),
         )
-        if status != self._status:
+        if status != self._status or events:
             self._status = status
             events.append(status)
         return events
@@ -224,8 +224,7 @@ class Membership:
         self.epoch = JOIN_EPOCH
         self.life += 1
         self.unsaid = True
-        if self._status is not None:
-            self._status = replace(self._status, generation=-1)  # the next one is told
+        self._status = None  # the next one is told
         events: list[Event] = [Lost(lost, error.message)] if lost else []
         return events if rejoins else [*events, Failed(error)]
 

@@ -11,6 +11,7 @@ import tailrace
 from tailrace.client import member as member_module
 from tailrace.client.commits import CommitPoint
 from tailrace.client.member import Member, MemberOptions
+from tailrace.protocol.errors import ConnectError
 from tailrace.testing import Broker
 from tests.client.group_listener import ALL, Listening, at, member, settle
 from tests.client.world import Run, until
@@ -61,9 +62,32 @@ def test_trouble_is_told_while_it_lasts(
     assert "reconnecting 127.0.0.1:" in caplog.text
 
 
+def test_outage_that_is_too_long_ends_the_membership(run: Run, group: str, heartbeat: str) -> None:
+    async def main() -> None:
+        with Broker() as broker:
+            broker.create_topic("orders", 4)
+            async with tailrace.connect(broker.url, max_outage=0.1) as client:
+                listening = Listening()
+                kind: Any = heartbeat
+                options = MemberOptions(group, ("orders",), 6.0, heartbeat=kind)
+                listening.member = one = Member(client, options, listening)
+                await one.join()
+                await until(lambda: listening.has == ALL)
+                await anyio.to_thread.run_sync(broker.stop)
+                await until(lambda: bool(listening.failures))
+                assert listening.failures[0].code == "T005"
+                with pytest.raises(ConnectError) as caught:
+                    await one.commit({at(0): CommitPoint(1)}, lower=True)
+                assert caught.value.code == "T005"
+                await one.leave()
+
+    run(main)
+
+
 # ── leaving ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.alone
 def test_partitions_of_one_that_leaves_are_elsewhere_at_once(
     run: Run, shop: Broker, group: str, heartbeat: str
 ) -> None:
@@ -109,7 +133,7 @@ def test_leaving_ends_in_time_when_nobody_answers(
                 with broker.faults.black_hole():
                     began = time.monotonic()
                     await one.member.leave()
-                    assert 0.1 < time.monotonic() - began < 0.6
+                    assert 0.1 < time.monotonic() - began < 2.0
         assert "orders[1]" in caplog.text
 
     run(main)
@@ -129,7 +153,7 @@ def test_leaving_is_shielded_for_a_moment_when_cancelled(
                     began = time.monotonic()
                     await one.member.leave()
                 assert scope.cancelled_caught
-                assert 0.1 < time.monotonic() - began < 0.6
+                assert 0.1 < time.monotonic() - began < 2.0
 
     run(main)
 
