@@ -5,7 +5,8 @@
 Starts a broker of its own and, for each round, builds a topic of so many records over so many keys
 (100 B values, keys in random order, one record in fifty a tombstone). Then, round by round:
 
-A. durable sends to another topic, 100 per second, while nothing else happens;
+A. durable sends to another topic, 100 per second, and a consumer that follows it, while nothing
+   else happens;
 B. the same while the cleaner works on the round's topic as fast as it can: its MB/s, and by how
    much the memory of broker and worker together grows.
 
@@ -17,12 +18,13 @@ import argparse
 import itertools
 import os
 import random
+import struct
 import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -38,6 +40,7 @@ BATCHES_IN_FLIGHT = 4
 TOMBSTONES_EVERY = 50
 SENDS_PER_S = 100.0
 SEND_BYTES = 100
+STAMP = struct.Struct(">d")
 QUIET_S = 15.0
 LOOK_S = 0.1
 CHILDREN_S = 1.0
@@ -58,6 +61,14 @@ class Built:
     topic: str
     last: list[int]  # by key: number of its last record; -1: a tombstone, -2: none
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """In ms, each from when the record was meant to be sent."""
+
+    sent: list[float] = field(default_factory=list[float])  # until it was durable
+    received: list[float] = field(default_factory=list[float])  # until a consumer had it
 
 
 class Done(msgspec.Struct):
@@ -95,10 +106,10 @@ async def measure(broker: BrokerProcess, records: int, keys: int, rounds: int) -
         for one in built:
             async with sending(client) as quiet:
                 await anyio.sleep(QUIET_S)
-            show_sends("A, nothing else", quiet)
+            show("A, nothing else", quiet)
             async with sending(client) as busy:
                 await compacted(client, broker, one)
-            show_sends("B, while the cleaner ran", busy)
+            show("B, while the cleaner ran", busy)
         for one in built:
             count = await check(client, one)
             print(f"{one.topic}: {count:,} records left, equal to the dict")
@@ -134,14 +145,14 @@ async def build(client: tailrace.Client, topic: str, records: int, keys: int) ->
 
 
 @asynccontextmanager
-async def sending(client: tailrace.Client) -> AsyncGenerator[list[float]]:
-    """Durable sends of 100 B at a fixed rate; their latencies in ms, from the intended time."""
-    latencies: list[float] = []
-    value = CHUNK[:SEND_BYTES]
+async def sending(client: tailrace.Client) -> AsyncGenerator[Latencies]:
+    """Durable sends of 100 B at a fixed rate, and somebody who reads them as they come."""
+    latencies = Latencies()
+    padding = CHUNK[: SEND_BYTES - STAMP.size]
 
     async def one(intended: float) -> None:
-        await producer.send("probe", value)
-        latencies.append((time.perf_counter() - intended) * 1_000)
+        await producer.send("probe", STAMP.pack(intended) + padding)
+        latencies.sent.append((time.perf_counter() - intended) * 1_000)
 
     async def regularly() -> None:
         began = time.perf_counter()
@@ -150,9 +161,15 @@ async def sending(client: tailrace.Client) -> AsyncGenerator[list[float]]:
             await anyio.sleep(max(0.0, intended - time.perf_counter()))
             tasks.start_soon(one, intended)
 
-    async with client.producer() as producer:
-        await producer.send("probe", value)
+    async def follow() -> None:
+        async for record in consumer:
+            (intended,) = STAMP.unpack_from(record.value or b"")
+            latencies.received.append((time.perf_counter() - intended) * 1_000)
+
+    async with client.producer() as producer, client.consumer("probe", start="latest") as consumer:
+        await producer.send("probe", STAMP.pack(time.perf_counter()) + padding)
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follow)
             tasks.start_soon(regularly)
             yield latencies
             tasks.cancel_scope.cancel()
@@ -276,12 +293,13 @@ def written_per_s(folder: Path, size_bytes: int) -> float:
         return os.fstat(file.fileno()).st_size / (time.perf_counter() - began)
 
 
-def show_sends(what: str, latencies_ms: Sequence[float]) -> None:
-    found = percentiles(latencies_ms)
-    print(
-        f"{what}: {len(latencies_ms):,} durable sends,"
-        f" p50 {found['p50']:.2f} ms, p99 {found['p99']:.2f} ms, max {found['max']:.1f} ms"
-    )
+def show(what: str, latencies: Latencies) -> None:
+    for done, found in ("durable sends", latencies.sent), ("received", latencies.received):
+        of = percentiles(found)
+        print(
+            f"{what}: {len(found):,} {done},"
+            f" p50 {of['p50']:.2f} ms, p99 {of['p99']:.2f} ms, max {of['max']:.1f} ms"
+        )
 
 
 if __name__ == "__main__":
