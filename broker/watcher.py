@@ -126,6 +126,7 @@ class Watcher:
             self._observe(watched, now, before)
             if count % GROUPS_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
+                now = self._world.clock.now()  # somebody may have asked about a group meanwhile
         self._watched = there
         self._looked_at = now
 
