@@ -15,6 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,15 @@ def ways(url: str) -> dict[str, Callable[[dict[str, Any]], float]]:
         return lambda group: asyncio.run(read(url, way, group))
 
     found = {way: by(way) for way in ("async for", "batches", "run")}
-    return found | {"tailrace.sync": lambda group: read_sync(url, group)}
+    found["tailrace.sync"] = partial(read_sync, url)
+    return found
 
 
 def fill(url: str, records: int) -> None:
     """Both topics."""
     keys = [b"%d" % (number % KEYS) for number in range(CHUNK)]
     with tailrace.sync.connect(url) as client, client.producer() as producer:
-        for topic, count in ((TOPIC, records), (SHORT, records // 25)):
+        for topic, count in ((TOPIC, records), (SHORT, max(CHUNK, records // 25))):
             client.admin.create_topic(topic, partitions=PARTITIONS)
             for _ in range(count // CHUNK):
                 producer.send_many(topic, [b"x" * 100] * CHUNK, keys=keys)

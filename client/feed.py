@@ -314,7 +314,7 @@ class Feed:
 
     def health(self) -> ConsumerHealth:
         """See ``Consumer.health``."""
-        lags = [buffer.lag for buffer in self.buffers.values()]
+        lags = [buffer.lag for buffer in list(self.buffers.values())]  # any thread may ask
         known = [lag for lag in lags if lag is not None]
         state, reason = self._state(bool(known))
         return ConsumerHealth(
@@ -328,7 +328,7 @@ class Feed:
         )
 
     def _state(self, heard: bool) -> tuple[State, str | None]:
-        stalled = next((b.stalled for b in self.buffers.values() if b.stalled), None)
+        stalled = next((b.stalled for b in list(self.buffers.values()) if b.stalled), None)
         fetcher, client, group = self.fetcher, self.client.health(), self.group
         trouble = fetcher.trouble
         if group is not None:

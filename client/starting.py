@@ -73,7 +73,9 @@ async def find_places(
 
 
 def _tell_starts(starts: dict[TopicPartition, int], group: str) -> None:
-    notice = texts_group.starting_at([(*at, starts[at]) for at in sorted(starts)], group=group)
+    notice = texts_group.starting_at(
+        [(at.topic, at.partition, starts[at]) for at in sorted(starts)], group=group
+    )
     _log.info("%s", notice, extra={"event": "consumer.starting", "code": notice.code})
 
 
