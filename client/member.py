@@ -11,7 +11,7 @@ import logging
 import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -44,9 +44,9 @@ from tailrace.client.membership import (
 from tailrace.client.pulse import Pulse
 from tailrace.client.records import TopicPartition
 from tailrace.client.retry import reconnecting
-from tailrace.protocol import texts_client, texts_group
+from tailrace.client.tenure import Tenure
+from tailrace.protocol import texts_client
 from tailrace.protocol.errors import TailraceError
-from tailrace.protocol.texts import partition_name
 from tailrace.protocol.units import format_seconds
 
 if TYPE_CHECKING:
@@ -62,13 +62,6 @@ COMMIT_SHARE = 0.8  # of the time to close: the rest is for saying goodbye
 _log = logging.getLogger("tailrace.client")
 
 
-class Gone(NamedTuple):
-    """What is remembered of a partition that is not the member's any more."""
-
-    reason: str
-    committed: int  # what it had committed of it, -1: nothing
-
-
 class Member:
     """See the module. ``join`` first, ``leave`` last; after that it may join again."""
 
@@ -77,13 +70,11 @@ class Member:
         self.member_id = str(uuid.UUID(int=client.random.getrandbits(128), version=4))
         self.rebalancing = False  # partitions of the group are on their way
         self.trouble: str | None = None  # why the coordinator cannot be reached, if so
-        self.assignments: dict[TopicPartition, Assignment] = {}  # not lost, not released
         self.coordinator = Coordinator(client, options.group)
         self._client = client
         self._listener = listener
         self._commits = Commits(client, self.coordinator, self.member_id)
-        self._withdrawn: set[TopicPartition] = set()  # part of ``assignments``
-        self._gone: dict[TopicPartition, Gone] = {}  # went away, and no commit has said so
+        self._tenure = Tenure(self._commits.ledger)
         self._releasing: dict[Assignment, CommitPoint] = {}  # given up when that is committed
         self._pulse: Pulse | None = None  # while it is a member
         self._answered = anyio.Event()
@@ -97,11 +88,14 @@ class Member:
         """When a commit was stored last, ms since the epoch."""
         return self._commits.last
 
+    @property
+    def assignments(self) -> Mapping[TopicPartition, Assignment]:
+        """What it has: neither lost nor given up."""
+        return self._tenure.assignments
+
     def known_committed(self, at: TopicPartition) -> int:
         """What it has committed itself of a partition since it was assigned, -1: nothing."""
-        if (assignment := self.assignments.get(at)) is not None:
-            return self._commits.ledger.known(assignment)
-        return self._gone[at].committed if at in self._gone else -1
+        return self._tenure.known_committed(at)
 
     # ── joining and leaving ──────────────────────────────────────────────────────────────────
 
@@ -150,7 +144,7 @@ class Member:
             return
         self._leaving = True
         self._errands.close()
-        points = self._points(self._listener.committable())
+        points = self._tenure.points(self._listener.committable())
         limit_s = self.options.close_timeout
         try:
             with anyio.move_on_after(limit_s):
@@ -183,10 +177,7 @@ class Member:
         if pulse is not None:
             self._heart.remove(pulse)
             self._client.cluster.unwatch(self._cluster_changed)
-        for one in self.assignments.values():
-            self._commits.ledger.forget(one)
-        self.assignments.clear()
-        self._withdrawn.clear()
+        self._tenure.clear()
         self._releasing = {}
         self.rebalancing = self._idle = self._leaving = False
         self.trouble = None
@@ -232,19 +223,17 @@ class Member:
                 self._left.set()
 
     def _assigned(self, partitions: Sequence[Assignment]) -> None:
-        for one in partitions:
-            self.assignments[one.at] = one
-            self._gone.pop(one.at, None)
+        self._tenure.take(partitions)
         self._listener.assigned(partitions)
 
     def _withdraw(self, partitions: Sequence[Assignment]) -> None:
         assert self._pulse is not None
-        here = [one for one in partitions if self.assignments.get(one.at) == one]
+        here = [one for one in partitions if self._tenure.has(one)]
         for one in partitions:
             if one not in here:  # a commit has found out first that it went away
                 self._heart.release(self._pulse, one)
         if here:
-            self._withdrawn.update(one.at for one in here)
+            self._tenure.withdrawn.update(one.at for one in here)
             self._errands.start(self._expire, here)
             self._listener.withdrawn([one.at for one in here])
 
@@ -256,20 +245,14 @@ class Member:
 
     def _lose(self, partitions: Iterable[Assignment], reason: str) -> None:
         """They are somebody else's, as far as they still were this member's."""
-        lost = [one for one in partitions if self.assignments.get(one.at) == one]
+        lost = [one for one in partitions if self._tenure.has(one)]
         for one in lost:
-            withdrawn = one.at in self._withdrawn
-            self._drop(one, reason)
+            withdrawn = one.at in self._tenure.withdrawn
+            self._tenure.drop(one, reason)
             if withdrawn and self._pulse is not None:
                 self._heart.release(self._pulse, one)
         if lost:
             self._listener.lost([one.at for one in lost], reason)
-
-    def _drop(self, one: Assignment, reason: str) -> None:
-        del self.assignments[one.at]
-        self._withdrawn.discard(one.at)
-        self._gone[one.at] = Gone(reason, self._commits.ledger.known(one))
-        self._commits.ledger.forget(one)
 
     def _status(self, status: Status) -> None:
         self.rebalancing = not status.stable
@@ -327,10 +310,10 @@ class Member:
         background. A partition that is not withdrawn (any more) is passed over.
         """
         assignment = self.assignments.get(at)
-        if assignment is None or at not in self._withdrawn:
+        if assignment is None or at not in self._tenure.withdrawn:
             return
         point = self._listener.committable().get(at)
-        points = self._points({} if point is None else {at: point})
+        points = self._tenure.points({} if point is None else {at: point})
         if not self._commits.ledger.due(points):
             self._give_up(assignment)
             return
@@ -348,8 +331,8 @@ class Member:
                 self._give_up(assignment)
 
     def _give_up(self, assignment: Assignment) -> None:
-        if self._pulse is not None and self.assignments.get(assignment.at) == assignment:
-            self._drop(assignment, "it was given up")
+        if self._pulse is not None and self._tenure.has(assignment):
+            self._tenure.drop(assignment, "it was given up")
             self._heart.release(self._pulse, assignment)
 
     # ── commits ──────────────────────────────────────────────────────────────────────────────
@@ -368,28 +351,19 @@ class Member:
         check_metadata(metadata)
         if self._failure is not None:
             raise copy.copy(self._failure)
-        for at in points:
-            if at not in self.assignments and at not in self._gone:
-                raise texts_client.not_assigned(*at)
-        ours = self._points(points)
+        self._tenure.check(points)
+        ours = self._tenure.points(points)
         timeout = self._client.options.request_timeout
         outcome = await self._store(ours, metadata, only_due=not lower, timeout=timeout)
-        self._raise_lost(points, {one.at for one in ours} - {one.at for one in outcome.refused})
+        kept = {one.at for one in ours} - {one.at for one in outcome.refused}
+        gone = {at: point for at, point in points.items() if at not in kept}
+        if (lost := self._tenure.lost(gone, self.options.group)) is not None:
+            raise lost
         if outcome.error is not None:
             raise outcome.error
         for one, stored in outcome.stored.items():
             if lower and stored > ours[one].offset:
                 raise lowered(one.at, ours[one].offset, stored, self.options.group)
-
-    def _raise_lost(
-        self, points: Mapping[TopicPartition, CommitPoint], stored: set[TopicPartition]
-    ) -> None:
-        lost = {at: point.offset for at, point in points.items() if at not in stored}
-        if not lost:
-            return
-        gone = [one for at in lost if (one := self._gone.pop(at, None)) is not None]
-        reason = gone[0].reason if gone else "it was assigned anew meanwhile"
-        raise texts_group.partition_lost(lost, group=self.options.group, reason=reason)
 
     async def committed(
         self, partitions: Iterable[TopicPartition], *, timeout: float
@@ -408,18 +382,6 @@ class Member:
                 ids[at] = assignment.topic_id
         return await fetch_committed(self.coordinator, ids, timeout=timeout)
 
-    def _points(self, points: Mapping[TopicPartition, CommitPoint]) -> Points:
-        """Those whose assignment is still the one they were read under."""
-        found: dict[Assignment, CommitPoint] = {}
-        for at, point in points.items():
-            assignment = self.assignments.get(at)
-            if assignment is not None and point.assignment_epoch in (
-                -1,
-                assignment.assignment_epoch,
-            ):
-                found[assignment] = point
-        return found
-
     async def _store(
         self, points: Points, metadata: str = "", *, only_due: bool = True, timeout: float
     ) -> Outcome:
@@ -430,7 +392,7 @@ class Member:
     async def _commit_often(self, interval_s: float) -> None:
         while self._client.cluster.failure is None:
             await anyio.sleep(interval_s)
-            points = self._points(self._listener.committable())
+            points = self._tenure.points(self._listener.committable())
             if self._commits.ledger.due(points):
                 await self._store_anyway(points)
 
@@ -454,14 +416,11 @@ class Member:
 
     def _log_end(self, points: Points) -> None:
         """What is left of it that it could not settle."""
-        ours = {one: p for one, p in points.items() if self.assignments.get(one.at) == one}
-        if left := self._commits.ledger.due(ours):
-            names = ", ".join(partition_name(one.topic, one.partition) for one in left)
+        if left := self._tenure.due(points):
             _log.error(
-                "group '%s': offsets of %s not committed in %s s: they are read again",
+                "group '%s': offsets of %s were not committed before the end: they are read again",
                 self.options.group,
-                names,
-                format_seconds(self.options.close_timeout),
+                ", ".join(left),
                 extra={"event": "consumer.not_committed", "code": None},
             )
         elif not self._left.is_set():
