@@ -3,7 +3,9 @@
 ``Lanes`` decides what may be handled now; each record is handled in a task of its own. Invariants:
 
 - records of one lane (a key, or a partition) are handled one after the other, in their order;
-- at most ``in_flight`` records were taken from the consumer and are not done.
+- at most ``in_flight`` are being handled, and only while fewer are is another one taken: keys come
+  in bursts, and those that wait for their lane must not keep other lanes from having work;
+- at most ``AHEAD`` times ``in_flight`` were taken from the consumer and are not done.
 """
 
 import logging
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 Order = Literal["key", "partition", "none"]
 ORDERS = ("key", "partition", "none")
+AHEAD = 8  # an access log, by client: 11 handlers have work of 64 with 1, 20 with 8 and with more
 _log = logging.getLogger("tailrace.client")
 
 
@@ -37,6 +40,7 @@ class Lanes:
 
     def __init__(self, order: Order) -> None:
         self.taken = 0  # not done yet
+        self.working = 0  # of them: popped
         self._order = order
         self._runnable: deque[tuple[Hashable, Taken]] = deque()
         self._behind: dict[Hashable, deque[Taken]] = {}  # of lanes that are busy
@@ -53,7 +57,7 @@ class Lanes:
             self._behind[lane] = deque()
             self._runnable.append((lane, taken))
 
-    def drop(self, of: Finishing, above: int) -> None:
+    def drop(self, of: Finishing | None, above: int) -> None:
         """Forget those of one partition that wait, from behind an offset on."""
         for queue in self._behind.values():
             kept = [t for t in queue if t.of is not of or t.record.offset <= above]
@@ -63,11 +67,15 @@ class Lanes:
 
     def pop(self) -> "tuple[Hashable, Taken] | None":
         """One that may be handled now, with its lane; None if there is none."""
-        return self._runnable.popleft() if self._runnable else None
+        if not self._runnable:
+            return None
+        self.working += 1
+        return self._runnable.popleft()
 
     def done(self, lane: Hashable) -> None:
         """One of the lane is; the next of it may run."""
         self.taken -= 1
+        self.working -= 1
         if lane is None:
             return
         queue = self._behind[lane]
@@ -187,13 +195,20 @@ class Run:
             )
 
     def drain(self, timeout: float) -> None:
-        """Take no more records; what is in flight has so many seconds."""
+        """Take no more records; what is in flight has so many seconds.
+
+        With a group that includes what lies before it, or it would be handled again elsewhere.
+        """
         self.drained = True
         self.reading.cancel()
+        self.lanes.drop(None, -1)
+        for of in self._finishing.values():
+            self.lanes.drop(of, of.begun_last)
         self.everything.deadline = anyio.current_time() + timeout
 
     async def _wait_for_room(self) -> None:
-        while self.lanes.taken >= self._in_flight:
+        lanes, most = self.lanes, self._in_flight
+        while lanes.working >= most or lanes.taken >= AHEAD * most:
             self._room = anyio.Event()
             await self._room.wait()
 

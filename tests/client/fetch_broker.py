@@ -48,11 +48,13 @@ class FetchBroker(FakeBroker):
         self.eager = False  # an empty answer comes at once
         self.parked: list[tuple[FakeConnection, Incoming]] = []
 
-    def append(self, topic: Topic, values: list[bytes | None], partition: int = 0) -> bytearray:
+    def append(
+        self, topic: Topic, values: list[bytes | None], partition: int = 0, key: bytes = b"k"
+    ) -> bytearray:
         """One batch behind the others; returns its bytes, for spoiling."""
         seed = header_seed(topic.topic_id, partition)
         entry = bytearray(
-            encode_batch(seed, values=values, keys=[b"k"] * len(values), timestamps=1_000)
+            encode_batch(seed, values=values, keys=[key] * len(values), timestamps=1_000)
         )
         return self._add(topic, partition, entry)
 

@@ -10,7 +10,7 @@ import pytest
 import tailrace
 from tailrace.client.policy import ErrorPolicy
 from tailrace.client.records import Record
-from tailrace.client.run import Lanes, Taken
+from tailrace.client.run import AHEAD, Lanes, Taken
 from tailrace.protocol.columns import Columns
 from tailrace.protocol.errors import ConfigError, TopicNotFound
 from tests.client.fetch_broker import FetchWorld
@@ -117,6 +117,50 @@ def test_no_more_than_in_flight_at_once(run: Run, here: FetchWorld) -> None:
     work(run, here, handled, VALUES, order="none", in_flight=4)
     assert sorted(handled.values) == sorted(value or b"" for value in VALUES)
     assert handled.at_once_max == 4
+
+
+def test_what_waits_for_its_key_keeps_no_other_key_from_having_work() -> None:
+    lanes = Lanes("key")
+    a1, _, _, _, b1 = records = keyed(b"a", b"a", b"a", b"a", b"b")
+    for record in records:
+        lanes.push(Taken(record, None))
+    assert [record for _, record in runnable(lanes)] == [a1, b1]
+    assert (lanes.taken, lanes.working) == (5, 2)
+
+
+def test_keys_that_come_in_bursts_are_handled_at_once(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders")
+    for number in range(24):
+        here.fetch.append(topic, [b"%d" % number], key=b"%d" % (number // 6))
+    handled = Handled(pause_s=0.001)
+
+    async def main() -> None:
+        async with here.client() as client:
+            async with client.consumer("orders", stop_at_end=True) as consumer:
+                await consumer.run(handled, in_flight=4)
+
+    run(main)
+    assert len(handled.values) == 24
+    assert handled.at_once_max == 4
+
+
+def test_so_much_is_read_ahead_and_no_more(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders")
+    for value in VALUES:
+        here.fetch.append(topic, [value])
+    positions: list[int] = []
+
+    async def main() -> None:
+        async def handle(record: Record[bytes, bytes]) -> None:
+            await anyio.sleep(0.001)
+            positions.append(consumer.position(tailrace.TopicPartition("orders", 0)))
+
+        async with here.client() as client:
+            async with client.consumer("orders", stop_at_end=True) as consumer:
+                await consumer.run(handle, in_flight=2)
+
+    run(main)
+    assert max(after - handled for handled, after in enumerate(positions)) == AHEAD * 2
 
 
 def test_first_exception_is_raised_as_it_is(run: Run, here: FetchWorld) -> None:
