@@ -275,12 +275,20 @@ class Holdings:
         self._tell_change()
 
     def committable(self) -> dict[TopicPartition, CommitPoint]:
-        """How far each partition is processed; nothing with ``commit="manual"``."""
+        """How far each partition is processed, as far as that is news.
+
+        Nothing with ``commit="manual"``.
+        """
         if self.options.commit == "manual":
             return {}
         if self._releasing is not None:
             return self._releasing
-        return {h.buffer.at: point for h in self.all() if (point := h.processed) is not None}
+        found: dict[TopicPartition, CommitPoint] = {}
+        for holding in self.all():
+            point = holding.processed
+            if point is not None and point.offset > holding.began.position:
+                found[holding.buffer.at] = point
+        return found
 
     def status_changed(self) -> None:
         """It may be the end of a rebalance, and with it of reading."""

@@ -231,7 +231,8 @@ def test_buffered_records_of_others_are_kept(run: Run, here: FetchWorld) -> None
             own.member.listener.withdrawn([ONE])
             assert await own.take(4) == [(0, 6), (0, 7), (0, 8), (0, 9)]
             asked = [p for fetch in here.fetch.fetched[fetched:] for p in fetch.partitions]
-            assert {(p.partition, p.offset) for p in asked} <= {(0, 10)}, "nothing comes twice"
+            again = {p.offset for p in asked if p.partition == 0}
+            assert again <= {10}, "nothing comes twice"
 
     run(main)
 

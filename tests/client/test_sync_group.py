@@ -96,7 +96,8 @@ def test_every_thread_has_its_own_record_in_hand(broker: Broker, topic: str) -> 
         group = consumer._inner.feed.group
         assert group is not None
         at = TopicPartition(topic, 0)
-        assert consumer._portal.run(group.committable)[at].offset == found[0] == 0
+        assert found[0] == 0
+        assert consumer._portal.run(group.committable) == {}
         go_on.set()
         thread.join(5)
         assert consumer._portal.run(group.committable)[at].offset == 20
