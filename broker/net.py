@@ -52,10 +52,10 @@ class TrioNet:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
             bound.listen(BACKLOG)
+            return TrioListener(bound, tls, self._offload, self._scratch)
         except OSError:
             bound.close()
             raise
-        return TrioListener(bound, tls, self._offload, self._scratch)
 
 
 class TrioListener:

@@ -12,6 +12,8 @@ import errno
 import logging
 import os
 import signal
+import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import FrameType
 
@@ -31,6 +33,10 @@ logger = logging.getLogger("tailrace.broker.process")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 PULSE_S = 0.5  # how often the event loop is felt
 EXIT_CODES = frozenset((EXIT_FAILED, EXIT_USAGE, EXIT_STORAGE))
+MAY_PASS = (
+    *(errno.EADDRINUSE, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR, errno.EIO),
+)
 
 
 def run(config: Config, sources: Sources, announce: Callable[[Ready], None]) -> int:
@@ -53,10 +59,20 @@ def run(config: Config, sources: Sources, announce: Callable[[Ready], None]) -> 
 
 def failure_code(error: TailraceError) -> int:
     """The exit code of a broker that could not start or go on."""
-    if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
-        return EXIT_FAILED  # whoever has the address may go away: worth another try
     code = exit_code(error)
+    if code == EXIT_USAGE and _may_pass(error.__cause__):
+        return EXIT_FAILED
     return code if code in EXIT_CODES else EXIT_FAILED
+
+
+def _may_pass(cause: BaseException | None) -> bool:
+    """Whether what kept a setting from being used is worth another try: somebody has the address,
+    and may go away; there was no room, no descriptor, no answer."""
+    if isinstance(cause, socket.gaierror):
+        return cause.errno in (socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM)
+    if isinstance(cause, ssl.SSLError):  # its numbers are OpenSSL's
+        return False
+    return isinstance(cause, OSError) and cause.errno in MAY_PASS
 
 
 class Process:

@@ -189,3 +189,18 @@ def test_a_closed_listener_accepts_no_more() -> None:
             listener.close()
 
     trio.run(main)
+
+
+def test_a_listener_that_finds_no_descriptor_to_spare_frees_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        monkeypatch.setattr(os, "devnull", "/nowhere/null")  # any reason will do
+        with pytest.raises(FileNotFoundError) as raised:
+            await TrioNet(ThreadOffload()).listen("127.0.0.1", port, tls=None)
+        socket.create_server(("127.0.0.1", port)).close()
+        assert raised.traceback, "which kept every local alive until here"
+
+    trio.run(main)

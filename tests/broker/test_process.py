@@ -1,5 +1,6 @@
 """A broker as a real process: ready lines, signals, exit codes, systemd."""
 
+import errno
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -346,6 +348,31 @@ def test_systemd_is_told_ready_watchdog_and_stopping(start: Start, tmp_path: Pat
 )
 def test_exit_codes_are_those_of_a_daemon(code: str, exit_code: int) -> None:
     assert failure_code(BrokerError(code, "x")) == exit_code
+
+
+@pytest.mark.parametrize(
+    ("cause", "exit_code"),
+    [
+        (OSError(errno.EADDRINUSE, "in use"), 1),
+        (OSError(errno.ENOSPC, "no room"), 1),
+        (OSError(errno.EMFILE, "no descriptors"), 1),
+        (OSError(errno.EIO, "a file cannot be read"), 1),
+        (socket.gaierror(socket.EAI_AGAIN, "no answer from the name server"), 1),
+        (socket.gaierror(socket.EAI_NONAME, "no such name"), 2),
+        (OSError(errno.EADDRNOTAVAIL, "not ours"), 2),
+        (FileNotFoundError(errno.ENOENT, "no such file"), 2),
+        (ssl.SSLError(errno.EIO, "a number of OpenSSL's"), 2),
+        (None, 2),
+    ],
+    ids=repr,
+)
+def test_what_may_pass_is_no_wrong_configuration(cause: OSError | None, exit_code: int) -> None:
+    error = ConfigError("T082", "x")
+    error.__cause__ = cause
+    assert failure_code(error) == exit_code
+    failed = BrokerError("T093", "x")
+    failed.__cause__ = cause
+    assert failure_code(failed) == 7
 
 
 def test_error_with_a_code_wins_over_its_company() -> None:
