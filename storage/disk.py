@@ -15,6 +15,7 @@ import fcntl
 import functools
 import mmap
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -306,8 +307,11 @@ class OsDisk:
         except BaseException:
             os.close(descriptor)
             raise
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, content.encode(), 0)
+        try:  # over what is there: that takes no room, which a full disk would not have again
+            os.ftruncate(descriptor, os.pwrite(descriptor, content.encode(), 0))
+        except BaseException:
+            os.close(descriptor)
+            raise
         return OsLock(descriptor)
 
 
@@ -321,7 +325,11 @@ def _fdatasync(descriptor: int) -> None:
 
 @functools.cache
 def _syncfs() -> Callable[[int], None] | None:
-    """Linux's ``syncfs``, called with the GIL released; None where there is none."""
+    """Linux's ``syncfs``, called with the GIL released; None where there is none, or where it says
+    nothing of what could not be written (before Linux 5.8, syncfs(2))."""
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if found is None or (int(found[1]), int(found[2])) < (5, 8):
+        return None
     function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if function is None:
         return None

@@ -1,5 +1,6 @@
 """The real disk does what the log relies on."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -131,3 +132,46 @@ def test_lock_is_held_until_released(tmp_path: Path, disk: OsDisk) -> None:
 def test_usage_is_plausible(tmp_path: Path, disk: OsDisk) -> None:
     free, total = disk.usage(str(tmp_path))
     assert 0 < free <= total
+
+
+@pytest.mark.parametrize(
+    ("release", "reports"),
+    [
+        ("4.18.0-553.el8.x86_64", False),
+        ("5.4.0-200-generic", False),
+        ("5.7", False),
+        ("5.8.0", True),
+        ("6.1.0-18-amd64", True),
+        ("10.0-rc1", True),
+        ("unknown", False),
+    ],
+)
+def test_syncfs_is_called_only_where_it_reports_what_could_not_be_written(
+    monkeypatch: pytest.MonkeyPatch, release: str, reports: bool
+) -> None:
+    found = os.uname()
+    monkeypatch.setattr(
+        os, "uname", lambda: os.uname_result((found[0], found[1], release, *found[3:]))
+    )
+    disks._syncfs.cache_clear()
+    try:
+        assert (disks._syncfs() is not None) == reports
+    finally:
+        disks._syncfs.cache_clear()
+
+
+def test_a_lock_is_taken_on_a_full_disk(
+    tmp_path: Path, disk: OsDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "LOCK"
+    path.write_text("812 broker a-longer-name\n")
+    write = os.pwrite
+
+    def overwrite(descriptor: int, data: bytes, position: int) -> int:
+        if position + len(data) > os.fstat(descriptor).st_size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data, position)
+
+    monkeypatch.setattr(os, "pwrite", overwrite)
+    disk.lock(str(path), "7 broker n1\n").release()
+    assert path.read_text() == "7 broker n1\n"
