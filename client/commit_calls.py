@@ -81,6 +81,7 @@ class CommitCalls:
 
     def _begin(self, partitions: list[TopicPartition] | None) -> None:
         """What was lost before is told first."""
+        self._feed.check_use()
         self.used = True
         if late := self._holdings.losses.take(partitions):
             raise late

@@ -298,6 +298,6 @@ class Consumer(Generic[K, V]):
     def _group(self, call: str) -> "Holdings":
         if self.feed.options.group is None:
             raise texts_client.no_group(call)
-        self.feed.check()
+        self.feed.check_use()
         assert self.feed.group is not None
         return self.feed.group

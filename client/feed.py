@@ -187,11 +187,15 @@ class Feed:
 
     # ── checks ───────────────────────────────────────────────────────────────────────────────
 
-    def check(self) -> None:
-        """Raise UsageError T053-T055, or what ended the fetching for good."""
+    def check_use(self) -> None:
+        """Raise ForkedClientError T053, UsageError T054 or T055 for misuse."""
         if self._guard is None:
             raise texts_client.not_open("Consumer")
         self._guard.check()
+
+    def check(self) -> None:
+        """The same, or what ended the fetching for good."""
+        self.check_use()
         if self.fetcher.failure is not None:
             raise copy.copy(self.fetcher.failure)
 

@@ -190,6 +190,18 @@ class Holdings:
         self._stop_reading(partitions)
         self.look()
         self._tell_change()
+        left = {at.topic for at in (*self._held, *self._expected)}
+        self._errands.start(self._find_topics, {at.topic for at in partitions} - left)
+
+    async def _find_topics(self, topics: Iterable[str]) -> None:
+        """T010 if one of these was deleted: nobody else would tell this member."""
+        for topic in sorted(topics):
+            self._feed.client.cluster.invalidate(topic)
+            try:
+                await self._feed.client.cluster.topic(topic)
+            except TailraceError as error:
+                if not error.retriable:
+                    self.failed(error)
 
     def lost(self, partitions: Sequence[TopicPartition], reason: str) -> None:
         """These are another member's already."""
@@ -261,6 +273,8 @@ class Holdings:
             **{"group": name, "generation": rebalance.generation, "moved": by_client},
             took_ms=rebalance.took_ms,
         )
+        if not self._held and not self._expected:
+            self._errands.start(self._find_topics, self._feed.options.topics)
         self._tell_change()
 
     def idle(self, partitions: int, members: int) -> None:

@@ -54,17 +54,6 @@ def value_later(origin: str, key: str, *, value: str, release: str) -> errors.Co
     )
 
 
-def argument_later(key: str, value: str, *, call: str, release: str) -> errors.ConfigError:
-    """T086 in the SDK: a reserved argument. ``release``: what it comes with."""
-    return errors.ConfigError(
-        "T086",
-        f"{call}: {key}='{shown(value)}' comes with a later release ({release})",
-        f"Leave out {key}= until then.",
-        key=key,
-        source=call,
-    )
-
-
 def setting_invalid(origin: str, key: str, *, value: str, wanted: str) -> errors.ConfigError:
     """T082. ``value`` as it was written; ``wanted`` continues "is not …": "a duration"."""
     return errors.ConfigError(

@@ -4,7 +4,7 @@ import pytest
 
 import tailrace
 from tailrace.client.records import TopicPartition
-from tailrace.protocol.errors import ConfigError, UsageError
+from tailrace.protocol.errors import ConfigError, TopicNotFound, UsageError
 from tailrace.testing import Broker
 from tests.client.grouping import member, rest, take, values
 from tests.client.test_consumer import numbers, seeded
@@ -208,5 +208,52 @@ def test_commits_that_cannot_be(run: Run, broker: Broker) -> None:
             assert await consumer.committed() == {at: 5}
         with pytest.raises(UsageError, match="T055"):
             await consumer.commit()
+
+    run(main)
+
+
+def test_batches_and_streams_of_a_closed_consumer_commit_nothing(run: Run, broker: Broker) -> None:
+    topic = seeded(broker, numbers(10))
+
+    async def main() -> None:
+        async with member(broker, topic) as consumer:
+            batch = await consumer.batches(max_records=5).__anext__()
+        with pytest.raises(UsageError, match="T055: Consumer is closed"):
+            await batch.commit()
+        async with member(broker, topic) as consumer:
+            stream = await consumer.partitions().__anext__()
+        with pytest.raises(UsageError, match="T055: Consumer is closed"):
+            await stream.commit()
+
+    run(main)
+
+
+def test_commit_works_where_reading_has_ended_for_good(run: Run, broker: Broker) -> None:
+    topic, other = seeded(broker, numbers(10)), seeded(broker, numbers(10))
+
+    async def main() -> None:
+        async with tailrace.connect(broker.url) as client:
+            async with client.consumer(topic, other, group=f"g-{topic}") as consumer:
+                found = await take(consumer, 12)
+                kept = max(r.offset for r in found if r.topic == topic)
+                await client.admin.delete_topic(other)
+                with pytest.raises(TopicNotFound, match="T010"):
+                    await take(consumer, 20)
+                await consumer.commit()
+                assert (await consumer.committed())[TopicPartition(topic, 0)] == max(kept + 1, 10)
+
+    run(main)
+
+
+def test_deleted_topic_is_told_to_members_that_have_none_of_it(run: Run, broker: Broker) -> None:
+    topic = seeded(broker, numbers(10))
+
+    async def main() -> None:
+        async with member(broker, topic, "a") as busy, member(broker, topic, "b") as idle:
+            async with tailrace.connect(broker.url) as client:
+                await client.admin.delete_topic(topic)
+            for consumer in (busy, idle):
+                with pytest.raises(TopicNotFound, match="T010"):
+                    await take(consumer, 20)
 
     run(main)
