@@ -90,7 +90,7 @@ def delete(shard: Shard, hosted: HostedGroup, metrics: Metrics, done: Done) -> N
     def buried(error: TailraceError | None) -> None:
         hosted.leaving = False
         if error is None:
-            del shard.groups[group.name]
+            shard.forget(hosted)
             hosted.forget()
             metrics.forget_group(group.name)
         elif group.dirty:

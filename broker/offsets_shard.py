@@ -82,6 +82,11 @@ class Shard:
             hosted.stuck = self._failure
         self._wake()
 
+    def forget(self, hosted: HostedGroup) -> None:
+        """It is deleted: what of it was still to be written is not."""
+        del self.groups[hosted.group.name]
+        self._changed.pop(hosted, None)
+
     def write(self) -> None:
         """Begin to write what there is, unless a write is under way or must wait."""
         if self.log.busy or self._failure is not None:

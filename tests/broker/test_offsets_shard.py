@@ -1,0 +1,82 @@
+"""What one partition of ``__offsets`` writes, and in which order; the log is a list."""
+
+from collections.abc import Mapping
+
+from tailrace.broker import group_changes as changes
+from tailrace.broker.group import Group
+from tailrace.broker.group_members import GroupSettings
+from tailrace.broker.group_offsets import Committed
+from tailrace.broker.group_record import state_key
+from tailrace.broker.hosted_group import HostedGroup
+from tailrace.broker.metrics import Metrics
+from tailrace.broker.offsets_log import Done, OffsetsLog
+from tailrace.broker.offsets_shard import BATCH_RECORDS, Entry, Shard
+from tailrace.broker.timers import Timers
+from tailrace.protocol.errors import TailraceError
+from tests.broker.grouping import HELLO, request, shapes, who
+
+
+class Paper(OffsetsLog):
+    """A log in memory. ``settle`` ends the append under way."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.busy = False
+        self.batches: list[Mapping[bytes, bytes | None]] = []
+        self._done: Done | None = None
+
+    def append(self, records: Mapping[bytes, bytes | None], done: Done) -> None:
+        assert not self.busy
+        self.busy, self._done = True, done
+        self.batches.append(records)
+
+    def settle(self, error: TailraceError | None = None) -> None:
+        done, self._done, self.busy = self._done, None, False
+        assert done is not None
+        done(error)
+
+
+class Stage:
+    """A shard with one group, ``app``, that has no members any more."""
+
+    def __init__(self) -> None:
+        self.log, timers = Paper(), Timers()
+        self.metrics = Metrics(version="0", topics_max=9, clock=lambda: 0.0)
+        self.shard = Shard(self.log, timers, wake=lambda: None, flush=lambda: None)
+        self.hosted = HostedGroup(
+            Group("app", GroupSettings("b1", assign_delay_s=0), shapes()),
+            broker_id="b1",
+            timers=timers,
+            metrics=self.metrics,
+            changed=self.shard.changed,
+            flush=lambda: None,
+        )
+        self.shard.groups["app"] = self.hosted
+        group = self.hosted.group
+        group.heartbeat(0.0, request("ann"), who("ann"))
+        group.applied({(HELLO, 0): Committed(5, 1, -1, -1, -1, "")})
+        group.leave(0.0, "ann")
+        self.hosted.look()
+
+    def delete(self) -> list[TailraceError | None]:
+        told: list[TailraceError | None] = []
+        changes.delete(self.shard, self.hosted, self.metrics, told.append)
+        return told
+
+    def drain(self) -> None:
+        """Write until there is nothing to be written."""
+        for _ in range(5):
+            self.shard.write()
+            if self.log.busy:
+                self.log.settle()
+
+
+def test_a_group_that_is_deleted_is_not_written_again_behind_a_full_batch() -> None:
+    stage = Stage()
+    told = stage.delete()
+    others: dict[bytes, bytes | None] = {b"%d" % number: b"" for number in range(BATCH_RECORDS)}
+    stage.shard.submit(Entry(others, lambda error: None))
+    stage.drain()
+    assert told == [None]
+    key = state_key("app")
+    assert [batch[key] for batch in stage.log.batches if key in batch] == [None]
