@@ -12,6 +12,7 @@ from tailrace.protocol.messages import MovedPartitions, Rebalance
 
 KEPT_MAX = 16
 PARTITIONS_MAX = 100  # listed in one notice
+REASONS = ", "  # between those of one rebalance, in the order in which they came
 
 
 class Notices:
@@ -52,7 +53,7 @@ class Notices:
         listed, more = _listed(moved or owners, owners, topics, clients)
         ended = Rebalance(
             generation=generation,
-            reason=", ".join(sorted(self._reasons)),
+            reason=REASONS.join(self._reasons),
             took_ms=max(0, round((now - self._began) * 1000)),
             moved=listed,
             more=more,

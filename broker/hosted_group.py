@@ -19,6 +19,7 @@ import trio
 from tailrace.broker.call import Call
 from tailrace.broker.group import Group
 from tailrace.broker.group_members import Who
+from tailrace.broker.group_notices import REASONS
 from tailrace.broker.limits import FETCH_WAIT_MS_MAX
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.timers import Timer, Timers
@@ -123,6 +124,10 @@ class HostedGroup:
         for one in list(self._overdue):
             self._send_away(one, error)
 
+    def count_members(self) -> None:
+        """Let the metric say how many there are."""
+        self._metrics.group_members.of(self.group.name).set(len(self.group.members))
+
     def forget(self) -> None:
         """The group is no more. Who waits for an answer gets one."""
         self.group.written = self.group.changes
@@ -136,7 +141,8 @@ class HostedGroup:
     def _tell(self) -> None:
         """All that was decided may be told."""
         for ended in self.group.take_ended():
-            self._metrics.group_rebalances.of(self.group.name, ended.reason).inc()
+            first, _, _ = ended.reason.partition(REASONS)  # a few series, not one per combination
+            self._metrics.group_rebalances.of(self.group.name, first).inc()
             self._metrics.group_rebalance_duration.observe(ended.took_ms / 1000)
             log.info(
                 "group %s: %s; generation %d, %d members, %d ms",
@@ -151,7 +157,7 @@ class HostedGroup:
                     "took_ms": ended.took_ms,
                 },
             )
-        self._metrics.group_members.of(self.group.name).set(len(self.group.members))
+        self.count_members()
         for one in list(self._overdue):
             self._answer(one)
         for one in list(self._held.values()):

@@ -61,7 +61,7 @@ class LagReport:
         progress = self._watcher.progress(group)
         return DescribeGroupResponse(
             summary=self._summary(group, progress),
-            members=group.describe_members(self._clock.now(), self._clock.wall_ms()),
+            members=group.describe_members(trio.current_time(), self._clock.wall_ms()),
             partitions=tuple(self._partition(group, one) for one in progress),
         )
 

@@ -286,6 +286,17 @@ def test_changes_that_overlap_are_one_rebalance() -> None:
     assert group.take_ended() == []
 
 
+def test_a_rebalance_names_its_reasons_as_they_came() -> None:
+    group = new_group(shapes(hello=1, world=1))
+    told = send(group, request("ann", topics=("hello", "world")))
+    group.take_ended()
+    send(group, request("ann", told.member_epoch, owned=[0]))
+    send(group, request("bob"))
+    group.leave(0.0, "ann")
+    (ended,) = group.take_ended()
+    assert ended.reason == "subscription changed, member joined, member left"
+
+
 def test_a_member_is_told_of_rebalances_since_it_joined() -> None:
     group = new_group()
     send(group, request("ann"))

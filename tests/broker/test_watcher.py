@@ -123,6 +123,30 @@ def test_rate_drain_and_verdicts_over_the_window(tmp_path: Path) -> None:
     run(main)
 
 
+def test_member_was_heard_of_when_it_was(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with watched(tmp_path) as (_, client, clock):
+            await client.create("orders")
+            await Member(client, "m").join()
+            (member,) = (await describe(client)).members
+            assert member.last_heartbeat == pytest.approx(clock.wall_ms(), abs=5_000)
+
+    run(main)
+
+
+def test_members_are_counted_after_a_restart_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with watched(tmp_path) as (server, client, _):
+            await client.create("orders")
+            await Member(client, "m").join()
+            assert (await scrape(server))['group_members{group="g"}'] == 1
+        async with watched(tmp_path) as (server, client, _):
+            await describe(client)  # it is loaded
+            assert (await scrape(server))['group_members{group="g"}'] == 1
+
+    run(main)
+
+
 def test_deleted_group_leaves_nothing_behind(tmp_path: Path) -> None:
     async def main() -> None:
         async with watched(tmp_path) as (server, client, clock):
