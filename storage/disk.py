@@ -335,8 +335,9 @@ def _syncfs() -> Callable[[int], None] | None:
         return None
 
     def syncfs(descriptor: int) -> None:
-        if function(descriptor) != 0:
+        while function(descriptor) != 0:
             code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
+            if code != errno.EINTR:  # a signal is no failed sync; ``os.fsync`` goes on by itself
+                raise OSError(code, os.strerror(code))
 
     return syncfs

@@ -1,5 +1,6 @@
 """The real disk does what the log relies on."""
 
+import ctypes
 import errno
 import os
 from pathlib import Path
@@ -156,6 +157,27 @@ def test_syncfs_is_called_only_where_it_reports_what_could_not_be_written(
     disks._syncfs.cache_clear()
     try:
         assert (disks._syncfs() is not None) == reports
+    finally:
+        disks._syncfs.cache_clear()
+
+
+def test_a_signal_is_no_failed_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [errno.EINTR, errno.EINTR, 0, errno.EIO]
+
+    class Library:
+        @staticmethod
+        def syncfs(descriptor: int) -> int:
+            ctypes.set_errno(answers.pop(0))
+            return -1 if ctypes.get_errno() else 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, use_errno: Library)
+    disks._syncfs.cache_clear()
+    try:
+        syncfs = disks._syncfs()
+        assert syncfs is not None
+        syncfs(0)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            syncfs(0)
     finally:
         disks._syncfs.cache_clear()
 
