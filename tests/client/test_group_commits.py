@@ -1,5 +1,6 @@
 """What a member of a group commits, against a real broker, on both event loops (C12, R37)."""
 
+import anyio
 import pytest
 
 import tailrace
@@ -257,3 +258,36 @@ def test_deleted_topic_is_told_to_members_that_have_none_of_it(run: Run, broker:
                     await take(consumer, 20)
 
     run(main)
+
+
+def test_cancelled_consumer_still_commits_and_leaves(run: Run, broker: Broker) -> None:
+    topic = seeded(broker, numbers(10))
+
+    async def main() -> None:
+        async with tailrace.connect(broker.url) as client:
+            with anyio.CancelScope() as scope:
+                async with client.consumer(topic, group=f"g-{topic}") as consumer:
+                    await take(consumer, 5)
+                    scope.cancel()
+                    await anyio.sleep_forever()
+            assert (await rest(broker, topic))[0] == 4
+
+    run(main)
+
+
+def test_close_ends_in_time_while_nobody_answers(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Broker() as own:
+        topic = seeded(own, numbers(10))
+
+        async def main() -> None:
+            async with member(own, topic, close_timeout=0.2) as consumer:
+                await take(consumer, 5)
+                with own.faults.black_hole():
+                    began = anyio.current_time()
+                    await consumer.aclose()
+                    assert anyio.current_time() - began < 1.0
+
+        run(main)
+        assert f"offsets of {topic}[0] were not committed" in caplog.text
