@@ -357,7 +357,7 @@ class Holdings:
 
     async def step_out(self, reason: str) -> None:
         """Commit what is processed, and leave; what is still in hand is lost."""
-        await self.member.leave()
+        await self.member.leave(for_good=True)
         self._expected.clear()
         for holding in self._leaving.values():
             self.losses.note(holding, self._stands_at(holding), reason)

@@ -132,17 +132,18 @@ class Member:
         if self.options.commit_interval:
             self._errands.start(self._commit_often, self.options.commit_interval)
 
-    async def leave(self) -> None:
+    async def leave(self, *, for_good: bool = False) -> None:
         """Commit what is ``committable``, and go; within ``close_timeout``. Safe to call again.
 
         The leave is sent at once, so that others have the partitions within milliseconds; with an
-        instance id the partitions wait for its return instead, for ``session_timeout``. Nothing is
-        called for what it had. Never raises for a broker that does not answer: what could not be
-        committed is logged at ERROR. Cancelled: 2 s more, shielded.
+        instance id, unless it is ``for_good``, they wait for its return instead, for
+        ``session_timeout``. Nothing is called for what it had. Never raises for a broker that does
+        not answer: what could not be committed is logged at ERROR. Cancelled: 2 s more, shielded.
         """
         if self._pulse is None or self._leaving:
             return
         self._leaving = True
+        self._pulse.membership.for_good = for_good
         self._errands.close()
         points = self._tenure.points(self._listener.committable())
         limit_s = self.options.close_timeout

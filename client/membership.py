@@ -128,6 +128,7 @@ class Membership:
         self.life = 0  # rises when the member was fenced
         self.unsaid = True  # there is something that no heartbeat has told yet
         self.leaving = False
+        self.for_good = False  # it leaves although it has an instance id
         self._told_generation = -1
         self._held: dict[Place, Assignment] = {}
         self._withdrawn: set[Place] = set()  # part of what is held
@@ -154,7 +155,8 @@ class Membership:
     def _epoch_to_send(self) -> int:
         if not self.leaving:
             return self.epoch
-        return LEAVE_EPOCH if self.identity.instance_id is None else AWAY_EPOCH
+        stays = self.identity.instance_id is not None and not self.for_good
+        return AWAY_EPOCH if stays else LEAVE_EPOCH
 
     def _owned(self) -> tuple[OwnedPartitions, ...]:
         by_topic: dict[bytes, list[int]] = {}

@@ -208,8 +208,10 @@ class Opening:
     ) -> "Consumer[Any, Any]":
         """A consumer; use it as ``async with client.consumer("orders") as consumer``.
 
-        Durations are seconds. Raises ConfigError T082 for arguments that cannot be or do not go
-        together, UsageError T053-T055.
+        With ``group`` it reads what the broker gives to this member of the group, and commits how
+        far it is: docs/consumer_groups.md. Durations are seconds. Raises ConfigError T082 for
+        arguments that cannot be or do not go together, InvalidName T013 for group and instance
+        ids nobody could read in a log, UsageError T053-T055.
         """
         from tailrace.client.consumer import Consumer
 

@@ -74,7 +74,7 @@ class FakeMember:
             found[at] = None if point is None else Committed(point.offset, -1, -1, -1, 0, "")
         return found
 
-    async def leave(self) -> None:
+    async def leave(self, *, for_good: bool = False) -> None:
         await anyio.lowlevel.checkpoint()
         self.store(self.listener.committable())
         self.left += 1

@@ -307,3 +307,24 @@ def test_member_whose_session_ended_is_told_once_and_reads_on(run: Run, broker: 
             assert {r.offset for r in await take(consumer, 100)} >= {0, 1}, "from the last commit"
 
     run(main)
+
+
+@pytest.mark.parametrize("instance_id", [None, "static"])
+def test_partition_that_stands_still_goes_to_another_member(
+    run: Run, broker: Broker, caplog: pytest.LogCaptureFixture, instance_id: str | None
+) -> None:
+    topic = seeded(broker, numbers(20), 2)
+
+    async def main() -> None:
+        options: dict[str, Any] = {"max_processing": 0.1, "instance_id": instance_id}
+        async with member(broker, topic, "a", **options) as a:
+            (stuck,) = await take(a, 1)
+            async with member(broker, topic, "b", stop_at_end=False) as b:
+                seen: set[tuple[int, int]] = set()
+                while (stuck.partition, stuck.offset) not in seen:
+                    seen |= {(r.partition, r.offset) for r in await take(b, 1)}
+            with pytest.raises(PartitionLost, match=r"max_processing 0\.1 s"):
+                await take(a, 1)
+
+    run(main)
+    assert f"handing back {topic}[" in caplog.text
