@@ -326,7 +326,8 @@ class Topics:
                 for one in self._openings(topic, leaderships)
                 if self._shelf.get(topic.topic_id, one.number) is None
             ]
-            await self._shelf.open(unopened, clean=False, suspect=False)
+            # What of them is durable is unknown: a sync may have failed for want of room (R21).
+            await self._shelf.open(unopened, clean=False, suspect=True)
             await self._lead(
                 [one for one in self._openings(topic, leaderships) if not self._led(one)]
             )

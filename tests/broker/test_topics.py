@@ -3,8 +3,10 @@
 import errno
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -35,7 +37,8 @@ from tailrace.protocol.messages import (
     TopicDescription,
     TopicResponse,
 )
-from tailrace.storage.disk import OsDisk, OsFile
+from tailrace.storage.disk import File, OsDisk, OsFile
+from tailrace.storage.opening import Unopened
 from tests.broker.harness import Client, connected, run, serving
 
 
@@ -410,6 +413,46 @@ def test_a_topic_there_is_no_room_for_does_not_come_to_be(tmp_path: Path, full: 
             assert (await client.metadata()).topics == ()
             disk.full = ""
             await create(client, "orders")
+
+    run(main)
+
+
+def test_what_a_failed_change_left_is_opened_as_if_a_sync_had_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tailrace.broker.registry.RETRY_FIRST_S", 0.0001)
+    stores: list[LosesReplies] = []
+    opened: list[tuple[str, bool]] = []
+
+    class NoSync(OsDisk):
+        full = True
+
+        def sync_together(self, files: Sequence[File], directories: Sequence[str]) -> None:
+            if self.full and files:
+                stores[0].fail_all = True  # nor can the topic be taken back
+                raise OSError(errno.ENOSPC, "planted")
+            super().sync_together(files, directories)
+
+    class Watched(Unopened):
+        def __init__(self, *given: Any, suspect: bool, topic: str, **more: Any) -> None:
+            opened.append((topic, suspect))
+            super().__init__(*given, suspect=suspect, topic=topic, **more)
+
+    disk = NoSync()
+
+    def change(world: World) -> World:
+        return losing(replace(world, disk=disk), stores)
+
+    async def main() -> None:
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
+            with pytest.raises(MetadataUnavailable, match="T100"):
+                await create(client, "orders")
+            disk.full = stores[0].fail_all = False
+            monkeypatch.setattr("tailrace.broker.shelf.Unopened", Watched)
+            await create(client, "more")
+            assert opened == [("orders", True), ("more", False)]
+            found = {one.name: one for one in (await client.metadata()).topics}
+            assert (await client.produce(found["orders"].topic_id, [b"a"])).error is None
 
     run(main)
 
