@@ -30,8 +30,8 @@ class CommitCalls:
         self._holdings = holdings
 
     async def commit(self, offsets: Mapping[TopicPartition, int] | None, metadata: str) -> None:
-        """See ``Consumer.commit``."""
-        self._begin(None if offsets is None else list(offsets))
+        """See ``Consumer.commit``. What can be committed is, also if something was lost."""
+        late = self._begin(None if offsets is None else list(offsets))
         points: dict[Holding, CommitPoint] = {}
         if offsets is None:
             # Of what ``run`` handed out only what is finished: it goes on with the rest meanwhile.
@@ -42,13 +42,22 @@ class CommitCalls:
                     points[holding] = point
         else:
             for at, offset in offsets.items():
-                holding = self._holding(at)
-                points[holding] = holding.point(_checked(offset))
-        await self._store(points, metadata, lower=offsets is not None)
+                if late is None or at not in late.offsets:
+                    holding = self._holding(at)
+                    points[holding] = holding.point(_checked(offset))
+        try:
+            await self._store(points, metadata, lower=offsets is not None)
+        except TailraceError as error:
+            if late is not None:
+                error.add_note(str(late))
+            raise
+        if late is not None:
+            raise late
 
     async def commit_batch(self, buffer: PartitionBuffer, batch: Batch[Any, Any]) -> None:
         """See ``Batch.commit``."""
-        self._begin([buffer.at])
+        if late := self._begin([buffer.at]):
+            raise late
         holding = self._holding(buffer.at, buffer)
         point = holding.point(batch.next_offset)
         if len(batch):  # its records may not be at hand any more
@@ -58,7 +67,8 @@ class CommitCalls:
 
     async def commit_of(self, buffer: PartitionBuffer, next_offset: int | None) -> None:
         """See ``PartitionStream.commit``."""
-        self._begin([buffer.at])
+        if late := self._begin([buffer.at]):
+            raise late
         holding = self._holding(buffer.at, buffer)
         point = holding.handed_out if next_offset is None else holding.point(_checked(next_offset))
         await self._store({holding: point}, "", lower=next_offset is not None)
@@ -79,12 +89,11 @@ class CommitCalls:
                 await anyio.sleep(backoff.next())
             self._feed.check()
 
-    def _begin(self, partitions: list[TopicPartition] | None) -> None:
-        """What was lost before is told first."""
+    def _begin(self, partitions: list[TopicPartition] | None) -> PartitionLost | None:
+        """What was lost before, of some partitions or of all, is told now."""
         self._feed.check_use()
         self.used = True
-        if late := self._holdings.losses.take(partitions):
-            raise late
+        return self._holdings.losses.take(partitions)
 
     def _holding(self, at: TopicPartition, buffer: PartitionBuffer | None = None) -> Holding:
         """Of a partition, and of no later assignment than the one ``buffer`` belongs to."""

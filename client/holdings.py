@@ -234,9 +234,12 @@ class Holdings:
             for at, holding in free.items():
                 self.member.released(at)
                 del self._leaving[at]
-                holding.buffer.forget()
                 if self.options.commit == "after":
                     self._released[at] = holding
+                else:
+                    reason = "it was withdrawn before the first commit"
+                    self.losses.note(holding, self._stands_at(holding), reason)
+                holding.buffer.forget()
         finally:
             self._releasing = None
 

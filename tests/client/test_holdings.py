@@ -217,6 +217,9 @@ def test_manual_partition_of_who_never_commits_goes_at_once(run: Run, here: Fetc
                 await own.take(1)
             assert own.member.released_ones == [ZERO]
             assert own.member.stored == {}
+            with pytest.raises(PartitionLost, match="withdrawn before the first commit"):
+                await own.consumer.commit()
+            await own.consumer.commit()
 
     run(main)
 
@@ -288,6 +291,23 @@ def test_loss_is_raised_once_by_a_commit(run: Run, here: FetchWorld) -> None:
             await own.consumer.commit()
             with pytest.raises(UsageError, match="T055"):
                 await own.consumer.commit({ZERO: 3})
+
+    run(main)
+
+
+def test_commit_that_tells_a_loss_stores_the_rest(run: Run, here: FetchWorld) -> None:
+    async def main() -> None:
+        async with joined(here) as own:
+            await own.assign(0, 1)
+            await own.take(4)
+            own.member.listener.lost([ZERO], "it was too late")
+            with pytest.raises(PartitionLost) as caught:
+                await own.consumer.commit()
+            assert (caught.value.offsets, own.member.stored[ONE].offset) == ({ZERO: 2}, 2)
+            await own.take(1)
+            own.member.listener.lost([ONE], "it was too late")
+            with pytest.raises(PartitionLost):
+                await own.consumer.commit({ONE: 3})
 
     run(main)
 
