@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 STATES = 200_000
 EXAMPLES = 20_000
+PROPERTIES = ("tests/protocol", "tests/storage", "tests/broker/test_clock.py")
 SEEDS = 4_000
 KILLS = 1_500  # at system calls, of a sample; all of them where it is a whole night
 ERRORS = 1_500  # likewise, EIO and ENOSPC together
@@ -45,6 +46,7 @@ def proofs(share: float) -> Iterator[Proof]:
     half = max(1, round(SEEDS * share / 2))
     yield Proof("tests.simulation.explore", ("--states", part(STATES)))
     yield Proof("tests.simulation.log_machine", ("--examples", part(EXAMPLES)))
+    yield Proof("pytest", ("-q", "-m", "hypothesis", "-o", "faulthandler_timeout=0", *PROPERTIES))
     for scenario in ("streams", "keeping"):
         seeds = f"1000-{999 + half}"
         yield Proof("tests.simulation.sweep", ("--scenario", scenario, "--seeds", seeds))
@@ -60,6 +62,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.proofs.nightly")
     parser.add_argument("--share", type=float, default=1.0, help="of a night, 1: all of it")
     options = parser.parse_args()
+    examples = str(max(1, round(EXAMPLES * options.share)))
+    environ = {**os.environ, "HYPOTHESIS_EXAMPLES": examples}  # for PROPERTIES: tests/conftest.py
     failed: list[str] = []
     for proof in proofs(options.share):
         name = " ".join((proof.module, *proof.arguments))
@@ -68,7 +72,8 @@ def main() -> int:
             continue
         print(f"== {name}", flush=True)
         began = time.monotonic()
-        code = subprocess.run([sys.executable, "-m", *name.split()], check=False).returncode
+        command = [sys.executable, "-m", *name.split()]
+        code = subprocess.run(command, env=environ, check=False).returncode
         print(f"== {time.monotonic() - began:.0f} s, exit code {code}\n", flush=True)
         if code:
             failed.append(name)

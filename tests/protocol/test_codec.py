@@ -62,7 +62,7 @@ def messages_of(cls: type[Any]) -> st.SearchStrategy[Any]:
     return st.builds(cls, *(values(hints[field.name]) for field in fields(cls)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=max(1, settings().max_examples // 8))  # of each message
 @given(data=st.data())
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_every_message_comes_back_as_it_was(cls: type[Any], data: st.DataObject) -> None:
