@@ -147,11 +147,18 @@ def run_broker(
         elif not console.quiet and (text := human(ready)) is not None:
             click.echo(text, err=True)
 
+    failed: TailraceError
     try:
         return process.run(config, sources, announce)
     except TailraceError as error:
-        click.echo(console.render_error(error), err=True)
-        return process.failure_code(error)
+        failed = error
+    except BrokenPipeError:  # of stdout
+        raise
+    except OSError as error:  # a write that finds no room does not say where
+        path = error.filename or config.storage.data_dir
+        failed = texts_cli.file_error(path, reason=error.strerror or str(error))
+    click.echo(console.render_error(failed), err=True)
+    return process.failure_code(failed)
 
 
 def ready_document(ready: "Ready") -> dict[str, object]:

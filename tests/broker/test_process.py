@@ -21,12 +21,14 @@ import pytest
 import trio
 
 from tailrace.broker import process
+from tailrace.broker.cli import run_broker
 from tailrace.broker.config import Sources, from_mapping
 from tailrace.broker.groups import first_of
 from tailrace.broker.health import Health
 from tailrace.broker.logs import LogHandler, as_json
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.process import failure_code
+from tailrace.protocol.console import Console
 from tailrace.protocol.errors import BrokerError, ConfigError, MetadataUnavailable
 
 pytestmark = pytest.mark.slow
@@ -373,6 +375,21 @@ def test_what_may_pass_is_no_wrong_configuration(cause: OSError | None, exit_cod
     failed = BrokerError("T093", "x")
     failed.__cause__ = cause
     assert failure_code(failed) == 7
+
+
+def test_a_start_that_finds_no_room_names_the_directory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = from_mapping({"storage.data_dir": str(tmp_path)})
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as from a write: without a name
+
+    monkeypatch.setattr(process, "run", full)
+    assert run_broker(Console(), found, Sources(None, {}), lambda ready: None) == 1
+    assert capsys.readouterr().err == (
+        f"error: T062: {tmp_path}: No space left on device. Check the path and its permissions.\n"
+    )
 
 
 def test_error_with_a_code_wins_over_its_company() -> None:
