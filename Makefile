@@ -31,11 +31,12 @@ WORKERS ?= auto
 pytest: $(VENV)/.dev
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-# 300 seeds of both scenarios of the simulation, and what finds the planted bugs (some minutes).
+# 300 seeds of each scenario of the simulation, and what finds the planted bugs (some minutes).
 SEEDS ?= 0-299
 sim: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation.sweep --seeds $(SEEDS)
 	$(BIN)/python -m tests.simulation.sweep --seeds $(SEEDS) --scenario keeping
+	$(BIN)/python -m tests.simulation.sweep --seeds $(SEEDS) --scenario groups
 	$(BIN)/python -m tests.simulation.measure
 
 # Real processes: kill -9 under load 20 times, 5 power cuts (root: mounts an ext4 loop file).

@@ -87,6 +87,8 @@ class SimTransport:
                 raise ConnectionAbortedError("closed here")
             data = self._in.take(max_bytes)
             if data is not None:
+                for tap in self._net.arrivals:
+                    tap(self._connection, self._is_client, data)
                 return data
             await self._in.readable.wait(self._in.next_arrival())
 
@@ -179,7 +181,8 @@ class SimNet:
         self.delay_mean = delay_mean
         self.reset_share = 0.0  # this share of new connections is reset after a random byte
         self.reset_bytes_max = 64 << 10
-        self.taps: list[Tap] = []
+        self.taps: list[Tap] = []  # of what is sent
+        self.arrivals: list[Tap] = []  # of what is received
         self._seed = seed
         self._rng = seeded(seed, "net")
         self._links: dict[tuple[str, str], Link] = {}

@@ -15,6 +15,7 @@ from tailrace.simulation.seeding import Outcome, Trace, run_seeded
 from tailrace.simulation.world import Settings, SimNode
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Client)
 
 
 class SimCluster:
@@ -36,8 +37,12 @@ class SimCluster:
     def client(self, name: str | None = None, **options: float) -> Client:
         """A client on a host of its own; ``options`` are the durations of ``connect``."""
         self._clients += 1
-        name = name or f"c{self._clients}"
-        return Client(
+        return self.process(Client, Life(name or f"c{self._clients}"), **options)
+
+    def process(self, kind: type[C], life: Life, **options: float) -> C:
+        """A client of some kind in a process that can be killed."""
+        name = life.name
+        return kind(
             resolve(
                 [node.address for node in self.nodes.values()],
                 client_id=name,
@@ -48,7 +53,7 @@ class SimCluster:
                 close_timeout=options.pop("close_timeout", 10.0),
                 **options,
             ),
-            net=self.net.client(Life(name)),
+            net=self.net.client(life),
             clock=self.clock,
             random=seeded(self.seed, "client", name),
         )

@@ -1,8 +1,8 @@
 """Known bugs, put into the product on demand: they measure the tests (safety 7.6).
 
 Each is a patch of the product's code from outside, under the number of safety.md's table where it
-has one, and says which of the tests must find it: ``seeds`` of the first scenario or of the second
-(``keeping``), the crash ``scripts``, or the ``machine``.
+has one, and says which of the tests must find it: ``seeds`` of the first scenario, of the second
+(``keeping``) or of the third (``groups``), the crash ``scripts``, or the ``machine``.
 """
 
 import pkgutil
@@ -29,8 +29,9 @@ from tailrace.storage.rounds import SyncPoint
 from tailrace.storage.segment import Range
 from tailrace.storage.swap import SwapName, replaced_by
 from tailrace.storage.thinning import Kept
+from tests.simulation import planted_groups
 
-Finder = Literal["seeds", "keeping", "scripts", "machine"]
+Finder = Literal["seeds", "keeping", "groups", "scripts", "machine"]
 Patches = Sequence[Any]
 
 
@@ -255,6 +256,11 @@ BUGS: dict[str, Bug] = {
     "rewrite-drops-a-record": Bug("", rewrite_drops_a_record, ("scripts", "keeping")),
     "deletion-takes-another-directory": Bug("", deletion_takes_another_directory, ("keeping",)),
     "read-past-the-end": Bug("28", read_past_the_end, ("machine",)),
+    "commit-before-append": Bug("17", planted_groups.commit_before_append, ("groups",)),
+    "generation-not-checked": Bug("18", planted_groups.generation_not_checked, ("groups",)),
+    "offsets-while-loading": Bug("19", planted_groups.offsets_while_loading, ("groups",)),
+    "given-away-before-released": Bug("", planted_groups.given_away_before_released, ("groups",)),
+    "commits-what-is-in-hand": Bug("", planted_groups.commits_what_is_in_hand, ("groups",)),
 }
 
 

@@ -1,8 +1,8 @@
 """Runs many seeds of a scenario: ``python -m tests.simulation.sweep --seeds 0-299``.
 
-``--scenario streams`` (``scenario.py``) is the default, ``keeping`` the other. A failure prints
-seed, commit, trio's version and the command that replays it, first. ``--planted`` puts a known bug
-in; then failures are what is hoped for.
+``--scenario streams`` (``scenario.py``) is the default, ``keeping`` and ``groups`` are the others.
+A failure prints seed, commit, trio's version and the command that replays it, first. ``--planted``
+puts a known bug in; then failures are what is hoped for.
 """
 
 import argparse
@@ -20,14 +20,19 @@ from dataclasses import dataclass
 import trio
 
 from tailrace.simulation.seeding import Outcome
+from tests.simulation.groups import run_groups
 from tests.simulation.keeping import run_keeping
 from tests.simulation.planted import BUGS, plant
 from tests.simulation.scenario import Report, run_seed
 
 PROCESSES = os.cpu_count() or 1
 SHOWN = 4_000  # characters of what is wrong
-STREAMS, KEEPING = "streams", "keeping"
-SCENARIOS: dict[str, Callable[[int], Outcome[Report]]] = {STREAMS: run_seed, KEEPING: run_keeping}
+STREAMS, KEEPING, GROUPS = "streams", "keeping", "groups"
+SCENARIOS: dict[str, Callable[[int], Outcome[Report]]] = {
+    STREAMS: run_seed,
+    KEEPING: run_keeping,
+    GROUPS: run_groups,
+}
 
 
 @dataclass(frozen=True)

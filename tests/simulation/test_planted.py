@@ -5,7 +5,7 @@ import pytest
 from tests.simulation.log_machine import examples_to_failure
 from tests.simulation.measure import states_to_failure
 from tests.simulation.planted import BUGS, Finder, plant
-from tests.simulation.sweep import KEEPING, STREAMS, first_caught
+from tests.simulation.sweep import GROUPS, KEEPING, STREAMS, first_caught
 
 EXAMPLES = 60
 SEEDS = range(50)
@@ -38,7 +38,11 @@ def test_the_state_machine_finds(bug: str) -> None:
 
 @pytest.mark.parametrize(
     ("scenario", "bug"),
-    [(STREAMS, bug) for bug in found_by("seeds")] + [(KEEPING, bug) for bug in found_by("keeping")],
+    [
+        *((STREAMS, bug) for bug in found_by("seeds")),
+        *((KEEPING, bug) for bug in found_by("keeping")),
+        *((GROUPS, bug) for bug in found_by("groups")),
+    ],
 )
 def test_the_simulation_finds(scenario: str, bug: str) -> None:
     found = first_caught(bug, SEEDS, scenario)
