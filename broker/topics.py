@@ -33,7 +33,7 @@ from tailrace.broker.registry import Conflict, PartitionId, Registry
 from tailrace.broker.shelf import Opening, Shelf
 from tailrace.broker.world import World
 from tailrace.protocol import texts, texts_config
-from tailrace.protocol.errors import BrokerError
+from tailrace.protocol.errors import BrokerError, PartitionOffline
 
 log = logging.getLogger("tailrace.broker.topics")
 
@@ -87,19 +87,29 @@ class Topics:
     # ── start ────────────────────────────────────────────────────────────────────────────────
 
     async def start(self, *, clean: bool, suspect: bool) -> None:
-        """Open everything the store knows, and lead it. T033 T093 T100."""
+        """Open everything the store knows, and lead it. T093 T100."""
         catalog, leaderships = await self._registry.load()
         self._shelf.catalog = catalog
         for topic in [one for one in catalog.by_name.values() if one.state == "deleting"]:
-            await self._remove(topic)
+            try:
+                await self._remove(topic)
+            except PartitionOffline:  # it was told, and is no reason not to serve the others
+                self._stale = True
         openings = [
             opening
             for topic in self.catalog.by_name.values()
+            if topic.state == "live"
             for opening in self._openings(topic, leaderships)
         ]
         await self._shelf.open(openings, clean=clean, suspect=suspect)
         await self._lead(openings)
-        self._shelf.report_strangers({(one.topic.topic_id, one.number) for one in openings})
+        self._shelf.report_strangers(
+            {
+                (topic.topic_id, number)
+                for topic in self.catalog.by_name.values()
+                for number in range(len(topic.partitions))
+            }
+        )
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────
 

@@ -20,7 +20,6 @@ from tailrace.protocol.errors import (
     ConnectError,
     InvalidName,
     MetadataUnavailable,
-    PartitionOffline,
     StorageFull,
     TopicExists,
     TopicNotFound,
@@ -453,35 +452,5 @@ def test_what_a_failed_change_left_is_opened_as_if_a_sync_had_failed(
             assert opened == [("orders", True), ("more", False)]
             found = {one.name: one for one in (await client.metadata()).topics}
             assert (await client.produce(found["orders"].topic_id, [b"a"])).error is None
-
-    run(main)
-
-
-class Stuck(OsDisk):
-    failing = 0  # so many directories cannot be removed
-
-    def remove_directory(self, path: str) -> None:
-        if self.failing:
-            self.failing -= 1
-            raise OSError(errno.EIO, "planted")
-        super().remove_directory(path)
-
-
-def test_a_topic_that_cannot_be_removed_is_told_so_and_goes_with_the_next_try(
-    tmp_path: Path,
-) -> None:
-    disk = Stuck()
-
-    async def main() -> None:
-        async with (
-            serving(tmp_path, change=lambda world: replace(world, disk=disk)) as (_, ready),
-            connected(ready) as client,
-        ):
-            await create(client, "orders", partitions=2)
-            disk.failing = 1
-            with pytest.raises(PartitionOffline, match="could not be removed"):
-                await client.delete("orders")
-            await create(client, "orders")
-            assert len(list((tmp_path / "data" / "topics").iterdir())) == 1
 
     run(main)
