@@ -23,6 +23,7 @@ import trio
 from tailrace.broker import group_changes as changes
 from tailrace.broker.appender import Appender
 from tailrace.broker.assignment import Partition as PartitionKey
+from tailrace.broker.awake import Awake
 from tailrace.broker.bell import Bell
 from tailrace.broker.call import Call
 from tailrace.broker.catalog import Topic
@@ -91,6 +92,7 @@ class Coordinator:
         self._metrics = metrics
         self._syncing = syncing
         self._flush = flush
+        self._awake = Awake(timers, self._back)
         self._bell = Bell()  # there is something to be written
         self._load_bell = Bell()
         self._router: Router | None = None  # None: there is no __offsets yet
@@ -231,6 +233,7 @@ class Coordinator:
             timers=self._timers,
             metrics=self._metrics,
             changed=changed,
+            awake=self._awake.check,
             flush=self._flush,
         )
 
@@ -284,6 +287,11 @@ class Coordinator:
                 for hosted in shard.groups.values():
                     self._adapt(shard, hosted, now)
 
+    def _back(self, now: float) -> None:
+        """This broker was away: nobody's session ended meanwhile."""
+        for group in self.all():
+            group.fresh_sessions(now)
+
     def _adapt(self, shard: Shard, hosted: HostedGroup, now: float) -> None:
         orphans = hosted.group.topics_changed(now, self._shapes)
         changes.bury_offsets(shard, hosted.group, orphans)
@@ -301,6 +309,7 @@ class Coordinator:
             shard = Shard(one, self._timers, wake=self._bell.ring, flush=self._flush)
             shard.loaded = one.empty
             self._shards.append(shard)
+        self._awake.start(trio.current_time())
         self._load_bell.ring()
 
     async def _try_load(self, shard: Shard) -> None:

@@ -29,8 +29,6 @@ from tailrace.protocol.messages import HeartbeatRequest
 
 log = logging.getLogger("tailrace.broker.hosted_group")
 
-AWAY_S = 1.0  # a timer so late says that this broker was away: nobody's session ended meanwhile
-
 
 class Heartbeat:
     """One in hand. Answered once, unless its connection ends first."""
@@ -45,7 +43,8 @@ class Heartbeat:
 
 
 class HostedGroup:
-    """``changed`` is called when the group has something to be written."""
+    """``changed`` is called when the group has something to be written; ``awake`` before anybody
+    is said to be late: it gives everybody a fresh session if this broker itself was away."""
 
     def __init__(
         self,
@@ -55,6 +54,7 @@ class HostedGroup:
         timers: Timers,
         metrics: Metrics,
         changed: "Callable[[HostedGroup], None]",
+        awake: Callable[[float], None],
         flush: Callable[[], None],
     ) -> None:
         self.group = group
@@ -64,6 +64,7 @@ class HostedGroup:
         self._timers = timers
         self._metrics = metrics
         self._changed = changed
+        self._awake = awake
         self._flush = flush
         self._told_of = group.changes  # up to where ``changed`` was called
         self._held: dict[str, Heartbeat] = {}  # by member id, its newest
@@ -212,8 +213,7 @@ class HostedGroup:
         """The group's deadline, or one that has moved since."""
         self._timer = None
         now = trio.current_time()
-        if now - self._timer_at > AWAY_S:
-            self.group.fresh_sessions(now)
+        self._awake(now)
         for member in self.group.expire(now):
             log.warning(
                 "group %s: member %s of %s at %s was silent for %d ms",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tailrace.broker import group_record, hosted_group, topic_config
+from tailrace.broker import awake, group_record, topic_config
 from tailrace.broker.coordinator import Coordinator
 from tailrace.broker.offsets_log import OffsetsLog
 from tailrace.broker.server import Server
@@ -253,17 +253,19 @@ def test_a_damaged_batch_costs_what_it_held_and_is_named(
 # ── time ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("still_s", [0.35, 0.6])  # a deadline just missed, and one long gone
 def test_nobody_is_late_because_the_broker_stood_still(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still_s: float
 ) -> None:
-    monkeypatch.setattr(hosted_group, "AWAY_S", 0.1)
+    monkeypatch.setattr(awake, "AWAY_S", 0.1)
+    monkeypatch.setattr(awake, "PULSE_S", 0.02)
 
     async def main() -> None:
         async with serving(tmp_path, AT_ONCE) as (_, ready), connected(ready) as client:
             await client.create("orders")
             member = Member(client, "m1", session_timeout_ms=300)
             await member.join()
-            time.sleep(0.6)  # noqa: ASYNC251 - that is the point
+            time.sleep(still_s)  # noqa: ASYNC251 - that is the point
             await trio.sleep(0.05)
             assert (await member.beat()).members == 1
 

@@ -49,6 +49,7 @@ class Stage:
             timers=timers,
             metrics=self.metrics,
             changed=self.shard.changed,
+            awake=lambda now: None,
             flush=lambda: None,
         )
         self.shard.groups["app"] = self.hosted
