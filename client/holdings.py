@@ -334,6 +334,11 @@ class Holdings:
         if self.options.commit_interval == 0 and self.options.commit == "after":
             await self.calls.before_next()
 
+    def all_processed(self) -> None:
+        """``run`` has nothing in hand; the next record, and with it a commit, may be long away."""
+        if self.options.commit_interval == 0 and self.options.commit == "after":
+            self.member.commit_soon()
+
     async def committed(self) -> dict[TopicPartition, int | None]:
         """See ``Consumer.committed``."""
         timeout_s = self._feed.client.options.request_timeout

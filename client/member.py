@@ -393,9 +393,16 @@ class Member:
     async def _commit_often(self, interval_s: float) -> None:
         while self._client.cluster.failure is None:
             await anyio.sleep(interval_s)
-            points = self._tenure.points(self._listener.committable())
-            if self._commits.ledger.due(points):
-                await self._store_anyway(points)
+            await self._commit_due()
+
+    def commit_soon(self) -> None:
+        """Store what is ``committable``, in the background."""
+        self._errands.start(self._commit_due)
+
+    async def _commit_due(self) -> None:
+        points = self._tenure.points(self._listener.committable())
+        if self._commits.ledger.due(points):
+            await self._store_anyway(points)
 
     async def _store_anyway(self, points: Points) -> None:
         """Through every outage. What cannot be stored is read again by whoever comes next."""

@@ -241,6 +241,8 @@ class Run:
         self._start(tasks)
         if taken.of is not None and self._feed.group is not None:
             self._feed.group.look()
+            if not self.lanes.taken:
+                self._feed.group.all_processed()
         self._make_room()
 
     async def _handle(self, record: Record[Any, Any]) -> None:

@@ -57,6 +57,9 @@ class FakeMember:
             self.store({at: point})
         self.released_ones.append(at)
 
+    def commit_soon(self) -> None:
+        self.store(self.listener.committable())
+
     async def commit(
         self, points: Mapping[TopicPartition, CommitPoint], metadata: str = "", *, lower: bool
     ) -> None:

@@ -10,7 +10,7 @@ import pytest
 import tailrace
 from tailrace.client import holdings
 from tailrace.client.progress import Finishing
-from tailrace.client.records import Record
+from tailrace.client.records import Record, TopicPartition
 from tailrace.client.run import Lanes, Taken
 from tailrace.testing import Broker
 from tests.client.fake_member import FakeMember
@@ -261,6 +261,31 @@ def test_failed_handler_comes_again_with_all_behind_it(run: Run, broker: Broker)
         with pytest.raises(ValueError, match="cannot"):
             await fail()
         assert (await rest(broker, topic))[0] == 7
+
+    run(main)
+
+
+def test_interval_of_zero_commits_the_last_records_too(run: Run, broker: Broker) -> None:
+    topic = seeded(broker, numbers(3))
+
+    async def main() -> None:
+        async def handle(record: AnyRecord) -> None:
+            await anyio.sleep(0.001)
+
+        async with member(broker, topic, commit_interval=0) as consumer:
+            async with anyio.create_task_group() as tasks:
+
+                async def go() -> None:
+                    await consumer.run(handle, signals=False)
+
+                tasks.start_soon(go)
+                await until(lambda: consumer.health().last_record is not None)
+                for _ in range(1000):
+                    if await consumer.committed() == {TopicPartition(topic, 0): 3}:
+                        break
+                else:
+                    pytest.fail("never committed")
+                tasks.cancel_scope.cancel()
 
     run(main)
 
