@@ -41,7 +41,7 @@ from tests.simulation.workload import Producing, drain
 STABLE, BRIEF = ("orders", "payments"), "brief"
 PARTITIONS = 8
 MEMBERS = 8
-CHAOS_S = 20.0
+CHAOS_S = 12.0
 STABLE_WITHIN_S = 3 * REBALANCE_S
 CAUGHT_UP_WITHIN_S = 120.0
 END_S = 600.0
