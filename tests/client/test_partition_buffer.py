@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from tailrace.client.codecs import Undecodable, bind
+from tailrace.client.commits import CommitPoint
 from tailrace.client.partition_buffer import Budget, Codecs, PartitionBuffer
 from tailrace.client.records import Slice, TopicPartition
 from tailrace.protocol.batch import encode_entry, header_seed, patch
@@ -315,3 +316,49 @@ def test_budget_gives_half_of_what_is_free_and_never_all_to_those_who_wait() -> 
 
 def test_smallest_budget_still_brings_one_batch() -> None:
     assert Budget(1).next_fetch_bytes() == 1
+
+
+# ── places to go on from ─────────────────────────────────────────────────────────────────────
+
+
+def test_place_knows_the_record_before_it() -> None:
+    target = buffer()
+    answer(target, entry(0, [b"a", b"b"]), entry(2, [b"c"]))
+    assert target.load()
+    assert target.point(0) == CommitPoint(0)
+    assert target.point(1) == CommitPoint(1, leader_epoch=1, timestamp=1_000, append_time=5)
+    assert drain(target)
+    assert target.point(target.position) == CommitPoint(3, 1, 1_000, 5)
+
+
+def test_place_behind_a_gap_knows_the_record_before_the_gap() -> None:
+    target = buffer()
+    answer(
+        target,
+        entry(0, [b"a"], offsets=[0], last_offset_delta=4),
+        entry(5, [b"f"], attributes=0x20),
+    )
+    drain(target)
+    assert target.position == 6
+    assert target.point(6) == CommitPoint(6, 1, 1_000, 5)
+    assert target.point(9) == CommitPoint(9), "nothing is known of what was not handed out"
+
+
+def test_place_after_a_seek_knows_nothing_of_the_record_before() -> None:
+    target = buffer()
+    answer(target, entry(0, [b"a", b"b"]))
+    drain(target)
+    target.seek(1)
+    assert target.point(1) == CommitPoint(1)
+
+
+def test_buffer_that_is_given_up_keeps_where_it_stood() -> None:
+    target = buffer()
+    answer(target, entry(0, [b"a", b"b"]), entry(2, [b"c"]))
+    assert target.load()
+    target.index += 1
+    asked = target.generation
+    target.give_up()
+    assert (target.position, target.available, target.generation) == (1, 1, asked + 1)
+    target.forget()
+    assert (target.position, target.stored) == (1, None)
