@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test checked lint types pytest format sim proofs proofs-storage bench-quick vectors clean
+.PHONY: demo test checked lint types pytest format sim proofs proofs-groups proofs-storage bench-quick \
+	vectors clean
 
 demo: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.demo tests/data/apache_access.log
@@ -46,6 +47,12 @@ proofs: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.full --seconds 60
 	$(BIN)/python -m tests.proofs.erase --kills 5
 	$(BIN)/python -m tests.proofs.erase --loop --power-cuts 3
+
+# Consumer groups as real processes, half an hour; they measure: leave the machine to them.
+# CASE=failover, stalled, order, lag or churn is one of them.
+CASE ?= all
+proofs-groups: $(VENV)/.dev
+	$(BIN)/python -m tests.proofs.groups $(CASE)
 
 # The storage proofs of a night; SHARE=0.1 is a tenth of it (half an hour on two cores).
 SHARE ?= 1

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -19,13 +20,24 @@ class BrokerProcess:
     A context manager: leaving it stops the broker gracefully, or kills it after 10 s.
     """
 
-    def __init__(self, data_dir: Path, *, port: int = 0, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port: int = 0,
+        arguments: tuple[str, ...] = (),
+        settings: Mapping[str, str] | None = None,  # {"group.verdict_window": "5s"}
+    ) -> None:
         self.data_dir = data_dir
         self.port = port
         self.url = ""
         self.ready_seconds = 0.0
         self.stderr_path = Path(f"{data_dir}.stderr")  # beside the data, appended by each start
         self._arguments = arguments
+        self._variables = {
+            f"TAILRACE_{key.upper().replace('.', '__')}": value
+            for key, value in (settings or {}).items()
+        }
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -45,7 +57,7 @@ class BrokerProcess:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **self._variables, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # a Ctrl-C here is not one there
             )
         assert self._process.stdout is not None
