@@ -119,13 +119,14 @@ class Balance:
         self.partitions = sum(shape.partitions for shape in topics.values())
         if self.gathering:
             return {}
-        ids_of: dict[tuple[str, ...], frozenset[bytes]] = {}  # mostly, all subscribe the same
+        ids_of: dict[int, frozenset[bytes]] = {}  # by the one object that equal subscriptions are
         subscriptions: dict[str, frozenset[bytes]] = {}
         for member in self._members:
-            if member.topics not in ids_of:
+            place = id(member.topics)
+            if place not in ids_of:
                 names = (name for name in member.topics if name in topics)
-                ids_of[member.topics] = frozenset(topics[name].topic_id for name in names)
-            subscriptions[member.member_id] = ids_of[member.topics]
+                ids_of[place] = frozenset(topics[name].topic_id for name in names)
+            subscriptions[member.member_id] = ids_of[place]
         numbers = {shape.topic_id: range(shape.partitions) for shape in topics.values()}
         wish, loose = self.ownership.wish()
         return assign(numbers, subscriptions, wish, loose)

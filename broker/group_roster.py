@@ -120,7 +120,7 @@ class Roster:
             member_id=request.member_id,
             instance_id=request.instance_id,
             who=who,
-            topics=request.topics,
+            topics=self._members.kept(request.topics),
             session_timeout_ms=request.session_timeout_ms,
             rebalance_timeout_ms=request.rebalance_timeout_ms,
             epoch=0,
@@ -144,7 +144,7 @@ class Roster:
         self._members.check(request, who, [member])
         if member.topics != request.topics:
             self._balance.begin(now, SUBSCRIBED)
-        member.topics = request.topics
+        member.topics = self._members.kept(request.topics)
         member.session_timeout_ms = request.session_timeout_ms
         member.rebalance_timeout_ms = request.rebalance_timeout_ms
         self._balance.first_seen(member.topics)

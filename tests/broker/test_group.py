@@ -185,6 +185,17 @@ def test_a_subscription_must_be_nested_in_every_other_one() -> None:
     assert "client of ann" in caught.value.message
 
 
+def test_equal_subscriptions_are_kept_once() -> None:
+    group = new_group(shapes(hello=1, world=1))
+    for member_id in ("ann", "bob"):
+        send(group, request(member_id, topics=("".join("hello"), "world")))
+    assert group.members["ann"].topics is group.members["bob"].topics
+    told = send(group, request("bob", group.members["bob"].epoch, topics=("hello",)))
+    send(group, request("bob", told.member_epoch, topics=("hello", "".join("world"))))
+    assert group.members["ann"].topics is group.members["bob"].topics
+    assert group.members.topics() == {"hello", "world"}
+
+
 def test_a_member_may_change_its_subscription() -> None:
     group = new_group(shapes(hello=1, world=1))
     epoch = send(group, request("ann", topics=("hello",))).member_epoch
