@@ -46,7 +46,8 @@ def until_closed(read: Callable[[], None]) -> Callable[[], None]:
 
 def test_a_group_is_waited_for_until_it_has_committed_all(broker: Broker) -> None:
     topic = broker.name("orders")
-    broker.seed(topic, [b"%d" % n for n in range(50)], partitions=2)
+    values = [b"%d" % n for n in range(50)]
+    broker.seed(topic, values, keys=values, partitions=2)  # without keys one batch takes them all
     consumer = broker.client().consumer(topic, group=topic, commit_interval=0.02)
     with consumer, reading(consumer):
         broker.wait_caught_up(topic, timeout=10)
