@@ -47,14 +47,18 @@ class Finishing:
     """Of one partition: which of the records that were taken are done, in whatever order."""
 
     def __init__(self) -> None:
-        self._taken: deque[Record[Any, Any]] = deque()  # from the first that is not done on
-        self._done: set[int] = set()  # offsets among them
+        self._taken: deque[int] = deque()  # offsets from the first that is not done on
+        self._done: dict[int, CommitPoint] = {}  # offsets among them; no record is kept for that
         self._begun: dict[int, float] = {}  # offsets that are being worked on, and since when
-        self._last: Record[Any, Any] | None = None  # before the first that is not done
+        self._last: CommitPoint | None = None  # behind the one before the first that is not done
+
+    def __len__(self) -> int:
+        """Records from the first that is not done on."""
+        return len(self._taken)
 
     def take(self, record: Record[Any, Any]) -> None:
         """One more, behind the others."""
-        self._taken.append(record)
+        self._taken.append(record.offset)
 
     def begin(self, record: Record[Any, Any], now: float) -> None:
         """It is being worked on."""
@@ -64,18 +68,17 @@ class Finishing:
         """It is processed."""
         offset = record.offset
         del self._begun[offset]
-        self._done.add(offset)
-        while self._taken and (first := self._taken[0].offset) in self._done:
-            self._done.discard(first)
-            self._last = self._taken.popleft()
+        self._done[offset] = point_after(record, offset)
+        while self._taken and self._taken[0] in self._done:
+            self._last = self._done.pop(self._taken.popleft())
 
     @property
     def unprocessed(self) -> CommitPoint | None:
         """The first that is not done; None: all are."""
         if not self._taken:
             return None
-        offset = self._taken[0].offset
-        return CommitPoint(offset) if self._last is None else point_after(self._last, offset)
+        offset = self._taken[0]
+        return CommitPoint(offset) if self._last is None else self._last._replace(offset=offset)
 
     @property
     def begun_last(self) -> int:

@@ -5,7 +5,9 @@
 - records of one lane (a key, or a partition) are handled one after the other, in their order;
 - at most ``in_flight`` are being handled, and only while fewer are is another one taken: keys come
   in bursts, and those that wait for their lane must not keep other lanes from having work;
-- at most ``AHEAD`` times ``in_flight`` were taken from the consumer and are not done.
+- at most ``AHEAD`` times ``in_flight`` were taken from the consumer and are not done;
+- of a partition in a group, at most ``SPAN_MAX`` from the first that is not done on: it is what is
+  handled again after a crash. A partition with more waits, the others go on.
 """
 
 import logging
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 Order = Literal["key", "partition", "none"]
 ORDERS = ("key", "partition", "none")
 AHEAD = 8  # an access log, by client: 11 handlers have work of 64 with 1, 20 with 8 and with more
+SPAN_MAX = 10_000
 _log = logging.getLogger("tailrace.client")
 
 
@@ -124,6 +127,7 @@ class Run:
         self.drained = False
         self._feed = feed
         self._finishing: dict[PartitionBuffer, Finishing] = {}
+        self._held_back: dict[Finishing, PartitionBuffer] = {}  # paused by us
         self._handler = handler
         self._policy = policy
         self._in_flight = in_flight
@@ -133,6 +137,8 @@ class Run:
         """Until reading has ended and every record is done, or the drain's time is over."""
         grouped = self._feed.options.group is not None
         if grouped:
+            if isinstance(records.holder, Run):
+                records.holder.hand_back()
             records.holder = self
         with self.everything:
             async with anyio.create_task_group() as tasks:
@@ -142,11 +148,26 @@ class Run:
                             of = self._finishing_of(records.buffer) if grouped else None
                             if of is not None:
                                 of.take(record)
+                                self._hold_back(of, records.buffer)
                             self.lanes.push(Taken(record, of))
                             self._start(tasks)
                             await self._wait_for_room()
                 except Exception as error:  # what reading raises is what run raises
                     self._fail(error)
+
+    def hand_back(self) -> None:
+        """Another ``run`` begins: what this one took and did not finish is handed out again.
+
+        It would be committed with what comes behind it, and nobody would ever handle it.
+        """
+        for buffer in self._finishing:
+            point = self.unprocessed(buffer)
+            if point is None or self._feed.buffers.get(buffer.at) is not buffer:
+                continue
+            if buffer.position > point.offset:
+                self._feed.jumped()
+                buffer.rewind(point.offset, buffer.position)
+                self._feed.moved(buffer)
 
     # ── Holder: with a group ─────────────────────────────────────────────────────────────────
 
@@ -164,6 +185,18 @@ class Run:
             found = self._finishing[buffer] = Finishing()
         return found
 
+    def _hold_back(self, of: Finishing, buffer: "PartitionBuffer") -> None:
+        if len(of) >= SPAN_MAX and not buffer.paused:
+            self._held_back[of] = buffer
+            buffer.pause()
+            self._feed.jumped()
+
+    def _go_on(self, of: Finishing) -> None:
+        if of in self._held_back and len(of) <= SPAN_MAX // 2:
+            buffer = self._held_back.pop(of)
+            buffer.resume()
+            self._feed.moved(buffer)
+
     def unprocessed(self, buffer: "PartitionBuffer") -> CommitPoint | None:
         """The first record that is not done."""
         of = self._finishing.get(buffer)
@@ -178,6 +211,7 @@ class Run:
         """What was begun is finished, and what lies before it; the rest is another member's."""
         of = self._finishing.get(buffer)
         if of is not None:
+            self._held_back.pop(of, None)
             self.lanes.drop(of, of.begun_last)
             self._make_room()
 
@@ -238,6 +272,7 @@ class Run:
         self.lanes.done(lane)
         if taken.of is not None:
             taken.of.done(taken.record)
+            self._go_on(taken.of)
         self._start(tasks)
         if taken.of is not None and self._feed.group is not None:
             self._feed.group.look()

@@ -9,9 +9,11 @@ import pytest
 
 import tailrace
 from tailrace.client import holdings
+from tailrace.client.commits import CommitPoint
 from tailrace.client.progress import Finishing
 from tailrace.client.records import Record, TopicPartition
 from tailrace.client.run import Lanes, Taken
+from tailrace.protocol import texts_group
 from tailrace.testing import Broker
 from tests.client.fake_member import FakeMember
 from tests.client.fetch_broker import FetchWorld
@@ -150,6 +152,32 @@ def test_committable_never_passes_a_record_that_is_not_done(run: Run, here: Fetc
     run(main)
 
 
+def test_partition_waits_when_too_much_of_it_is_done_behind_a_record_that_is_not(
+    run: Run, here: FetchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tailrace.client.run.SPAN_MAX", 4)
+
+    async def main() -> None:
+        handled = Handled()
+        handled.hold((0, 1))
+        async with joined(here) as own:
+            await own.assign(0)
+            await own.assign(1)
+
+            async def body() -> None:
+                await until(lambda: handled.begun.count((1, 9)) == 1)
+                await anyio.wait_all_tasks_blocked()
+                assert own.committable == {ZERO: 1, ONE: 10}
+                assert (0, 5) not in handled.begun, "at most 4 from the one that is not done on"
+                handled.let_go((0, 1))
+                await until(lambda: own.committable == {ZERO: 10, ONE: 10})
+                assert len(set(handled.begun)) == len(handled.begun) == 20
+
+            await run_with(own, handled, body, order="none")
+
+    run(main)
+
+
 def test_withdrawn_partition_finishes_what_was_begun_and_no_more(
     run: Run, here: FetchWorld
 ) -> None:
@@ -188,7 +216,7 @@ def test_key_keeps_its_order_when_its_partition_is_lost_and_comes_back(
             async def body() -> None:
                 await until(lambda: len(handled.begun) == 3)
                 own.member.listener.lost([ZERO], "it was not released in time")
-                own.member.stored[ZERO] = tailrace.client.commits.CommitPoint(2)
+                own.member.stored[ZERO] = CommitPoint(2)
                 await own.assign(0)
                 await until(lambda: own.consumer.position(ZERO) == 10)
                 assert len(handled.begun) == 3, "the old one is still at work"
@@ -223,6 +251,25 @@ def test_other_partitions_are_handled_while_one_is_given_up(run: Run, here: Fetc
             await run_with(own, handled, body, order="partition")
 
     run(main)
+
+
+def test_loss_that_a_commit_finds_out_is_logged_and_the_rest_goes_on(
+    run: Run, here: FetchWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        handled = Handled()
+        async with joined(here, commit_interval=0) as own:
+            await own.assign(0)
+            lost = texts_group.partition_lost({ZERO: 1}, group="g", reason="it was not released")
+            own.member.refuse_with.append(lost)
+
+            async def body() -> None:
+                await until(lambda: len(handled.begun) == 10)
+
+            await run_with(own, handled, body)
+
+    run(main)
+    assert "T040" in caplog.text
 
 
 def test_manual_run_commits_only_by_call(run: Run, here: FetchWorld) -> None:
@@ -261,6 +308,29 @@ def test_failed_handler_comes_again_with_all_behind_it(run: Run, broker: Broker)
         with pytest.raises(ValueError, match="cannot"):
             await fail()
         assert (await rest(broker, topic))[0] == 7
+
+    run(main)
+
+
+def test_second_run_handles_what_the_first_did_not_finish(run: Run, broker: Broker) -> None:
+    topic = seeded(broker, numbers(30))
+    done: list[int] = []
+
+    async def main() -> None:
+        async def fail_at_7(record: AnyRecord) -> None:
+            if record.offset == 7:
+                await anyio.sleep(0.01)
+                raise ValueError("cannot")
+
+        async def handle(record: AnyRecord) -> None:
+            done.append(record.offset)
+
+        async with member(broker, topic, stop_at_end=True) as consumer:
+            with pytest.raises(ValueError, match="cannot"):
+                await consumer.run(fail_at_7, order="none", signals=False)
+            await consumer.run(handle, order="none", signals=False)
+        assert sorted(done) == list(range(7, 30))
+        assert await rest(broker, topic) == []
 
     run(main)
 
