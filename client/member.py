@@ -242,7 +242,9 @@ class Member:
         """The coordinator takes what was not released within ``rebalance_timeout``."""
         await anyio.sleep(self.options.rebalance_timeout)
         limit = format_seconds(self.options.rebalance_timeout)
-        self._lose(partitions, f"it was not released within {limit} s (rebalance_timeout)")
+        # One that was released and came back is equal to what it was, but it is not that one.
+        late = [one for one in partitions if self.assignments.get(one.at) is one]
+        self._lose(late, f"it was not released within {limit} s (rebalance_timeout)")
 
     def _lose(self, partitions: Iterable[Assignment], reason: str) -> None:
         """They are somebody else's, as far as they still were this member's."""

@@ -56,8 +56,8 @@ class Listening:
                 self.release(at)
 
     def release(self, at: TopicPartition) -> None:
+        self.has.remove(at.partition)  # first: it may come back at once
         self.member.released(at)
-        self.has.remove(at.partition)
         self.points.pop(at, None)
 
     def lost(self, partitions: Sequence[TopicPartition], reason: str) -> None:

@@ -265,6 +265,12 @@ def test_loss_that_a_commit_finds_out_is_logged_and_the_rest_goes_on(
 
             async def body() -> None:
                 await until(lambda: len(handled.begun) == 10)
+                here.fetch.append(
+                    here.fetch.topics["orders"], [b"10"], 0
+                )  # a commit comes before the one after it
+                await until(lambda: not own.member.refuse_with)
+                here.fetch.append(here.fetch.topics["orders"], [b"11"], 0)
+                await until(lambda: len(handled.begun) == 12)
 
             await run_with(own, handled, body)
 

@@ -102,6 +102,28 @@ def test_partition_that_is_not_released_in_time_is_lost_and_its_commit_raises_on
     run(main)
 
 
+def test_partition_that_was_released_and_came_back_is_not_too_late(
+    run: Run, shop: Broker, group: str, heartbeat: str
+) -> None:
+    async def main() -> None:
+        options: dict[str, Any] = {"heartbeat": heartbeat, "rebalance_timeout": 0.2}
+        async with member(shop.url, group, "orders", **options) as one:
+            await until(lambda: one.has == ALL)
+            one.keeps = True
+            async with member(shop.url, group, "orders", **options):
+                await until(lambda: len(one.withdrawals) == 2)
+                late = one.client.clock.now() + 0.3
+            await until(lambda: not one.member.rebalancing)
+            for number in one.withdrawals:
+                one.release(at(number))
+            await until(lambda: one.has == ALL)
+            await until(lambda: one.client.clock.now() > late)
+            assert one.has == ALL
+            assert one.losses == []
+
+    run(main)
+
+
 def test_fenced_member_loses_everything_once_and_joins_again(
     run: Run, shop: Broker, group: str, heartbeat: str
 ) -> None:
