@@ -4,7 +4,9 @@ The oracle decodes nothing but what everybody can see, and shares no state with 
 
 - S1: when a success for acks=all is handed to the network, every byte of the batch must be in the
   durable image of the disk, under a durable name, as the producer encoded it;
-- S11: the high watermark shown to clients never falls; S12: no batch at or above it is delivered;
+- S11: the high watermark shown to clients never falls: on one connection, and below what anybody
+  was shown before he asked (answers on two connections may overtake each other); S12: no batch at
+  or above it is delivered;
 - S32: what a restart recovers is a prefix of what was written and holds all that was durable;
 - S10, S15 in the log itself: offsets without gaps, each producer's sequences without repeats.
 
@@ -45,6 +47,8 @@ from tailrace.simulation.log_files import (
 from tailrace.simulation.net import Connection
 from tailrace.storage.directory import partition_name
 
+Shown = dict[PartitionKey, int]  # high watermarks
+
 LIMITS = FrameLimits(frame=lambda api: 1 << 30, head=1 << 24)
 
 
@@ -63,13 +67,17 @@ class Stream:
 
 @dataclass
 class Dialogue:
-    """Both directions, and the produce requests not yet answered."""
+    """Both directions, and the requests not yet answered."""
 
     requests: Stream = field(default_factory=Stream)
     answers: Stream = field(default_factory=Stream)
     produced: dict[int, list[tuple[PartitionKey, bytes]]] = field(
         default_factory=dict[int, list[tuple[PartitionKey, bytes]]]
     )
+    fetching: dict[int, Shown] = field(
+        default_factory=dict[int, dict[PartitionKey, int]]
+    )  # when it was asked
+    shown: Shown = field(default_factory=dict[PartitionKey, int])  # on this connection
 
 
 @dataclass
@@ -127,6 +135,8 @@ class Oracle:
                 if frame.api == Api.PRODUCE:
                     request = decode_message(ProduceRequest, frame.head)
                     self._see_produce(dialogue, frame.correlation_id, request, frame.body)
+                elif frame.api == Api.FETCH:
+                    dialogue.fetching[frame.correlation_id] = dict(self._high_watermarks)
             return
         dialogue.answers.feed(data)
         while (frame := dialogue.answers.reader.next()) is not None:
@@ -134,7 +144,9 @@ class Oracle:
                 produced = dialogue.produced.pop(frame.correlation_id, [])
                 self._check_acks(produced, decode_message(ProduceResponse, frame.head))
             elif frame.api == Api.FETCH:
-                self._check_fetch(decode_message(FetchResponse, frame.head), frame.body)
+                before = dialogue.fetching.pop(frame.correlation_id, {})
+                response = decode_message(FetchResponse, frame.head)
+                self._check_fetch(dialogue, before, response, frame.body)
 
     def process_ended(self) -> None:
         """Call it when a broker is dead, before anything happens to its disk."""
@@ -254,16 +266,20 @@ class Oracle:
         scan = self._scans[path] = Scan(path, content, header_seed(*key), self.rot)
         return scan.place(offset)
 
-    def _check_fetch(self, response: FetchResponse, body: memoryview) -> None:
+    def _check_fetch(
+        self, dialogue: Dialogue, before: Shown, response: FetchResponse, body: memoryview
+    ) -> None:
         at = 0
         for result in response.results:
             key = result.topic_id, result.partition
             if result.error is None:
-                shown = self._high_watermarks.get(key, 0)
+                shown = max(before.get(key, 0), dialogue.shown.get(key, 0))
                 if result.high_watermark < shown:
                     what = f"{_name(key)}: {result.high_watermark} after {shown} was shown"
                     self._violated("S11", what)
-                self._high_watermarks[key] = max(shown, result.high_watermark)
+                newest = max(self._high_watermarks.get(key, 0), result.high_watermark)
+                dialogue.shown[key] = max(shown, result.high_watermark)
+                self._high_watermarks[key] = newest
                 if result.log_start > self._starts.get(key, 0):
                     self._starts[key] = result.log_start
                     self.log_starts.append((trio.current_time(), key, result.log_start))
