@@ -122,7 +122,7 @@ class Feed:
         finally:
             if self.group is None:
                 holdings.abandon()
-                self.buffers.clear()
+                self.remove(list(self.buffers.values()))
             self._joining.set()
             self._joining = None
         if self.closed:  # meanwhile
@@ -218,7 +218,8 @@ class Feed:
 
     def attach(self, source: "Source", buffers: list[PartitionBuffer]) -> None:
         """``source`` is told when these have something new."""
-        self.sources.append(source)
+        if source not in self.sources:
+            self.sources.append(source)
         for buffer in buffers:
             buffer.source = source
 

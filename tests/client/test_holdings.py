@@ -102,6 +102,48 @@ def test_what_joining_raises_is_raised_and_opening_may_be_tried_again(
     run(main)
 
 
+def test_opening_that_was_cancelled_leaves_nothing_that_is_fetched(
+    run: Run, here: FetchWorld
+) -> None:
+    async def main() -> None:
+        async with here.client() as client:
+            consumer = client.consumer("orders", group="g")
+
+            async def join(self: FakeMember) -> None:
+                orders = here.fetch.topics["orders"]
+                self.listener.assigned([self.assignment(orders, 0)])
+                await until(lambda: ZERO in consumer.assignment)
+                self.listener.assigned([self.assignment(orders, 1)])
+                self.refuse_with = [too_late()] * 100
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(FakeMember, "join", join)
+                with anyio.move_on_after(0.02) as scope:
+                    await consumer.__aenter__()
+            assert scope.cancelled_caught
+            async with consumer:
+                own = Joined(here, consumer)
+                await own.assign(1)
+                assert await own.take(10) == [(1, offset) for offset in range(10)]
+                asked = {part.partition for one in here.fetch.fetched for part in one.partitions}
+                assert asked == {1}
+
+    run(main)
+
+
+def test_partitions_that_come_and_go_leave_nothing_behind(run: Run, here: FetchWorld) -> None:
+    async def main() -> None:
+        async with joined(here, commit="manual") as own:
+            await own.assign(0)
+            await own.take(1)
+            for _ in range(5):
+                own.member.listener.withdrawn([ZERO])
+                await own.assign(0)
+            assert len(own.consumer.feed.sources) == 1
+
+    run(main)
+
+
 def test_places_are_asked_for_again_until_they_are_known(run: Run, here: FetchWorld) -> None:
     async def main() -> None:
         async with joined(here) as own:
