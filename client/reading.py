@@ -357,6 +357,10 @@ class BatchReader(Generic[K, V]):
             elif (until is None and source.ended) or not await source.wait(until):
                 raise StopAsyncIteration
 
+    def sized_like(self, other: "BatchReader[K, V]") -> None:
+        """From the next batch on."""
+        self._max_records, self._max_wait = other._max_records, other._max_wait
+
     def processed(self, next_offset: int) -> None:
         """The batch in hand is done up to there; nobody needs to ask for the next one first."""
         buffer = self.buffer

@@ -237,6 +237,8 @@ class Consumer(Generic[K, V]):
         self._portal = portal
         self._inner = inner
         self._records: _Held[Record[K, V]] | None = None
+        self._batches: _Held[Batch[K, V]] | None = None
+        self._batch_reader: BatchReader[K, V] | None = None  # of ``_batches``
 
     def __enter__(self) -> Self:
         """Find the partitions and where to start; raises as the asynchronous one."""
@@ -260,22 +262,40 @@ class Consumer(Generic[K, V]):
 
     def __iter__(self) -> Iterator[Record[K, V]]:
         """Records one by one; a loop that was left may be entered again."""
-        reader = self._portal.run(self._inner.records, "for")
-        if self._records is None:
-            feed = self._inner.feed
-            self._records = _Held(self._portal, feed, reader, reader.window, _offset_of_record)
-        return self._records
+
+        def shared() -> _Held[Record[K, V]]:
+            reader = self._inner.records("for")
+            if self._records is None:
+                feed = self._inner.feed
+                self._records = _Held(self._portal, feed, reader, reader.window, _offset_of_record)
+            return self._records
+
+        return self._portal.run(shared)
 
     def batches(self, *, max_records: int = 500, max_wait: float = 0.2) -> Iterator[Batch[K, V]]:
-        """Batches of one partition each, never empty; see ``tailrace.Consumer.batches``."""
-        reader = self._portal.run(self._inner.batches, max_records=max_records, max_wait=max_wait)
-        feed = self._inner.feed
+        """Batches of one partition each, never empty; see ``tailrace.Consumer.batches``.
+
+        All loops share one reader: each batch goes to one thread, and the newest call says how
+        large they are.
+        """
+
+        def shared() -> _Held[Batch[K, V]]:
+            sized = self._inner.batches(max_records=max_records, max_wait=max_wait)
+            if self._batches is None:
+                self._batch_reader = sized
+                feed = self._inner.feed
+                self._batches = _Held(self._portal, feed, sized, load, _offset_of_batch)
+            elif self._batch_reader is not None:
+                self._batch_reader.sized_like(sized)
+            return self._batches
 
         async def load() -> Loaded[Batch[K, V]]:
+            reader = self._batch_reader
+            assert reader is not None
             batch = await reader.__anext__()
             return reader.buffer, [Batch(self._portal, batch)]
 
-        return _Held(self._portal, feed, reader, load, _offset_of_batch)
+        return self._portal.run(shared)
 
     def partitions(self) -> Iterator[PartitionStream[K, V]]:
         """A stream for each partition, to be read by a thread of its own."""

@@ -129,6 +129,43 @@ def test_batch_in_hand_comes_again(broker: Broker, topic: str) -> None:
     assert rest(broker, topic)[0] == 30
 
 
+def test_batches_of_several_loops_are_in_hand_until_their_threads_go_on(
+    broker: Broker, topic: str
+) -> None:
+    go_on, took = threading.Event(), threading.Event()
+
+    with member(broker, topic) as consumer:
+
+        def hold() -> None:
+            for _ in consumer.batches(max_records=10):
+                took.set()
+                go_on.wait(5)
+                break
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        took.wait(5)
+        for batch in consumer.batches(max_records=10):
+            if batch.first_offset == 50:
+                break
+        group = consumer._inner.feed.group
+        assert group is not None
+        assert consumer._portal.run(group.committable) == {}
+        go_on.set()
+        thread.join(5)
+    assert rest(broker, topic)[0] == 0, "nobody has said that the first batch is processed"
+
+
+def test_batch_that_an_interrupted_loop_left_is_taken_by_the_next(
+    broker: Broker, topic: str
+) -> None:
+    with member(broker, topic) as consumer:
+        left: Any = consumer.batches(max_records=10)
+        consumer._portal.call(left._fill)  # it came when Ctrl-C had ended the call
+        del left
+        assert next(consumer.batches(max_records=20)).first_offset == 0
+
+
 def test_commit_interval_zero_commits_before_the_next_record(broker: Broker, topic: str) -> None:
     at = TopicPartition(topic, 0)
     with member(broker, topic, commit_interval=0.0) as consumer:
