@@ -44,12 +44,15 @@ class Holder(Protocol):
 
 
 class Finishing:
-    """Of one partition: which of the records that were taken are done, in whatever order."""
+    """Of one partition: which of the records that were taken are done, in whatever order.
+
+    After a ``seek`` one may be taken again while it is being worked on.
+    """
 
     def __init__(self) -> None:
         self._taken: deque[int] = deque()  # offsets from the first that is not done on
-        self._done: dict[int, CommitPoint] = {}  # offsets among them; no record is kept for that
-        self._begun: dict[int, float] = {}  # offsets that are being worked on, and since when
+        self._done: dict[int, list[CommitPoint]] = {}  # offsets among them; no record is kept
+        self._begun: dict[int, list[float]] = {}  # offsets that are worked on, and since when
         self._last: CommitPoint | None = None  # behind the one before the first that is not done
 
     def __len__(self) -> int:
@@ -62,15 +65,21 @@ class Finishing:
 
     def begin(self, record: Record[Any, Any], now: float) -> None:
         """It is being worked on."""
-        self._begun[record.offset] = now
+        self._begun.setdefault(record.offset, []).append(now)
 
     def done(self, record: Record[Any, Any]) -> None:
         """It is processed."""
         offset = record.offset
-        del self._begun[offset]
-        self._done[offset] = point_after(record, offset)
-        while self._taken and self._taken[0] in self._done:
-            self._last = self._done.pop(self._taken.popleft())
+        since = self._begun[offset]
+        del since[-1]
+        if not since:
+            del self._begun[offset]
+        self._done.setdefault(offset, []).append(point_after(record, offset))
+        while self._taken and (points := self._done.get(self._taken[0])) is not None:
+            self._last = points.pop()
+            if not points:
+                del self._done[self._taken[0]]
+            self._taken.popleft()
 
     @property
     def unprocessed(self) -> CommitPoint | None:
@@ -88,4 +97,4 @@ class Finishing:
     @property
     def busy_since(self) -> float | None:
         """When the work on the oldest one began."""
-        return min(self._begun.values(), default=None)
+        return min((since[0] for since in self._begun.values()), default=None)

@@ -160,6 +160,8 @@ class Run:
 
         It would be committed with what comes behind it, and nobody would ever handle it.
         """
+        for of in list(self._held_back):
+            self._resume(of)
         for buffer in self._finishing:
             point = self.unprocessed(buffer)
             if point is None or self._feed.buffers.get(buffer.at) is not buffer:
@@ -193,9 +195,12 @@ class Run:
 
     def _go_on(self, of: Finishing) -> None:
         if of in self._held_back and len(of) <= SPAN_MAX // 2:
-            buffer = self._held_back.pop(of)
-            buffer.resume()
-            self._feed.moved(buffer)
+            self._resume(of)
+
+    def _resume(self, of: Finishing) -> None:
+        buffer = self._held_back.pop(of)
+        buffer.resume()
+        self._feed.moved(buffer)
 
     def unprocessed(self, buffer: "PartitionBuffer") -> CommitPoint | None:
         """The first record that is not done."""

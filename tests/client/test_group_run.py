@@ -51,6 +51,21 @@ def test_only_the_finished_prefix_is_processed() -> None:
     assert of.unprocessed is None
 
 
+def test_record_that_is_handled_twice_at_once_is_processed_once() -> None:
+    of, (record, other) = taken(2)
+    of.begin(record, 1.0)
+    of.begin(other, 1.0)
+    of.take(record)  # after a seek
+    of.begin(record, 2.0)
+    of.done(record)
+    assert of.busy_since == 1.0, "the other one, and one of the two"
+    of.done(record)
+    assert of.unprocessed is not None
+    assert of.unprocessed.offset == other.offset
+    of.done(other)
+    assert (of.unprocessed, of.busy_since, len(of)) == (None, None, 0)
+
+
 def test_oldest_record_that_is_worked_on_says_since_when() -> None:
     of, records = taken(3)
     assert (of.busy_since, of.begun_last) == (None, -1)
@@ -174,6 +189,33 @@ def test_partition_waits_when_too_much_of_it_is_done_behind_a_record_that_is_not
                 assert len(set(handled.begun)) == len(handled.begun) == 20
 
             await run_with(own, handled, body, order="none")
+
+    run(main)
+
+
+def test_second_run_goes_on_with_a_partition_that_the_first_made_wait(
+    run: Run, here: FetchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tailrace.client.run.SPAN_MAX", 4)
+
+    async def main() -> None:
+        async with joined(here) as own:
+            await own.assign(0)
+
+            async def fail(record: AnyRecord) -> None:
+                if record.offset == 1:
+                    await until(lambda: own.consumer.feed.buffers[ZERO].paused)
+                    raise ValueError("cannot")
+
+            with pytest.raises(ValueError, match="cannot"):
+                await own.consumer.run(fail, order="none", signals=False)
+            handled = Handled()
+
+            async def body() -> None:
+                await until(lambda: own.committable == {ZERO: 10})
+
+            await run_with(own, handled, body, order="none")
+            assert sorted(handled.begun) == [(0, offset) for offset in range(1, 10)]
 
     run(main)
 
