@@ -145,7 +145,7 @@ class Member:
         self._leaving = True
         self._pulse.membership.for_good = for_good
         self._errands.close()
-        points = self._tenure.points(self._listener.committable())
+        points = self._unstored()
         limit_s = self.options.close_timeout
         try:
             with anyio.move_on_after(limit_s):
@@ -299,7 +299,9 @@ class Member:
     def _fail(self, error: TailraceError) -> None:
         self._failure = error
         if self._answered.is_set():
+            self._log_unstored(self._unstored())
             self._end()
+            self._left.set()  # nobody is there to say goodbye to
             self._listener.failed(error)
         else:
             self._answered.set()
@@ -424,16 +426,26 @@ class Member:
             extra={"event": "consumer.not_committed", "code": error.code},
         )
 
-    def _log_end(self, points: Points) -> None:
-        """What is left of it that it could not settle."""
-        if left := self._tenure.due(points):
+    def _unstored(self) -> Points:
+        """What is processed, also of what is being given up."""
+        going = {one: point for one, point in self._releasing.items() if self._tenure.has(one)}
+        return {**going, **self._tenure.points(self._listener.committable())}
+
+    def _log_unstored(self, points: Points) -> bool:
+        """Whether some of it could not be committed: that is told."""
+        left = self._tenure.due(points)
+        if left:
             _log.error(
                 "group '%s': offsets of %s were not committed before the end: they are read again",
                 self.options.group,
                 ", ".join(left),
                 extra={"event": "consumer.not_committed", "code": None},
             )
-        elif not self._left.is_set():
+        return bool(left)
+
+    def _log_end(self, points: Points) -> None:
+        """What is left of it that it could not settle."""
+        if not self._log_unstored(points) and not self._left.is_set():
             _log.warning(
                 "group '%s': left without an answer; what it had moves after session_timeout",
                 self.options.group,

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import tailrace
@@ -62,7 +63,9 @@ def test_trouble_is_told_while_it_lasts(
     assert "reconnecting 127.0.0.1:" in caplog.text
 
 
-def test_outage_that_is_too_long_ends_the_membership(run: Run, group: str, heartbeat: str) -> None:
+def test_outage_that_is_too_long_ends_the_membership(
+    run: Run, group: str, heartbeat: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         with Broker() as broker:
             broker.create_topic("orders", 4)
@@ -74,7 +77,9 @@ def test_outage_that_is_too_long_ends_the_membership(run: Run, group: str, heart
                 await one.join()
                 await until(lambda: listening.has == ALL)
                 await anyio.to_thread.run_sync(broker.stop)
+                listening.points = {at(2): CommitPoint(5)}
                 await until(lambda: bool(listening.failures))
+                assert "offsets of orders[2] were not committed before the end" in caplog.text
                 assert listening.failures[0].code == "T005"
                 with pytest.raises(ConnectError) as caught:
                     await one.commit({at(0): CommitPoint(1)}, lower=True)
@@ -116,6 +121,32 @@ def test_member_that_has_left_may_join_again(
             one.has.clear()
             await one.member.join()
             await until(lambda: one.has == ALL)
+
+    run(main)
+
+
+def test_leave_commits_what_is_being_given_up(
+    run: Run, shop: Broker, group: str, heartbeat: str
+) -> None:
+    async def main() -> None:
+        options: dict[str, Any] = {"heartbeat": heartbeat}
+        async with member(shop.url, group, "orders", **options) as one:
+            await until(lambda: one.has == ALL)
+            one.keeps = True
+            async with member(shop.url, group, "orders", **options) as two:
+                await until(lambda: len(one.withdrawals) == 2)
+                going = [at(number) for number in one.withdrawals]
+                turn = one.member._commits._turn
+                await turn.acquire()  # another commit is under way
+                for place in going:
+                    one.points[place] = CommitPoint(7)
+                    one.release(place)
+                await anyio.lowlevel.checkpoint()
+                turn.release()
+                await one.member.leave()
+                found = await two.member.committed(going, timeout=5.0)
+                assert [c and c.offset for c in found.values()] == [7, 7]
+                one.has.clear()
 
     run(main)
 
