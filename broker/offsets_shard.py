@@ -26,7 +26,8 @@ from tailrace.protocol.errors import TailraceError
 
 log = logging.getLogger("tailrace.broker.offsets_shard")
 
-BATCH_BYTES = 1_048_576  # then a batch is full; the last thing in it may be larger
+BATCH_BYTES = 1_048_576  # then a batch takes no more entries; the last one may be larger
+STATES_BYTES = 1_048_576  # as much again is for states: commits without end keep none waiting
 BATCH_RECORDS = 5_000
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 5.0
@@ -61,7 +62,8 @@ class Shard:
         self._wake = wake
         self._flush = flush
         self._entries: deque[Entry] = deque()
-        self._changed: dict[HostedGroup, None] = {}
+        self._submitted = 0  # entries, ever
+        self._changed: dict[HostedGroup, int] = {}  # how many had been submitted by then
         self._failure: TailraceError | None = None  # of the last write, until the next may begin
         self._retry_s = RETRY_FIRST_S
 
@@ -73,11 +75,12 @@ class Shard:
             entry.done(None)  # nothing is under way that it would have to wait for
         else:
             self._entries.append(entry)
+            self._submitted += 1
             self._wake()
 
     def changed(self, hosted: HostedGroup) -> None:
         """Its state has to be written."""
-        self._changed[hosted] = None
+        self._changed[hosted] = self._submitted
         if self._failure is not None:
             hosted.stuck = self._failure
         self._wake()
@@ -100,10 +103,11 @@ class Shard:
             records.update(entry.records)
             size_bytes += sum(map(_size_bytes, entry.records.items()))
         states: list[tuple[HostedGroup, int]] = []
-        while self._changed and not self._entries:
-            if size_bytes >= BATCH_BYTES or len(records) >= BATCH_RECORDS:
+        full_bytes = size_bytes + STATES_BYTES
+        taken = self._submitted - len(self._entries)
+        for hosted in [one for one, before in self._changed.items() if before <= taken]:
+            if size_bytes >= full_bytes or len(records) >= 2 * BATCH_RECORDS:
                 break
-            hosted = next(iter(self._changed))
             del self._changed[hosted]
             if hosted.leaving:
                 continue  # its tombstones are on their way; if they fail, it is here again
@@ -161,7 +165,7 @@ class Shard:
             if not entry.lasting:
                 entry.done(error)
         for hosted, _ in states:
-            self._changed.setdefault(hosted)
+            self._changed.setdefault(hosted, self._submitted)
         for hosted in list(self._changed):
             hosted.not_written(error)
         self._flush()

@@ -81,3 +81,30 @@ def test_a_group_that_is_deleted_is_not_written_again_behind_a_full_batch() -> N
     assert told == [None]
     key = state_key("app")
     assert [batch[key] for batch in stage.log.batches if key in batch] == [None]
+
+
+def test_commits_without_end_do_not_keep_the_state_of_a_group_from_being_written() -> None:
+    stage = Stage()
+    more: dict[bytes, bytes | None] = {b"%d" % number: b"" for number in range(BATCH_RECORDS)}
+    stage.shard.submit(Entry(more, lambda error: None))
+    stage.hosted.group.heartbeat(1.0, request("ann"), who("ann"))
+    stage.hosted.look()
+    for _ in range(2):
+        stage.shard.submit(Entry(more, lambda error: None))
+        stage.shard.write()
+        stage.log.settle()
+    assert [state_key("app") in batch for batch in stage.log.batches] == [True, False]
+
+
+def test_a_state_is_not_written_before_what_was_decided_earlier() -> None:
+    stage = Stage()
+    stage.drain()
+    more: dict[bytes, bytes | None] = {b"%d" % number: b"" for number in range(BATCH_RECORDS)}
+    for _ in range(2):
+        stage.shard.submit(Entry(more, lambda error: None))
+    stage.hosted.group.heartbeat(1.0, request("ann"), who("ann"))
+    stage.hosted.look()
+    before = len(stage.log.batches)
+    stage.drain()
+    written = [state_key("app") in batch for batch in stage.log.batches[before:]]
+    assert written == [False, True]
