@@ -21,19 +21,25 @@ class Fence:
         self._broker_id = broker_id
         self._members = members
         self._ownership = ownership
-        self._gone: dict[str, str] = {}  # by member id, the newest last
+        self._gone: dict[str, tuple[str, bool]] = {}  # by member id, the newest last
 
-    def remember(self, member_id: str, reason: str) -> None:
-        """A member went. ``reason`` continues "is no longer in group 'g': "."""
+    def remember(self, member_id: str, reason: str, *, replaced: bool = False) -> None:
+        """A member went. ``reason`` continues "is no longer in group 'g': ".
+
+        ``replaced``: another one has its instance id, so that it cannot come back.
+        """
         self._gone.pop(member_id, None)
-        self._gone[member_id] = reason
+        self._gone[member_id] = reason, replaced
         if len(self._gone) > _GONE_MAX:
             del self._gone[next(iter(self._gone))]
 
-    def member(self, member_id: str, reason: str | None = None) -> errors.GroupFenced:
+    def member(
+        self, member_id: str, reason: str | None = None, *, replaced: bool = False
+    ) -> errors.GroupFenced:
         """T042. ``reason``: None, if it went some time ago."""
-        reason = reason or self._gone.get(member_id, "it is not known here")
-        return texts_group.group_fenced(self._group, member_id, reason=reason)
+        if reason is None:
+            reason, replaced = self._gone.get(member_id, ("it is not known here", False))
+        return texts_group.group_fenced(self._group, member_id, reason=reason, replaced=replaced)
 
     def commit(
         self, member_id: str, one: CommitPartition, topics: TopicShapes

@@ -98,7 +98,7 @@ class Roster:
             old = None
         if old is not None and request.member_id in old.displaced:
             reason = f"its instance id is member '{old.member_id}' now"
-            raise self._fence.member(request.member_id, reason)
+            raise self._fence.member(request.member_id, reason, replaced=True)
         replaced = [one for one in (member, old) if one is not None]
         self._members.check(request, who, replaced)
         kept = self._ownership.held(request.member_id) & _owned(request)
@@ -134,7 +134,8 @@ class Roster:
         if old is not None:
             displaced_by(fresh, old)
             self._ownership.hand_over(old.member_id, fresh, self._balance.generation)
-            self._remove(old, f"its instance id is member '{fresh.member_id}' now")
+            reason = f"its instance id is member '{fresh.member_id}' now"
+            self._remove(old, reason, replaced=True)
         fresh.heard(now)
         self._balance.bump(fresh)
         self._balance.first_seen(fresh.topics)
@@ -161,10 +162,10 @@ class Roster:
             self._ownership.confirm(member, member.epoch, set(), self._balance.generation)
             self._balance.changed(now)
 
-    def _remove(self, member: Member, reason: str) -> None:
+    def _remove(self, member: Member, reason: str, *, replaced: bool = False) -> None:
         self._ownership.let_go(member.member_id)
         self._members.remove(member.member_id)
-        self._fence.remember(member.member_id, reason)
+        self._fence.remember(member.member_id, reason, replaced=replaced)
 
 
 def _differs(member: Member, request: HeartbeatRequest) -> bool:

@@ -56,12 +56,18 @@ def coordinator_stuck(group: str, *, broker: str, reason: str) -> errors.Coordin
     )
 
 
-def group_fenced(group: str, member_id: str, *, reason: str) -> errors.GroupFenced:
-    """T042. ``reason``: "generation 3 is over, the group is in 4"."""
+def group_fenced(
+    group: str, member_id: str, *, reason: str, replaced: bool = False
+) -> errors.GroupFenced:
+    """T042. ``reason``: "generation 3 is over, the group is in 4". ``replaced``: another one has
+    its instance id."""
+    next_step = "It rejoins by itself"
+    if replaced:
+        next_step = "It does not rejoin: give each process an instance_id of its own"
     return errors.GroupFenced(
         "T042",
         f"member '{shown(member_id)}' is no longer in group '{shown(group)}': {reason}",
-        f"It rejoins by itself; look: tailrace group describe {shown(group)}",
+        f"{next_step}; look: tailrace group describe {shown(group)}",
         group=group,
         member_id=member_id,
     )
