@@ -74,7 +74,10 @@ class CommitCalls:
         await self._store({holding: point}, "", lower=next_offset is not None)
 
     async def before_next(self) -> None:
-        """``commit_interval=0``; waits through outages, like reading."""
+        """``commit_interval=0``; waits through outages, like reading.
+
+        What it finds lost is told to whoever reads that (``Losses``), which may be another stream.
+        """
         backoff = Backoff(self._feed.client.random)
         while points := {
             holding: point
@@ -82,9 +85,10 @@ class CommitCalls:
             if (point := holding.processed) is not None and point.offset > holding.stands_at
         }:
             try:
-                await self._store(points, "", lower=False)
+                await self._send(points, "", lower=False)
             except TailraceError as error:
-                if isinstance(error, PartitionLost) or not error.retriable or error.code == "T005":
+                lost = isinstance(error, PartitionLost)
+                if not lost and (not error.retriable or error.code == "T005"):
                     raise
                 await anyio.sleep(backoff.next())
             self._feed.check()
@@ -107,20 +111,24 @@ class CommitCalls:
     ) -> None:
         if not points:
             return
-        holdings = self._holdings
-        by_name = {holding.buffer.at: point for holding, point in points.items()}
         try:
-            await holdings.member.commit(by_name, metadata, lower=lower)
+            await self._send(points, metadata, lower=lower)
         except PartitionLost as error:
             for holding in points:
                 holding.told = holding.told or holding.buffer.at in error.offsets
-            holdings.losses.take(error.offsets)
+            self._holdings.losses.take(error.offsets)
             raise
+
+    async def _send(
+        self, points: Mapping[Holding, CommitPoint], metadata: str, *, lower: bool
+    ) -> None:
+        by_name = {holding.buffer.at: point for holding, point in points.items()}
+        await self._holdings.member.commit(by_name, metadata, lower=lower)
         for holding, point in points.items():
             holding.sent = max(holding.sent, point.offset)
             if holding.leaving and point.offset >= holding.buffer.position:
                 holding.told = True  # nothing is left that could be lost
-        holdings.look()
+        self._holdings.look()
 
 
 def _checked(offset: int) -> int:

@@ -332,12 +332,7 @@ class Holdings:
         if self._leaving:
             self.look()
         if self.options.commit_interval == 0 and self.options.commit == "after":
-            try:
-                await self.calls.before_next()
-            except PartitionLost as error:
-                if self._feed.read_by != "run()":
-                    raise
-                self.losses.log(error)
+            await self.calls.before_next()
 
     def all_processed(self) -> None:
         """``run`` has nothing in hand; the next record, and with it a commit, may be long away."""

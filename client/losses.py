@@ -41,14 +41,11 @@ class Losses:
         if self._options.commit == "manual":
             self._owed[at] = loss
         elif self._feed.read_by == "run()":
-            self.log(self.error({at: loss}))
+            error = self.error({at: loss})
+            _log.warning("%s", error, extra={"event": "consumer.lost", "code": error.code})
         else:
             source.lost[at] = loss
             self._by_source[source] = None
-
-    def log(self, error: PartitionLost) -> None:
-        """``run`` has nobody to raise it to."""
-        _log.warning("%s", error, extra={"event": "consumer.lost", "code": error.code})
 
     def take(
         self, partitions: Iterable[TopicPartition] | None = None, *, processed: bool = False

@@ -249,13 +249,14 @@ class Member:
     def _lose(self, partitions: Iterable[Assignment], reason: str) -> None:
         """They are somebody else's, as far as they still were this member's."""
         lost = [one for one in partitions if self._tenure.has(one)]
+        withdrawn = [one for one in lost if one.at in self._tenure.withdrawn]
         for one in lost:
-            withdrawn = one.at in self._tenure.withdrawn
             self._tenure.drop(one, reason)
-            if withdrawn and self._pulse is not None:
-                self._heart.release(self._pulse, one)
         if lost:
             self._listener.lost([one.at for one in lost], reason)
+        for one in withdrawn:  # last: it may be assigned again at once
+            if self._pulse is not None:
+                self._heart.release(self._pulse, one)
 
     def _status(self, status: Status) -> None:
         self.rebalancing = not status.stable

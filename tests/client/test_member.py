@@ -124,6 +124,23 @@ def test_partition_that_was_released_and_came_back_is_not_too_late(
     run(main)
 
 
+def test_partition_that_is_lost_too_late_to_go_anywhere_comes_back(
+    run: Run, shop: Broker, group: str, heartbeat: str
+) -> None:
+    async def main() -> None:
+        options: dict[str, Any] = {"heartbeat": heartbeat, "rebalance_timeout": 0.2}
+        async with member(shop.url, group, "orders", **options) as one:
+            await until(lambda: one.has == ALL)
+            one.keeps = True
+            async with member(shop.url, group, "orders", **options):
+                await until(lambda: len(one.withdrawals) == 2)
+            assert one.has == ALL, "nobody wants it any more, and it was not released"
+            await until(lambda: bool(one.losses))
+            await until(lambda: one.has == ALL)
+
+    run(main)
+
+
 def test_fenced_member_loses_everything_once_and_joins_again(
     run: Run, shop: Broker, group: str, heartbeat: str
 ) -> None:
