@@ -401,5 +401,4 @@ def _sweep(disk: Disk, path: str) -> None:
     found = [name for name in disk.list(path) if name.endswith(f".swap{TEMPORARY}")]
     for name in found:
         disk.remove(f"{path}/{name}")
-    if found:
-        sync_names(disk, path)
+    sync_names(disk, path)  # also where an earlier try removed them, and could not begin its sync

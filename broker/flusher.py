@@ -28,6 +28,7 @@ from tailrace.protocol import texts
 from tailrace.protocol.errors import BrokerError
 from tailrace.protocol.seams import Clock
 from tailrace.storage.disk import Disk
+from tailrace.storage.os_sync import NotBegun
 from tailrace.storage.rounds import SyncPoint, sync_round
 
 log = logging.getLogger("tailrace.broker.flusher")
@@ -35,7 +36,10 @@ log = logging.getLogger("tailrace.broker.flusher")
 ROUND_PARTITIONS_MAX = 100  # in one round, so that its first partition does not wait for 1,000
 LAZY_EVERY_S = 5.0
 AHEAD_CHUNK_BYTES = 262_144  # written and synced at once: what somebody may have to wait behind
+AGAIN_S = 0.1  # after a sync that could not be begun
 AHEAD_IDLE_S = 0.01  # without a write, before the disk counts as idle
+
+_WAITING = {"event": "storage.waits", "code": None}
 
 
 class Flusher:
@@ -206,12 +210,17 @@ class Flusher:
 
     async def _sync(self, thread: Offload, points: list[SyncPoint]) -> None:
         """T093 if it fails, and then everybody was told."""
-        try:
-            await thread.run(sync_round, self._disk, points)
-        except OSError as error:
-            broken = texts.sync_failed(self._path, reason=str(error))
-            self._failed(broken)
-            raise broken from error
+        while True:
+            try:
+                await thread.run(sync_round, self._disk, points)
+                return
+            except NotBegun as error:  # nothing failed: whoever waits for the round waits on
+                log.warning("%s; raise LimitNOFILE", error, extra=_WAITING)
+                await trio.sleep(AGAIN_S)
+            except OSError as error:
+                broken = texts.sync_failed(self._path, reason=str(error))
+                self._failed(broken)
+                raise broken from error
 
     def _tell_round_over(self) -> None:
         self._round_over.set()

@@ -9,7 +9,6 @@ these 16 bytes and the body, the body (docs/log_format.md).
   one must be able to rebuild it: None never means "empty" (R26).
 """
 
-import errno
 import struct
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -19,12 +18,12 @@ import xxhash
 
 from tailrace.protocol import texts
 from tailrace.storage.disk import NO_ROOM, Disk, File
+from tailrace.storage.os_sync import NotBegun
 
 MAGIC = b"TRCP"
 VERSION = 1
 TEMPORARY = ".tmp"
 BODY_BYTES_MAX = 1 << 30  # a claimed length is checked against the file's before it is believed
-MAY_PASS = (*NO_ROOM, errno.EMFILE, errno.ENFILE)  # want of room, or of a descriptor to sync with
 _HEADER = struct.Struct(">4sHHQ")
 _CHECKSUM = struct.Struct(">Q")
 HEADER_BYTES = _HEADER.size + _CHECKSUM.size
@@ -92,7 +91,8 @@ def write(disk: Disk, path: str, data: bytes) -> None:
 
 def replace(disk: Disk, path: str, data: bytes) -> None:
     """``write``, for who tries again: on an ``OSError`` (no room, say) that is right, the old file
-    is still there. A sync that failed is nothing to go on from: BrokerError T093 (R21)."""
+    is still there, or (``NotBegun``) the new one, which need not last. A failed sync is nothing
+    to go on from: BrokerError T093 (R21)."""
     file = stage(disk, path, data)
     try:
         disk.sync([file])
@@ -106,9 +106,11 @@ def replace(disk: Disk, path: str, data: bytes) -> None:
 
 def sync_names(disk: Disk, directory: str) -> None:
     """Names made or removed in the directory are durable on return. BrokerError T093 if not: they
-    may be those that somebody else waits for (R21)."""
+    may be those that somebody else waits for (R21). ``NotBegun``: call it again."""
     try:
         disk.sync_directory(directory)
+    except NotBegun:
+        raise
     except OSError as error:
         raise texts.sync_failed(directory, reason=str(error)) from error
 
@@ -121,7 +123,7 @@ def syncing(path: str) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in MAY_PASS:
+        if isinstance(error, NotBegun) or error.errno in NO_ROOM:
             raise
         raise texts.sync_failed(path, reason=str(error)) from error
 

@@ -9,20 +9,17 @@ that forgets what was not synced. Contract, beyond the method docstrings:
 - nothing is ever stored through a map and no mapped range is ever cut off (R29, R30).
 """
 
-import ctypes
 import errno
 import fcntl
-import functools
 import mmap
 import os
-import re
 import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
+from tailrace.storage.os_sync import Kept, Syncer
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-SYNCFS_FROM_FILES = 4  # 100 dirty files: 18 ms one by one, 2.1 ms by syncfs (performance.md)
 IOV_MAX = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16  # POSIX's least
 CACHE_PROBE_BYTES = 64 * 1024  # half of the usual readahead: a cached stretch is no smaller
 RWF_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)  # Linux
@@ -97,7 +94,10 @@ class Disk(Protocol):
         ...
 
     def sync_directory(self, path: str) -> None:
-        """Make the names in a directory durable."""
+        """Make the names in a directory durable.
+
+        ``NotBegun``, an ``OSError``, is no failed sync: it could not be tried, and may be later.
+        """
         ...
 
     def sync_together(self, files: Sequence[File], directories: Sequence[str]) -> None:
@@ -230,50 +230,36 @@ class OsFile:
 class OsLock:
     """A lock that the system gives up when the process ends, however it ends."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, syncer: Syncer, kept: Kept) -> None:
         self._descriptor = descriptor
+        self._syncer = syncer
+        self._kept = kept
 
     def release(self) -> None:
         if self._descriptor >= 0:
+            self._syncer.forget(self._kept)
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 class OsDisk:
-    """The real file system."""
+    """The real file system. Syncs of many files below a locked directory are cheaper."""
+
+    def __init__(self) -> None:
+        self._syncer = Syncer()
 
     def open(self, path: str, *, create: bool = False) -> OsFile:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
         return OsFile(path, os.open(path, flags, 0o600))
 
     def sync(self, files: Sequence[File]) -> None:
-        syncfs = _syncfs() if len(files) >= SYNCFS_FROM_FILES else None
-        if syncfs is not None:
-            syncfs(files[0].fileno())
-            return
-        for file in files:
-            _fdatasync(file.fileno())
+        self._syncer.files([file.fileno() for file in files])
 
     def sync_directory(self, path: str) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        self._syncer.directory(path)
 
     def sync_together(self, files: Sequence[File], directories: Sequence[str]) -> None:
-        syncfs = _syncfs() if len(files) + len(directories) >= SYNCFS_FROM_FILES else None
-        if syncfs is None:
-            self.sync(files)
-            for path in directories:
-                self.sync_directory(path)
-            return
-        descriptor = files[0].fileno() if files else os.open(directories[0], os.O_RDONLY)
-        try:
-            syncfs(descriptor)
-        finally:
-            if not files:
-                os.close(descriptor)
+        self._syncer.together([file.fileno() for file in files], directories)
 
     def make_directory(self, path: str) -> None:
         if not os.path.isdir(path):
@@ -309,35 +295,8 @@ class OsDisk:
             raise
         try:  # over what is there: that takes no room, which a full disk would not have again
             os.ftruncate(descriptor, os.pwrite(descriptor, content.encode(), 0))
+            kept = self._syncer.keep(os.path.dirname(path), descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        return OsLock(descriptor)
-
-
-def _fdatasync(descriptor: int) -> None:
-    """Data and the length of one file on the medium; releases the GIL meanwhile."""
-    if sys.platform == "darwin":
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync alone stops at the drive's cache there
-    else:
-        os.fdatasync(descriptor)
-
-
-@functools.cache
-def _syncfs() -> Callable[[int], None] | None:
-    """Linux's ``syncfs``, called with the GIL released; None where there is none, or where it says
-    nothing of what could not be written (before Linux 5.8, syncfs(2))."""
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    if found is None or (int(found[1]), int(found[2])) < (5, 8):
-        return None
-    function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if function is None:
-        return None
-
-    def syncfs(descriptor: int) -> None:
-        while function(descriptor) != 0:
-            code = ctypes.get_errno()
-            if code != errno.EINTR:  # a signal is no failed sync; ``os.fsync`` goes on by itself
-                raise OSError(code, os.strerror(code))
-
-    return syncfs
+        return OsLock(descriptor, self._syncer, kept)

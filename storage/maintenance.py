@@ -26,6 +26,7 @@ from tailrace.protocol.errors import BrokerError
 from tailrace.storage import checkpoint, marks
 from tailrace.storage.disk import Disk, File
 from tailrace.storage.index import Index
+from tailrace.storage.os_sync import NotBegun
 from tailrace.storage.reader import Reader
 from tailrace.storage.rewrite import RewriteRefused, Rewritten, SegmentSource
 from tailrace.storage.rounds import Unsynced
@@ -222,7 +223,11 @@ class Maintenance:
         finally:
             mark.close()
         disk.rename(half_made, name.path(self._path))
-        self._sync_names()
+        try:
+            self._sync_names()
+        except NotBegun:
+            disk.rename(name.path(self._path), half_made)  # a start may find either: both are right
+            raise
         return file
 
     def replace(self, job: SwapJob) -> None:
@@ -268,9 +273,12 @@ class Maintenance:
             self._disk.remove(path)
 
     def _sync_names(self) -> None:
-        """Names that may or may not be durable are nothing to go on from (R21)."""
+        """Names that may or may not be durable are nothing to go on from (R21). ``NotBegun``: the
+        step that they are of is done again."""
         try:
             self._disk.sync_directory(self._path)
+        except NotBegun:
+            raise
         except OSError as error:
             raise self._sync_failed(error) from error
 

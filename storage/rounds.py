@@ -59,7 +59,8 @@ class SyncPoint:
 def sync_round(disk: Disk, points: Sequence[SyncPoint]) -> None:
     """Make the points durable; to be called in the sync thread.
 
-    An ``OSError`` means that nothing is known about any of them: never retry (R21). A sidecar
+    An ``OSError`` means that nothing is known about any of them: never retry (R21); but after
+    ``NotBegun`` do, with the same points. A sidecar
     that could not be written, say for want of space, is no such error: it waits for the next round.
     """
     files = [file for point in points for file in point.files]

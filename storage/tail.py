@@ -13,6 +13,7 @@ from tailrace.protocol import texts
 from tailrace.protocol.errors import BrokerError
 from tailrace.storage.append import Group, LogConfig
 from tailrace.storage.disk import Disk
+from tailrace.storage.os_sync import NotBegun
 from tailrace.storage.recovery import zero
 from tailrace.storage.rounds import Unsynced
 from tailrace.storage.segment import Segment
@@ -121,5 +122,7 @@ class Tail:
         try:
             self._disk.sync([active.file])
             self._disk.sync_directory(self._path)
+        except NotBegun:
+            raise  # the next append begins with it
         except OSError as error:
             raise self.sync_failed(error) from error

@@ -70,6 +70,7 @@ class ProbedDisk(OsDisk):
     """``OsDisk`` for one process of a test broker."""
 
     def __init__(self, unsynced: Unsynced, life: Life) -> None:
+        super().__init__()
         self.unsynced = unsynced
         self.life = life
         self.full = False

@@ -1,6 +1,8 @@
 """Group commit: one round for all who wait, lazy rounds, zeros ahead while the disk is idle."""
 
-from collections.abc import Callable
+import errno
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -13,8 +15,9 @@ from tailrace.broker.flusher import Flusher
 from tailrace.broker.partition import Partition
 from tailrace.broker.world import Offload, World
 from tailrace.protocol.messages import DeleteTopicRequest, DeleteTopicResponse
-from tailrace.storage.disk import OsDisk
+from tailrace.storage.disk import File, OsDisk
 from tailrace.storage.marks import read_mark
+from tailrace.storage.os_sync import NotBegun
 from tests.broker.harness import batch, connected, produce_request, run, serving
 
 P = ParamSpec("P")
@@ -98,6 +101,39 @@ def test_what_comes_during_a_round_is_written_at_its_end_in_one_append(tmp_path:
                 await client.wait(number)
             assert server.metrics.append_duration.count == 2
             assert gates[0].rounds == 2
+
+    run(main)
+
+
+class NoDescriptors(OsDisk):
+    """Directories cannot be opened for their sync so many times."""
+
+    times = 0
+
+    def sync_together(self, files: Sequence[File], directories: Sequence[str]) -> None:
+        if directories and not files and self.times:
+            self.times -= 1
+            raise NotBegun(errno.EMFILE, "Too many open files")
+        super().sync_together(files, directories)
+
+
+def test_a_round_that_lacks_a_descriptor_goes_on_when_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flusher, "AGAIN_S", 0.0001)
+    disk = NoDescriptors()
+
+    async def main() -> None:
+        async with (
+            serving(tmp_path, change=lambda world: replace(world, disk=disk)) as (server, ready),
+            connected(ready) as client,
+        ):
+            topic_id = await client.create("orders", segment_size="64KiB")
+            disk.times = 3
+            for _ in range(3):
+                assert (await client.produce(topic_id, [os.urandom(40_000)])).error is None
+            assert disk.times == 0
+            assert server.metrics.fsync_duration.count >= 3
 
     run(main)
 

@@ -33,6 +33,7 @@ class CountingDisk(OsDisk):
     """Real files; syncs are counted, and fail when they are told to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.syncs = 0
         self.failing = False
         self.full = ""  # no file below this path can be made

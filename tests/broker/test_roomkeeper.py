@@ -249,6 +249,7 @@ class FillingDisk(OsDisk):
     """A file system of 100 MiB with so much free, and the ballast's room once that is removed."""
 
     def __init__(self, tmp_path: Path) -> None:
+        super().__init__()
         self.ballast = tmp_path / "data" / "ballast"
         self.free_bytes = 50 << 20
 

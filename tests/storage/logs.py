@@ -23,6 +23,7 @@ class QuickDisk(OsDisk):
     """Real files without the wait: syncs count, but do nothing."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.syncs = 0
 
     def sync(self, files: Sequence[File]) -> None:

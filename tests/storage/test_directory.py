@@ -110,6 +110,7 @@ class FailingDisk(OsDisk):
     """The sync of a directory with number ``fails_at`` fails, counted from 1."""
 
     def __init__(self, fails_at: int) -> None:
+        super().__init__()
         self.fails_at = fails_at
         self.syncs = 0
 

@@ -1,6 +1,5 @@
 """The real disk does what the log relies on."""
 
-import ctypes
 import errno
 import os
 from pathlib import Path
@@ -133,53 +132,6 @@ def test_lock_is_held_until_released(tmp_path: Path, disk: OsDisk) -> None:
 def test_usage_is_plausible(tmp_path: Path, disk: OsDisk) -> None:
     free, total = disk.usage(str(tmp_path))
     assert 0 < free <= total
-
-
-@pytest.mark.parametrize(
-    ("release", "reports"),
-    [
-        ("4.18.0-553.el8.x86_64", False),
-        ("5.4.0-200-generic", False),
-        ("5.7", False),
-        ("5.8.0", True),
-        ("6.1.0-18-amd64", True),
-        ("10.0-rc1", True),
-        ("unknown", False),
-    ],
-)
-def test_syncfs_is_called_only_where_it_reports_what_could_not_be_written(
-    monkeypatch: pytest.MonkeyPatch, release: str, reports: bool
-) -> None:
-    found = os.uname()
-    monkeypatch.setattr(
-        os, "uname", lambda: os.uname_result((found[0], found[1], release, *found[3:]))
-    )
-    disks._syncfs.cache_clear()
-    try:
-        assert (disks._syncfs() is not None) == reports
-    finally:
-        disks._syncfs.cache_clear()
-
-
-def test_a_signal_is_no_failed_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [errno.EINTR, errno.EINTR, 0, errno.EIO]
-
-    class Library:
-        @staticmethod
-        def syncfs(descriptor: int) -> int:
-            ctypes.set_errno(answers.pop(0))
-            return -1 if ctypes.get_errno() else 0
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda name, use_errno: Library)
-    disks._syncfs.cache_clear()
-    try:
-        syncfs = disks._syncfs()
-        assert syncfs is not None
-        syncfs(0)
-        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-            syncfs(0)
-    finally:
-        disks._syncfs.cache_clear()
 
 
 def test_a_lock_is_taken_on_a_full_disk(

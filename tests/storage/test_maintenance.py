@@ -1,6 +1,7 @@
 """Jobs that take segments out of a log or replace them: what is seen at each of their steps."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tailrace.protocol.errors import BrokerError, OffsetOutOfRange
 from tailrace.storage.disk import OsDisk
 from tailrace.storage.log import Log, LogConfig
+from tailrace.storage.os_sync import NotBegun
 from tailrace.storage.rewrite import RewriteRefused
 from tests.storage.logs import ALL, SMALL, QuickDisk, holes, open_log
 from tests.storage.rewriting import make, put, records, settled, swap
@@ -19,10 +21,11 @@ class BadDisk(QuickDisk):
     def __init__(self) -> None:
         super().__init__()
         self.failing: str | None = None
+        self.error = OSError(errno.EIO, "Input/output error")
 
     def _fail(self, what: str) -> None:
         if self.failing == what:
-            raise OSError(errno.EIO, "Input/output error")
+            raise self.error
 
     def remove(self, path: str) -> None:
         self._fail("remove")
@@ -369,6 +372,33 @@ def test_a_failed_sync_of_names_stops_the_log(tmp_path: Path) -> None:
     disk.failing = None
     with pytest.raises(BrokerError, match="T093"):
         put(log, 1)
+
+
+def test_a_sync_of_names_that_could_not_be_begun_is_begun_again(tmp_path: Path) -> None:
+    disk = BadDisk()
+    disk.error = NotBegun(errno.EMFILE, "Too many open files")
+    log = filled(tmp_path, disk)
+    job = log.swap(make(disk, log, {0}))
+    before = sorted(os.listdir(tmp_path / "log"))
+    disk.failing = "sync"
+    with pytest.raises(NotBegun):
+        job.publish()
+    assert names(tmp_path, ".swap") == names(tmp_path, ".tmp") == []
+    trim = log.trim(40)
+    assert trim is not None
+    with pytest.raises(NotBegun):
+        trim.publish()
+    disk.failing = None
+    assert [name for name in before if name.endswith(".log")] == names(tmp_path, ".log")
+    trim.publish()
+    log.trimmed(trim)
+    disk.failing = "sync"
+    with pytest.raises(NotBegun):
+        trim.finish()
+    disk.failing = None
+    trim.finish()
+    put(log, 1)
+    assert log.start == 40
 
 
 def test_only_the_first_segment_of_a_log_may_hold_its_start(tmp_path: Path) -> None:

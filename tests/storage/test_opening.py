@@ -9,6 +9,7 @@ import pytest
 from tailrace.protocol.errors import BrokerError
 from tailrace.storage.disk import File
 from tailrace.storage.opening import begin_epochs
+from tailrace.storage.os_sync import NotBegun
 from tailrace.storage.swap import complete
 from tests.storage.logs import QuickDisk, fill, open_log
 
@@ -18,10 +19,10 @@ SYNCS_MAX = 20
 class FailingDisk(QuickDisk):
     """The sync with number ``fails_at`` fails, counted from 1: of files or of a directory."""
 
-    def __init__(self, fails_at: int = 0, code: int = errno.EIO) -> None:
+    def __init__(self, fails_at: int = 0, error: OSError | None = None) -> None:
         super().__init__()
         self.fails_at = fails_at
-        self.code = code
+        self.error = error or OSError(errno.EIO, "planted")
 
     def sync(self, files: Sequence[File]) -> None:
         self._count()
@@ -35,7 +36,7 @@ class FailingDisk(QuickDisk):
     def _count(self) -> None:
         self.syncs += 1
         if self.syncs == self.fails_at:
-            raise OSError(self.code, "planted")
+            raise self.error
 
 
 def nothing(path: Path) -> None:
@@ -96,10 +97,17 @@ def test_whichever_sync_of_an_opening_fails_it_is_final(
         open_log(path, suspect=True).close(clean=False)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE])
-def test_want_of_room_or_of_descriptors_may_pass(tmp_path: Path, code: int) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "planted"),
+        OSError(errno.EDQUOT, "planted"),
+        NotBegun(errno.EMFILE, "planted"),
+    ],
+)
+def test_want_of_room_or_of_descriptors_may_pass(tmp_path: Path, error: OSError) -> None:
     with pytest.raises(OSError, match="planted"):
-        open_log(tmp_path, disk=FailingDisk(1, code))
+        open_log(tmp_path, disk=FailingDisk(1, error))
     open_log(tmp_path, suspect=True).close(clean=False)
 
 
