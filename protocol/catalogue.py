@@ -148,8 +148,8 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
         texts_group.group_fenced("billing", "billing-a", reason="its session timed out after 10 s"),
         "The coordinator no longer counts this member: it was silent for session_timeout, or "
         "another one took its instance_id. In answer to a commit: the partition went to another.",
-        "The consumer rejoins by itself, unless its instance_id was taken: give each process one of "
-        "its own. If it repeats, look for a process that is paused or overloaded.",
+        "The consumer rejoins by itself, unless its instance_id was taken: give each process one "
+        "of its own. If it repeats, look for a process that is paused or overloaded.",
     ),
     (
         texts_group.group_not_found("biling", similar=["billing"]),
