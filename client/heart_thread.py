@@ -50,7 +50,7 @@ class HeartThread:
         self.crash: BaseException | None = None  # what has ended it, if it was a bug
         self._now = client.clock.now
         self._calls = LoopCalls()
-        self._watch = LoopWatch(self._calls, self._now)
+        self.watch = LoopWatch(self._calls, self._now)
         self._wishes: deque[Callable[[], None]] = deque()
         self._seats: dict[Pulse, Seat] = {}
         self._wake_at: dict[Seat, float] = {}
@@ -158,7 +158,7 @@ class HeartThread:
             self.crash = error
         finally:
             self.ended = True
-            self._watch.end()
+            self.watch.end()
             self.close()
             self._calls.soon(self._ring)
 
@@ -167,8 +167,8 @@ class HeartThread:
         while self._wishes:
             self._wishes.popleft()()
         now = self._now()
-        if now >= self._watch.next_at:
-            self._watch.tick()
+        if now >= self.watch.next_at:
+            self.watch.tick()
         due = [seat for seat, at in self._wake_at.items() if at <= now]
         touched, self._touched = self._touched, {}
         for seat in {**touched, **dict.fromkeys(due)}:
@@ -182,7 +182,7 @@ class HeartThread:
 
     def _wait(self) -> list[Seat]:
         """The seats whose sockets are ready."""
-        next_at = min(self._watch.next_at, min(self._wake_at.values(), default=math.inf))
+        next_at = min(self.watch.next_at, min(self._wake_at.values(), default=math.inf))
         at_once = bool(self._wishes or self._touched)
         found = self._selector.select(0 if at_once else max(0.0, next_at - self._now()))
         ready: list[Seat] = []
@@ -227,6 +227,7 @@ class HeartThread:
 def _in_forked_child() -> None:
     for thread in list(_threads):
         thread.stopping = thread.ended = True
+        thread.watch.end()  # the loop of a child has the same thread
         thread.close()
 
 

@@ -94,9 +94,17 @@ class LoopWatch:
         elif not self._loop.runs() or (late_s > LATE_S and used_s < late_s / 2):
             self._knocked_at = now  # nobody ran: count from here
         elif now - self._knocked_at >= BLOCKED_S and not self._reported:
-            frame = _current_frames().get(self._loop.thread)
-            if frame is not None:
-                self._report(now - self._knocked_at, culprit(frame))
+            self._blocked(now - self._knocked_at, late_s)
+
+    def _blocked(self, blocked_s: float, late_s: float) -> None:
+        """By its own line; where this thread did not run either, perhaps by nobody's on the loop:
+        both may have waited for the interpreter, and then the loop answers before the next look.
+        """
+        frame = _current_frames().get(self._loop.thread)
+        if frame is not None:
+            place = users_place(frame) if late_s > LATE_S else culprit(frame)
+            if place is not None:
+                self._report(blocked_s, place)
 
     def _starved(self, now: float, late_s: float) -> None:
         """Somebody did not let go of the interpreter: it was the loop if it is in a user's line."""

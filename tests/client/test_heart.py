@@ -13,6 +13,8 @@ import anyio
 import pytest
 
 import tailrace
+from tailrace.client import loop_watch
+from tailrace.client.heart_seat import Seat
 from tailrace.client.member import Member, MemberOptions
 from tailrace.client.records import TopicPartition
 from tailrace.testing import Broker
@@ -67,6 +69,31 @@ def test_thread_ends_with_a_client_that_was_not_closed_well(run: Run, shop: Brok
             await until(lambda: other.has == ALL)  # at once: it said goodbye all the same
 
     run(main)
+
+
+def test_bug_in_the_thread_ends_the_client_and_is_raised(
+    run: Run, shop: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with tailrace.connect(shop.url) as client:
+            options = MemberOptions("bug", ("orders",), close_timeout=0.1)
+            one = Member(client, options, Listening())
+            await one.join()
+
+            def step(self: Seat, now: float) -> None:
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(Seat, "step", step)
+            try:
+                await anyio.sleep(4)
+            finally:
+                await one.leave()
+
+    with pytest.raises(ZeroDivisionError):
+        run(main)
+    for thread in threads():
+        thread.join(5)
+    assert threads() == []
 
 
 @pytest.mark.slow
@@ -168,7 +195,7 @@ def test_forked_child_has_no_thread_and_harms_nobody(run: Run, shop: Broker) -> 
             await until(lambda: one.has == ALL)
             child = os.fork()
             if child == 0:
-                quiet = threads() == []
+                quiet = threads() == [] and not loop_watch._watched
                 one.member.released(TopicPartition("orders", 0))
                 os._exit(0 if quiet else 1)
             _, status = os.waitpid(child, 0)  # noqa: ASYNC222 it ends at once

@@ -127,6 +127,19 @@ def test_loop_that_computes_without_letting_go_is_blocked(
     assert codes(caplog) == ["T050"]
 
 
+def test_loop_that_had_to_wait_for_the_interpreter_is_not_to_blame(
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_watch, "users_place", lambda frame: None)  # it waits in select
+    stage.pass_time(5, answering=True)
+    stage.watch.tick()
+    stage.sleep(3, cpu_s=2.9)  # a third thread held the GIL
+    stage.watch.tick()
+    stage.loop.answer()
+    stage.pass_time(5, answering=True)
+    assert caplog.records == []
+
+
 def test_loop_that_nobody_runs_is_not_blocked(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
