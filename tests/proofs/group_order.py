@@ -32,7 +32,7 @@ SESSION_S = 3.0
 FAILING = 0.002  # of the records, each time they are handled
 SLOW = 0.01
 SLOW_S = 0.2
-FAST_S = 0.03  # at most
+FAST_S = 0.05  # at most
 SPEED_SLEEP_S = 0.005
 SPEEDUP_MIN = 20.0
 LIMIT_SHARE_MIN = 0.6  # of what the busiest client leaves possible
@@ -46,7 +46,7 @@ class Plan:
 
     lines: int = 10_000
     kills: int = 12
-    kill_every_s: float = 2.0
+    kill_every_s: float = 1.5
     alone: int = 1_000  # records of the run that handles one at a time; 0: no such run
     seconds_max: float = 300.0
 
