@@ -61,6 +61,7 @@ class Holdings:
         self._releasing: dict[TopicPartition, CommitPoint] | None = None
         self._begun = False  # partitions came, or the group was stable without any for this member
         self._stepping_out = False
+        self._giving_back = False  # what is assigned meanwhile goes with the rest
         automatic = options.commit == "after"
         self.member = Member(
             feed.client,
@@ -136,7 +137,7 @@ class Holdings:
 
     def assigned(self, partitions: Sequence[Assignment]) -> None:
         """Ask where to begin with these, and read them."""
-        if not self.closed:
+        if not (self.closed or self._giving_back):
             self._expected.update((one.at, one) for one in partitions)
             self._errands.start(self._take_over, tuple(partitions))
 
@@ -146,6 +147,8 @@ class Holdings:
             try:
                 places = await find_places(self._feed, self.member, mine)
             except TailraceError as error:
+                if not any(self._expected.get(one.at) is one for one in mine):
+                    return  # all of them went meanwhile, and with them what could fail
                 if not error.retriable or error.code == "T005":
                     self.failed(error)
                     return
@@ -359,14 +362,14 @@ class Holdings:
 
     def pause_all(self) -> None:
         """Hand out nothing more, until ``step_in``."""
-        self._stepping_out = True
+        self._stepping_out = self._giving_back = True
+        self._expected.clear()
         self._stop_reading(list(self._held))
         self._tell_change()
 
     async def step_out(self, reason: str) -> None:
         """Commit what is processed, and leave; what is still in hand is lost."""
         await self.member.leave(for_good=True)
-        self._expected.clear()
         for holding in self._leaving.values():
             self.losses.note(holding, self._stands_at(holding), reason)
         self._leaving.clear()
@@ -374,6 +377,7 @@ class Holdings:
 
     async def step_in(self) -> None:
         """Join again; raises what ``Member.join`` raises."""
+        self._giving_back = False
         await self.member.join()
         self.trouble, self._stepping_out = None, False
         self._tell_change()

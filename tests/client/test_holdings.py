@@ -78,123 +78,6 @@ def too_late() -> RequestTimeout:
     return texts_client.request_timeout("commit offsets", address="n1", waited_s=1.0)
 
 
-# ── opening ──────────────────────────────────────────────────────────────────────────────────
-
-
-def test_what_joining_raises_is_raised_and_opening_may_be_tried_again(
-    run: Run, here: FetchWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refusal = texts_group.subscription_mismatch(group="g", member="m", yours=["a"], theirs=["b"])
-
-    async def join(self: FakeMember) -> None:
-        raise refusal
-
-    async def main() -> None:
-        async with here.client() as client:
-            consumer = client.consumer("orders", group="g")
-            with monkeypatch.context() as patch:
-                patch.setattr(FakeMember, "join", join)
-                with pytest.raises(GroupConfigMismatch, match="T070"):
-                    await consumer.__aenter__()
-            async with consumer:
-                assert consumer.health().state == "ok"
-
-    run(main)
-
-
-def test_opening_that_was_cancelled_leaves_nothing_that_is_fetched(
-    run: Run, here: FetchWorld
-) -> None:
-    async def main() -> None:
-        async with here.client() as client:
-            consumer = client.consumer("orders", group="g")
-
-            async def join(self: FakeMember) -> None:
-                orders = here.fetch.topics["orders"]
-                self.listener.assigned([self.assignment(orders, 0)])
-                await until(lambda: ZERO in consumer.assignment)
-                self.listener.assigned([self.assignment(orders, 1)])
-                self.refuse_with = [too_late()] * 100
-
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(FakeMember, "join", join)
-                with anyio.move_on_after(0.02) as scope:
-                    await consumer.__aenter__()
-            assert scope.cancelled_caught
-            async with consumer:
-                own = Joined(here, consumer)
-                await own.assign(1)
-                assert await own.take(10) == [(1, offset) for offset in range(10)]
-                asked = {part.partition for one in here.fetch.fetched for part in one.partitions}
-                assert asked == {1}
-
-    run(main)
-
-
-def test_partitions_that_come_and_go_leave_nothing_behind(run: Run, here: FetchWorld) -> None:
-    async def main() -> None:
-        async with joined(here, commit="manual") as own:
-            await own.assign(0)
-            await own.take(1)
-            for _ in range(5):
-                own.member.listener.withdrawn([ZERO])
-                await own.assign(0)
-            assert len(own.consumer.feed.sources) == 1
-
-    run(main)
-
-
-def test_places_are_asked_for_again_until_they_are_known(run: Run, here: FetchWorld) -> None:
-    async def main() -> None:
-        async with joined(here) as own:
-            own.member.stored[ZERO] = CommitPoint(4)
-            own.member.refuse_with = [too_late(), too_late()]
-            assert own.consumer.health().state == "ok"
-            own.member.listener.assigned([own.member.assignment(here.fetch.topics["orders"])])
-            assert own.consumer.health().state == "rebalancing"
-            await until(lambda: own.consumer.health().state == "reconnecting")
-            assert await own.take(2) == [(0, 4), (0, 5)]
-
-    run(main)
-
-
-def test_partition_that_goes_before_its_place_is_known_is_never_read(
-    run: Run, here: FetchWorld
-) -> None:
-    async def main() -> None:
-        async with joined(here, idle_timeout=0.02) as own:
-            topic = here.fetch.topics["orders"]
-            own.member.listener.assigned([own.member.assignment(topic)])
-            own.member.listener.withdrawn([ZERO])
-            assert own.member.released_ones == [ZERO]
-            assert [record async for record in own.consumer] == []
-
-    run(main)
-
-
-def test_partition_that_was_added_later_starts_at_its_beginning(run: Run, here: FetchWorld) -> None:
-    async def main() -> None:
-        async with joined(here, start="latest") as own:
-            await own.assign(0)
-            await own.assign(1, later=True)
-            assert own.consumer.position(ZERO) == 10
-            assert own.consumer.position(ONE) == 0
-            assert own.member.requests == [{ZERO: CommitPoint(10)}], "the start holds at once"
-
-    run(main)
-
-
-def test_committed_offset_beyond_the_end_is_told(run: Run, here: FetchWorld) -> None:
-    async def main() -> None:
-        async with joined(here, stop_at_end=True) as own:
-            own.member.stored[ZERO] = CommitPoint(40)
-            await own.assign(0)
-            with pytest.raises(OffsetOutOfRange, match=r"T041: .*asked for 40, .*ends at 10"):
-                await own.take(1)
-
-    run(main)
-
-
 # ── giving up ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -499,6 +382,25 @@ def test_commit_before_the_next_record_waits_through_outages(run: Run, here: Fet
             own.member.refuse_with = [too_late(), too_late()]
             assert await own.take(1) == [(0, 1)]
             assert own.member.stored[ZERO].offset == 1
+
+    run(main)
+
+
+def test_partition_whose_place_is_looked_up_goes_with_those_that_are_handed_back(
+    run: Run, here: FetchWorld
+) -> None:
+    async def main() -> None:
+        async with joined(here) as own:
+            group = own.consumer.feed.group
+            assert group is not None
+            own.assign_soon(0)
+            group.pause_all()
+            own.assign_soon(0)
+            await group.step_out("it was in hand for too long")
+            await group.step_in()
+            await own.assign(1)
+            assert own.consumer.assignment == {ONE}
+            assert group.settled
 
     run(main)
 
