@@ -14,8 +14,6 @@ from tailrace.client.membership import Assignment
 from tailrace.client.records import TopicPartition
 from tailrace.protocol import texts_client, texts_group
 from tailrace.protocol.errors import (
-    GroupConfigMismatch,
-    OffsetOutOfRange,
     PartitionLost,
     RequestTimeout,
     UsageError,
@@ -29,6 +27,11 @@ ZERO, ONE = TopicPartition("orders", 0), TopicPartition("orders", 1)
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> FetchWorld:
+    """See ``two_times_ten``."""
+    return two_times_ten(monkeypatch)
+
+
+def two_times_ten(monkeypatch: pytest.MonkeyPatch) -> FetchWorld:
     """A topic of two partitions with ten records each."""
     monkeypatch.setattr(holdings, "Member", FakeMember)
     world = FetchWorld(monkeypatch)
