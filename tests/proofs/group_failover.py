@@ -6,6 +6,7 @@ processed, and again only what lay behind the last commit of one that was killed
 """
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from tests.proofs.steady import Steady
 
 TOPIC, GROUP = "orders", "billing"
 FLOW_SECONDS_MAX = 30.0
+WATCHED_SESSIONS = 1.5  # after a kill
 DRAIN_SECONDS_MAX = 120.0
 
 
@@ -28,7 +30,7 @@ DRAIN_SECONDS_MAX = 120.0
 class Plan:
     """How long and how much."""
 
-    records: int = 200_000
+    records: int = 200_000  # 0: until all has happened
     partitions: int = 12
     per_tick: int = 3  # of each partition, each 20 ms
     session_timeout: float = 3.0
@@ -66,7 +68,8 @@ class Failover:
         plan = self.plan
         async with tailrace.connect(self._url) as client:
             await client.admin.create_topic(TOPIC, partitions=plan.partitions)
-            producer = Steady(self._url, TOPIC, plan.partitions, plan.per_tick, plan.records)
+            count = plan.records or sys.maxsize
+            producer = Steady(self._url, TOPIC, plan.partitions, plan.per_tick, count)
             modes: dict[str, Mode] = {"a": "iterate", "b": "run", "c": "iterate"}
             await asyncio.gather(*(self._join(name, mode) for name, mode in modes.items()))
             sending = asyncio.create_task(producer.run())
@@ -82,6 +85,8 @@ class Failover:
                 await self._come("e", "iterate")
                 await self._leave("c", "leaving async with")
             assert not sending.done(), "the producer ended before it all had happened"
+            if not plan.records:
+                producer.stop.set()
             await sending
             assert producer.sent >= plan.records
             await self._drain(client)
@@ -116,7 +121,7 @@ class Failover:
         assert time.time() * 1000 - at_ms < self.plan.session_timeout * 500, "asked too late"
         self.committed = {one.partition: one.committed or 0 for one in lag.partition_list}
         limit_ms = self.plan.sessions_max * self.plan.session_timeout * 1000
-        await asyncio.sleep(limit_ms / 1000 + self.plan.calm_s)
+        await asyncio.sleep(WATCHED_SESSIONS * self.plan.session_timeout + self.plan.calm_s)
         self.events.append(Event("kill -9", name, at_ms, time.time() * 1000, limit_ms))
 
     async def _leave(self, name: str, what: str) -> None:

@@ -27,6 +27,8 @@ SIZES = (10, 400, 3000)
 REFUSED_MAX = 3  # times in a row: what a fault of one call can do
 SECONDS_MAX = 20.0
 UNREADABLE = 33
+FULL = 31
+LOOK_S = 0.1  # how often a partition that waits for room is asked for
 ERASED_MS_MAX = 10_000
 
 Place = tuple[int, int]  # partition, offset
@@ -230,6 +232,9 @@ async def _read(client: Client, topic: bytes, partition: int) -> dict[int, bytes
         answer, body = await client.fetch(topic, at, partition)
         error = answer.results[0].error
         if error is not None:  # the file could not be opened, say: it can be the next time
+            if error.code == FULL:  # it is opened as soon as there is room
+                await trio.sleep(LOOK_S)
+                continue
             refused += 1
             assert error.code == UNREADABLE, error
             if refused == REFUSED_MAX:
