@@ -91,8 +91,11 @@ class Finishing:
 
     @property
     def begun_last(self) -> int:
-        """The highest offset that is being worked on, -1 if none is."""
-        return max(self._begun, default=-1)
+        """The highest offset that is being worked on, or is done before one below it; -1: none.
+
+        What lies below it has to be done too, or that one would be handled again elsewhere.
+        """
+        return max((*self._begun, *self._done), default=-1)
 
     @property
     def busy_since(self) -> float | None:
