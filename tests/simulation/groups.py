@@ -200,6 +200,11 @@ async def run(cluster: SimCluster) -> Report:
         len(history.acked),
         len(history.reads),
         tuple(found),
+        {
+            "assignments": oracle.told,
+            "commits acked": oracle.commits,
+            "commits refused": oracle.refused,
+        },
     )
 
 

@@ -5,7 +5,8 @@ who runs when. At the end everything heals, a new reader drains the topic, and t
 log files and what the oracle saw are checked. All chance comes from the seed.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import trio
 
@@ -36,6 +37,7 @@ class Report:
     acked: int
     read: int
     violations: tuple[Violation, ...]
+    more: Mapping[str, int] = field(default_factory=dict[str, int])  # figures of one scenario
 
 
 def run_seed(seed: int) -> Outcome[Report]:

@@ -121,6 +121,7 @@ def main() -> int:
             total.update(sent=report.sent, acked=report.acked, read=report.read)
             total.update(crashes=report.crashes, steps=result.outcome.steps)
             total.update(virtual_s=round(result.outcome.seconds))
+            total.update(report.more)
             faults.update(report.faults)
         if result.failure:
             failed += 1
