@@ -149,6 +149,8 @@ class Run:
                             if of is not None:
                                 of.take(record)
                                 self._hold_back(of, records.buffer)
+                            if self.drained:  # and not cancelled yet: it comes again
+                                break
                             self.lanes.push(Taken(record, of))
                             self._start(tasks)
                             await self._wait_for_room()

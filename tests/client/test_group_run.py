@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 import tailrace
-from tailrace.client import holdings
+from tailrace.client import holdings, run as running
 from tailrace.client.commits import CommitPoint
 from tailrace.client.records import Record, TopicPartition
 from tailrace.protocol import texts_group
@@ -194,6 +194,28 @@ def test_withdrawn_partition_finishes_what_lies_before_a_record_that_is_done(
                 assert (0, 13) not in handled.begun
 
             await run_with(own, handled, body)
+
+    run(main)
+
+
+def test_drained_run_begins_nothing_more(
+    run: Run, here: FetchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        handled = Handled()
+        async with joined(here) as own:
+            await own.assign(0)
+            this = running.Run(own.consumer.feed, handled, None, "partition", 1)
+            make_room = this._make_room
+
+            def make_room_and_drain() -> None:
+                make_room()  # whoever reads goes on, and is cancelled only when it waits again
+                this.drain(5.0)
+
+            monkeypatch.setattr(this, "_make_room", make_room_and_drain)
+            await this.go(own.consumer.records("run()"))
+            assert handled.begun == [(0, 0)]
+            assert own.committable == {ZERO: 1}
 
     run(main)
 
