@@ -239,7 +239,7 @@ class Holdings:
                 del self._leaving[at]
                 if self.options.commit == "after":
                     self._released[at] = holding
-                else:
+                elif self._reached(holding) > self._stands_at(holding):
                     reason = "it was withdrawn before the first commit"
                     self.losses.note(holding, self._stands_at(holding), reason)
                 holding.buffer.forget()
@@ -253,7 +253,12 @@ class Holdings:
         if holding.busy_since is not None:
             return True
         waits = self.options.commit == "manual" and self.calls.used
-        return waits and holding.buffer.position > self._stands_at(holding)
+        return waits and self._reached(holding) > self._stands_at(holding)
+
+    def _reached(self, holding: Holding) -> int:
+        """How far it was handed out; by ``run``, how far it is finished: it drops the rest."""
+        point = holding.processed if self._feed.read_by == "run()" else None
+        return holding.buffer.position if point is None else point.offset
 
     def _stands_at(self, holding: Holding) -> int:
         return max(holding.stands_at, self.member.known_committed(holding.buffer.at))

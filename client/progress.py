@@ -81,6 +81,10 @@ class Finishing:
                 del self._done[self._taken[0]]
             self._taken.popleft()
 
+    def stop(self) -> None:
+        """Nothing is worked on any more."""
+        self._begun.clear()
+
     @property
     def unprocessed(self) -> CommitPoint | None:
         """The first that is not done; None: all are."""

@@ -138,7 +138,7 @@ class Run:
         grouped = self._feed.options.group is not None
         if grouped:
             if isinstance(records.holder, Run):
-                records.holder.hand_back()
+                self._finishing = records.holder.hand_back()
             records.holder = self
         with self.everything:
             async with anyio.create_task_group() as tasks:
@@ -157,32 +157,39 @@ class Run:
                 except Exception as error:  # what reading raises is what run raises
                     self._fail(error)
 
-    def hand_back(self) -> None:
+    def hand_back(self) -> "dict[PartitionBuffer, Finishing]":
         """Another ``run`` begins: what this one took and did not finish is handed out again.
 
-        It would be committed with what comes behind it, and nobody would ever handle it.
+        It would be committed with what comes behind it, and nobody would ever handle it. What
+        cannot be handed out again, as its partition goes, is returned: the account stays open.
         """
+        left: dict[PartitionBuffer, Finishing] = {}
         for of in list(self._held_back):
             self._resume(of)
-        for buffer in self._finishing:
-            point = self.unprocessed(buffer)
-            if point is None or self._feed.buffers.get(buffer.at) is not buffer:
+        for buffer, of in self._finishing.items():
+            point = of.unprocessed
+            if point is None:
                 continue
-            if buffer.position > point.offset:
+            if self._feed.buffers.get(buffer.at) is not buffer:
+                of.stop()
+                left[buffer] = of
+            elif buffer.position > point.offset:
                 self._feed.jumped()
                 buffer.rewind(point.offset, buffer.position)
                 self._feed.moved(buffer)
+        return left
 
     # ── Holder: with a group ─────────────────────────────────────────────────────────────────
 
     def _finishing_of(self, buffer: "PartitionBuffer") -> Finishing:
         found = self._finishing.get(buffer)
         if found is None:
-            here = self._feed.buffers
+            group = self._feed.group
+            held = set() if group is None else {holding.buffer for holding in group.all()}
             gone = [
                 b
                 for b, of in self._finishing.items()
-                if of.busy_since is None and here.get(b.at) is not b  # released, or lost
+                if of.busy_since is None and b not in held  # released, or lost
             ]
             for one in gone:
                 del self._finishing[one]

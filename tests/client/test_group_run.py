@@ -118,33 +118,6 @@ def test_partition_waits_when_too_much_of_it_is_done_behind_a_record_that_is_not
     run(main)
 
 
-def test_second_run_goes_on_with_a_partition_that_the_first_made_wait(
-    run: Run, here: FetchWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tailrace.client.run.SPAN_MAX", 4)
-
-    async def main() -> None:
-        async with joined(here) as own:
-            await own.assign(0)
-
-            async def fail(record: AnyRecord) -> None:
-                if record.offset == 1:
-                    await until(lambda: own.consumer.feed.buffers[ZERO].paused)
-                    raise ValueError("cannot")
-
-            with pytest.raises(ValueError, match="cannot"):
-                await own.consumer.run(fail, order="none", signals=False)
-            handled = Handled()
-
-            async def body() -> None:
-                await until(lambda: own.committable == {ZERO: 10})
-
-            await run_with(own, handled, body, order="none")
-            assert sorted(handled.begun) == [(0, offset) for offset in range(1, 10)]
-
-    run(main)
-
-
 def test_withdrawn_partition_finishes_what_was_begun_and_no_more(
     run: Run, here: FetchWorld
 ) -> None:
@@ -310,6 +283,33 @@ def test_manual_run_commits_only_by_call(run: Run, here: FetchWorld) -> None:
                 assert own.member.stored[ZERO].offset == 10
 
             await run_with(own, handled, body)
+
+    run(main)
+
+
+def test_manual_partition_goes_when_what_is_finished_is_committed(
+    run: Run, here: FetchWorld
+) -> None:
+    async def main() -> None:
+        handled = Handled()
+        handled.hold((0, 1))
+        async with joined(here, commit="manual") as own:
+            await own.assign(0)
+
+            async def body() -> None:
+                await until(lambda: (0, 1) in handled.begun)
+                await own.consumer.commit()
+                own.member.listener.withdrawn([ZERO])
+                handled.let_go((0, 1))
+                await own.assign(1)
+                await until(lambda: (1, 9) in handled.begun)
+                assert own.member.released_ones == []
+                await own.consumer.commit()
+                assert own.member.stored[ZERO].offset == 2, "the others are left to the next one"
+                assert own.member.released_ones == [ZERO]
+                await own.consumer.commit()  # nothing is lost
+
+            await run_with(own, handled, body, order="partition")
 
     run(main)
 
