@@ -179,8 +179,10 @@ def run_one(data: Path, point: Injection, ledger: Ledger, result: Result) -> Non
 def kind(data: Path, hit: Hit) -> str:
     """What was to be synced."""
     below = hit.path.removeprefix(str(data)).removesuffix(".tmp")
-    if below.startswith("/topics"):
+    if below.startswith("/topics") or hit.call == "syncfs":
         return "logs"
+    if below == hit.path:
+        return "a directory above"
     if below.startswith(METADATA) or (not below and hit.call == "fdatasync"):
         return "metadata"  # SQLite syncs also the directory so, ourselves by fsync
     return below.removeprefix("/") or "directory"
