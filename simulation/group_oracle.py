@@ -70,7 +70,7 @@ class Reading:
     """Of one partition under one assignment."""
 
     expected: int | None = None  # the next offset; None: it has not begun
-    answers: set[int] = field(default_factory=set[int])  # where it may begin
+    answers: set[int] = field(default_factory=set[int])  # since it began: where it may begin (anew)
 
 
 @dataclass
@@ -105,12 +105,13 @@ class GroupOracle:
         """A member was handed the record at an offset, under that assignment."""
         reading = self._readings.setdefault((client, where, epoch), Reading())
         what = f"{client} read {where[0]}[{where[1]}]@{at} at {now:.6f} s"
-        if reading.expected is None:
+        if at != reading.expected:
             if at not in reading.answers:
-                stands = sorted(reading.answers) or "nothing"
-                self._violated("S25", f"{what} first; it was told to begin at {stands}")
-        elif at != reading.expected:
-            self._violated("S25", f"{what}; the next was {reading.expected}")
+                stands, after = sorted(reading.answers) or "nothing", reading.expected
+                self._violated(
+                    "S25", f"{what}, the next was {after}; it was told to begin at {stands}"
+                )
+            reading.answers.clear()  # it may begin again where a later answer says
         reading.expected = at + 1
         party = self._groups[group].parties.get(self._members.get(client, ""))
         if party is not None:

@@ -190,6 +190,18 @@ def test_member_reads_on_from_where_the_group_stands(net: Net) -> None:
     assert net.broken == ["S25"]
 
 
+def test_member_may_begin_anew_where_it_asked_again(net: Net) -> None:
+    net.join(0.0, "a", epoch=1, since=1)
+    net.show(0.2, net.ask(0.1, "a"), 3)
+    for offset in (3, 4):
+        net.oracle.read(0.3, GROUP, "a", WHERE, 1, offset)
+    net.show(0.5, net.ask(0.4, "a"), 4)
+    net.oracle.read(0.6, GROUP, "a", WHERE, 1, 4)
+    assert net.broken == []
+    net.oracle.read(0.7, GROUP, "a", WHERE, 1, 4)
+    assert net.broken == ["S25"]
+
+
 @pytest.mark.parametrize("first", [0, 2, 4])
 def test_member_begins_nowhere_else(net: Net, first: int) -> None:
     net.join(0.0, "a", epoch=1, since=1)
