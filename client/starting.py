@@ -49,12 +49,14 @@ async def find_places(
     if fresh and options.start != "earliest" and options.group.commit == "after":
         points = {at: CommitPoint(starts[at]) for at in fresh}
         await member.commit(points, lower=False)
+    skipped = 0
     if fresh and options.start == "latest":
         first = await feed.offsets(fresh, "earliest")
-        feed.skipped += sum(starts[at] - first[at] for at in fresh)
+        skipped = sum(starts[at] - first[at] for at in fresh)
     ends: dict[TopicPartition, int] = {}
     if options.stop_at_end:
         ends = await feed.offsets([one.at for one in assignments], "latest")
+    feed.skipped += skipped
     if starts:
         _tell_starts(starts, options.group.name)
     places: dict[TopicPartition, Place] = {}

@@ -1,9 +1,12 @@
 """How a member begins: it joins, learns its partitions, and finds where to read them."""
 
+from typing import Any
+
 import anyio
 import pytest
 
 from tailrace.client.commits import CommitPoint
+from tailrace.client.records import TopicPartition
 from tailrace.protocol import texts_client, texts_group
 from tailrace.protocol.errors import GroupConfigMismatch, OffsetOutOfRange
 from tests.client.fake_member import FakeMember
@@ -91,6 +94,28 @@ def test_places_are_asked_for_again_until_they_are_known(run: Run, here: FetchWo
             assert own.consumer.health().state == "rebalancing"
             await until(lambda: own.consumer.health().state == "reconnecting")
             assert await own.take(2) == [(0, 4), (0, 5)]
+
+    run(main)
+
+
+def test_skipped_records_are_counted_once_however_often_places_are_asked_for(
+    run: Run, here: FetchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with joined(here, start="latest", stop_at_end=True, commit="manual") as own:
+            feed = own.consumer.feed
+            offsets, asked = feed.offsets, list[object]()
+
+            async def third_time_unlucky(partitions: Any, at: Any) -> dict[TopicPartition, int]:
+                asked.append(at)
+                if len(asked) == 3:
+                    raise too_late()
+                return await offsets(partitions, at)
+
+            monkeypatch.setattr(feed, "offsets", third_time_unlucky)
+            await own.assign(0)
+            assert asked == ["latest", "earliest", "latest"] * 2
+            assert feed.skipped == 10
 
     run(main)
 
