@@ -185,7 +185,8 @@ class Run:
         found = self._finishing.get(buffer)
         if found is None:
             group = self._feed.group
-            held = set() if group is None else {holding.buffer for holding in group.all()}
+            holdings = () if group is None else group.all()
+            held = {holding.buffer for holding in holdings}
             gone = [
                 b
                 for b, of in self._finishing.items()
