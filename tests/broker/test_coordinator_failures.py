@@ -85,6 +85,22 @@ def test_a_full_disk_refuses_commits_and_lets_nobody_in_but_ends_no_session(
     run(main)
 
 
+def test_groups_go_on_where_producers_are_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = {**AT_ONCE, "storage.min_free": "99%"}
+        async with serving(tmp_path, settings) as (server, ready), connected(ready) as client:
+            assert server.state == "read_only"
+            topic_id = await client.create("orders")
+            refused = (await client.produce(topic_id, [b"a"])).error
+            assert refused is not None
+            assert refused.code == 31
+            member = Member(client, "m1")
+            await member.join()
+            assert (await member.commit(topic_id, 0, 0)).error is None
+
+    run(main)
+
+
 async def _beat_until_taken(member: Member) -> HeartbeatResponse:
     for _ in range(200):
         try:

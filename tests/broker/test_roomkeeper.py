@@ -190,23 +190,6 @@ def test_a_deleted_topic_gives_room_at_once(tmp_path: Path) -> None:
     run(main)
 
 
-def test_the_brokers_own_topics_are_never_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tailrace.broker.catalog.Topic.internal", True)
-
-    async def main() -> None:
-        async with (
-            serving(tmp_path, {"storage.min_free": "99%"}) as (server, ready),
-            connected(ready) as client,
-        ):
-            assert server.state == "read_only"
-            topic_id = await client.create("commits")
-            assert (await client.produce(topic_id, [b"a"])).error is None
-
-    run(main)
-
-
 class FullAtStart(OsDisk):
     """No file can be made for a partition while it is full."""
 

@@ -295,3 +295,31 @@ def test_a_signal_is_no_failed_sync(monkeypatch: pytest.MonkeyPatch) -> None:
             syncfs(0)
     finally:
         find_syncfs.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "silent"),
+    [("ext4", False), ("overlay", True), ("fuse.sshfs", True), ("fuseblk", True), ("xfs", False)],
+)
+def test_a_file_system_that_passes_no_errors_on_is_known_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, silent: bool
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 8:1 / / rw,relatime shared:1 - btrfs /dev/sda1 rw\n"
+        f"36 22 0:51 / /data rw master:1 - {kind} none rw\n"
+    )
+    monkeypatch.setattr(os_sync, "MOUNTS", str(mounts))
+    assert os_sync.is_silent(os.makedev(0, 51)) is silent
+    assert os_sync.is_silent(os.makedev(8, 1)) is False
+
+
+def test_on_a_file_system_that_passes_no_errors_on_files_are_synced_one_by_one(
+    tmp_path: Path, asked: Asked, synced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os_sync, "is_silent", lambda device: True)
+    disk = OsDisk()
+    lock = disk.lock(f"{tmp_path}/LOCK", "")
+    disk.sync(files_in(disk, tmp_path))
+    assert (asked.of, len(synced)) == ([], 4)
+    lock.release()
