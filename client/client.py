@@ -1,8 +1,9 @@
 """``connect()`` and ``Client``: one cluster, its background tasks, and what is opened on it.
 
 The client owns a task group; every task of its connections, producers and consumers lives there
-and ends with it. No ``ExceptionGroup`` leaves (C10): the body's exception goes on unchanged, else
-the first failure does, with further ones as its notes.
+and ends with it. A cancellation from outside ends the body only, not them: closing needs them to
+hear the answers (C7). No ``ExceptionGroup`` leaves (C10): the body's exception goes on unchanged,
+else the first failure does, with further ones as its notes.
 """
 
 import ssl
@@ -100,6 +101,7 @@ class Client(Opening):
         self._guard: Guard | None = None
         self._closed = False
         self._tasks: TaskGroup | None = None
+        self._shields: dict[anyio.CancelScope, None] = {}  # of its tasks; in order, to repeat
         self._consumers: list[Closable] = []
         self._producers: list[Closable] = []
         self._admin: Admin | None = None
@@ -170,6 +172,8 @@ class Client(Opening):
         tasks, self._tasks = self._tasks, None
         crashed = tasks.cancel_scope.cancel_called
         tasks.cancel_scope.cancel()
+        for shield in list(self._shields):
+            shield.cancel()
         cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
         try:
             # A cancellation from outside must leave as it came: only one that a background task
@@ -246,7 +250,18 @@ class Client(Opening):
     def _start_soon(self, fn: Callable[..., Any], *args: object) -> None:
         """Run a background task that ends with the client. After the end: nothing."""
         if self._tasks is not None:
-            self._tasks.start_soon(fn, *args)
+            shield = anyio.CancelScope(shield=True)
+            self._shields[shield] = None
+            self._tasks.start_soon(self._shielded, shield, fn, args, name=fn)
+
+    async def _shielded(
+        self, shield: anyio.CancelScope, fn: Callable[..., Any], args: tuple[object, ...]
+    ) -> None:
+        try:
+            with shield:
+                await fn(*args)
+        finally:
+            del self._shields[shield]
 
     def _tasks_run(self) -> bool:
         return self._tasks is not None and not self._tasks.cancel_scope.cancel_called

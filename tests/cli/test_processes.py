@@ -74,7 +74,8 @@ def test_a_reader_that_leaves_ends_a_waiting_consumer(
 ) -> None:
     topic = broker.name("short")
     broker.seed(topic, [b"only"])
-    for command in (("consume", topic), ("tail", topic, "-f")):
+    member = ("consume", topic, "-g", f"g-{topic}")
+    for command in (("consume", topic), ("tail", topic, "-f"), member):
         with started(environment, *command) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"only\n"

@@ -275,6 +275,28 @@ def test_cancelled_consumer_still_commits_and_leaves(run: Run, broker: Broker) -
     run(main)
 
 
+def test_cancelled_with_its_client_it_still_commits_and_leaves(
+    run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = seeded(broker, numbers(10))
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            async with (
+                tailrace.connect(broker.url) as client,
+                client.consumer(topic, group=f"g-{topic}") as consumer,
+            ):
+                await take(consumer, 5)
+                began = anyio.current_time()
+                scope.cancel()
+                await anyio.sleep_forever()
+        assert anyio.current_time() - began < 1.0
+        assert (await rest(broker, topic))[0] == 4
+
+    run(main)
+    assert "not committed" not in caplog.text
+
+
 def test_close_ends_in_time_while_nobody_answers(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:

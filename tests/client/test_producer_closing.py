@@ -94,6 +94,25 @@ def test_closing_under_cancellation_still_flushes_for_a_moment(run: Run, world: 
     assert numbers(topic) == [0, 1]
 
 
+def test_a_cancelled_client_still_flushes_for_a_moment(
+    run: Run, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = world.broker.create("orders")
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            async with world.client() as client, client.producer(linger=60.0) as producer:
+                await producer.send("orders", b"0")
+                producer.enqueue_nowait("orders", b"1")
+                scope.cancel()
+                await anyio.sleep_forever()
+        assert scope.cancelled_caught
+
+    run(main)
+    assert numbers(topic) == [0, 1]
+    assert "T026" not in caplog.text
+
+
 def test_closing_under_cancellation_logs_what_is_left(
     run: Run, world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
