@@ -10,8 +10,8 @@ from tailrace.client.cli_offsets import Position
 from tailrace.client.cli_reading import BATCH_RECORDS, Run, finish
 from tailrace.client.cli_run import say
 from tailrace.client.client import Client
-from tailrace.client.consumer import Consumer
 from tailrace.client.records import At, TopicPartition
+from tailrace.protocol.errors import GroupNotFound
 
 
 def consume(
@@ -26,6 +26,8 @@ def consume(
     """Read what the group gives to this member; the exit code."""
 
     async def work(client: Client) -> None:
+        # Asked before joining: a new member that starts at the end commits that place at once.
+        goes_on = start.kind != "committed" and await _has_committed(client, group, topics)
         async with client.consumer(
             *topics,
             group=group,
@@ -33,7 +35,7 @@ def consume(
             stop_at_end=stop_at_end,
             idle_timeout=idle_seconds,
         ) as consumer:
-            if start.kind != "committed" and await _has_committed(consumer):
+            if goes_on:
                 hint = f"to move it: tailrace group reset {group} --to start"
                 say(run.console, f"group '{group}' goes on where it has committed; {hint}")
             if run.done():
@@ -48,8 +50,12 @@ def consume(
     return finish(run, work)
 
 
-async def _has_committed(consumer: Consumer[bytes, bytes]) -> bool:
-    return any(offset is not None for offset in (await consumer.committed()).values())
+async def _has_committed(client: Client, group: str, topics: Sequence[str]) -> bool:
+    try:
+        found = (await client.admin.group_lag(group)).partition_list
+    except GroupNotFound:
+        return False
+    return any(one.committed is not None and one.topic in topics for one in found)
 
 
 def start_of(position: Position) -> At:

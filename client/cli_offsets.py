@@ -18,6 +18,10 @@ class Position:
     time: datetime | None = None
 
 
+FORMS = "start, end, N, -N, @2h or @2026-11-20T10:00"
+RANGE_FORMS = "start, end, N, -N, @2h, @2026-11-20T10:00 or FROM:TO"
+
+
 def parse_range(text: str, now: datetime) -> tuple[Position, Position | None]:
     """(from, to or None); a ``UsageError`` that shows the forms if it is none of them."""
     if text.startswith("@"):
@@ -26,10 +30,12 @@ def parse_range(text: str, now: datetime) -> tuple[Position, Position | None]:
         to = parse_position(f"@{second}", now) if separator else None
         return parse_position(f"@{first}", now), to
     first, separator, second = text.partition(":")
-    return parse_position(first, now), parse_position(second, now) if separator else None
+    start = parse_position(first, now, forms=RANGE_FORMS)
+    return start, parse_position(second, now, forms=RANGE_FORMS) if separator else None
 
 
-def parse_position(text: str, now: datetime) -> Position:
+def parse_position(text: str, now: datetime, *, forms: str = FORMS) -> Position:
+    """One place; a ``UsageError`` that shows ``forms`` if it is none."""
     if text in ("start", "end"):
         return Position(text)
     if text == "committed":
@@ -40,9 +46,7 @@ def parse_position(text: str, now: datetime) -> Position:
         return Position("back", int(text[1:]))
     if text.startswith("@"):
         return Position("time", time=parse_time(text[1:], now))
-    raise click.UsageError(
-        f"'{text}' is no offset: start, end, N, -N, @2h, @2026-11-20T10:00 or FROM:TO"
-    )
+    raise click.UsageError(f"'{text}' is no offset: {forms}")
 
 
 def parse_time(text: str, now: datetime) -> datetime:

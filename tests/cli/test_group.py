@@ -173,6 +173,11 @@ def test_reset_that_cannot_be(
     assert cli("-O", "json", "group", "lag", group).json()["partition_list"][0]["committed"] == 4
 
 
+def test_reset_to_a_range_is_told_the_forms_there_are(cli: Cli, orders: tuple[str, str]) -> None:
+    result = cli("group", "reset", orders[1], "--to", "3:5", "--yes")
+    assert "'3:5' is no offset: start, end, N, -N, @2h or @2026-11-20T10:00. See:" in result.err
+
+
 def test_group_with_members_is_left_alone(
     cli: Cli, broker: Broker, orders: tuple[str, str]
 ) -> None:
