@@ -26,6 +26,7 @@ from tailrace.protocol.errors import ConnectError, TailraceError
 from tailrace.protocol.messages import HelloResponse, Request, Response
 from tailrace.protocol.seams import Transport
 from tailrace.protocol.texts_wire import other_protocol
+from tailrace.protocol.units import format_seconds
 from tailrace.protocol.version import SOFTWARE
 
 JOIN_BYTES_MAX = 16 << 10  # bodies up to this leave in one piece with their head
@@ -186,7 +187,7 @@ class Channel:
         elapsed = self._runtime.clock.now() - began
         if not outcomes:
             if self.lost is None:
-                self.close(f"no answer in {timeout:g} s")
+                self.close(f"no answer in {format_seconds(timeout)} s")
                 raise texts_client.request_timeout(
                     name_of(message), address=str(self.address), waited_s=elapsed
                 )

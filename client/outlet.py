@@ -41,6 +41,7 @@ from tailrace.protocol.messages import (
     ProduceRequest,
     ProduceResponse,
 )
+from tailrace.protocol.units import format_seconds
 
 REQUEST_BYTES_MAX = 4 << 20  # of batches, uncompressed; a single larger batch goes alone
 STALE = frozenset({"T010", "T011", "T032", "T033", "T045"})  # the metadata may be old
@@ -360,5 +361,5 @@ class Outlets:
                 if sent.at + timeout > now:
                     due = min(due, sent.at + timeout)
                     break
-                sent.channel.close(f"no answer in {timeout:g} s")
+                sent.channel.close(f"no answer in {format_seconds(timeout)} s")
         return due

@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 import tailrace
+from tailrace.protocol.errors import RequestTimeout
 from tailrace.testing import Broker
 from tests.client.world import Run
 
@@ -35,6 +36,21 @@ def test_reading_goes_on_after_a_restart(
 
         run(main)
     assert "reconnecting 127.0.0.1:" in caplog.text
+
+
+def test_time_without_an_answer_is_told_in_short(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Broker() as broker:
+
+        async def main() -> None:
+            async with tailrace.connect(broker.url, request_timeout=0.12345) as client:
+                with broker.faults.black_hole():
+                    with pytest.raises(RequestTimeout, match=r"in 0\.1 s"):
+                        await client.admin.list_groups()
+
+        run(main)
+    assert "(no answer in 0.1 s), attempt 1" in caplog.text
 
 
 def test_health_tells_of_an_outage(run: Run) -> None:
