@@ -143,28 +143,25 @@ class Client(Opening):
     async def aclose(self) -> None:
         """Close the consumers, then flush and close the producers, then the connections.
 
-        Ends within ``close_timeout``. Raises CloseTimeout T026 or FlushError T025 for what was not
+        Consumers close at the same time, then so do producers: each of the two takes no more than
+        ``close_timeout``. Raises CloseTimeout T026 or FlushError T025 for what was not
         delivered. Cancelled: 2 s more, shielded, for what is under way. Safe to call again.
         """
         if self._closed:
             return
         if self._guard is not None:
             self._guard.check()
-        failure: BaseException | None = None
-        for opened in (*self._consumers, *self._producers):
-            try:
-                await opened.aclose()
-            except BaseException as error:
-                if failure is None:
-                    failure = error
-                else:
-                    _add_note(failure, error)
+        failures = await _close_all(list(self._consumers))
+        failures += await _close_all(list(self._producers))
         self._closed = True
         if self._guard is not None:
             self._guard.close()
         self.cluster.close()
-        if failure is not None:
-            raise failure
+        if failures:
+            first, *others = failures
+            for other in others:
+                _add_note(first, other)
+            raise first
 
     async def _end_tasks(self, exc: BaseException | None) -> None:
         """Stop the background tasks; raises the failure of one if that is what ended the body."""
@@ -265,6 +262,29 @@ class Client(Opening):
 
     def _tasks_run(self) -> bool:
         return self._tasks is not None and not self._tasks.cancel_scope.cancel_called
+
+
+async def _close_all(opened: Sequence[Closable]) -> list[BaseException]:
+    """At the same time; what they raised, in their order, and then a cancellation of this."""
+    failed: dict[Closable, BaseException] = {}
+    cancelled: list[BaseException] = []
+
+    async def close(one: Closable) -> None:
+        try:
+            await one.aclose()
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:
+            failed[one] = error
+
+    if opened:  # without any a cancellation has nothing to end here
+        try:
+            async with anyio.create_task_group() as tasks:
+                for one in opened:
+                    tasks.start_soon(close, one)
+        except BaseException as error:
+            cancelled.append(error)
+    return [*(failed[one] for one in opened if one in failed), *cancelled]
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
