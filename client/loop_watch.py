@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
 
-from tailrace.protocol import texts_client
+from tailrace.protocol import texts, texts_client
 
 KNOCK_S = 0.25  # between two knocks
 BLOCKED_S = 1.0
@@ -137,10 +137,12 @@ class LoopWatch:
         self._aside(lambda: _log.warning("%s", notice, extra=extra))
 
     def _over(self, blocked_s: float) -> None:
+        failure = _count(blocked_s)
         text = f"the event loop runs again; it was blocked for {blocked_s:.1f} s"
+        if failure is not None:
+            text += f" (not counted: {texts.error_summary(failure)})"
         extra = {"event": "client.loop_resumed", "code": None}
         self._aside(lambda: _log.info(text, extra=extra))
-        _count(blocked_s)
 
 
 # ── whose line it is ─────────────────────────────────────────────────────────────────────────
@@ -206,15 +208,23 @@ def _place(frame: FrameType) -> Place:
 # ── the metric ───────────────────────────────────────────────────────────────────────────────
 
 
-def _count(blocked_s: float) -> None:
-    """Into the default registry of prometheus_client, if the user's process has imported it."""
+def _count(blocked_s: float) -> Exception | None:
+    """Into the default registry of prometheus_client, if the user's process has imported it.
+
+    What that fails with is returned: a name that is taken, an import that is under way in another
+    thread. It is tried again the next time.
+    """
     global _counter
     prometheus: Any = sys.modules.get("prometheus_client")
     if prometheus is None:
-        return
-    if _counter is None:
-        _counter = prometheus.Counter(
-            "tailrace_client_blocked_loop_seconds",
-            "How long handlers kept the event loop from running.",
-        )
-    _counter.inc(blocked_s)
+        return None
+    try:
+        if _counter is None:
+            _counter = prometheus.Counter(
+                "tailrace_client_blocked_loop_seconds",
+                "How long handlers kept the event loop from running.",
+            )
+        _counter.inc(blocked_s)
+    except Exception as error:  # the border to the user's library: a metric ends no heartbeats
+        return error
+    return None

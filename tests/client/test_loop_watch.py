@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, ModuleType, SimpleNamespace
 
 import anyio
 import pytest
@@ -183,6 +183,43 @@ def test_counter_has_its_name_in_the_default_registry(
     name = "tailrace_client_blocked_loop_seconds_total"
     assert prometheus.REGISTRY.get_sample_value(name) == pytest.approx(4.0)
     prometheus.REGISTRY.unregister(loop_watch._counter)
+
+
+def test_name_that_is_taken_in_the_registry_is_told_and_ends_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prometheus = pytest.importorskip("prometheus_client")
+    monkeypatch.setattr(loop_watch, "_counter", None)
+    caplog.set_level(logging.INFO, "tailrace.client")
+    taken = prometheus.Counter("tailrace_client_blocked_loop_seconds", "Of somebody else.")
+    try:
+        stage.pass_time(2, answering=False)
+        stage.loop.answer()
+        stage.pass_time(1, answering=True)
+    finally:
+        prometheus.REGISTRY.unregister(taken)
+    assert "it was blocked for 2.0 s (not counted: Duplicate" in caplog.text
+    assert loop_watch._counter is None
+
+
+def test_library_that_is_half_imported_counts_from_the_next_time_on(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", ModuleType("prometheus_client"))
+    monkeypatch.setattr(loop_watch, "_counter", None)
+    caplog.set_level(logging.INFO, "tailrace.client")
+    stage.pass_time(2, answering=False)
+    stage.loop.answer()
+    stage.pass_time(1, answering=True)
+    assert "(not counted: AttributeError" in caplog.text
+    counted: list[float] = []
+    counter = SimpleNamespace(inc=counted.append)
+    complete = SimpleNamespace(Counter=lambda name, text: counter)
+    monkeypatch.setitem(sys.modules, "prometheus_client", complete)  # type: ignore[arg-type]
+    stage.pass_time(2, answering=False)
+    stage.loop.answer()
+    stage.pass_time(1, answering=True)
+    assert counted == [pytest.approx(2.0, abs=KNOCK_S)]
 
 
 def test_log_that_is_stuck_does_not_hold_up_the_watch() -> None:
