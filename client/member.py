@@ -325,19 +325,23 @@ class Member:
             return
         if not self._releasing:
             self._errands.start(self._store_and_give_up)
-        self._releasing |= points
+        for one, its_point in points.items():
+            self._releasing.pop(one, None)  # of an equal one that was lost meanwhile
+            self._releasing[one] = its_point
 
     async def _store_and_give_up(self) -> None:
         """All that were released meanwhile by one commit."""
         while self._releasing:
             points = dict(self._releasing)
             await self._store_anyway(points)
-            self._releasing = {one: p for one, p in self._releasing.items() if one not in points}
+            sent = set(map(id, points))
+            self._releasing = {one: p for one, p in self._releasing.items() if id(one) not in sent}
             for assignment in points:
                 self._give_up(assignment)
 
     def _give_up(self, assignment: Assignment) -> None:
-        if self._pulse is not None and self._tenure.has(assignment):
+        # By identity: one that was lost and came back is equal to what it was.
+        if self._pulse is not None and self.assignments.get(assignment.at) is assignment:
             self._tenure.drop(assignment, "it was given up")
             self._heart.release(self._pulse, assignment)
 
