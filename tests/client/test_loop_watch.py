@@ -215,7 +215,7 @@ def test_library_that_is_half_imported_counts_from_the_next_time_on(
     counted: list[float] = []
     counter = SimpleNamespace(inc=counted.append)
     complete = SimpleNamespace(Counter=lambda name, text: counter)
-    monkeypatch.setitem(sys.modules, "prometheus_client", complete)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "prometheus_client", complete)
     stage.pass_time(2, answering=False)
     stage.loop.answer()
     stage.pass_time(1, answering=True)
