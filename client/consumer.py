@@ -97,6 +97,7 @@ class Consumer(Generic[K, V]):
         self.feed = Feed(client, self._options)
         self._source: Source | None = None
         self._records: RecordReader[K, V] | None = None
+        self._by_partition = False
         client.attach_consumer(self)
 
     async def __aenter__(self) -> Self:
@@ -156,9 +157,12 @@ class Consumer(Generic[K, V]):
         """A stream for each partition, to be read by a task of its own.
 
         After the last partition it waits until all streams have ended. With a group it goes on:
-        a partition that goes ends its stream, one that comes has a new one.
+        a partition that goes ends its stream, one that comes has a new one. Can be called once.
         """
         self.feed.read_as("partitions()")
+        if self._by_partition:  # each buffer has one reader
+            raise texts_client.partitions_again()
+        self._by_partition = True
         return PartitionsReader[K, V](self.feed)
 
     async def run(

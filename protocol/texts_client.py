@@ -260,6 +260,15 @@ def second_reader(*, first: str, second: str) -> errors.UsageError:
     )
 
 
+def partitions_again() -> errors.UsageError:
+    """T055: a second reader would take records that the first one's streams wait for."""
+    return errors.UsageError(
+        "T055",
+        "consumer is already read by partitions() of an earlier call",
+        "Keep what that call returned: a loop over it can be entered again.",
+    )
+
+
 def no_group(what: str) -> errors.UsageError:
     """T055. ``what``: "commit()", "committed()"."""
     return errors.UsageError(
