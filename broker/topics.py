@@ -343,6 +343,7 @@ class Topics:
             )
             self._shelf.reconfigure(topic, self.config_of(topic))
         self._stale = False
+        self.changed()  # a topic may be there, or gone, of which nobody was told
 
     def _led(self, opening: Opening) -> bool:
         partition = self._shelf.get(opening.topic.topic_id, opening.number)
