@@ -14,8 +14,10 @@ from tailrace.client.coordinator import Coordinator
 from tailrace.client.heart_seat import Told
 from tailrace.client.heart_thread import HeartThread
 from tailrace.client.membership import Assignment
+from tailrace.client.net import reason_of
 from tailrace.client.options import Address
 from tailrace.client.pulse import Pulse
+from tailrace.protocol import texts_client
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client
@@ -31,7 +33,10 @@ class Heart(Protocol):
         address: Address,
         tell: Callable[[Told], None],
     ) -> None:
-        """Send its heartbeats from now on, first to ``address``; ``tell`` is called on the loop."""
+        """Send its heartbeats from now on, first to ``address``; ``tell`` is called on the loop.
+
+        Raises ConnectError T001 if this process has no thread or descriptor left for it.
+        """
         ...
 
     def release(self, pulse: Pulse, assignment: Assignment) -> None:
@@ -67,13 +72,20 @@ class ThreadHeart:
         tell: Callable[[Told], None],
     ) -> None:
         """See ``Heart``."""
-        self._tellers[pulse] = tell
-        if self._thread is None or self._thread.ended:
-            self._thread = HeartThread(self._client)
-            self._client.runtime.start_soon(self._deliver, self._thread)
-            self._thread.start()
         thread = self._thread
-        thread.do(lambda: thread.take(pulse, address))
+        if thread is None or thread.ended:
+            try:
+                thread = HeartThread(self._client)
+                thread.start()
+            except (OSError, RuntimeError) as error:
+                reason = reason_of(error) if isinstance(error, OSError) else str(error)
+                group = pulse.membership.identity.group
+                raise texts_client.no_heart(group, address=str(address), reason=reason) from error
+            self._thread = thread
+            self._client.runtime.start_soon(self._deliver, thread)
+        self._tellers[pulse] = tell
+        taker = thread
+        taker.do(lambda: taker.take(pulse, address))
 
     def release(self, pulse: Pulse, assignment: Assignment) -> None:
         """See ``Heart``."""

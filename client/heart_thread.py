@@ -75,8 +75,13 @@ class HeartThread:
     # ── for the loop ─────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin. Raises RuntimeError if no thread can be started: nothing is left of it then."""
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self.ended = True
+            self.close()
+            raise
 
     def do(self, wish: Callable[[], None]) -> None:
         """Have the thread do something soon, after what was wished before."""

@@ -10,6 +10,7 @@ Does not mistake a process that was stopped for one that is blocked: then this t
 either, and no time of the processor was used.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -51,7 +52,8 @@ class Loop(Protocol):
 
 def run_aside(log: Callable[[], None]) -> None:
     """Log in a thread of its own: what blocks the loop may hold the lock of a log handler."""
-    threading.Thread(target=log, name="tailrace.log", daemon=True).start()
+    with contextlib.suppress(RuntimeError):  # no thread left: a log ends no heartbeats
+        threading.Thread(target=log, name="tailrace.log", daemon=True).start()
 
 
 class LoopWatch:

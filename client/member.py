@@ -104,15 +104,16 @@ class Member:
 
         Raises GroupConfigMismatch T070, ConfigError T082 (a timeout outside the broker's limits,
         too many members), InvalidName T013, RequestTimeout T034 after ``request_timeout``,
-        ConnectError T005. Cancelled: it is no member.
+        ConnectError T005, or T001 without descriptors or threads. Cancelled: it is no member.
         """
         assert self._pulse is None, "it is a member already"
         client, limit_s = self._client, self._client.options.request_timeout
         began = client.clock.now()
         address = await self.coordinator.address(timeout=limit_s)
         self._answered, self._left, self._failure = anyio.Event(), anyio.Event(), None
-        self._pulse = pulse = Pulse(Membership(self._identity()), client.random)
+        pulse = Pulse(Membership(self._identity()), client.random)
         self._heart.add(pulse, self.coordinator, address, self._told)
+        self._pulse = pulse
         client.cluster.watch(self._cluster_changed)
         try:
             with anyio.move_on_after(limit_s - (client.clock.now() - began)):

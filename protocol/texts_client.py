@@ -61,6 +61,17 @@ def advertised_unreachable(
     )
 
 
+def no_heart(group: str, *, address: str, reason: str) -> errors.ConnectError:
+    """T001: this process lacks what heartbeats take. ``reason``: "too many open files"."""
+    return errors.ConnectError(
+        "T001",
+        f"group {shown(group)!r} cannot be joined: {shown(reason)}",
+        "Raise the limit of this process (ulimit -n: files, ulimit -u: threads).",
+        attempts=[(address, reason)],
+        elapsed=0.0,
+    )
+
+
 def outage_over(
     address: str, *, reason: str, outage_s: float, max_outage_s: float, attempts: Attempts = ()
 ) -> errors.ConnectError:

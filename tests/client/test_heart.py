@@ -1,5 +1,6 @@
 """The heartbeat thread: it outlives what the loop does, and nothing outlives it."""
 
+import errno
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from tailrace.client import loop_watch
 from tailrace.client.heart_seat import Seat
 from tailrace.client.member import Member, MemberOptions
 from tailrace.client.records import TopicPartition
+from tailrace.protocol.errors import ConnectError
 from tailrace.testing import Broker
 from tests.client.group_listener import ALL, Listening, member, settle
 from tests.client.world import Run, until
@@ -94,6 +96,52 @@ def test_bug_in_the_thread_ends_the_client_and_is_raised(
     for thread in threads():
         thread.join(5)
     assert threads() == []
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "says"),
+    [
+        (
+            "socket.socketpair",
+            OSError(errno.EMFILE, "Too many open files"),
+            "T001: group 'short' cannot be joined: too many open files. Raise the limit",
+        ),
+        (
+            "threading.Thread.start",
+            RuntimeError("can't start new thread"),
+            "T001: group 'short' cannot be joined: can't start new thread. Raise the limit",
+        ),
+    ],
+)
+def test_what_keeps_the_thread_from_starting_is_named_and_leaves_nothing_behind(
+    run: Run,
+    shop: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    error: Exception,
+    says: str,
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    async def main() -> None:
+        async with tailrace.connect(shop.url) as client:
+            listening = Listening()
+            listening.member = Member(client, MemberOptions("short", ("orders",)), listening)
+            await listening.member.coordinator.address(timeout=1)
+            open_before = len(os.listdir("/proc/self/fd"))
+            with monkeypatch.context() as short:
+                short.setattr(f"tailrace.client.heart_thread.{what}", fail)
+                with pytest.raises(ConnectError) as caught:
+                    await listening.member.join()
+            assert str(caught.value).startswith(says)
+            assert len(os.listdir("/proc/self/fd")) == open_before
+            assert threads() == []
+            await listening.member.join()
+            await until(lambda: listening.has == ALL)
+            await listening.member.leave()
+
+    run(main)
 
 
 @pytest.mark.slow

@@ -235,6 +235,16 @@ def test_log_that_is_stuck_does_not_hold_up_the_watch() -> None:
     assert done.wait(5)
 
 
+def test_log_is_left_out_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    called: list[None] = []
+    loop_watch.run_aside(lambda: called.append(None))
+    assert called == []
+
+
 def test_nothing_is_counted_where_nobody_imported_the_library(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
