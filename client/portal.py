@@ -20,7 +20,7 @@ from tailrace.client.client import Client
 from tailrace.client.guard import running_loop_getter
 from tailrace.client.producer import Producer
 from tailrace.protocol import texts_client
-from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.errors import TailraceError, UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +41,8 @@ class Portal:
         self._stop = asyncio.Event()
         self._ended: Future[None] = Future()
         self._told = False  # what it ended with
+        self._opened = False  # it was
+        self._calls: dict[Future[Any], Coroutine[Any, Any, Any]] = {}  # under way
 
     @property
     def forked(self) -> bool:
@@ -95,15 +97,32 @@ class Portal:
             raise failure
 
     def call(self, fn: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``fn`` on the loop and wait for what it returns or raises."""
-        future = self.start(fn, *args, **kwargs)
+        """Run ``fn`` on the loop and wait for what it returns or raises.
+
+        Where a failure of a background task has ended the client, that failure is raised (C10).
+        """
         try:
-            return future.result()
+            future = self.start(fn, *args, **kwargs)
+            try:
+                return future.result()
+            except KeyboardInterrupt:
+                future.cancel()
+                raise
         except CancelledError:
-            raise texts_client.already_closed("Client") from None
-        except KeyboardInterrupt:
-            future.cancel()
-            raise
+            closed = texts_client.already_closed("Client")
+        except UsageError as error:
+            if error.code != "T055":
+                raise
+            closed = error
+        raise self.crash() or closed
+
+    def crash(self) -> BaseException | None:
+        """What has ended the client, if nobody closed it; waits until it has ended."""
+        if not self._opened or self._stop.is_set() or self.client.runtime.alive():
+            return None
+        failure = self._ended.exception()
+        self._told = True
+        return failure
 
     def start(
         self, fn: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
@@ -114,10 +133,24 @@ class Portal:
             raise texts_client.not_open("Client")
         coroutine = fn(*args, **kwargs)
         try:
-            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except RuntimeError:  # the loop is closed
             coroutine.close()
             raise texts_client.already_closed("Client") from None
+        self._calls[future] = coroutine
+        future.add_done_callback(self._forget)
+        if self._loop.is_closed():
+            self._end_calls()
+        return future
+
+    def _forget(self, future: "Future[Any]") -> None:
+        self._calls.pop(future, None)
+
+    def _end_calls(self) -> None:
+        """Those that came between the loop's last turn and its end: nobody will run them."""
+        for future, coroutine in list(self._calls.items()):
+            future.cancel()
+            coroutine.close()
 
     def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a plain function in the loop's thread."""
@@ -135,10 +168,12 @@ class Portal:
     def _main(self, loop: asyncio.AbstractEventLoop, opened: "Future[None]") -> None:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(self._live(opened))
+        self._end_calls()
 
     async def _live(self, opened: "Future[None]") -> None:
         try:
             async with self.client:
+                self._opened = True
                 opened.set_result(None)
                 await self._stop.wait()
         except BaseException as error:  # the border between the threads

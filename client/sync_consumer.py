@@ -251,7 +251,13 @@ class Consumer(Generic[K, V]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except Exception as error:
+            if exc is None:
+                raise
+            if error is not exc:
+                exc.add_note(f"also failed: {error}")
 
     def close(self) -> None:
         """Stop reading; whoever waits gets UsageError T055. Safe to call again."""

@@ -35,7 +35,8 @@ class Producer(Generic[K, V]):
         except Exception as error:
             if exc is None:
                 raise
-            exc.add_note(f"also failed: {error}")
+            if error is not exc:
+                exc.add_note(f"also failed: {error}")
 
     def send(
         self,
@@ -157,7 +158,7 @@ class Delivery:
             future.cancel()
             raise
         except CancelledError:
-            raise texts_client.already_closed("Client") from None
+            raise self._portal.crash() or texts_client.already_closed("Client") from None
         except TimeoutError:
             if future.done():
                 raise  # the record's own: SendTimeout

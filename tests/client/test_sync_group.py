@@ -5,12 +5,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 import tailrace.sync
+from tailrace.client.heart_seat import Seat
 from tailrace.client.records import Record, TopicPartition
 from tailrace.testing import Broker
 
@@ -216,3 +218,76 @@ def test_failed_handler_comes_again(broker: Broker, topic: str) -> None:
     with member(broker, topic) as consumer, pytest.raises(ValueError, match="cannot"):
         consumer.run(handle, in_flight=4)
     assert rest(broker, topic)[0] <= 11, "the threads of some before it may have been slower"
+
+
+def test_bug_in_the_heart_is_what_the_reading_call_raises(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: Seat, now: float) -> None:
+        raise ZeroDivisionError
+
+    def read() -> None:
+        with member(broker, topic, session_timeout=1.0) as consumer:
+            for record in consumer:
+                if record.offset == 99:
+                    monkeypatch.setattr(Seat, "step", step)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        read()
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_bug_in_the_heart_is_raised_by_a_call_that_comes_after_the_end(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: Seat, now: float) -> None:
+        raise ZeroDivisionError
+
+    def send() -> None:
+        with tailrace.sync.connect(broker.url) as client, client.producer() as producer:
+            with client.consumer(topic, group=f"g-{topic}", session_timeout=1.0) as consumer:
+                next(iter(consumer))
+                monkeypatch.setattr(Seat, "step", step)
+                wait_until(lambda: client.health().state == "closed")
+                producer.send(topic, b"x")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        send()
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_failure_of_the_body_stays_what_it_was_when_closing_fails_too(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(self: object) -> None:
+        raise OSError("closing")
+
+    def fail() -> None:
+        with member(broker, topic) as consumer:
+            monkeypatch.setattr(type(consumer._inner), "aclose", late)
+            raise ValueError("body")
+
+    with pytest.raises(ValueError, match="body") as caught:
+        fail()
+    assert caught.value.__notes__[0] == "also failed: closing"
+
+
+def test_call_that_comes_at_the_very_end_of_the_loop_does_not_hang(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Future[None]] = []
+    with tailrace.sync.connect(broker.url) as client:
+        portal, loop = client._portal, client._portal._loop
+        assert loop is not None
+        close = loop.close
+
+        async def nothing() -> None:
+            pass
+
+        def close_late() -> None:
+            calls.append(portal.start(nothing))
+            close()
+
+        monkeypatch.setattr(loop, "close", close_late)
+    with pytest.raises(CancelledError):
+        calls[0].result(1)
