@@ -102,6 +102,7 @@ class PartitionBuffer:
         self.generation = 0  # of questions that may still be answered
         self.in_flight = False  # one of them is asked, or a pause before asking again runs
         self.paused = False
+        self._paused_by: set[object] = set()
         self.stop: int | None = None  # records from here on are not handed out
         self.failure: TailraceError | None = None  # found at ``fetch_offset``
         self.stalled: TailraceError | None = None  # raised, and the position still stands there
@@ -281,15 +282,20 @@ class PartitionBuffer:
         else:
             self.seek(offset)
 
-    def pause(self) -> None:
-        """Hand out nothing until ``resume``. What was not opened yet is fetched again then."""
+    def pause(self, by: object = None) -> None:
+        """Hand out nothing until ``resume``. What was not opened yet is fetched again then.
+
+        ``by``: who pauses it, None: the user. It goes on when nobody of them holds it any more.
+        """
+        self._paused_by.add(by)
         if not self.paused:
             self.paused = True
             self._refetch(self._position if self.stored is None else self.stored.next_offset)
 
-    def resume(self) -> None:
-        """Go on where it was paused."""
-        self.paused = False
+    def resume(self, by: object = None) -> None:
+        """Go on where it was paused, unless somebody else has paused it, too."""
+        self._paused_by.discard(by)
+        self.paused = bool(self._paused_by)
 
     def give_up(self) -> None:
         """It goes to somebody else: what is on its way is not for us any more."""

@@ -198,9 +198,9 @@ class Run:
         return found
 
     def _hold_back(self, of: Finishing, buffer: "PartitionBuffer") -> None:
-        if len(of) >= SPAN_MAX and not buffer.paused:
+        if len(of) >= SPAN_MAX and of not in self._held_back:
             self._held_back[of] = buffer
-            buffer.pause()
+            buffer.pause(self)
             self._feed.jumped()
 
     def _go_on(self, of: Finishing) -> None:
@@ -209,7 +209,7 @@ class Run:
 
     def _resume(self, of: Finishing) -> None:
         buffer = self._held_back.pop(of)
-        buffer.resume()
+        buffer.resume(self)
         self._feed.moved(buffer)
 
     def unprocessed(self, buffer: "PartitionBuffer") -> CommitPoint | None:
