@@ -24,6 +24,7 @@ from tailrace.protocol.messages import (
     MetadataResponse,
     Response,
 )
+from tailrace.protocol.texts import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +226,8 @@ class Seat:
                     self._dial(now)
                 return
         self.pulse.trouble(now, astray=True)
+        reason = f"coordinator {shown(self._found or '')} is not listed by {self._address}"
+        self._unreachable(reason, now, broken=False)
 
     def _happened(self, events: list[Event]) -> None:
         for event in events:

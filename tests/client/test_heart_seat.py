@@ -150,6 +150,24 @@ def test_loading_coordinator_is_no_trouble_with_the_connection(make: Make) -> No
     assert len(server.guests) == 1
 
 
+def test_coordinator_that_no_broker_lists_is_told(make: Make) -> None:
+    server = Server("n1")
+    stage = make(server)
+    stage.until(lambda: len(server.held) == 1)
+    server.coordinator = "n9"
+    guest, request = server.held.pop()
+    error = texts.not_leader("__offsets", 0, broker="n1", leader="n9")
+    guest.sock.send(guest.protocol.refuse(request, error))
+    stage.until(lambda: len(of(stage, Unreachable)) > 2)
+    trouble = stage.told[-1]
+    assert isinstance(trouble, Unreachable)
+    assert trouble.reason == f"coordinator n9 is not listed by {server.address}"
+    assert not trouble.broken
+    server.coordinator = "n1"
+    stage.until(lambda: len(server.held) == 1)
+    assert len(of(stage, Reachable)) == 1
+
+
 def test_fenced_member_comes_back_on_the_same_connection(make: Make) -> None:
     server = Server()
     server.script += [
