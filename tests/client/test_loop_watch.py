@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, ModuleType, SimpleNamespace
+from typing import Any
 
 import anyio
 import pytest
@@ -13,6 +14,8 @@ from tailrace.client import loop_watch
 from tailrace.client.loop_calls import LoopCalls
 from tailrace.client.loop_watch import KNOCK_S, LoopWatch, culprit
 from tests.client.world import Run
+
+COUNTER = "tailrace_client_blocked_loop_seconds_total"
 
 
 class FakeLoop:
@@ -172,32 +175,38 @@ def test_seconds_are_counted_where_the_process_counts(
     assert registry.get_sample_value("blocked_total") == pytest.approx(4.0)
 
 
-def test_counter_has_its_name_in_the_default_registry(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prometheus = pytest.importorskip("prometheus_client")
+@pytest.fixture
+def prometheus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The library, with nothing of ours in its default registry: clients of other tests may have
+    counted there."""
+    library: Any = pytest.importorskip("prometheus_client")
+    counted = library.REGISTRY._names_to_collectors.get(COUNTER)
+    if counted is not None:
+        library.REGISTRY.unregister(counted)
     monkeypatch.setattr(loop_watch, "_counter", None)
+    yield library
+    ours = library.REGISTRY._names_to_collectors.get(COUNTER)
+    if ours is not None:
+        library.REGISTRY.unregister(ours)
+    if counted is not None:
+        library.REGISTRY.register(counted)
+
+
+def test_counter_has_its_name_in_the_default_registry(stage: Stage, prometheus: Any) -> None:
     stage.pass_time(4, answering=False)
     stage.loop.answer()
     stage.pass_time(1, answering=True)
-    name = "tailrace_client_blocked_loop_seconds_total"
-    assert prometheus.REGISTRY.get_sample_value(name) == pytest.approx(4.0)
-    prometheus.REGISTRY.unregister(loop_watch._counter)
+    assert prometheus.REGISTRY.get_sample_value(COUNTER) == pytest.approx(4.0)
 
 
 def test_name_that_is_taken_in_the_registry_is_told_and_ends_nothing(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    stage: Stage, prometheus: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    prometheus = pytest.importorskip("prometheus_client")
-    monkeypatch.setattr(loop_watch, "_counter", None)
     caplog.set_level(logging.INFO, "tailrace.client")
-    taken = prometheus.Counter("tailrace_client_blocked_loop_seconds", "Of somebody else.")
-    try:
-        stage.pass_time(2, answering=False)
-        stage.loop.answer()
-        stage.pass_time(1, answering=True)
-    finally:
-        prometheus.REGISTRY.unregister(taken)
+    prometheus.Counter(COUNTER.removesuffix("_total"), "Of somebody else.")
+    stage.pass_time(2, answering=False)
+    stage.loop.answer()
+    stage.pass_time(1, answering=True)
     assert "it was blocked for 2.0 s (not counted: Duplicate" in caplog.text
     assert loop_watch._counter is None
 
