@@ -1,14 +1,15 @@
 """How fast compaction is, what memory it takes, and whether anybody notices.
 
-    python -m tailrace.bench.compaction [--records N] [--keys N] [--rounds N]
+    python -m tailrace.bench.compaction [--records N] [--keys N] [--rounds N] [--rate SIZE]
 
 Starts a broker of its own and, for each round, builds a topic of so many records over so many keys
 (100 B values, keys in random order, one record in fifty a tombstone). Then, round by round:
 
 A. durable sends to another topic, 100 per second, and a consumer that follows it, while nothing
    else happens;
-B. the same while the cleaner works on the round's topic as fast as it can: its MB/s, and by how
-   much the memory of broker and worker together grows.
+B. the same while the cleaner works on the round's topic, as fast as it can or at ``--rate`` per
+   second (storage.cleaner_rate): its MB/s, and by how much the memory of broker and worker together
+   grows.
 
 At the end every topic is read from its start and held against a dict. Beside the cleaner's figure
 stands what the disk takes in the same run when as many bytes are written and synced.
@@ -48,7 +49,6 @@ RUN_S_MAX = 3_600.0
 CHUNK = bytes(random.Random(7).randbytes(4 << 20))
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SETTINGS = {
-    "TAILRACE_STORAGE__CLEANER_RATE": "unlimited",
     "TAILRACE_LOG__FORMAT": "json",
     "TAILRACE_STORAGE__MIN_FREE": "1MiB",
 }
@@ -88,9 +88,10 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=10_000_000, help="of each topic")
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rate", default="unlimited", help="storage.cleaner_rate")
     given = parser.parse_args()
     records, keys = given.records, given.keys
-    os.environ |= SETTINGS
+    os.environ |= SETTINGS | {"TAILRACE_STORAGE__CLEANER_RATE": given.rate}
     with tempfile.TemporaryDirectory(prefix="tailrace-compaction-") as folder:
         with BrokerProcess(Path(folder) / "data") as broker:
             anyio.run(measure, broker, records, keys, given.rounds, backend="asyncio")
