@@ -13,6 +13,8 @@ from tailrace.protocol.seams import FileRange
 if TYPE_CHECKING:
     from tailrace.broker.connection import Connection
 
+Later = Callable[[], Awaitable[Response]]  # work for a task of its own, and its answer
+
 
 class Call:
     """Invariant: open until ``answer`` or ``fail`` was called, or the connection is gone."""

@@ -21,6 +21,7 @@ from tailrace.broker.limits import (
     FETCH_PARTITION_BYTES_MAX,
     FETCH_WAIT_MS_MAX,
     PARTITIONS_PER_REQUEST_MAX,
+    check_count,
 )
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
@@ -223,11 +224,7 @@ def fetch(node: Node, call: Call, request: FetchRequest) -> None:
     if any((one.last_fetched_epoch, one.flushed_end) != (-1, -1) for one in request.partitions):
         raise texts_wire.malformed_frame("a consumer has no last_fetched_epoch or flushed_end")
     check_isolation(request.isolation)
-    if len(request.partitions) > PARTITIONS_PER_REQUEST_MAX:
-        raise texts_wire.malformed_frame(
-            f"{len(request.partitions)} partitions in one request, "
-            f"{PARTITIONS_PER_REQUEST_MAX} are allowed"
-        )
+    check_count(len(request.partitions), PARTITIONS_PER_REQUEST_MAX, of="partitions")
     pending = Fetch(node, call, request)
     call.abandoned = pending.abandon
     pending.step()

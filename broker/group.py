@@ -262,8 +262,8 @@ class Group:
 
         Raises ``GroupNotEmpty`` T044 for a commit from outside while there are members.
         """
-        if request.member_id == NO_MEMBER and len(self.members):
-            raise texts_group.group_not_empty(self.name, members=self.members.ids())
+        if request.member_id == NO_MEMBER:
+            self.check_empty()
         refused: dict[int, WireError] = {}
         for place, one in enumerate(request.partitions):
             error = self._fence.commit(request.member_id, one, self.balance.topics)

@@ -102,18 +102,22 @@ def delete(shard: Shard, hosted: HostedGroup, metrics: Metrics, done: Done) -> N
 
 def bury_offsets(shard: Shard, group: Group, partitions: Sequence[Partition]) -> None:
     """What was committed of topics that are gone is not read again, sooner or later."""
-    keys = _keys(group, partitions)
-    for at in range(0, len(keys), TOMBSTONES_MAX):
-        tombstones = dict.fromkeys(keys[at : at + TOMBSTONES_MAX])
-        shard.submit(Entry(tombstones, _ignore, lasting=True))
+    for some in _tombstones(_keys(group, partitions)):
+        shard.submit(Entry(some, _ignore, lasting=True))
 
 
 def _bury(shard: Shard, keys: Sequence[bytes], done: Done) -> None:
     """Write tombstones; the last ones report for all of them."""
-    last = (len(keys) - 1) // TOMBSTONES_MAX * TOMBSTONES_MAX
-    for at in range(0, last, TOMBSTONES_MAX):
-        shard.submit(Entry(dict.fromkeys(keys[at : at + TOMBSTONES_MAX]), _ignore))
-    shard.submit(Entry(dict.fromkeys(keys[last:]), done))
+    *others, last = _tombstones(keys)
+    for some in others:
+        shard.submit(Entry(some, _ignore))
+    shard.submit(Entry(last, done))
+
+
+def _tombstones(keys: Sequence[bytes]) -> list[dict[bytes, bytes | None]]:
+    """Of each entry."""
+    starts = range(0, len(keys), TOMBSTONES_MAX)
+    return [dict.fromkeys(keys[at : at + TOMBSTONES_MAX]) for at in starts]
 
 
 def _keys(group: Group, partitions: Iterable[Partition]) -> list[bytes]:

@@ -3,12 +3,11 @@ else owns (T042; pure).
 """
 
 from tailrace.broker.group_members import Members
-from tailrace.broker.group_offsets import METADATA_BYTES_MAX
 from tailrace.broker.group_ownership import Ownership
 from tailrace.broker.group_topics import TopicShapes
 from tailrace.protocol import errors, texts, texts_group
 from tailrace.protocol.messages import CommitPartition
-from tailrace.protocol.messages_group import NO_MEMBER
+from tailrace.protocol.messages_group import METADATA_BYTES_MAX, NO_MEMBER
 
 _GONE_MAX = 100
 

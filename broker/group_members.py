@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from tailrace.broker.limits import is_id
 from tailrace.protocol import texts, texts_group
 from tailrace.protocol.messages import AssignedTopic, HeartbeatRequest
 
 TOPICS_MAX = 1_000  # of one subscription
 SUBSCRIPTIONS_MAX = 16  # different ones in a group: a rolling deploy has two
-_TOPIC_LENGTH_MAX = 249
+TOPIC_LENGTH_MAX = 249
 _DISPLACED_MAX = 8
-_ID_BYTES_MAX = 255
 
 
 class Who(NamedTuple):
@@ -145,7 +145,7 @@ class Members:
         if len(request.topics) > TOPICS_MAX:
             raise texts_group.subscription_too_large(len(request.topics), limit=TOPICS_MAX)
         for topic in request.topics:
-            if not 1 <= len(topic) <= _TOPIC_LENGTH_MAX or not topic.isprintable():
+            if not 1 <= len(topic) <= TOPIC_LENGTH_MAX or not topic.isprintable():
                 raise texts.invalid_topic_name(topic)
         settings = self._settings
         low, high = settings.session_timeout_min_ms, settings.session_timeout_max_ms
@@ -179,5 +179,5 @@ def displaced_by(new: Member, old: Member) -> None:
 
 
 def _check_id(kind: Literal["member id", "instance id"], text: str) -> None:
-    if not text.isprintable() or not 1 <= len(text.encode()) <= _ID_BYTES_MAX:
+    if not is_id(text):
         raise texts.invalid_id(kind, text)

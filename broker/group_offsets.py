@@ -18,7 +18,6 @@ from tailrace.protocol.messages import (
     OwnedPartitions,
 )
 
-METADATA_BYTES_MAX = 4_096
 NOTHING = -1
 
 

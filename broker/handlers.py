@@ -5,7 +5,7 @@ for a task of its own, if it must wait for the metadata store. A TailraceError i
 answer; a ConnectError among them ends the connection.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,14 @@ from tailrace.broker import (
     handlers_groups as groups,
     handlers_records as records,
 )
-from tailrace.broker.call import Call
+from tailrace.broker.call import Call, Later
 from tailrace.broker.fetch import check_isolation, fetch
-from tailrace.broker.limits import IN_FLIGHT_MAX, PARTITIONS_PER_REQUEST_MAX
+from tailrace.broker.limits import (
+    IN_FLIGHT_MAX,
+    PARTITIONS_PER_REQUEST_MAX,
+    check_count,
+    is_id,
+)
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
 from tailrace.broker.produce import produce
@@ -38,9 +43,6 @@ from tailrace.protocol.messages import (
     OffsetQuery,
     Response,
 )
-
-CLIENT_ID_BYTES_MAX = 255
-Later = Callable[[], Awaitable[Response]]
 
 
 def take_up(node: Node, call: Call) -> None:
@@ -64,8 +66,7 @@ def take_up(node: Node, call: Call) -> None:
 
 
 def hello(node: Node, call: Call, request: HelloRequest) -> Response:
-    size = len(request.client_id.encode())
-    if not 1 <= size <= CLIENT_ID_BYTES_MAX or not request.client_id.isprintable():
+    if not is_id(request.client_id):
         raise texts.invalid_id("client id", request.client_id)
     call.greeted(request.client_id)
     limits = node.config.limits
@@ -83,11 +84,7 @@ def hello(node: Node, call: Call, request: HelloRequest) -> Response:
 
 
 def list_offsets(node: Node, call: Call, request: ListOffsetsRequest) -> Response | Later:
-    if len(request.partitions) > PARTITIONS_PER_REQUEST_MAX:
-        raise texts_wire.malformed_frame(
-            f"{len(request.partitions)} partitions in one request, "
-            f"{PARTITIONS_PER_REQUEST_MAX} are allowed"
-        )
+    check_count(len(request.partitions), PARTITIONS_PER_REQUEST_MAX, of="partitions")
     check_isolation(request.isolation)
     if any(_unverified(node, query) for query in request.partitions):
         return partial(_verify_and_list, node, request)
@@ -121,9 +118,7 @@ def _list_offsets(node: Node, request: ListOffsetsRequest) -> Response:
 def _find_offset(node: Node, query: OffsetQuery) -> OffsetFound:
     where = query.topic_id, query.partition
     try:
-        partition = node.shelf.find(*where)
-        if partition.offline is not None:
-            raise partition.offline
+        partition = node.shelf.serving(*where)
     except TailraceError as error:
         return OffsetFound(*where, to_wire(error), -1, -1, -1)
     end = partition.high_watermark

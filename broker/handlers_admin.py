@@ -1,19 +1,19 @@
 """Metadata and administration: what there is, where it is, and changing it."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import trio
 
 from tailrace.broker import topic_config
-from tailrace.broker.call import Call
+from tailrace.broker.call import Call, Later
 from tailrace.broker.catalog import Topic
 from tailrace.broker.health import few
 from tailrace.broker.lag_report import readers
-from tailrace.broker.limits import TOPICS_PER_REQUEST_MAX
+from tailrace.broker.limits import TOPICS_PER_REQUEST_MAX, check_count, check_each_once
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
-from tailrace.protocol import texts, texts_wire
+from tailrace.protocol import texts
 from tailrace.protocol.errors import TailraceError, to_wire
 from tailrace.protocol.messages import (
     AlterTopicRequest,
@@ -38,19 +38,14 @@ from tailrace.protocol.messages import (
 )
 from tailrace.protocol.units import counted
 
-Later = Callable[[], Awaitable[Response]]
 DAMAGE_TOLD_MAX = 100  # damaged ranges among the problems of a cluster
 SIMILAR_FOR_MAX = 10  # missing topics of one request that get similar names: each costs a search
 
 
 def check_names(names: Collection[str]) -> None:
     """At most so many topics in one request, each once: an answer may cost a broker's catalog."""
-    if len(names) > TOPICS_PER_REQUEST_MAX:
-        raise texts_wire.malformed_frame(
-            f"{len(names)} topics in one request, {TOPICS_PER_REQUEST_MAX} are allowed"
-        )
-    if len(set(names)) < len(names):
-        raise texts_wire.malformed_frame("a topic is named twice in one request")
+    check_count(len(names), TOPICS_PER_REQUEST_MAX, of="topics")
+    check_each_once(names, kind="topic")
 
 
 # ── where topics are ─────────────────────────────────────────────────────────────────────────

@@ -1,10 +1,16 @@
 """Consumer groups: where they are, their members, what they have committed."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 
-from tailrace.broker.call import Call
-from tailrace.broker.group_members import Who
-from tailrace.broker.limits import PARTITIONS_PER_REQUEST_MAX, TOPICS_PER_REQUEST_MAX
+from tailrace.broker.call import Call, Later
+from tailrace.broker.group_members import TOPIC_LENGTH_MAX, Who
+from tailrace.broker.limits import (
+    PARTITIONS_PER_REQUEST_MAX,
+    TOPICS_PER_REQUEST_MAX,
+    check_count,
+    check_each_once,
+    is_id,
+)
 from tailrace.broker.node import Node
 from tailrace.protocol import texts, texts_wire
 from tailrace.protocol.errors import TailraceError
@@ -25,10 +31,6 @@ from tailrace.protocol.messages import (
     Response,
 )
 
-Later = Callable[[], Awaitable[Response]]
-NAME_BYTES_MAX = 255  # of groups, members and instances
-TOPIC_NAME_MAX = 249
-
 
 def find_coordinator(node: Node, call: Call, request: FindCoordinatorRequest) -> Later:
     check_group(request.group)
@@ -47,10 +49,10 @@ def heartbeat(node: Node, call: Call, request: HeartbeatRequest) -> None:
     """Held back until there is news for the member."""
     check_group(request.group)
     for kind, name in (("member_id", request.member_id), ("instance_id", request.instance_id)):
-        if name is not None and not _is_name(name):
+        if name is not None and not is_id(name):
             raise texts_wire.malformed_frame(f"{kind} of {len(name)} characters")
     topics = request.topics
-    if len(topics) > TOPICS_PER_REQUEST_MAX or any(len(one) > TOPIC_NAME_MAX for one in topics):
+    if len(topics) > TOPICS_PER_REQUEST_MAX or any(len(one) > TOPIC_LENGTH_MAX for one in topics):
         raise texts_wire.malformed_frame(f"a subscription of {len(topics)} topics, or a long name")
     if list(topics) != sorted(set(topics)):
         raise texts_wire.malformed_frame("topics must be sorted, each named once")
@@ -61,7 +63,7 @@ def heartbeat(node: Node, call: Call, request: HeartbeatRequest) -> None:
 def commit_offsets(node: Node, call: Call, request: CommitOffsetsRequest) -> None:
     """Answered once it is durable."""
     check_group(request.group)
-    _check_each_once((one.topic_id, one.partition) for one in request.partitions)
+    _check_partitions((one.topic_id, one.partition) for one in request.partitions)
     _once_there(node, call, request.group, lambda: node.groups.commit(call, request))
 
 
@@ -84,7 +86,7 @@ def _once_there(node: Node, call: Call, group: str, work: Callable[[], None]) ->
 def fetch_offsets(node: Node, call: Call, request: FetchOffsetsRequest) -> Response:
     check_group(request.group)
     if request.partitions is not None:
-        _check_each_once(
+        _check_partitions(
             (topic.topic_id, number) for topic in request.partitions for number in topic.partitions
         )
     return node.groups.fetch(request)
@@ -93,7 +95,7 @@ def fetch_offsets(node: Node, call: Call, request: FetchOffsetsRequest) -> Respo
 def reset_offsets(node: Node, call: Call, request: ResetOffsetsRequest) -> Response | None:
     """All of them are moved, or none."""
     check_group(request.group)
-    _check_each_once((one.topic_id, one.partition) for one in request.targets)
+    _check_partitions((one.topic_id, one.partition) for one in request.targets)
     group = node.groups.get(request.group)
     group.check_empty()
     moves: list[OffsetMove] = []
@@ -112,9 +114,7 @@ def reset_offsets(node: Node, call: Call, request: ResetOffsetsRequest) -> Respo
 
 def _check_target(node: Node, target: OffsetTarget) -> str:
     """The topic's name. T010, T011, T033, T041."""
-    partition = node.shelf.find(target.topic_id, target.partition)
-    if partition.offline is not None:
-        raise partition.offline
+    partition = node.shelf.serving(target.topic_id, target.partition)
     start, end = partition.log.start, partition.high_watermark
     if not start <= target.offset <= end:
         raise texts.position_out_of_range(
@@ -158,22 +158,14 @@ def describe_group(node: Node, call: Call, request: DescribeGroupRequest) -> Lat
 
 def check_group(name: str) -> None:
     """Raise T013 for a name no group may have."""
-    if not _is_name(name):
+    if not is_id(name):
         raise texts.invalid_id("group", name)
 
 
-def _is_name(name: str) -> bool:
-    return 1 <= len(name.encode()) <= NAME_BYTES_MAX and name.isprintable()
-
-
-def _check_each_once(partitions: Iterable[tuple[bytes, int]]) -> None:
+def _check_partitions(partitions: Iterable[tuple[bytes, int]]) -> None:
     asked = list(partitions)
-    if len(asked) > PARTITIONS_PER_REQUEST_MAX:
-        raise texts_wire.malformed_frame(
-            f"{len(asked)} partitions in one request, {PARTITIONS_PER_REQUEST_MAX} are allowed"
-        )
-    if len(set(asked)) < len(asked):
-        raise texts_wire.malformed_frame("a partition is named twice in one request")
+    check_count(len(asked), PARTITIONS_PER_REQUEST_MAX, of="partitions")
+    check_each_once(asked, kind="partition")
 
 
 def _answering(call: Call, response: Response) -> Callable[[TailraceError | None], None]:

@@ -1,13 +1,12 @@
 """Removing records: log starts that move up, and erasures."""
 
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from tailrace.broker.call import Call
+from tailrace.broker.call import Call, Later
 from tailrace.broker.catalog import Topic, check_not_internal
 from tailrace.broker.erasure import KEYS_MAX, RECORDS_MAX, Erasure, fingerprint_of, shares_of
-from tailrace.broker.limits import FETCH_WAIT_MS_MAX
+from tailrace.broker.limits import FETCH_WAIT_MS_MAX, check_each_once
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
 from tailrace.protocol import texts, texts_wire
@@ -25,7 +24,6 @@ from tailrace.storage.erasure import KeyDigest, digest_of
 
 log = logging.getLogger("tailrace.broker.handlers")
 
-Later = Callable[[], Awaitable[Response]]
 HIGH_WATERMARK = -1  # in DeleteRecords
 ID_BYTES = 16
 
@@ -35,9 +33,7 @@ ID_BYTES = 16
 
 def delete_records(node: Node, call: Call, request: DeleteRecordsRequest) -> Later:
     check_not_internal(request.topic)
-    numbers = [one.partition for one in request.partitions]
-    if len(set(numbers)) < len(numbers):
-        raise texts_wire.malformed_frame("a partition is named twice in one request")
+    check_each_once([one.partition for one in request.partitions], kind="partition")
 
     async def work() -> Response:
         topic = node.topics.find(request.topic)
@@ -52,7 +48,7 @@ def delete_records(node: Node, call: Call, request: DeleteRecordsRequest) -> Lat
 
 def _new_start(node: Node, topic: Topic, asked: StartOffset) -> tuple[Partition, int]:
     """Where a log shall begin. T011, T033, T041."""
-    partition = _serving(node, topic, asked.partition)
+    partition = node.shelf.serving(topic.topic_id, asked.partition)
     high_watermark = partition.high_watermark
     offset = high_watermark if asked.offset == HIGH_WATERMARK else asked.offset
     if not 0 <= offset <= high_watermark:
@@ -133,13 +129,13 @@ def _erasure(
 ) -> Erasure:
     """The request as of now. T011, T033, T041."""
     partitions = [
-        _serving(node, topic, number)
+        node.shelf.serving(topic.topic_id, number)
         for number in range(len(topic.partitions))
         if request.keys or any(one.partition == number for one in request.records)
     ]
     ends = {one.number: one.log.end for one in partitions}
     for record in request.records:
-        partition = _serving(node, topic, record.partition)
+        partition = node.shelf.serving(topic.topic_id, record.partition)
         if not partition.log.start <= record.offset < ends[record.partition]:
             raise texts.position_out_of_range(
                 *(topic.name, record.partition),
@@ -170,11 +166,3 @@ def get_erasure(node: Node, call: Call, request: GetErasureRequest) -> Response 
         return node.erasures.find(topic, request.erasure_id).receipt(node.broker_id)
 
     return work
-
-
-def _serving(node: Node, topic: Topic, number: int) -> Partition:
-    """The partition, or T011, or why it is offline."""
-    partition = node.shelf.find(topic.topic_id, number)
-    if partition.offline is not None:
-        raise partition.offline
-    return partition

@@ -83,7 +83,7 @@ class HostedGroup:
             self._end_wait(older)
         mine = Heartbeat(call, request)
         self._held[request.member_id] = mine
-        call.abandoned = partial(self._abandon, mine)
+        call.abandoned = partial(self._put_down, mine)
         self.look()
         if self.group.ready(request):
             self._answer(mine)
@@ -197,6 +197,7 @@ class HostedGroup:
         self._flush()
 
     def _put_down(self, one: Heartbeat) -> None:
+        """It is about to be answered, or its connection is gone."""
         if one.timer is not None:
             one.timer.cancel()
             one.timer = None
@@ -204,10 +205,6 @@ class HostedGroup:
         if self._held.get(one.request.member_id) is one:
             del self._held[one.request.member_id]
         one.call.abandoned = None
-
-    def _abandon(self, one: Heartbeat) -> None:
-        """Its connection is gone."""
-        self._put_down(one)
 
     def _tick(self) -> None:
         """The group's deadline, or one that has moved since."""

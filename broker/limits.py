@@ -5,8 +5,10 @@ Limits that are settings come from ``[limits]``; the rest are the constants belo
 
 import ipaddress
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+
+from tailrace.protocol import texts_wire
 
 RECEIVE_BYTES = 262_144  # one receive
 IN_FLIGHT_MAX = 16  # requests of one connection without an answer; then it is not read
@@ -17,6 +19,7 @@ FETCH_PARTITION_BYTES_MAX = 1_048_576  # of one partition in one answer, save on
 FETCH_WAIT_MS_MAX = 30_000
 PARTITIONS_PER_REQUEST_MAX = 1_000
 TOPICS_PER_REQUEST_MAX = 1_000
+ID_BYTES_MAX = 255  # of clients, groups, members and instances
 
 HANDSHAKE_S = 10.0  # TLS
 HELLO_S = 10.0  # from then to a complete hello
@@ -25,6 +28,23 @@ BODY_S = 10.0  # from then to its end, at least; or as long as BODY_BYTES_PER_S 
 BODY_BYTES_PER_S = 16_384
 WRITE_STALL_S = 30.0  # answers wait and the peer takes not one byte
 LEAVE_STALL_S = 3.0  # the same while the broker stops: the rest of the stop must have its time
+
+
+def check_count(count: int, most: int, *, of: str) -> None:
+    """T121 for a request with too many. ``of``: "partitions"."""
+    if count > most:
+        raise texts_wire.malformed_frame(f"{count} {of} in one request, {most} are allowed")
+
+
+def check_each_once(named: Collection[object], *, kind: str) -> None:
+    """T121 for a request that names one twice. ``kind``: "partition"."""
+    if len(set(named)) < len(named):
+        raise texts_wire.malformed_frame(f"a {kind} is named twice in one request")
+
+
+def is_id(text: str) -> bool:
+    """Whether a client, group, member or instance may be called that."""
+    return 1 <= len(text.encode()) <= ID_BYTES_MAX and text.isprintable()
 
 
 @dataclass(slots=True)

@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from tailrace.broker.appender import Appender
-from tailrace.broker.partition import Partition
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.world import Offload
 from tailrace.protocol import texts
@@ -69,7 +68,7 @@ class OffsetsLog:
             done(error)
 
         try:
-            partition = self._partition()
+            partition = self._shelf.serving(self._topic_id, self.number)
         except TailraceError as error:
             settled(error)
             return
@@ -80,7 +79,7 @@ class OffsetsLog:
 
         A damaged range is named and passed over: what it held counts as never written.
         """
-        partition = self._partition()
+        partition = self._shelf.serving(self._topic_id, self.number)
         values: dict[bytes, bytes] = {}
         offset = partition.log.start
         while offset < partition.high_watermark:
@@ -109,12 +108,6 @@ class OffsetsLog:
         """Whether nothing was ever written, as far as it can be seen."""
         partition = self._shelf.get(self._topic_id, self.number)
         return partition is not None and partition.serving and partition.log.end == 0
-
-    def _partition(self) -> Partition:
-        partition = self._shelf.find(self._topic_id, self.number)
-        if partition.offline is not None:
-            raise partition.offline
-        return partition
 
 
 class _Writing:

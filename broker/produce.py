@@ -9,7 +9,7 @@
 import logging
 
 from tailrace.broker.call import Call
-from tailrace.broker.limits import PARTITIONS_PER_REQUEST_MAX
+from tailrace.broker.limits import PARTITIONS_PER_REQUEST_MAX, check_count
 from tailrace.broker.node import Node
 from tailrace.protocol import texts, texts_wire
 from tailrace.protocol.errors import TailraceError, to_wire
@@ -63,11 +63,7 @@ def produce(node: Node, call: Call, request: ProduceRequest) -> None:
     """Gather every batch; the answer follows once all are settled."""
     if request.acks not in ACKS:
         raise texts_wire.malformed_frame(f"acks {request.acks} is none of -1, 0 and 1")
-    if len(request.partitions) > PARTITIONS_PER_REQUEST_MAX:
-        raise texts_wire.malformed_frame(
-            f"{len(request.partitions)} batches in one request, "
-            f"{PARTITIONS_PER_REQUEST_MAX} are allowed"
-        )
+    check_count(len(request.partitions), PARTITIONS_PER_REQUEST_MAX, of="batches")
     call.silent = request.acks == 0
     if not request.partitions:
         call.answer(ProduceResponse(()))

@@ -86,6 +86,13 @@ class Shelf:
             raise texts.topic_id_not_found(topic_id, broker=self._broker_id)
         raise texts.partition_not_found(topic.name, number, partitions=len(topic.partitions))
 
+    def serving(self, topic_id: bytes, number: int) -> Partition:
+        """As ``find``, or why it is offline."""
+        partition = self.find(topic_id, number)
+        if partition.offline is not None:
+            raise partition.offline
+        return partition
+
     def get(self, topic_id: bytes, number: int) -> Partition | None:
         return self._partitions.get((topic_id, number))
 

@@ -26,11 +26,11 @@ from tailrace.protocol.messages import (
     FetchOffsetsResponse,
     OwnedPartitions,
 )
+from tailrace.protocol.messages_group import METADATA_BYTES_MAX
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client
 
-METADATA_BYTES_MAX = 4096
 CALL = "consumer.commit()"
 
 

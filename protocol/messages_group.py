@@ -14,6 +14,7 @@ LEAVE_EPOCH = -1  # of one that goes for good
 AWAY_EPOCH = -2  # of one with an instance id that goes, and will be back within its session
 NO_MEMBER = ""  # member_id of a commit from outside: allowed while the group has no members
 NO_EPOCH = -1
+METADATA_BYTES_MAX = 4_096  # of one committed offset
 
 
 # ── where a group is ─────────────────────────────────────────────────────────────────────────

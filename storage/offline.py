@@ -345,9 +345,8 @@ def _verify(file: LogFile) -> list[FileReport]:
         fault: TailraceError | None = None
         if bad is not None:
             known = found.base_offset if isinstance(found, BatchHeader) else None
-            fault = _corruption(file, bad[0], bad[1], next_offset, known)
-            problem, bad = problem or FileError(bad[0], fault.code, fault.message), None
-            fault = None
+            problem = problem or _damage(file, bad, next_offset, known)
+            bad = None
         if isinstance(found, BatchHeader):
             fault = _inner_fault(file, position, found, epoch, time)
             epoch, time = found.leader_epoch, found.append_time
@@ -369,13 +368,21 @@ def _verify(file: LogFile) -> list[FileReport]:
     if bad is not None and file.is_followed_by_gap(next_offset, bad[0]):
         missing.append(_missing(file, next_offset))
     elif bad is not None:
-        end = _corruption(file, bad[0], bad[1], next_offset, file.durable_offset)
-        problem = problem or FileError(bad[0], end.code, end.message)
+        problem = problem or _damage(file, bad, next_offset, file.durable_offset)
     report = FileReport(
         file.path, problem is None, batches, records, size_bytes, torn_bytes, problem
     )
     others = [] if problem is not None else index.reports(file)
     return [report, *others, *missing]
+
+
+def _damage(
+    file: LogFile, bad: tuple[int, str], first_offset: int, next_offset: int | None
+) -> FileError:
+    """What is bad at a position, for a reason; ``next_offset``: of what is sound behind it."""
+    position, reason = bad
+    error = _corruption(file, position, reason, first_offset, next_offset)
+    return FileError(position, error.code, error.message)
 
 
 def _missing(file: LogFile, first_offset: int) -> FileReport:

@@ -48,7 +48,7 @@ class Syncer:
         descriptor in it, may go through a descriptor of their own. Raises ``OSError``."""
         kept = Kept(_open(directory))
         kept.devices = {os.fstat(one).st_dev for one in (kept.descriptor, descriptor)}
-        kept.told_all = not any(map(is_silent, kept.devices))
+        kept.tells_all = not any(map(is_silent, kept.devices))
         for device in kept.devices:
             self._kept.setdefault(device, []).append(kept)
         return kept
@@ -100,12 +100,12 @@ class Syncer:
         # Not two at a time: the other would not be told of the error that one was told of. The
         # kernel would let them wait for each other, too.
         with self._asking:
-            if not kept.told_all:
+            if not kept.tells_all:
                 return False
             try:
                 syncfs(kept.descriptor)
             except OSError:
-                kept.told_all = False
+                kept.tells_all = False
                 raise
         return True
 
@@ -121,7 +121,7 @@ class Kept:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.devices: set[int] = set()
-        self.told_all = True  # of the errors there were, none was told to another
+        self.tells_all = True  # errors there are: none is kept back, or told to another
 
     def __del__(self) -> None:
         os.close(self.descriptor)

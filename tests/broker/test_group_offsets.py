@@ -3,9 +3,10 @@
 import pytest
 
 from tailrace.broker.group import Group
-from tailrace.broker.group_offsets import METADATA_BYTES_MAX, Writes
+from tailrace.broker.group_offsets import Writes
 from tailrace.protocol.errors import GroupNotEmpty
 from tailrace.protocol.messages import CommitOffsetsRequest, CommittedOffset, OwnedPartitions
+from tailrace.protocol.messages_group import METADATA_BYTES_MAX
 from tests.broker.grouping import (
     HELLO,
     NOW_MS,

@@ -19,7 +19,6 @@ from tailrace.protocol.messages import (
 )
 from tailrace.storage.disk import File, OsDisk, OsFile
 from tests.broker.harness import (
-    NOW_MS,
     Client,
     batch,
     connected,
@@ -27,20 +26,7 @@ from tests.broker.harness import (
     run,
     serving,
 )
-
-
-class HandClock:
-    """Both clocks move only when told to, the wall clock also alone."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_000.0
-        self.step_ms = 0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def wall_ms(self) -> int:
-        return NOW_MS + int(self.seconds * 1000) + self.step_ms
+from tests.hand_clock import HandClock
 
 
 async def fill(client: Client, **settings: str) -> bytes:

@@ -14,19 +14,7 @@ from tailrace.broker.metadata_embedded import EmbeddedStore
 from tailrace.broker.threads import ThreadOffload
 from tailrace.protocol.errors import MetadataUnavailable
 from tests.broker.metadata_contract import MetadataContract, closing
-
-
-class HandClock:
-    """Moves when told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def wall_ms(self) -> int:
-        return 1_763_690_000_000
+from tests.hand_clock import HandClock
 
 
 class TestEmbeddedStore(MetadataContract):

@@ -8,7 +8,8 @@ import pytest
 from tailrace.broker.server import Server
 from tests.broker.harness import Client, Settings, run
 from tests.broker.members import commit, committing
-from tests.broker.watching import HandClock, first, watched
+from tests.broker.watching import first, watched
+from tests.hand_clock import HandClock
 
 BATCH = [bytes(120_000)]
 

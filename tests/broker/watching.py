@@ -14,23 +14,8 @@ from tailrace.protocol.messages import (
     PartitionProgress,
 )
 from tailrace.storage.disk import Disk
-from tests.broker.harness import NOW_MS, Client, Settings, connected, serving
-
-
-class HandClock:
-    """Both clocks move when they are told to."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def now(self) -> float:
-        return self.seconds
-
-    def wall_ms(self) -> int:
-        return NOW_MS + int(self.seconds * 1_000)
-
-    def move(self, seconds: float) -> None:
-        self.seconds += seconds
+from tests.broker.harness import Client, Settings, connected, serving
+from tests.hand_clock import HandClock
 
 
 @asynccontextmanager

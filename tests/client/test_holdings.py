@@ -21,6 +21,7 @@ from tailrace.protocol.errors import (
 from tests.client.fake_member import FakeMember
 from tests.client.fetch_broker import FetchWorld
 from tests.client.world import Run, until
+from tests.hand_clock import HandClock
 
 ZERO, ONE = TopicPartition("orders", 0), TopicPartition("orders", 1)
 
@@ -411,12 +412,17 @@ def test_partition_whose_place_is_looked_up_goes_with_those_that_are_handed_back
 def test_record_in_hand_for_too_long_hands_its_partition_back(
     run: Run, here: FetchWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
+    clock = HandClock()
+
     async def main() -> None:
         async with joined(here, max_processing=0.04) as own:
+            own.consumer.feed.client.clock = clock
             await own.assign(0, 1)
             for _ in range(4):  # each takes less than that
                 ((partition, offset),) = await own.take(1)
-                await anyio.sleep(0.015)
+                clock.move(0.015)
+                await anyio.sleep(0.02)  # one look of the watch
+            clock.move(0.03)
             at, other = ZERO if partition == 0 else ONE, ONE if partition == 0 else ZERO
             await until(lambda: own.member.joined == 2)
             assert own.member.left == 1
