@@ -9,33 +9,15 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import anyio
 
 from tailrace.client import erasing, grouping
 from tailrace.client.offsets import list_offsets
-from tailrace.client.records import At, ConfigValue, TopicPartition
+from tailrace.client.records import At, ConfigValue
 from tailrace.client.retry import Backoff
-from tailrace.client.shapes import (
-    BrokerInfo,
-    BrokerState,
-    ClusterInfo,
-    CompactionInfo,
-    CompactionState,
-    ConfigEntry,
-    ConfigSource,
-    ErasureReceipt,
-    GroupDetail,
-    GroupInfo,
-    GroupLag,
-    OffsetChange,
-    PartitionInfo,
-    PartitionStatus,
-    TopicDetail,
-    TopicInfo,
-)
-from tailrace.protocol import texts_config
+from tailrace.protocol import shaping, texts_config
 from tailrace.protocol.errors import GroupNotFound, TailraceError, TopicExists, TopicNotFound
 from tailrace.protocol.messages import (
     DeleteGroupRequest,
@@ -53,8 +35,6 @@ from tailrace.protocol.messages import (
 )
 from tailrace.protocol.messages_admin import (
     AlterTopicRequest,
-    BrokerDescription,
-    CompactionDescription,
     ConfigChange,
     ConfigItem,
     CreateTopicRequest,
@@ -67,9 +47,18 @@ from tailrace.protocol.messages_admin import (
     DescribeTopicsResponse,
     ErasureResponse,
     GetErasureRequest,
-    PartitionDescription,
-    TopicDescription,
     TopicResponse,
+)
+from tailrace.protocol.shapes import (
+    ClusterInfo,
+    ErasureReceipt,
+    GroupDetail,
+    GroupInfo,
+    GroupLag,
+    OffsetChange,
+    TopicDetail,
+    TopicInfo,
+    TopicPartition,
 )
 from tailrace.protocol.units import BARE_UNITS
 
@@ -115,7 +104,7 @@ class Admin:
             request = CreateTopicRequest(name, partitions, replicas, items, True)
             response = await self._ask(request, TopicResponse)
         self._client.cluster.invalidate(name)
-        return topic_detail(response.topic)
+        return shaping.topic_detail(response.topic)
 
     async def delete_topic(self, name: str, *, missing_ok: bool = False) -> None:
         """Delete a topic and its records. The name may be used again at once.
@@ -136,12 +125,14 @@ class Admin:
     async def list_topics(self, *, internal: bool = False) -> list[TopicInfo]:
         """All topics, sorted by name; ``internal``: those whose names begin with ``__`` too."""
         response = await self._ask(DescribeTopicsRequest(None, internal), DescribeTopicsResponse)
-        return sorted((topic_info(topic) for topic in response.topics), key=lambda t: t.name)
+        return sorted(
+            (shaping.topic_info(topic) for topic in response.topics), key=lambda t: t.name
+        )
 
     async def describe_topic(self, name: str) -> TopicDetail:
         """One topic with its settings and partitions. Raises TopicNotFound T010."""
         response = await self._ask(DescribeTopicsRequest((name,), True), DescribeTopicsResponse)
-        return topic_detail(response.topics[0])
+        return shaping.topic_detail(response.topics[0])
 
     async def alter_topic(
         self, name: str, *, config: Mapping[str, ConfigValue | None]
@@ -156,7 +147,7 @@ class Admin:
         )
         response = await self._ask(AlterTopicRequest(name, changes), TopicResponse)
         self._client.cluster.invalidate(name)
-        return topic_detail(response.topic)
+        return shaping.topic_detail(response.topic)
 
     async def delete_records(
         self, topic: str, before: Mapping[int, int | Literal["end"]]
@@ -211,7 +202,7 @@ class Admin:
             except TailraceError as error:
                 if not error.retriable or error.code == "T005":
                     raise
-        return erasing.receipt(response)
+        return shaping.erasure_receipt(response)
 
     async def _wait_erased(self, topic: str, erasure_id: bytes, left_s: float) -> ErasureResponse:
         """The receipt when it is complete, or after a while; an outage is the caller's to bear."""
@@ -222,18 +213,18 @@ class Admin:
     async def list_groups(self) -> list[GroupInfo]:
         """All consumer groups, sorted by name."""
         response = await self._ask(ListGroupsRequest(), ListGroupsResponse)
-        return sorted((grouping.group_info(one) for one in response.groups), key=lambda g: g.name)
+        return sorted((shaping.group_info(one) for one in response.groups), key=lambda g: g.name)
 
     async def describe_group(self, name: str) -> GroupDetail:
         """One group with its members and partitions. Raises GroupNotFound T043."""
-        return grouping.group_detail(await self.group(name))
+        return shaping.group_detail(await self.group(name))
 
     async def group_lag(self, name: str) -> GroupLag:
         """How far behind a group is, when it has caught up, when it loses records.
 
         Raises GroupNotFound T043.
         """
-        return grouping.group_lag(await self.group(name))
+        return shaping.group_lag(await self.group(name))
 
     async def reset_group(
         self,
@@ -286,7 +277,7 @@ class Admin:
     async def describe_cluster(self) -> ClusterInfo:
         """Brokers, their health, and what is wrong if anything is."""
         response = await self._ask(DescribeClusterRequest(), DescribeClusterResponse)
-        return cluster_info(response)
+        return shaping.cluster_info(response)
 
     async def _ask(
         self,
@@ -363,113 +354,3 @@ def _text(key: str, value: ConfigValue) -> str:
         )
     number = str(int(value)) if value == int(value) else str(value)
     return number + BARE_UNITS.get(key, "")
-
-
-# ── messages to shapes ───────────────────────────────────────────────────────────────────────
-
-
-def topic_info(topic: TopicDescription) -> TopicInfo:
-    """A topic as a list shows it."""
-    return TopicInfo(
-        name=topic.name,
-        topic_id=str(uuid.UUID(bytes=topic.topic_id)),
-        internal=topic.internal,
-        partitions=len(topic.partitions),
-        replicas=topic.replicas,
-        min_isr=topic.min_isr,
-        cleanup=topic.cleanup,
-        durability=topic.durability,
-        size_bytes=sum(p.size_bytes for p in topic.partitions),
-        records=sum(p.log_end - p.log_start for p in topic.partitions),
-        under_replicated=sum(len(p.isr) < len(p.replicas) for p in topic.partitions),
-        offline=sum(p.status == "offline" for p in topic.partitions),
-    )
-
-
-def topic_detail(topic: TopicDescription) -> TopicDetail:
-    """A topic with all that belongs to it."""
-    return TopicDetail(
-        **vars(topic_info(topic)),
-        config=[
-            ConfigEntry(e.key, e.value, e.default, cast(ConfigSource, e.source), e.dynamic)
-            for e in topic.config
-        ],
-        partition_list=[partition_info(topic.name, p) for p in topic.partitions],
-        groups=list(topic.groups),
-    )
-
-
-def partition_info(topic: str, partition: PartitionDescription) -> PartitionInfo:
-    """One partition."""
-    return PartitionInfo(
-        topic=topic,
-        partition=partition.partition,
-        leader=partition.leader,
-        leader_epoch=partition.leader_epoch,
-        replicas=list(partition.replicas),
-        isr=list(partition.isr),
-        key_range=(f"{partition.key_first:016x}", f"{partition.key_last:016x}"),
-        log_start=partition.log_start,
-        log_end=partition.log_end,
-        high_watermark=partition.high_watermark,
-        last_stable_offset=partition.last_stable_offset,
-        size_bytes=partition.size_bytes,
-        segments=partition.segments,
-        last_append_time=partition.last_append_time,
-        status=cast(PartitionStatus, partition.status),
-        compaction=compaction_info(partition.compaction),
-    )
-
-
-def compaction_info(compaction: CompactionDescription | None) -> CompactionInfo | None:
-    """How far a partition is cleaned."""
-    if compaction is None:
-        return None
-    return CompactionInfo(
-        state=cast(CompactionState, compaction.state),
-        clean_offset=compaction.clean_offset,
-        dirty_bytes=compaction.dirty_bytes,
-        dirty_ratio=compaction.dirty_ppm / 1_000_000,
-        progress=compaction.progress_ppm / 1_000_000,
-        reason=compaction.reason,
-        last_run_at=compaction.last_run_at,
-        last_error=compaction.last_error,
-    )
-
-
-def broker_info(broker: BrokerDescription) -> BrokerInfo:
-    """One broker."""
-    return BrokerInfo(
-        id=broker.broker_id,
-        address=broker.address,
-        http=broker.http,
-        rack=broker.rack,
-        version=broker.version,
-        broker_epoch=broker.broker_epoch,
-        state=cast(BrokerState, broker.state),
-        leaders=broker.leaders,
-        replicas=broker.replicas,
-        disk_free_bytes=broker.disk_free_bytes,
-        disk_total_bytes=broker.disk_total_bytes,
-        uptime_ms=broker.uptime_ms,
-        last_seen=broker.last_seen,
-    )
-
-
-def cluster_info(cluster: DescribeClusterResponse) -> ClusterInfo:
-    """The cluster; ``healthy``: nothing stands under ``problems``."""
-    return ClusterInfo(
-        cluster_id=cluster.cluster_id,
-        version=cluster.version,
-        controller=cluster.controller,
-        metadata=cast(Literal["embedded", "etcd"], cluster.metadata),
-        metadata_ok=cluster.metadata_ok,
-        brokers=[broker_info(broker) for broker in cluster.brokers],
-        topics=cluster.topics,
-        partitions=cluster.partitions,
-        under_replicated=cluster.under_replicated,
-        below_min_isr=cluster.below_min_isr,
-        offline=cluster.offline,
-        healthy=not cluster.problems,
-        problems=list(cluster.problems),
-    )

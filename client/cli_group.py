@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from tailrace.client.client import Client
     from tailrace.client.grouping import To
-    from tailrace.client.records import TopicPartition
-    from tailrace.client.shapes import (
+    from tailrace.protocol.shapes import (
         GroupDetail,
         GroupInfo,
         GroupLag,
         MemberInfo,
         OffsetChange,
         PartitionLag,
+        TopicPartition,
     )
 
 CLEAR = "\x1b[H\x1b[2J"  # a terminal that is watched
@@ -110,13 +110,13 @@ def watch_lag(console: Console, name: str, every_s: float, fail_above: int | Non
 
     import anyio
 
-    from tailrace.client import grouping
+    from tailrace.protocol import shaping
 
     async def work(client: "Client") -> int:
         while True:
             found = await client.admin.group(name)
-            behind = grouping.group_lag(found)
-            table = lag_table(grouping.group_detail(found), behind)
+            behind = shaping.group_lag(found)
+            table = lag_table(shaping.group_detail(found), behind)
             if console.output == "table":
                 table = f"{CLEAR}{table}" if sys.stdout.isatty() else f"{table}\n"
             show(console, behind, table)
@@ -252,11 +252,11 @@ def delete(console: Console, names: tuple[str, ...], yes: bool) -> None:
 
 def ask(console: Console, name: str) -> "tuple[GroupDetail, GroupLag]":
     """A group, and how far behind it is, of one moment."""
-    from tailrace.client import grouping
+    from tailrace.protocol import shaping
 
     async def work(client: "Client") -> "tuple[GroupDetail, GroupLag]":
         found = await client.admin.group(name)
-        return grouping.group_detail(found), grouping.group_lag(found)
+        return shaping.group_detail(found), shaping.group_lag(found)
 
     return with_client(console, work)
 
@@ -363,7 +363,7 @@ def places(partitions: "Sequence[TopicPartition]") -> str:
 
 def place(text: str) -> "TopicPartition":
     """``orders:2``"""
-    from tailrace.client.records import TopicPartition
+    from tailrace.protocol.shapes import TopicPartition
 
     topic, colon, number = text.rpartition(":")
     if not colon or not topic or not (number.isascii() and number.isdigit() and len(number) <= 9):

@@ -10,8 +10,9 @@ from tailrace.client.cli_offsets import Position
 from tailrace.client.cli_reading import BATCH_RECORDS, Run, finish
 from tailrace.client.cli_run import say
 from tailrace.client.client import Client
-from tailrace.client.records import At, TopicPartition
+from tailrace.client.records import At
 from tailrace.protocol.errors import GroupNotFound
+from tailrace.protocol.shapes import TopicPartition
 
 
 def consume(

@@ -17,9 +17,10 @@ from tailrace.client.cli_run import connect_by, say
 from tailrace.client.client import Client
 from tailrace.client.consumer import Consumer
 from tailrace.client.offsets import list_offsets
-from tailrace.client.records import Batch, TopicPartition
+from tailrace.client.records import Batch
 from tailrace.protocol import texts
 from tailrace.protocol.console import EXIT_INTERRUPTED, Console
+from tailrace.protocol.shapes import TopicPartition
 
 BATCH_RECORDS = 10_000
 

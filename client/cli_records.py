@@ -11,7 +11,7 @@ from tailrace.protocol.units import format_count
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client
-    from tailrace.client.shapes import ErasureReceipt
+    from tailrace.protocol.shapes import ErasureReceipt
 
 ERASE_WAIT_S = 60.0
 

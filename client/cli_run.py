@@ -82,7 +82,7 @@ def say(console: Console, text: str) -> None:
 
 def show(console: Console, document: object, table: str) -> None:
     """The result, a dict or a shape, on stdout; an empty list as ndjson is no line at all."""
-    from tailrace.client.shapes import to_json
+    from tailrace.protocol.shapes import to_json
 
     if text := console.render(to_json(document), table):
         click.echo(text)

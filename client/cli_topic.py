@@ -22,7 +22,7 @@ from tailrace.protocol.units import UNLIMITED, format_count, format_size
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client
-    from tailrace.client.shapes import PartitionInfo, TopicDetail, TopicInfo
+    from tailrace.protocol.shapes import PartitionInfo, TopicDetail, TopicInfo
 
 LATER = ("purge", "export", "import")
 

@@ -11,10 +11,11 @@ import anyio
 from tailrace.client.commits import CommitPoint
 from tailrace.client.holding import Holding
 from tailrace.client.partition_buffer import PartitionBuffer, point_after
-from tailrace.client.records import Batch, TopicPartition
+from tailrace.client.records import Batch
 from tailrace.client.retry import Backoff
 from tailrace.protocol import texts_client, texts_config
 from tailrace.protocol.errors import PartitionLost, TailraceError
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.feed import Feed

@@ -15,7 +15,6 @@ import anyio
 
 from tailrace.client.coordinator import Coordinator
 from tailrace.client.membership import Assignment, Place
-from tailrace.client.records import TopicPartition
 from tailrace.protocol import texts_client, texts_config
 from tailrace.protocol.errors import TailraceError, from_wire
 from tailrace.protocol.messages import (
@@ -27,6 +26,7 @@ from tailrace.protocol.messages import (
     OwnedPartitions,
 )
 from tailrace.protocol.messages_group import METADATA_BYTES_MAX
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client

@@ -14,11 +14,12 @@ from tailrace.client.consumer_options import DecodePolicy, OfGroups, check_optio
 from tailrace.client.feed import Feed
 from tailrace.client.offsets import time_of
 from tailrace.client.reading import BatchReader, RecordReader, Source
-from tailrace.client.records import At, K, Record, TopicPartition, V
+from tailrace.client.records import At, K, Record, V
 from tailrace.client.shapes import ConsumerHealth
 from tailrace.client.streams import PartitionsReader, PartitionStream
 from tailrace.protocol import texts_client, texts_config
 from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client

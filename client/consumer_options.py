@@ -9,10 +9,11 @@ from tailrace.client.codecs import CodecSpec, bind
 from tailrace.client.fetcher import FetchOptions
 from tailrace.client.offsets import time_of
 from tailrace.client.partition_buffer import Codecs
-from tailrace.client.records import At, TopicPartition
+from tailrace.client.records import At
 from tailrace.protocol import texts, texts_config
 from tailrace.protocol.errors import ConfigError
 from tailrace.protocol.messages import READ_COMMITTED, READ_UNCOMMITTED
+from tailrace.protocol.shapes import TopicPartition
 
 CALL = "client.consumer()"
 ISOLATION = {"read_committed": READ_COMMITTED, "read_uncommitted": READ_UNCOMMITTED}

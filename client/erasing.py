@@ -1,10 +1,8 @@
-"""What ``client.admin`` asks for when records are to go, checked, and the receipt (pure)."""
+"""What ``client.admin`` asks for when records are to go, checked (pure)."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from tailrace.client.shapes import ErasureReceipt
 from tailrace.protocol import texts_config
 from tailrace.protocol.codec import encode_message
 from tailrace.protocol.connection import ADMIN_BYTES_MAX
@@ -13,7 +11,6 @@ from tailrace.protocol.frame import HEADER_BYTES
 from tailrace.protocol.messages_admin import (
     DeleteRecordsRequest,
     EraseRequest,
-    ErasureResponse,
     RecordPosition,
     StartOffset,
 )
@@ -70,18 +67,6 @@ def erase_request(
         expected = f"at most {ADMIN_BYTES_MAX:,} bytes in one request"
         raise _refused("keys and records", f"{size:,} bytes", expected, "Use several calls.")
     return request
-
-
-def receipt(response: ErasureResponse) -> ErasureReceipt:
-    """The answer as users see it."""
-    return ErasureReceipt(
-        id=str(uuid.UUID(bytes=response.erasure_id)),
-        topic=response.topic,
-        records=response.records,
-        requested_at=response.requested_at,
-        completed_at=response.completed_at,
-        replicas={one.broker_id: "done" if one.done else "pending" for one in response.replicas},
-    )
 
 
 def _is_number(given: object) -> bool:

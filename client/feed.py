@@ -18,10 +18,11 @@ from tailrace.client.fetcher import Fetcher
 from tailrace.client.guard import Guard
 from tailrace.client.offsets import list_offsets, partition_of
 from tailrace.client.partition_buffer import Budget, PartitionBuffer
-from tailrace.client.records import At, Record, TopicPartition
+from tailrace.client.records import At, Record
 from tailrace.client.shapes import ConsumerHealth
 from tailrace.protocol import texts_client, texts_group
 from tailrace.protocol.errors import OffsetOutOfRange, TailraceError
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client

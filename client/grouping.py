@@ -1,30 +1,21 @@
-"""What ``client.admin`` knows of groups: messages to shapes, and where a reset goes."""
+"""Where a reset of a group goes: what ``client.admin`` asks for, and what it did."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from tailrace.client.offsets import list_offsets, partition_of, time_of
-from tailrace.client.records import At, TopicPartition
-from tailrace.client.shapes import (
-    GroupDetail,
-    GroupInfo,
-    GroupLag,
-    GroupState,
-    MemberInfo,
-    OffsetChange,
-    PartitionLag,
-    Verdict,
-)
+from tailrace.client.records import At
 from tailrace.protocol import texts_config
 from tailrace.protocol.errors import ConfigError
 from tailrace.protocol.messages import (
     DescribeGroupResponse,
-    GroupSummary,
-    MemberDescription,
     OffsetMove,
     OffsetTarget,
-    PartitionProgress,
+)
+from tailrace.protocol.shapes import (
+    OffsetChange,
+    TopicPartition,
 )
 
 if TYPE_CHECKING:
@@ -32,84 +23,6 @@ if TYPE_CHECKING:
 
 To = At | int | timedelta | Mapping[TopicPartition, int]
 CALL = "admin.reset_group()"
-
-
-# ── messages to shapes ───────────────────────────────────────────────────────────────────────
-
-
-def group_info(group: GroupSummary) -> GroupInfo:
-    """A group as a list shows it."""
-    return GroupInfo(
-        name=group.name,
-        state=cast(GroupState, group.state),
-        members=group.members,
-        generation=group.generation,
-        topics=list(group.topics),
-        coordinator=group.coordinator,
-        lag_records=group.lag_records,
-        lag_seconds=_seconds(group.lag_ms),
-        verdict=cast(Verdict, group.verdict),
-    )
-
-
-def group_detail(group: DescribeGroupResponse) -> GroupDetail:
-    """A group with all that belongs to it."""
-    return GroupDetail(
-        **vars(group_info(group.summary)),
-        member_list=[_member(member) for member in group.members],
-        partition_list=[_partition(partition) for partition in group.partitions],
-    )
-
-
-def group_lag(group: DescribeGroupResponse) -> GroupLag:
-    """How far behind it is."""
-    summary = group.summary
-    return GroupLag(
-        group=summary.name,
-        lag_records=summary.lag_records,
-        lag_seconds=_seconds(summary.lag_ms),
-        drain_seconds=_seconds(summary.drain_ms),
-        verdict=cast(Verdict, summary.verdict),
-        partition_list=[_partition(partition) for partition in group.partitions],
-    )
-
-
-def _member(member: MemberDescription) -> MemberInfo:
-    return MemberInfo(
-        member_id=member.member_id,
-        instance_id=member.instance_id,
-        client_id=member.client_id,
-        host=member.host,
-        version=member.version,
-        assigned=[TopicPartition(one.topic, one.partition) for one in member.assigned],
-        last_heartbeat=member.last_heartbeat,
-        idle=not member.assigned,
-    )
-
-
-def _partition(one: PartitionProgress) -> PartitionLag:
-    return PartitionLag(
-        topic=one.topic,
-        partition=one.partition,
-        committed=one.committed,
-        committed_at=one.committed_at,
-        metadata=one.metadata,
-        log_start=one.log_start,
-        log_end=one.log_end,
-        member_id=one.member_id,
-        lag_records=one.lag_records,
-        lag_seconds=_seconds(one.lag_ms),
-        rate_per_s=one.rate_milli / 1000,
-        verdict=cast(Verdict, one.verdict),
-        margin_seconds=_seconds(one.margin_ms),
-    )
-
-
-def _seconds(ms: int | None) -> float | None:
-    return None if ms is None else ms / 1000
-
-
-# ── where a reset goes ───────────────────────────────────────────────────────────────────────
 
 
 async def find_partitions(

@@ -28,12 +28,12 @@ from tailrace.client.membership import Assignment
 from tailrace.client.partition_buffer import PartitionBuffer
 from tailrace.client.patience import watch
 from tailrace.client.progress import Loss
-from tailrace.client.records import TopicPartition
 from tailrace.client.retry import Backoff
 from tailrace.client.starting import explained, find_places
 from tailrace.protocol import texts_group
 from tailrace.protocol.errors import OffsetOutOfRange, PartitionLost, TailraceError
 from tailrace.protocol.messages_group import Rebalance
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.feed import Feed

@@ -13,9 +13,9 @@ from typing import Literal, Protocol
 
 from tailrace.client.commits import CommitPoint
 from tailrace.client.membership import Assignment
-from tailrace.client.records import TopicPartition
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import Rebalance
+from tailrace.protocol.shapes import TopicPartition
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from tailrace.client.consumer_options import GroupOptions
 from tailrace.client.holding import Holding
 from tailrace.client.progress import Loss
 from tailrace.client.reading import Source
-from tailrace.client.records import TopicPartition
 from tailrace.protocol import texts_group
 from tailrace.protocol.errors import PartitionLost
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.feed import Feed

@@ -42,11 +42,11 @@ from tailrace.client.membership import (
     Withdrawn,
 )
 from tailrace.client.pulse import Pulse
-from tailrace.client.records import TopicPartition
 from tailrace.client.retry import reconnecting
 from tailrace.client.tenure import Tenure
 from tailrace.protocol import texts_client
 from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.protocol.units import format_seconds
 
 if TYPE_CHECKING:

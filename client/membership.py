@@ -13,7 +13,6 @@ Invariants:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tailrace.client.records import TopicPartition
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages_group import (
     AWAY_EPOCH,
@@ -24,6 +23,7 @@ from tailrace.protocol.messages_group import (
     OwnedPartitions,
     Rebalance,
 )
+from tailrace.protocol.shapes import TopicPartition
 
 Place = tuple[bytes, int]  # topic id and partition
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from tailrace.client.records import At, TopicPartition
+from tailrace.client.records import At
 from tailrace.client.retry import Backoff
 from tailrace.protocol import texts, texts_config
 from tailrace.protocol.errors import TailraceError, from_wire
@@ -20,6 +20,7 @@ from tailrace.protocol.messages import (
     PartitionMetadata,
     TopicMetadata,
 )
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client

@@ -18,8 +18,9 @@ from typing import (
 )
 
 from tailrace.client.codecs import Codec, CodecSpec
-from tailrace.client.records import Acks, At, TopicPartition
+from tailrace.client.records import Acks, At
 from tailrace.protocol.batch import Compression
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client

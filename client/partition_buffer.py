@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailrace.client.codecs import BoundCodec, Undecodable, decode_into
 from tailrace.client.commits import CommitPoint
-from tailrace.client.records import Record, Slice, StoredBatch, TopicPartition
+from tailrace.client.records import Record, Slice, StoredBatch
 from tailrace.protocol import texts
 from tailrace.protocol.batch import (
     BadBatch,
@@ -27,6 +27,7 @@ from tailrace.protocol.batch import (
     scan_one,
 )
 from tailrace.protocol.errors import CorruptBatch, TailraceError
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.reading import Source

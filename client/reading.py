@@ -20,9 +20,10 @@ import anyio.lowlevel
 from tailrace.client.codecs import Undecodable
 from tailrace.client.commits import CommitPoint
 from tailrace.client.progress import Holder, Loss
-from tailrace.client.records import Batch, K, Record, Slice, TopicPartition, V
+from tailrace.client.records import Batch, K, Record, Slice, V
 from tailrace.protocol import texts_client, texts_config
 from tailrace.protocol.errors import CorruptBatch, PartitionLost, TailraceError
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.feed import Feed

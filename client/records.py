@@ -33,13 +33,6 @@ ConfigValue: TypeAlias = str | int | float | bool
 Decode: TypeAlias = Callable[[bytes], Any]
 
 
-class TopicPartition(NamedTuple):
-    """A partition of a topic."""
-
-    topic: str
-    partition: int
-
-
 @dataclass(frozen=True, slots=True)
 class RecordMetadata:
     """Where a record was written. With ``acks=0`` nobody says: offset and append_time are -1."""

@@ -13,9 +13,9 @@ from tailrace.client.commits import CommitPoint
 from tailrace.client.holding import Place
 from tailrace.client.member import Member
 from tailrace.client.membership import Assignment
-from tailrace.client.records import TopicPartition
 from tailrace.protocol import texts, texts_group
 from tailrace.protocol.errors import OffsetOutOfRange, TailraceError
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.feed import Feed

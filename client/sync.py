@@ -16,9 +16,12 @@ from typing import Literal, Self
 from tailrace.client import client as async_client
 from tailrace.client.events import EventName, Hook
 from tailrace.client.portal import Portal
-from tailrace.client.records import At, ConfigValue, TopicPartition
-from tailrace.client.shapes import (
-    ClientHealth,
+from tailrace.client.records import At, ConfigValue
+from tailrace.client.shapes import ClientHealth
+from tailrace.client.sync_consumer import Consumer, PartitionStream
+from tailrace.client.sync_opening import Opening
+from tailrace.client.sync_producer import Delivery, Producer
+from tailrace.protocol.shapes import (
     ClusterInfo,
     ErasureReceipt,
     GroupDetail,
@@ -27,10 +30,8 @@ from tailrace.client.shapes import (
     OffsetChange,
     TopicDetail,
     TopicInfo,
+    TopicPartition,
 )
-from tailrace.client.sync_consumer import Consumer, PartitionStream
-from tailrace.client.sync_opening import Opening
-from tailrace.client.sync_producer import Delivery, Producer
 
 __all__ = ["Admin", "Client", "Consumer", "Delivery", "PartitionStream", "Producer", "connect"]
 

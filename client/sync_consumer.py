@@ -28,9 +28,10 @@ from tailrace.client.partition_buffer import PartitionBuffer
 from tailrace.client.policy import ErrorPolicy
 from tailrace.client.portal import Portal
 from tailrace.client.reading import BatchReader, RecordReader
-from tailrace.client.records import At, Batch as AsyncBatch, K, Record, Slice, TopicPartition, V
+from tailrace.client.records import At, Batch as AsyncBatch, K, Record, Slice, V
 from tailrace.client.run import Run, in_main_thread, run
 from tailrace.client.shapes import ConsumerHealth
+from tailrace.protocol.shapes import TopicPartition
 
 Item = TypeVar("Item")
 Loaded = tuple[PartitionBuffer, list[Item]]

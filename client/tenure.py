@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from tailrace.client.commits import CommitPoint, Ledger, Points
 from tailrace.client.membership import Assignment
-from tailrace.client.records import TopicPartition
 from tailrace.protocol import texts_client, texts_group
 from tailrace.protocol.errors import PartitionLost
+from tailrace.protocol.shapes import TopicPartition
 
 
 class Gone(NamedTuple):

@@ -49,27 +49,12 @@ if TYPE_CHECKING:
         Headers as Headers,
         Record as Record,
         RecordMetadata as RecordMetadata,
-        TopicPartition as TopicPartition,
     )
     from tailrace.client.shapes import (
-        BrokerInfo as BrokerInfo,
         ClientHealth as ClientHealth,
-        ClusterInfo as ClusterInfo,
-        CompactionInfo as CompactionInfo,
-        ConfigEntry as ConfigEntry,
         ConsumerHealth as ConsumerHealth,
-        ErasureReceipt as ErasureReceipt,
         Event as Event,
-        GroupDetail as GroupDetail,
-        GroupInfo as GroupInfo,
-        GroupLag as GroupLag,
-        MemberInfo as MemberInfo,
-        OffsetChange as OffsetChange,
-        PartitionInfo as PartitionInfo,
-        PartitionLag as PartitionLag,
         ProducerHealth as ProducerHealth,
-        TopicDetail as TopicDetail,
-        TopicInfo as TopicInfo,
     )
     from tailrace.protocol.errors import (
         AuthError as AuthError,
@@ -111,6 +96,23 @@ if TYPE_CHECKING:
         TopicNotFound as TopicNotFound,
         UsageError as UsageError,
         VersionMismatch as VersionMismatch,
+    )
+    from tailrace.protocol.shapes import (
+        BrokerInfo as BrokerInfo,
+        ClusterInfo as ClusterInfo,
+        CompactionInfo as CompactionInfo,
+        ConfigEntry as ConfigEntry,
+        ErasureReceipt as ErasureReceipt,
+        GroupDetail as GroupDetail,
+        GroupInfo as GroupInfo,
+        GroupLag as GroupLag,
+        MemberInfo as MemberInfo,
+        OffsetChange as OffsetChange,
+        PartitionInfo as PartitionInfo,
+        PartitionLag as PartitionLag,
+        TopicDetail as TopicDetail,
+        TopicInfo as TopicInfo,
+        TopicPartition as TopicPartition,
     )
 
 __version__ = VERSION
@@ -203,14 +205,8 @@ _HOME = {
     "tailrace.client.delivery": "Delivery",
     "tailrace.client.policy": "ErrorPolicy retry",
     "tailrace.client.producer": "Producer",
-    "tailrace.client.records": (
-        "Acks At Batch ConfigValue Headers Record RecordMetadata TopicPartition"
-    ),
-    "tailrace.client.shapes": (
-        "BrokerInfo ClientHealth ClusterInfo CompactionInfo ConfigEntry ConsumerHealth "
-        "ErasureReceipt Event GroupDetail GroupInfo GroupLag MemberInfo OffsetChange "
-        "PartitionInfo PartitionLag ProducerHealth TopicDetail TopicInfo"
-    ),
+    "tailrace.client.records": ("Acks At Batch ConfigValue Headers Record RecordMetadata"),
+    "tailrace.client.shapes": "ClientHealth ConsumerHealth Event ProducerHealth",
     "tailrace.protocol.errors": (
         "AuthError BatchRefused BrokerError BufferFull CloseTimeout CodecError "
         "ConfigError ConnectError ConsumeError CorruptBatch DecodeError EncodeError "
@@ -220,6 +216,11 @@ _HOME = {
         "PartitionOffline ProduceError RecordTooLarge RequestTimeout SendManyError "
         "SendTimeout StorageFull TailraceError TopicExists TopicNotFound UsageError "
         "VersionMismatch"
+    ),
+    "tailrace.protocol.shapes": (
+        "BrokerInfo ClusterInfo CompactionInfo ConfigEntry ErasureReceipt GroupDetail GroupInfo "
+        "GroupLag MemberInfo OffsetChange PartitionInfo PartitionLag TopicDetail TopicInfo "
+        "TopicPartition"
     ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -26,7 +26,7 @@ from tailrace.protocol.units import format_size
 if TYPE_CHECKING:
     from tailrace.broker.config import Config
     from tailrace.client.client import Client
-    from tailrace.client.shapes import ClusterInfo
+    from tailrace.protocol.shapes import ClusterInfo
 
 NOFILE_MIN = 4_096
 DISK_FREE_MIN = 0.05

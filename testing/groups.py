@@ -2,8 +2,8 @@
 
 import time
 
-from tailrace.client.records import TopicPartition
 from tailrace.protocol.errors import GroupNotFound
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.testing.blocking import outside_loops
 from tailrace.testing.records import POLL_S, Records
 

@@ -12,9 +12,10 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from tailrace.client.codecs import CodecSpec
 from tailrace.client.opening import Typed, Untyped
-from tailrace.client.records import ConfigValue, Record, RecordMetadata, TopicPartition
+from tailrace.client.records import ConfigValue, Record, RecordMetadata
 from tailrace.client.sync import Admin, Client, connect
 from tailrace.protocol.errors import TailraceError, TopicExists, TopicNotFound
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.testing.blocking import outside_loops
 
 V = TypeVar("V")

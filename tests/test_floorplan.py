@@ -26,6 +26,7 @@ WITHOUT: dict[str, set[str]] = {
     "client": {"trio"},
 }
 PURE_FILES = {
+    "protocol": {"shapes", "shaping"},
     "broker": {"catalog", "forecast", "lag", "limits", "replica", "settings", "config"},
     "client": {"accumulator", "shapes", "codecs"},
 }

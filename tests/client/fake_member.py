@@ -8,8 +8,8 @@ import anyio.lowlevel
 from tailrace.client.commits import CommitPoint, Committed
 from tailrace.client.member import Listener, MemberOptions
 from tailrace.client.membership import Assignment
-from tailrace.client.records import TopicPartition
 from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client

@@ -11,10 +11,10 @@ from tailrace.client.client import Client
 from tailrace.client.commits import CommitPoint
 from tailrace.client.member import Member, MemberOptions
 from tailrace.client.membership import Assignment
-from tailrace.client.records import TopicPartition
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import HeartbeatRequest, Rebalance
 from tailrace.protocol.messages_group import LEAVE_EPOCH
+from tailrace.protocol.shapes import TopicPartition
 
 ALL = {0, 1, 2, 3}  # the partitions of "orders"
 

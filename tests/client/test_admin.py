@@ -8,7 +8,6 @@ import pytest
 
 import tailrace
 from tailrace.client.offsets import list_offsets
-from tailrace.client.records import TopicPartition
 from tailrace.protocol.connection import Incoming
 from tailrace.protocol.errors import (
     ConfigError,
@@ -24,6 +23,7 @@ from tailrace.protocol.messages_admin import (
     TopicDescription,
     TopicResponse,
 )
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.protocol.texts import topic_exists, topic_not_found
 from tailrace.testing import Broker
 from tests.client.fake_broker import FakeConnection

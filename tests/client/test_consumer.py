@@ -10,12 +10,13 @@ import pytest
 
 import tailrace
 from tailrace.client import reading
-from tailrace.client.records import Record, TopicPartition
+from tailrace.client.records import Record
 from tailrace.protocol.errors import (
     PartitionNotFound,
     TopicNotFound,
     UsageError,
 )
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.testing import Broker
 from tests.client.world import Run
 

@@ -8,7 +8,6 @@ import anyio
 import pytest
 
 import tailrace
-from tailrace.client.records import TopicPartition
 from tailrace.protocol.errors import (
     ConfigError,
     ConnectError,
@@ -16,6 +15,7 @@ from tailrace.protocol.errors import (
     TailraceError,
     UsageError,
 )
+from tailrace.protocol.shapes import TopicPartition
 from tests.client.fetch_broker import FetchWorld
 from tests.client.world import Run
 

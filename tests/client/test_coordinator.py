@@ -9,7 +9,6 @@ import pytest
 
 from tailrace.client.commits import fetch_committed
 from tailrace.client.coordinator import Coordinator
-from tailrace.client.records import TopicPartition
 from tailrace.protocol import texts, texts_group
 from tailrace.protocol.errors import InvalidName, RequestTimeout, TailraceError
 from tailrace.protocol.messages import (
@@ -20,6 +19,7 @@ from tailrace.protocol.messages import (
     FindCoordinatorResponse,
     Response,
 )
+from tailrace.protocol.shapes import TopicPartition
 from tests.client.fake_broker import FakeBroker, FakeNet
 from tests.client.world import Run, World, until
 

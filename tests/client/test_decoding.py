@@ -6,8 +6,8 @@ import pytest
 
 import tailrace
 from tailrace.client.codecs import CodecSpec
-from tailrace.client.records import TopicPartition
 from tailrace.protocol.errors import DecodeError
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.testing import Broker
 from tests.client.test_consumer import everything, seeded
 from tests.client.world import Run

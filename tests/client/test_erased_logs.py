@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from tailrace.client.records import TopicPartition
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.testing import Broker
 
 WITHIN_S = 0.2

@@ -7,9 +7,9 @@ import pytest
 
 from tailrace.client.client import Client
 from tailrace.client.consumer import Consumer
-from tailrace.client.records import TopicPartition
 from tailrace.protocol import texts
 from tailrace.protocol.errors import CorruptBatch, OffsetOutOfRange, TopicNotFound
+from tailrace.protocol.shapes import TopicPartition
 from tests.client.fetch_broker import FetchWorld
 from tests.client.world import Run
 

@@ -4,8 +4,8 @@ import anyio
 import pytest
 
 import tailrace
-from tailrace.client.records import TopicPartition
 from tailrace.protocol.errors import ConfigError, TopicNotFound, UsageError
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.testing import Broker
 from tests.client.grouping import member, rest, take, values
 from tests.client.test_consumer import numbers, seeded

@@ -8,8 +8,9 @@ import anyio.lowlevel
 import pytest
 
 import tailrace
-from tailrace.client.records import Record, TopicPartition
+from tailrace.client.records import Record
 from tailrace.protocol.errors import OffsetOutOfRange, PartitionLost, TopicNotFound
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.testing import Broker
 from tests.client.grouping import member, rest, take, values
 from tests.client.test_consumer import numbers, seeded

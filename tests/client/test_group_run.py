@@ -10,8 +10,9 @@ import pytest
 import tailrace
 from tailrace.client import holdings, run as running
 from tailrace.client.commits import CommitPoint
-from tailrace.client.records import Record, TopicPartition
+from tailrace.client.records import Record
 from tailrace.protocol import texts_group
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.testing import Broker
 from tests.client.fake_member import FakeMember
 from tests.client.fetch_broker import FetchWorld

@@ -10,7 +10,6 @@ import tailrace
 from tailrace.client.admin import Admin
 from tailrace.client.coordinator import Coordinator
 from tailrace.client.grouping import To
-from tailrace.client.records import TopicPartition
 from tailrace.protocol.connection import Incoming
 from tailrace.protocol.errors import (
     ConfigError,
@@ -26,6 +25,7 @@ from tailrace.protocol.messages_group import (
     CommitPartition,
     FindCoordinatorRequest,
 )
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.protocol.texts import not_leader
 from tailrace.protocol.texts_group import group_not_found
 from tailrace.testing import Broker

@@ -17,8 +17,8 @@ import tailrace
 from tailrace.client import loop_watch
 from tailrace.client.heart_seat import Seat
 from tailrace.client.member import Member, MemberOptions
-from tailrace.client.records import TopicPartition
 from tailrace.protocol.errors import ConnectError
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.testing import Broker
 from tests.client.group_listener import ALL, Listening, member, settle
 from tests.client.world import Run, until

@@ -11,13 +11,13 @@ import tailrace
 from tailrace.client import holdings
 from tailrace.client.commits import CommitPoint
 from tailrace.client.membership import Assignment
-from tailrace.client.records import TopicPartition
 from tailrace.protocol import texts_client, texts_group
 from tailrace.protocol.errors import (
     PartitionLost,
     RequestTimeout,
     UsageError,
 )
+from tailrace.protocol.shapes import TopicPartition
 from tests.client.fake_member import FakeMember
 from tests.client.fetch_broker import FetchWorld
 from tests.client.world import Run, until

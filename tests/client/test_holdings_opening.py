@@ -6,9 +6,9 @@ import anyio
 import pytest
 
 from tailrace.client.commits import CommitPoint
-from tailrace.client.records import TopicPartition
 from tailrace.protocol import texts_client, texts_group
 from tailrace.protocol.errors import GroupConfigMismatch, OffsetOutOfRange
+from tailrace.protocol.shapes import TopicPartition
 from tests.client.fake_member import FakeMember
 from tests.client.fetch_broker import FetchWorld
 from tests.client.test_holdings import ONE, ZERO, Joined, joined, too_late, two_times_ten

@@ -16,8 +16,9 @@ import pytest
 
 from tailrace.client import holdings
 from tailrace.client.commits import CommitPoint
-from tailrace.client.records import Record, TopicPartition
+from tailrace.client.records import Record
 from tailrace.protocol.errors import PartitionLost
+from tailrace.protocol.shapes import TopicPartition
 from tests.client.fake_member import FakeMember
 from tests.client.fetch_broker import FetchWorld
 from tests.client.test_holdings import Joined, joined

@@ -7,10 +7,11 @@ import pytest
 from tailrace.client.codecs import Undecodable, bind
 from tailrace.client.commits import CommitPoint
 from tailrace.client.partition_buffer import Budget, Codecs, PartitionBuffer
-from tailrace.client.records import Slice, TopicPartition
+from tailrace.client.records import Slice
 from tailrace.protocol.batch import encode_entry, header_seed, patch
 from tailrace.protocol.columns import Columns
 from tailrace.protocol.errors import CorruptBatch
+from tailrace.protocol.shapes import TopicPartition
 
 TOPIC_ID = bytes(range(16))
 SEED = header_seed(TOPIC_ID, 3)

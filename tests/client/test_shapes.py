@@ -2,8 +2,8 @@
 
 import json
 
-from tailrace.client.records import TopicPartition
-from tailrace.client.shapes import ConfigEntry, ConsumerHealth, Event, to_json
+from tailrace.client.shapes import ConsumerHealth, Event
+from tailrace.protocol.shapes import ConfigEntry, TopicPartition, to_json
 
 
 def test_shape_becomes_an_object_by_its_names() -> None:

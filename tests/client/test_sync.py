@@ -15,7 +15,7 @@ import pytest
 
 import tailrace
 import tailrace.sync
-from tailrace.client.records import Record, TopicPartition
+from tailrace.client.records import Record
 from tailrace.protocol.errors import (
     ConnectError,
     DecodeError,
@@ -24,6 +24,7 @@ from tailrace.protocol.errors import (
     TopicExists,
     UsageError,
 )
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.testing import Broker
 from tests.client.world import Run
 

@@ -13,7 +13,8 @@ import pytest
 
 import tailrace.sync
 from tailrace.client.heart_seat import Seat
-from tailrace.client.records import Record, TopicPartition
+from tailrace.client.records import Record
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.testing import Broker
 
 

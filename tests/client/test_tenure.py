@@ -4,9 +4,9 @@ import pytest
 
 from tailrace.client.commits import CommitPoint, Ledger
 from tailrace.client.membership import Assignment
-from tailrace.client.records import TopicPartition
 from tailrace.client.tenure import Tenure
 from tailrace.protocol.errors import UsageError
+from tailrace.protocol.shapes import TopicPartition
 
 
 def at(partition: int) -> TopicPartition:

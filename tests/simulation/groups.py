@@ -15,9 +15,9 @@ import trio
 
 from tailrace.client.client import Client
 from tailrace.client.coordinator import Coordinator
-from tailrace.client.shapes import GroupDetail
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import FetchOffsetsRequest
+from tailrace.protocol.shapes import GroupDetail
 from tailrace.simulation.chance import seeded
 from tailrace.simulation.checkers import (
     Violation,

@@ -14,8 +14,9 @@ from typing import Literal, TypedDict
 import trio
 
 from tailrace.client.consumer import Consumer, PartitionStream
-from tailrace.client.records import Record, TopicPartition
+from tailrace.client.records import Record
 from tailrace.protocol.errors import PartitionLost, TailraceError, UsageError
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.simulation.freeze import FreezableClient, Freezer
 from tailrace.simulation.group_oracle import GroupOracle
 from tailrace.simulation.history import History

@@ -13,7 +13,7 @@ import trio
 from tailrace.client.client import Client
 from tailrace.client.consumer import Consumer
 from tailrace.client.producer import Producer
-from tailrace.client.records import Record, RecordMetadata, TopicPartition
+from tailrace.client.records import Record, RecordMetadata
 from tailrace.protocol.errors import (
     CorruptBatch,
     OffsetOutOfRange,
@@ -21,6 +21,7 @@ from tailrace.protocol.errors import (
     SendManyError,
     TailraceError,
 )
+from tailrace.protocol.shapes import TopicPartition
 from tailrace.simulation.history import History, Read, Send
 from tailrace.simulation.run import SimCluster
 
