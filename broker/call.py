@@ -1,7 +1,7 @@
 """One request in hand: what was asked, and how to answer it, once."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
@@ -10,19 +10,44 @@ from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import HelloRequest, Response
 from tailrace.protocol.seams import FileRange
 
-if TYPE_CHECKING:
-    from tailrace.broker.connection import Connection
-
 Later = Callable[[], Awaitable[Response]]  # work for a task of its own, and its answer
+
+
+class Caller(Protocol):
+    """Who asked: a connection, or a room of the broker's own (``local.py``)."""
+
+    who: str
+
+    @property
+    def hello(self) -> HelloRequest: ...
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def advertised(self) -> tuple[str, int]: ...
+
+    def greeted(self, client_id: str) -> None: ...
+
+    def answer(
+        self,
+        call: "Call",
+        outcome: Response | TailraceError,
+        ranges: Sequence[FileRange],
+        length: int,
+        code: str,
+    ) -> None: ...
+
+    def spawn(self, call: "Call", work: Callable[[], Awaitable[None]]) -> None: ...
 
 
 class Call:
     """Invariant: open until ``answer`` or ``fail`` was called, or the connection is gone."""
 
-    __slots__ = ("_connection", "abandoned", "began", "held_bytes", "incoming", "silent")
+    __slots__ = ("_caller", "abandoned", "began", "held_bytes", "incoming", "silent")
 
-    def __init__(self, connection: "Connection", incoming: Incoming, held_bytes: int) -> None:
-        self._connection = connection
+    def __init__(self, caller: Caller, incoming: Incoming, held_bytes: int) -> None:
+        self._caller = caller
         self.incoming = incoming
         self.held_bytes = held_bytes  # of the memory budget, until it is answered
         self.began = trio.current_time()
@@ -32,26 +57,26 @@ class Call:
     @property
     def who(self) -> str:
         """Client id and address, for logs."""
-        return self._connection.who
+        return self._caller.who
 
     @property
     def hello(self) -> HelloRequest:
         """What the client said of itself."""
-        return self._connection.hello
+        return self._caller.hello
 
     @property
     def host(self) -> str:
         """The client's address, without its port."""
-        return self._connection.host
+        return self._caller.host
 
     @property
     def advertised(self) -> tuple[str, int]:
         """The address of the listener that the client came in by."""
-        return self._connection.advertised
+        return self._caller.advertised
 
     def greeted(self, client_id: str) -> None:
         """The client said hello, and who it is."""
-        self._connection.greeted(client_id)
+        self._caller.greeted(client_id)
 
     def answer(
         self,
@@ -61,12 +86,12 @@ class Call:
         code: str = "ok",
     ) -> None:
         """Queue the answer and ``length`` bytes of ranges behind it; ``code`` is for metrics."""
-        self._connection.answer(self, response, ranges, length, code)
+        self._caller.answer(self, response, ranges, length, code)
 
     def fail(self, error: TailraceError) -> None:
         """The request as a whole failed."""
-        self._connection.answer(self, error, (), 0, error.code)
+        self._caller.answer(self, error, (), 0, error.code)
 
     def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         """Go on in a task of the connection; a TailraceError from it fails the call."""
-        self._connection.spawn(self, work)
+        self._caller.spawn(self, work)
