@@ -11,6 +11,7 @@ from typing import Any
 
 from tailrace.broker import (
     handlers_admin as admin,
+    handlers_explain,
     handlers_groups as groups,
     handlers_records as records,
 )
@@ -172,4 +173,5 @@ HANDLERS: dict[Api, Handler] = {
     Api.DESCRIBE_GROUP: groups.describe_group,
     Api.RESET_OFFSETS: groups.reset_offsets,
     Api.DELETE_GROUP: groups.delete_group,
+    Api.EXPLAIN: handlers_explain.explain,
 }

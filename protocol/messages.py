@@ -41,6 +41,8 @@ from tailrace.protocol.messages_admin import (
     DescribeTopicsResponse as DescribeTopicsResponse,
     EraseRequest as EraseRequest,
     ErasureResponse as ErasureResponse,
+    ExplainRequest as ExplainRequest,
+    ExplainResponse as ExplainResponse,
     GetErasureRequest as GetErasureRequest,
     PartitionDescription as PartitionDescription,
     RecordPosition as RecordPosition,
@@ -113,6 +115,7 @@ class Api(IntEnum):
     DESCRIBE_GROUP = 19
     RESET_OFFSETS = 20
     DELETE_GROUP = 21
+    EXPLAIN = 22
     ERROR = 0x7FFF
 
 
@@ -394,6 +397,7 @@ Request = (
     | DescribeGroupRequest
     | ResetOffsetsRequest
     | DeleteGroupRequest
+    | ExplainRequest
 )
 Response = (
     HelloResponse
@@ -416,6 +420,7 @@ Response = (
     | DescribeGroupResponse
     | ResetOffsetsResponse
     | DeleteGroupResponse
+    | ExplainResponse
     | ErrorResponse
 )
 
@@ -442,6 +447,7 @@ REQUESTS: dict[Api, type[Request]] = {
     Api.DESCRIBE_GROUP: DescribeGroupRequest,
     Api.RESET_OFFSETS: ResetOffsetsRequest,
     Api.DELETE_GROUP: DeleteGroupRequest,
+    Api.EXPLAIN: ExplainRequest,
 }
 RESPONSES: dict[Api, type[Response]] = {
     Api.HELLO: HelloResponse,
@@ -466,6 +472,7 @@ RESPONSES: dict[Api, type[Response]] = {
     Api.DESCRIBE_GROUP: DescribeGroupResponse,
     Api.RESET_OFFSETS: ResetOffsetsResponse,
     Api.DELETE_GROUP: DeleteGroupResponse,
+    Api.EXPLAIN: ExplainResponse,
     Api.ERROR: ErrorResponse,
 }
 VERSIONS: dict[Api, tuple[int, int]] = {api: (1, 1) for api in REQUESTS}

@@ -5,7 +5,7 @@ They follow the rules of ``messages.py``, through which the rest of the house im
 
 from dataclasses import dataclass
 
-from tailrace.protocol.fields import I32, I64, U64, Count
+from tailrace.protocol.fields import I32, I64, U64, Count, Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,3 +252,25 @@ class ErasureResponse:
     requested_at: I64  # ms since the epoch
     completed_at: I64 | None  # nil while a replica has not done it
     replicas: tuple[ReplicaErasure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """Why a record, a partition, a topic or a group is as it is; nil where it is not about one."""
+
+    topic: str | None
+    partition: I32 | None  # of ``topic``
+    offset: I64 | None  # in ``partition``
+    group: str | None  # alone: the group; with a topic: as far as it reads that
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainResponse:
+    """What was found, with the facts it rests on."""
+
+    target: str  # as in texts: "orders[2]@881"
+    kind: str  # record, partition, topic or group
+    verdict: str
+    summary: str
+    facts: dict[str, Scalar | list[Scalar]]  # in the order to be shown
+    next: str | None  # one command

@@ -14,6 +14,8 @@ PartitionStatus = Literal["ok", "under_replicated", "below_min_isr", "offline"]
 GroupState = Literal["empty", "assigning", "stable"]
 Verdict = Literal["ok", "warn", "stalled"]
 BrokerState = Literal["starting", "running", "read_only", "draining", "offline"]
+ExplainedKind = Literal["record", "partition", "topic", "group"]
+Scalar = str | int | float | bool | None
 
 
 class TopicPartition(NamedTuple):
@@ -224,6 +226,31 @@ class ClusterInfo:
     offline: int
     healthy: bool
     problems: list[str]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that an explanation rests on; the name ends in the unit."""
+
+    name: str
+    value: Scalar | list[Scalar]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a record, a partition, a topic or a group is as it is.
+
+    The verdict of a record is ``readable``, ``beyond_end``, ``not_committed``, ``expired``,
+    ``compacted`` or ``erased``, for a group also ``waiting`` or ``committed``; of a partition and
+    a topic its (worst) PartitionStatus; of a group its Verdict.
+    """
+
+    target: str
+    kind: ExplainedKind
+    verdict: str
+    summary: str
+    facts: list[Fact]
+    next: str | None  # one command; None: nothing needs to be done
 
 
 def to_json(shape: object) -> Any:

@@ -14,6 +14,7 @@ from tailrace.protocol.messages_admin import (
     CompactionDescription,
     DescribeClusterResponse,
     ErasureResponse,
+    ExplainResponse,
     PartitionDescription,
     TopicDescription,
 )
@@ -26,6 +27,9 @@ from tailrace.protocol.shapes import (
     ConfigEntry,
     ConfigSource,
     ErasureReceipt,
+    ExplainedKind,
+    Explanation,
+    Fact,
     GroupDetail,
     GroupInfo,
     GroupLag,
@@ -239,4 +243,19 @@ def erasure_receipt(response: ErasureResponse) -> ErasureReceipt:
         requested_at=response.requested_at,
         completed_at=response.completed_at,
         replicas={one.broker_id: "done" if one.done else "pending" for one in response.replicas},
+    )
+
+
+# ── explanations ─────────────────────────────────────────────────────────────────────────────
+
+
+def explanation(response: ExplainResponse) -> Explanation:
+    """The answer as users see it."""
+    return Explanation(
+        target=response.target,
+        kind=cast(ExplainedKind, response.kind),
+        verdict=response.verdict,
+        summary=response.summary,
+        facts=[Fact(name, value) for name, value in response.facts.items()],
+        next=response.next,
     )
