@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import anyio
 
 from tailrace.client import erasing, grouping
+from tailrace.client.coordinator import find_coordinator
 from tailrace.client.offsets import list_offsets
 from tailrace.client.records import At, ConfigValue
 from tailrace.client.retry import Backoff
@@ -24,8 +25,6 @@ from tailrace.protocol.messages import (
     DeleteGroupResponse,
     DescribeGroupRequest,
     DescribeGroupResponse,
-    FindCoordinatorRequest,
-    FindCoordinatorResponse,
     ListGroupsRequest,
     ListGroupsResponse,
     Request,
@@ -299,9 +298,13 @@ class Admin:
         uncertain = astray = False
         while True:
             try:
-                broker_id = await self._coordinator(group, ends_at) if group and astray else None
+                broker_id = None
+                if group and astray:
+                    left_s = max(0.001, ends_at - client.clock.now())
+                    broker_id = await find_coordinator(client, group, timeout=left_s)
+                left_s = max(0.001, ends_at - client.clock.now())
                 response, _ = await client.cluster.leader_request(
-                    broker_id, request, timeout=max(0.001, ends_at - client.clock.now())
+                    broker_id, request, timeout=left_s
                 )
                 assert isinstance(response, expected)
                 return response
@@ -315,17 +318,6 @@ class Admin:
                     raise
                 uncertain = uncertain or error.code == "T001"
                 await anyio.sleep(pause_s)
-
-    async def _coordinator(self, group: str, ends_at: float) -> str:
-        """The id of the broker that has a group."""
-        client = self._client
-        question = FindCoordinatorRequest(group)
-        timeout = max(0.001, ends_at - client.clock.now())
-        response, _ = await client.cluster.leader_request(None, question, timeout=timeout)
-        assert isinstance(response, FindCoordinatorResponse)
-        if response.broker_id not in client.cluster.brokers:
-            await client.cluster.refresh(timeout=max(0.001, ends_at - client.clock.now()))
-        return response.broker_id
 
 
 class _Repeated(Exception):

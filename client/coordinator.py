@@ -72,17 +72,9 @@ class Coordinator:
         self._broker_id = None
 
     async def _find(self, timeout: float) -> str:
-        """Its broker id, of a broker that is known."""
-        if self._broker_id is not None:
-            return self._broker_id
-        cluster = self._client.cluster
-        question = FindCoordinatorRequest(self.group)
-        response, _ = await cluster.leader_request(None, question, timeout=timeout)
-        assert isinstance(response, FindCoordinatorResponse)
-        if response.broker_id not in cluster.brokers:
-            await cluster.refresh(timeout=timeout)
-        self._broker_id = response.broker_id
-        return response.broker_id
+        if self._broker_id is None:
+            self._broker_id = await find_coordinator(self._client, self.group, timeout=timeout)
+        return self._broker_id
 
     async def _patiently(
         self, message: Request, ask: Callable[[float], Awaitable[T]], timeout: float
@@ -108,3 +100,14 @@ class Coordinator:
                         name_of(message), address=where, waited_s=waited_s
                     ) from error
             await anyio.sleep(pause_s)
+
+
+async def find_coordinator(client: "Client", group: str, *, timeout: float) -> str:
+    """Its broker id, of a broker that is known. Raises what the request raises."""
+    ends_at = client.clock.now() + timeout
+    question = FindCoordinatorRequest(group)
+    response, _ = await client.cluster.leader_request(None, question, timeout=timeout)
+    assert isinstance(response, FindCoordinatorResponse)
+    if response.broker_id not in client.cluster.brokers:
+        await client.cluster.refresh(timeout=max(0.001, ends_at - client.clock.now()))
+    return response.broker_id

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from tailrace.client.coordinator import Coordinator
-from tailrace.client.heart_seat import Told
 from tailrace.client.heart_thread import HeartThread
+from tailrace.client.heart_told import Told
 from tailrace.client.membership import Assignment
 from tailrace.client.net import reason_of
 from tailrace.client.options import Address

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tailrace.client.heart_line import Line
-from tailrace.client.membership import Event
+from tailrace.client.heart_told import Teller, Told
 from tailrace.client.net import reason_of
 from tailrace.client.options import Address, ClientOptions
 from tailrace.client.pulse import Beat, Pulse
@@ -25,25 +25,6 @@ from tailrace.protocol.messages import (
     Response,
 )
 from tailrace.protocol.texts import shown
-
-
-@dataclass(frozen=True, slots=True)
-class Unreachable:
-    """No coordinator for the moment; the next attempt follows in ``delay_s`` seconds."""
-
-    address: Address
-    reason: str
-    attempt: int
-    delay_s: float
-    broken: bool  # the connection; else the broker answers, but not as a coordinator
-
-
-@dataclass(frozen=True, slots=True)
-class Reachable:
-    """A heartbeat was answered after a time without."""
-
-
-Told = Event | Unreachable | Reachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +49,9 @@ class Seat:
         self.pulse = pulse
         self.line: Line | None = None
         self._around = around
-        self._tell = tell
+        self._teller = Teller(pulse, tell)
         self._address = coordinator
         self._next_address = 0
-        self._troubled = False
         self._asked: dict[int, Beat | None] = {}  # by correlation id; None: where it should go
         self._give_up_at = math.inf  # when opening or finding has taken too long
         self._found: str | None = None  # the coordinator's broker id, while its address is asked
@@ -175,7 +155,7 @@ class Seat:
             except ConnectError as error:
                 if error.code != "T122":
                     raise
-                self._happened(self.pulse.fail(error, now))
+                self._teller.failed(error, now)
 
     # ── answers ──────────────────────────────────────────────────────────────────────────────
 
@@ -190,21 +170,15 @@ class Seat:
             self._located(message, now)
         else:
             assert isinstance(message, HeartbeatResponse)
-            if self._troubled:
-                self._troubled = False
-                self._tell(Reachable())
-            self._happened(self.pulse.answered(beat, message, now))
+            self._teller.answered(beat, message, now)
 
     def _refused(self, beat: Beat | None, error: TailraceError, now: float) -> None:
         if beat is not None:
-            self._happened(self.pulse.refused(beat, error, now))
+            self._teller.refused(beat, error, self._address, now)
         elif error.retriable:
-            self._give_up_at = math.inf
-            self.pulse.trouble(now, astray=True)
+            self._astray(error.message, now)
         else:
-            self._happened(self.pulse.fail(error, now))
-        if error.retriable and error.code != "T042":
-            self._unreachable(error.message, now, broken=False)
+            self._teller.failed(error, now)
 
     def _located(self, message: Response, now: float) -> None:
         """One step on the way to the coordinator: its name, then its address."""
@@ -225,23 +199,18 @@ class Seat:
                     self.close()
                     self._dial(now)
                 return
-        self.pulse.trouble(now, astray=True)
         reason = f"coordinator {shown(self._found or '')} is not listed by {self._address}"
-        self._unreachable(reason, now, broken=False)
-
-    def _happened(self, events: list[Event]) -> None:
-        for event in events:
-            self._tell(event)
+        self._astray(reason, now)
 
     # ── what goes wrong ──────────────────────────────────────────────────────────────────────
 
     def _failed(self, reason: str, now: float) -> None:
         """The connection broke, or could not be made."""
         self.close()
-        self.pulse.lost_connection(now)
-        self._unreachable(reason, now, broken=True)
+        self._teller.lost(self._address, reason, now)
 
-    def _unreachable(self, reason: str, now: float, *, broken: bool) -> None:
-        self._troubled = True
-        delay_s = max(0.0, self.pulse.retry_at() - now)
-        self._tell(Unreachable(self._address, reason, self.pulse.attempts, delay_s, broken))
+    def _astray(self, reason: str, now: float) -> None:
+        """Whoever was asked does not know the coordinator."""
+        self._give_up_at = math.inf
+        self.pulse.trouble(now, astray=True)
+        self._teller.unreachable(self._address, reason, now, broken=False)

@@ -12,8 +12,8 @@ import anyio
 
 from tailrace.client.channel import Channel, Lost, Outcome, open_channel
 from tailrace.client.coordinator import Coordinator
-from tailrace.client.heart_seat import Reachable, Told, Unreachable
-from tailrace.client.membership import Assignment, Event
+from tailrace.client.heart_told import Teller, Told
+from tailrace.client.membership import Assignment
 from tailrace.client.net import reason_of
 from tailrace.client.options import Address
 from tailrace.client.pulse import Beat, Pulse
@@ -82,11 +82,10 @@ class _Beating:
         self._client = client
         self._pulse = pulse
         self._coordinator = coordinator
-        self._tell = tell
+        self._teller = Teller(pulse, tell)
         self._now = client.clock.now
         self._woken = anyio.Event()
         self._scope = anyio.CancelScope()
-        self._troubled = False
 
     async def run(self) -> None:
         """Until the member has left, failed or was removed."""
@@ -124,7 +123,7 @@ class _Beating:
 
     def release(self, assignment: Assignment) -> None:
         """See ``heart.Heart``."""
-        self._happened(self._pulse.release(assignment))
+        self._teller.happened(self._pulse.release(assignment))
         self.wake()
 
     async def _wait_until(self, at: float) -> None:
@@ -144,14 +143,15 @@ class _Beating:
             cluster_id = self._client.cluster.cluster_id
             channel = await open_channel(runtime, address, cluster_id, limit_s)
         except OSError as error:
-            self._failed(address, reason_of(error), broken=True)
+            self._teller.lost(address, reason_of(error), self._now())
         except ConnectError as error:
-            self._failed(address, error.message, broken=True)
+            self._teller.lost(address, error.message, self._now())
         except TailraceError as error:
             if error.retriable:
-                self._failed(address, error.message, broken=False)
+                pulse.lost_connection(self._now())
+                self._teller.unreachable(address, error.message, self._now(), broken=False)
             else:
-                self._happened(pulse.fail(error, self._now()))
+                self._teller.failed(error, self._now())
         else:
             pulse.astray = False
             channel.on_lost = self._lost
@@ -163,38 +163,22 @@ class _Beating:
             try:
                 channel.post(beat.request, (), partial(self._outcome, beat))
             except ConnectError as error:  # it does not serve groups
-                self._happened(self._pulse.fail(error, self._now()))
+                self._teller.failed(error, self._now())
 
     def _check_silence(self) -> None:
         if self.channel is not None and self._now() >= self._pulse.overdue_at():
             self.channel.close("timed out")
 
     def _outcome(self, beat: Beat, outcome: Outcome, _: memoryview) -> None:
+        now = self._now()
         if isinstance(outcome, TailraceError):
-            self._happened(self._pulse.refused(beat, outcome, self._now()))
-            if self.channel is not None and outcome.retriable and outcome.code != "T042":
-                self._unreachable(self.channel.address, outcome.message, broken=False)
+            where = None if self.channel is None else self.channel.address
+            self._teller.refused(beat, outcome, where, now)
         elif isinstance(outcome, HeartbeatResponse):
-            if self._troubled:
-                self._troubled = False
-                self._tell(Reachable())
-            self._happened(self._pulse.answered(beat, outcome, self._now()))
+            self._teller.answered(beat, outcome, now)
         self.wake()
-
-    def _happened(self, events: list[Event]) -> None:
-        for event in events:
-            self._tell(event)
 
     def _lost(self, lost: Lost) -> None:
         self.channel = None
-        self._failed(lost.address, lost.reason, broken=True)
+        self._teller.lost(lost.address, lost.reason, self._now())
         self.wake()
-
-    def _failed(self, address: Address, reason: str, *, broken: bool) -> None:
-        self._pulse.lost_connection(self._now())
-        self._unreachable(address, reason, broken=broken)
-
-    def _unreachable(self, address: Address, reason: str, *, broken: bool) -> None:
-        self._troubled = True
-        delay_s = max(0.0, self._pulse.retry_at() - self._now())
-        self._tell(Unreachable(address, reason, self._pulse.attempts, delay_s, broken))

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from tailrace.client.heart_seat import Seat, Surroundings, Told
+from tailrace.client.heart_seat import Seat, Surroundings
+from tailrace.client.heart_told import Told
 from tailrace.client.loop_calls import LoopCalls
 from tailrace.client.loop_watch import LoopWatch
 from tailrace.client.membership import Assignment

@@ -63,6 +63,7 @@ class Holdings:
         self._stepping_out = False
         self._giving_back = False  # what is assigned meanwhile goes with the rest
         automatic = options.commit == "after"
+        self._commits_each = automatic and options.commit_interval == 0
         self.member = Member(
             feed.client,
             MemberOptions(
@@ -339,12 +340,12 @@ class Holdings:
         """The record in hand is done: the next one is asked for."""
         if self._leaving:
             self.look()
-        if self.options.commit_interval == 0 and self.options.commit == "after":
+        if self._commits_each:
             await self.calls.before_next()
 
     def all_processed(self) -> None:
         """``run`` has nothing in hand; the next record, and with it a commit, may be long away."""
-        if self.options.commit_interval == 0 and self.options.commit == "after":
+        if self._commits_each:
             self.member.commit_soon()
 
     async def committed(self) -> dict[TopicPartition, int | None]:

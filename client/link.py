@@ -2,7 +2,7 @@
 
 A ``Link`` is one of them: dialled when somebody asks for it, dialled again after a loss, with a
 growing pause between failures. The control link is the broker's pulse: it is restored eagerly,
-every attempt is logged (C11), and the other two wait for it, so that a broker which is gone is
+every attempt is logged, and its success (C11), and the other two wait for it, so that a broker which is gone is
 knocked at once per pause and not three times.
 """
 
@@ -15,7 +15,7 @@ import anyio
 from tailrace.client.channel import Channel, Lost, open_channel
 from tailrace.client.net import reason_of
 from tailrace.client.options import Address
-from tailrace.client.retry import LIMIT_S, Backoff, reconnecting
+from tailrace.client.retry import LIMIT_S, Backoff, reconnected, reconnecting
 from tailrace.client.runtime import Runtime
 from tailrace.protocol.errors import ConnectError, TailraceError
 
@@ -58,6 +58,8 @@ class Link:
         self._backoff = Backoff(runtime.random)
         self._not_before = 0.0
         self._opened_at = 0.0
+        self._down_since: float | None = None
+        self._attempts = 0  # since then
         self._dialling = False
         self._changed = anyio.Event()
 
@@ -85,7 +87,11 @@ class Link:
     def adopt(self, channel: Channel) -> None:
         """Use a channel that was opened elsewhere."""
         self.channel = channel
-        self._opened_at = self._runtime.clock.now()
+        self._opened_at = now = self._runtime.clock.now()
+        if self._control is None and self._down_since is not None:
+            text = reconnected(str(self.address), now - self._down_since, self._attempts)
+            _log.warning(text, extra={"event": "client.reconnected", "code": None})
+        self._down_since, self._attempts = None, 0
         channel.on_lost = self._lost
         self._notify()
         if self._control is None:
@@ -156,7 +162,10 @@ class Link:
         self.reason = reason
         delay_s = self._backoff.next()
         attempt = self._backoff.attempts
-        self._not_before = self._runtime.clock.now() + delay_s
+        now = self._runtime.clock.now()
+        self._not_before = now + delay_s
+        self._down_since = now if self._down_since is None else self._down_since
+        self._attempts += 1
         text = reconnecting(str(self.address), reason, attempt, delay_s)
         _log.warning(text, extra={"event": "client.reconnecting", "code": None})
         details = {"address": str(self.address), "attempt": attempt, "next_seconds": delay_s}

@@ -27,7 +27,7 @@ from tailrace.client.commits import (
 )
 from tailrace.client.coordinator import Coordinator
 from tailrace.client.errands import Errands
-from tailrace.client.heart_seat import Reachable, Told, Unreachable
+from tailrace.client.heart_told import Reachable, Told, Unreachable
 from tailrace.client.listener import Listener, MemberOptions
 from tailrace.client.membership import (
     Assigned,

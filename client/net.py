@@ -95,6 +95,8 @@ async def _resolve(host: str, port: int) -> Sequence[tuple[int, int, int, str, o
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)
     except socket.gaierror:
         return await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # "a..b", or a label of more than 63 characters
+        raise socket.gaierror(socket.EAI_NONAME, "no host has such a name") from error
 
 
 async def _open(family: int, kind: int, proto: int, address: object) -> socket.socket:

@@ -2,6 +2,8 @@
 
 from random import Random
 
+from tailrace.protocol.units import format_count, format_seconds
+
 FIRST_MAX_S = 0.2
 LIMIT_S = 5.0
 
@@ -31,3 +33,9 @@ class Backoff:
 def reconnecting(address: str, reason: str, attempt: int, delay_s: float) -> str:
     """The line that every attempt to reconnect logs."""
     return f"reconnecting {address} ({reason}), attempt {attempt}, next in {delay_s:.1f} s"
+
+
+def reconnected(address: str, outage_s: float, attempts: int) -> str:
+    """The line that says that it is over."""
+    tried = "1 attempt" if attempts == 1 else f"{format_count(attempts)} attempts"
+    return f"reconnected to {address} after {format_seconds(outage_s)} s, {tried}"

@@ -189,7 +189,7 @@ class Batch(AsyncBatch[K, V]):
         self.committer = batch.committer
         self._portal = portal
 
-    def commit(self) -> None:  # type: ignore[override]
+    def commit(self) -> None:  # type: ignore[override]  # sync where the base is async, on purpose
         """Commit ``next_offset``; returns when that is durable."""
         self._portal.call(super().commit)
 

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
-from tailrace.client.heart_seat import Seat, Surroundings, Told
+from tailrace.client.heart_seat import Seat, Surroundings
+from tailrace.client.heart_told import Told
 from tailrace.client.membership import Membership
 from tailrace.client.options import Address, ClientOptions
 from tailrace.client.pulse import Pulse

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tailrace.client import retry
-from tailrace.client.heart_seat import Reachable, Unreachable
+from tailrace.client.heart_told import Reachable, Unreachable
 from tailrace.client.membership import Assigned, Failed, Left, Lost
 from tailrace.protocol import texts, texts_group
 from tests.client.group_messages import answer, owned
