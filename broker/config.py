@@ -216,7 +216,14 @@ def find_file(explicit: str | None, environ: Mapping[str, str]) -> Path | None:
     """The file to read: ``-c``, else $TAILRACE_CONFIG, else the first that exists, else none."""
     if named := explicit or environ.get("TAILRACE_CONFIG"):
         return Path(named)
-    return next((path for path in map(Path, FILES) if path.exists()), None)
+    return next((path for path in map(Path, FILES) if _is_there(path)), None)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return True  # so it is named, with the reason, not passed over
 
 
 def changed_keys(old: Config, new: Config) -> Iterable[str]:

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterable
 
 from tailrace.broker.call import Call, Later
-from tailrace.broker.group_members import TOPIC_LENGTH_MAX, Who
+from tailrace.broker.group_members import Who
 from tailrace.broker.limits import (
     PARTITIONS_PER_REQUEST_MAX,
-    TOPICS_PER_REQUEST_MAX,
     check_count,
     check_each_once,
     is_id,
@@ -46,15 +45,13 @@ def find_coordinator(node: Node, call: Call, request: FindCoordinatorRequest) ->
 
 
 def heartbeat(node: Node, call: Call, request: HeartbeatRequest) -> None:
-    """Held back until there is news for the member."""
+    """Held back until there is news for the member. How many topics, and what they are called,
+    is for the group to refuse: T082 and T013 say it, a malformed frame would not."""
     check_group(request.group)
     for kind, name in (("member_id", request.member_id), ("instance_id", request.instance_id)):
         if name is not None and not is_id(name):
             raise texts_wire.malformed_frame(f"{kind} of {len(name)} characters")
-    topics = request.topics
-    if len(topics) > TOPICS_PER_REQUEST_MAX or any(len(one) > TOPIC_LENGTH_MAX for one in topics):
-        raise texts_wire.malformed_frame(f"a subscription of {len(topics)} topics, or a long name")
-    if list(topics) != sorted(set(topics)):
+    if list(request.topics) != sorted(set(request.topics)):
         raise texts_wire.malformed_frame("topics must be sorted, each named once")
     who = Who(call.hello.client_id, call.host, call.hello.software.rpartition("/")[2])
     _once_there(node, call, request.group, lambda: node.groups.heartbeat(call, request, who))

@@ -2,8 +2,8 @@
 
 A ``Link`` is one of them: dialled when somebody asks for it, dialled again after a loss, with a
 growing pause between failures. The control link is the broker's pulse: it is restored eagerly,
-every attempt is logged, and its success (C11), and the other two wait for it, so that a broker which is gone is
-knocked at once per pause and not three times.
+every attempt is logged, and the end of the outage (C11), and the other two wait for it, so that a
+broker which is gone is knocked at once per pause and not three times.
 """
 
 import copy

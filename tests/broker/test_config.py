@@ -1,5 +1,7 @@
 """Configuration: precedence, sources, every refusal with its code and place."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -222,6 +224,8 @@ def test_all_errors_are_found_at_once(tmp_path: Path) -> None:
 def test_missing_and_undecodable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"T082: .*nowhere\.toml cannot be read: No such file"):
         load(Sources(tmp_path / "nowhere.toml"))
+    with pytest.raises(ConfigError, match=r"T082: .* cannot be read: Is a directory"):
+        load(Sources(tmp_path))
     binary = tmp_path / "tailrace.toml"
     binary.write_bytes(b"a = '\xff'")
     with pytest.raises(ConfigError, match=r"T082: .* not UTF-8 at byte 5"):
@@ -304,6 +308,17 @@ def test_file_is_named_by_option_then_variable_then_found(
     assert find_file("option.toml", environ) == Path("option.toml")
     assert find_file(None, environ) == Path("env.toml")
     write(tmp_path, "")
+    assert find_file(None, {}) == Path("tailrace.toml")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_file_that_cannot_be_looked_at_is_named_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def stat(self: Path, **_: object) -> os.stat_result:
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr(Path, "stat", stat)
     assert find_file(None, {}) == Path("tailrace.toml")
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.protocol.errors import ConnectError, InvalidName
+from tailrace.protocol.errors import ConfigError, ConnectError, InvalidName
 from tailrace.protocol.messages import (
     CommitOffsetsRequest,
     CommitOffsetsResponse,
     DeleteGroupRequest,
     FetchOffsetsRequest,
     HeartbeatRequest,
+    HeartbeatResponse,
     OffsetTarget,
     OwnedPartitions,
     Request,
@@ -34,10 +35,6 @@ MALFORMED: dict[str, Callable[[Client], Request]] = {
     "a long instance id": lambda client: replace(beat(client), instance_id="x" * 256),
     "topics out of order": lambda client: replace(beat(client), topics=("b", "a")),
     "a topic twice": lambda client: replace(beat(client), topics=("a", "a")),
-    "a long topic": lambda client: replace(beat(client), topics=("a" * 250,)),
-    "too many topics": lambda client: replace(
-        beat(client), topics=tuple(f"t{number:05}" for number in range(1_001))
-    ),
     "too many commits": lambda client: CommitOffsetsRequest(
         "g", "", tuple(committing(TOPIC_ID, number, 1) for number in range(1_001))
     ),
@@ -60,6 +57,23 @@ def test_requests_beyond_their_bounds_are_malformed(tmp_path: Path) -> None:
                 async with connected(ready) as client:
                     with pytest.raises(ConnectError, match="T121"):
                         await client.ask(make(client), CommitOffsetsResponse)
+
+    run(main)
+
+
+def test_a_subscription_beyond_its_bounds_is_told_as_what_it_is(tmp_path: Path) -> None:
+    many = tuple(f"t{number:05}" for number in range(1_001))
+
+    async def main() -> None:
+        async with serving(tmp_path) as (_, ready), connected(ready) as client:
+            with pytest.raises(ConfigError, match=r"T082: consumer\(\): 1,001 topics must be at"):
+                await client.ask(replace(beat(client), topics=many), HeartbeatResponse)
+            with pytest.raises(InvalidName, match="T013: topic name 'aaaa"):
+                await client.ask(replace(beat(client), topics=("a" * 250,)), HeartbeatResponse)
+            member = Member(client, "m1")
+            await member.join()
+            with pytest.raises(ConfigError, match=r"T082: consumer\(\): 1,001 topics must be at"):
+                await client.ask(replace(member.request(), topics=many), HeartbeatResponse)
 
     run(main)
 

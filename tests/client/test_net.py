@@ -128,6 +128,16 @@ def test_nobody_listening_is_connection_refused(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example"])
+def test_a_name_no_host_can_have_does_not_resolve(run: Run, host: str) -> None:
+    async def main() -> None:
+        with pytest.raises(socket.gaierror) as caught:
+            await TcpNet().connect(host, 1, None)
+        assert reason_of(caught.value) == "does not resolve"
+
+    run(main)
+
+
 def test_a_certificate_of_another_host_is_refused(run: Run) -> None:
     async def main() -> None:
         with serving(echo, server_context("elsewhere.example")) as port:

@@ -1,6 +1,7 @@
 """A consumer outlives its broker: it waits, goes on by offset, and says so meanwhile."""
 
 import logging
+import re
 
 import anyio
 import pytest
@@ -36,6 +37,10 @@ def test_reading_goes_on_after_a_restart(
 
         run(main)
     assert "reconnecting 127.0.0.1:" in caplog.text
+    over = [r for r in caplog.records if getattr(r, "event", "") == "client.reconnected"]
+    assert 1 <= len(over) <= 2, "this client, and perhaps the one that seeded, each once"
+    told = r"reconnected to 127\.0\.0\.1:\d+ after [\d.,]+ s, (1 attempt|\d+ attempts)"
+    assert all(re.fullmatch(told, record.getMessage()) for record in over)
 
 
 def test_time_without_an_answer_is_told_in_short(
