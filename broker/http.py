@@ -1,4 +1,4 @@
-"""HTTP: the three probes and the metrics, by starlette on hypercorn's trio worker.
+"""HTTP: probes, metrics and the api, by starlette on hypercorn's trio worker.
 
 The port is bound at once, before hypercorn and starlette are imported (0.2 s, in a thread, while
 the broker opens its partitions): a probe that comes in meanwhile waits in the backlog and is
@@ -9,27 +9,20 @@ HTTP may fail, the broker may not fail with it (R40): a server that broke is log
 again, on the same socket. This is the one place that catches every Exception.
 """
 
-import hmac
 import logging
 import os
 import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from tailrace.broker.config import HttpConfig
-from tailrace.broker.health import Health
+from tailrace.broker.config import Config
 from tailrace.broker.kinds import Address
-from tailrace.broker.metrics import Metrics
 from tailrace.broker.security import read_token
 from tailrace.protocol import texts_config
-from tailrace.protocol.console import error_document
-from tailrace.protocol.texts_client import not_authorised
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
-    from starlette.requests import Request
+    from tailrace.broker.http_app import HttpView
 
 logger = logging.getLogger("tailrace.broker.http")
 
@@ -38,22 +31,11 @@ READ_TIMEOUT_S = 10  # for the rest of a request that has begun
 KEEP_ALIVE_S = 60.0
 DRAIN_S = 1.0  # for answers under way when HTTP stops
 RESTART_PAUSE_S = 1.0
-PATHS = ("/livez", "/readyz", "/startupz", "/metrics", "/metrics/detailed")
-
-
-class HttpView(Protocol):
-    """What HTTP shows of a broker."""
-
-    @property
-    def health(self) -> Health: ...
-
-    @property
-    def metrics(self) -> Metrics: ...
 
 
 async def serve_http(
-    view: HttpView,
-    config: HttpConfig,
+    view: "HttpView",
+    config: Config,
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -61,14 +43,14 @@ async def serve_http(
 
     ConfigError T082 if the address cannot be bound or the token file is of no use.
     """
-    assert config.bind is not None, "HTTP is off"
-    token = read_token(config.token_file) if config.token_file else None
-    listener = await bind(config.bind)
+    assert config.http.bind is not None, "HTTP is off"
+    token = read_token(config.http.token_file) if config.http.token_file else None
+    listener = await bind(config.http.bind)
     with listener:
         task_status.started(f"http://{Address(*listener.getsockname()[:2])}")
         while True:
             try:
-                await _serve_once(view, token, listener)
+                await _serve_once(view, config, token, listener)
             except Exception as error:
                 logger.error(
                     "HTTP server failed, starting it again: %r",
@@ -103,19 +85,23 @@ async def bind(address: Address) -> socket.socket:
     return listener
 
 
-async def _serve_once(view: HttpView, token: str | None, listener: socket.socket) -> None:
-    serve, app, settings = await trio.to_thread.run_sync(_assemble, view, token)
+async def _serve_once(
+    view: "HttpView", config: Config, token: str | None, listener: socket.socket
+) -> None:
+    serve, app, settings = await trio.to_thread.run_sync(_assemble, view, config, token)
     # hypercorn closes what it is given: a duplicate leaves ours for another round.
     settings.bind = [f"fd://{os.dup(listener.fileno())}"]
     await serve(app, settings)
 
 
-def _assemble(view: HttpView, token: str | None) -> tuple[Any, Any, Any]:
+def _assemble(view: "HttpView", config: Config, token: str | None) -> tuple[Any, Any, Any]:
     """hypercorn's serve, the application, and hypercorn's settings: all the imports of HTTP."""
     import hypercorn.trio
-    from hypercorn.config import Config
+    from hypercorn.config import Config as Settings
 
-    settings = Config()
+    from tailrace.broker.http_app import application
+
+    settings = Settings()
     settings.errorlog = logging.getLogger("tailrace.broker.http.hypercorn")
     settings.errorlog.setLevel(logging.WARNING)  # below, it tells how to quit it
     settings.accesslog = None
@@ -124,54 +110,4 @@ def _assemble(view: HttpView, token: str | None) -> tuple[Any, Any, Any]:
     settings.keep_alive_timeout = KEEP_ALIVE_S
     settings.graceful_timeout = DRAIN_S
     worker: Any = hypercorn.trio  # its own annotations are incomplete
-    return worker.serve, application(view, token), settings
-
-
-def application(view: HttpView, token: str | None) -> "Starlette":
-    """The ASGI application; with a token everything but the probes asks for it."""
-    from starlette.applications import Starlette
-    from starlette.responses import JSONResponse, PlainTextResponse, Response
-    from starlette.routing import Route
-
-    from tailrace.broker.exposition import CONTENT_TYPE, Exposition
-
-    exposition = Exposition(view.metrics)
-
-    def guarded(request: "Request", answer: Callable[[], Response]) -> Response:
-        given = request.headers.get("authorization", "")
-        if token is None or hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-            return answer()
-        error = not_authorised(request.url.netloc, reason=_reason(given))
-        return JSONResponse({"error": error_document(error)}, 401)
-
-    async def livez(request: "Request") -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def readyz(request: "Request") -> Response:
-        code, document = view.health.readiness()
-        return JSONResponse(document, code)
-
-    async def startupz(request: "Request") -> Response:
-        code, document = view.health.startup()
-        return JSONResponse(document, code)
-
-    async def metrics(request: "Request") -> Response:
-        await view.metrics.prepare()
-        detailed = request.url.path.endswith("/detailed")
-        return guarded(
-            request,
-            lambda: Response(
-                exposition.text(detailed=detailed), headers={"content-type": CONTENT_TYPE}
-            ),
-        )
-
-    async def index(request: "Request") -> Response:
-        return guarded(request, lambda: PlainTextResponse("\n".join(PATHS) + "\n"))
-
-    answers = (livez, readyz, startupz, metrics, metrics)
-    routes = [Route(path, answer) for path, answer in zip(PATHS, answers, strict=True)]
-    return Starlette(routes=[Route("/", index), *routes])
-
-
-def _reason(given: str) -> str:
-    return "wrong token" if given.startswith("Bearer ") else "no token given"
+    return worker.serve, application(view, config, token), settings

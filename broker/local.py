@@ -44,22 +44,26 @@ class LocalCaller:
         self._node.metrics.requests_in_flight.inc()
         try:
             handlers.take_up(self._node, call)
-            while self._outcome is None:
-                # What the handler goes on with is done here, in the task of whoever asked.
-                while self._work:
-                    await self._go_on(call, self._work.pop(0))
-                if self._outcome is None:
-                    await self._news.wait()
-                    self._news = trio.Event()
+            outcome = await self._finished(call)
         finally:
             if self._outcome is None and call.abandoned is not None:
                 call.abandoned()
             self._node.metrics.requests_in_flight.dec()
             self._node.memory.give(call.held_bytes)
             self._node.outbox.flush()
-        if isinstance(self._outcome, TailraceError):
-            raise self._outcome
-        return self._outcome, await self._bytes()
+        if isinstance(outcome, TailraceError):
+            raise outcome
+        return outcome, await self._bytes()
+
+    async def _finished(self, call: Call) -> Response | TailraceError:
+        """What the handler goes on with is done here, in the task of whoever asked."""
+        while True:
+            while self._work:
+                await self._go_on(call, self._work.pop(0))
+            if self._outcome is not None:
+                return self._outcome
+            await self._news.wait()
+            self._news = trio.Event()
 
     async def _go_on(self, call: Call, work: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -31,6 +31,7 @@ from tailrace.broker.assembly import assemble
 from tailrace.broker.config import Config
 from tailrace.broker.eraser import Eraser
 from tailrace.broker.flusher import ROUND_PARTITIONS_MAX
+from tailrace.broker.gateway import Gateway
 from tailrace.broker.groups import first_of
 from tailrace.broker.health import Health
 from tailrace.broker.http import serve_http
@@ -79,6 +80,7 @@ class Server:
         self.metrics = Metrics(
             version=VERSION, topics_max=config.metrics.topics_max, clock=world.clock.now
         )
+        self.gateway: Gateway | None = None  # while the broker serves
         self._state: State = "starting"
         self._scope = trio.CancelScope()
         self._stop_asked = trio.Event()
@@ -160,7 +162,7 @@ class Server:
         async with trio.open_nursery() as services:
             http = None
             if self._config.http.bind is not None:
-                http = await services.start(serve_http, self, self._config.http)
+                http = await services.start(serve_http, self, self._config)
             run = self._world.offload.run
             directory = await self._watched(lambda: run(self._open_directory))
             try:
@@ -281,6 +283,7 @@ class Server:
                         listener.accept_connections, node, one, name, connections
                     )
                 self._state = "running"
+                self.gateway = Gateway(node)
                 self.health.listening = tuple(
                     str(Address(one.host, one.port)) for one in bound.values()
                 )
@@ -342,6 +345,7 @@ class Server:
         """The stages up to ``finish``."""
         began = trio.current_time()
         self._state = "draining"
+        self.gateway = None
         self.health.draining = True
         self.health.listening = ()
         self._stage("drain", began)

@@ -10,14 +10,14 @@ import pytest
 import trio
 
 from tailrace.broker import http
-from tailrace.broker.config import HttpConfig
+from tailrace.broker.config import Config, from_mapping
+from tailrace.broker.gateway import Gateway
 from tailrace.broker.health import Health
 from tailrace.broker.http import serve_http
-from tailrace.broker.kinds import Address
+from tailrace.broker.http_app import HttpView
 from tailrace.broker.metrics import Metrics
 from tailrace.protocol.errors import ConfigError
 
-LOOPBACK = Address("127.0.0.1", 0)
 ANSWER_SECONDS_MAX = 10
 
 
@@ -27,6 +27,7 @@ class View:
     def __init__(self) -> None:
         self.health = Health()
         self.metrics = Metrics(version="0.1.0", topics_max=10, clock=trio.current_time)
+        self.gateway: Gateway | None = None
 
     def make_ready(self) -> None:
         self.health.recovered = True
@@ -39,8 +40,10 @@ class Browser:
     def __init__(self, url: str) -> None:
         self.port = int(url.rsplit(":", 1)[1])
 
-    async def get(self, path: str, **headers: str) -> tuple[int, str]:
-        lines = [f"GET {path} HTTP/1.1", "Host: anything.example", "Connection: close"]
+    async def get(
+        self, path: str, host: str = "anything.example", **headers: str
+    ) -> tuple[int, str]:
+        lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         answer = await self.raw("\r\n".join([*lines, "", ""]).encode())
         head, _, body = answer.decode().partition("\r\n\r\n")
@@ -59,6 +62,10 @@ class Browser:
                 return b"".join([chunk async for chunk in stream])
 
 
+def settings(token_file: str = "", bind: str = "127.0.0.1:0") -> Config:
+    return from_mapping({"http.bind": bind, "http.token_file": token_file})
+
+
 def run(
     use: Callable[[Browser, View], Awaitable[None]], token_file: str = "", view: View | None = None
 ) -> None:
@@ -67,8 +74,7 @@ def run(
     async def main() -> None:
         shown = view or View()
         async with trio.open_nursery() as nursery:
-            config = HttpConfig(LOOPBACK, token_file)
-            url = await nursery.start(partial(serve_http, shown, config))
+            url = await nursery.start(partial(serve_http, shown, settings(token_file)))
             await use(Browser(url), shown)
             nursery.cancel_scope.cancel()
 
@@ -123,9 +129,14 @@ def test_metrics_are_prometheus_text() -> None:
 
 def test_root_names_the_paths_and_others_are_not_found() -> None:
     async def use(browser: Browser, view: View) -> None:
-        assert await browser.get("/") == (200, "\n".join(http.PATHS) + "\n")
-        for path in ("/api/v1/topics", "/ui/", "/metrics/"):
-            assert (await browser.get(path))[0] in (404, 307)
+        code, body = await browser.get("/")
+        assert code == 200
+        paths = body.splitlines()
+        assert paths[:6] == ["/", "/livez", "/readyz", "/startupz", "/metrics", "/metrics/detailed"]
+        assert "/api/v1/topics" in paths
+        for path in ("/ui/", "/metrics/", "/api/v2/topics", "/api/v1/queues"):
+            code, body = await browser.get(path, host="127.0.0.1")
+            assert (code, json.loads(body)["error"]["code"]) == (404, "T062")
 
     run(use)
 
@@ -152,7 +163,7 @@ def test_token_guards_everything_but_the_probes(tmp_path: Path) -> None:
 
 def test_useless_token_file_stops_the_start(tmp_path: Path) -> None:
     async def main() -> None:
-        await serve_http(View(), HttpConfig(LOOPBACK, str(tmp_path / "missing")))
+        await serve_http(View(), settings(str(tmp_path / "missing")))
 
     with pytest.raises(ConfigError, match="cannot be read"):
         trio.run(main)
@@ -160,7 +171,7 @@ def test_useless_token_file_stops_the_start(tmp_path: Path) -> None:
 
 def test_taken_port_is_named() -> None:
     async def use(browser: Browser, view: View) -> None:
-        taken = HttpConfig(Address("127.0.0.1", browser.port), "")
+        taken = settings(bind=f"127.0.0.1:{browser.port}")
         with pytest.raises(ConfigError, match=r"T082: .* cannot be bound: Address already in use"):
             await serve_http(view, taken)
 
@@ -187,8 +198,8 @@ def test_server_that_broke_is_started_again_on_the_same_port(
     real = http._assemble
     broken = iter([True])
 
-    def assemble(view: http.HttpView, token: str | None) -> tuple[Any, Any, Any]:
-        serve, app, settings = real(view, token)
+    def assemble(view: HttpView, config: Config, token: str | None) -> tuple[Any, Any, Any]:
+        serve, app, settings = real(view, config, token)
 
         async def fail(*arguments: object) -> None:
             raise RuntimeError("boom")

@@ -1,0 +1,138 @@
+"""Who may ask what: the checks before any handler, and the one reader of bodies.
+
+In this order: token (401), host (421), path (404), method (405), content type (415), parameters
+(400), body (413, 400). What they decide is pure; only ``read_body`` waits.
+
+Without a token ``/api/`` answers only to a ``Host`` that is this broker: a web page somewhere can
+make a browser send requests to 127.0.0.1, but not with such a host (DNS rebinding).
+"""
+
+import hmac
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from tailrace.broker.config import Config
+from tailrace.broker.http_errors import Refused
+from tailrace.broker.limits import BODY_BYTES_PER_S, BODY_S, is_loopback
+from tailrace.protocol import texts_http
+from tailrace.protocol.texts_client import not_authorised
+
+Receive = Callable[[], Awaitable[Any]]
+BODIES_BYTES_MAX = 16 * 1024 * 1024  # of all requests at once; one alone always fits
+ANYWHERE = ("0.0.0.0", "::", "")
+
+
+class Gone(Exception):
+    """Whoever asked is not there any more: nobody needs an answer."""
+
+
+# ── token and host ───────────────────────────────────────────────────────────────────────────
+
+
+def check_token(token: str | None, given: str, *, host: str) -> None:
+    """AuthError T006 unless ``given``, the Authorization header, has the token."""
+    if token is None or hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        return
+    reason = "wrong token" if given.startswith("Bearer ") else "no token given"
+    raise not_authorised(host, reason=reason)
+
+
+def own_hosts(config: Config) -> frozenset[str]:
+    """The names under which this broker was bound or is advertised."""
+    addresses = [config.http.bind, *(one.bind for one in config.listeners)]
+    addresses += [one.advertise for one in config.listeners]
+    return frozenset(one.host.lower() for one in addresses if one and one.host not in ANYWHERE)
+
+
+def is_own_host(header: str, own: Collection[str], bound: str) -> bool:
+    """Whether a Host header means this broker. ``bound``: the address the connection came in by."""
+    name = host_name(header)
+    if name in ("localhost", bound) or name in own:
+        return bool(name)
+    return is_loopback(name)
+
+
+def host_name(header: str) -> str:
+    """A Host header without its port, in lower case."""
+    name = header.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0]
+
+
+# ── bodies ───────────────────────────────────────────────────────────────────────────────────
+
+
+def content_type_of(header: str, known: Collection[str]) -> str | None:
+    """The content type, without parameters, if it is one of ``known``."""
+    name = header.partition(";")[0].strip().lower()
+    return name if name in known else None
+
+
+@dataclass(slots=True)
+class Bodies:
+    """Bytes of bodies in hand. Invariant: ``held_bytes`` is the sum of what readers hold."""
+
+    limit_bytes: int = BODIES_BYTES_MAX
+    held_bytes: int = 0
+
+    def take(self, size_bytes: int) -> None:
+        """ConnectError T123 if that is too much at once."""
+        if self.held_bytes and self.held_bytes + size_bytes > self.limit_bytes:
+            raise texts_http.too_busy("bytes of HTTP bodies", limit=self.limit_bytes)
+        self.held_bytes += size_bytes
+
+    @contextmanager
+    def account(self) -> Generator["Account"]:
+        """What one request holds; given back at its end."""
+        account = Account(self)
+        try:
+            yield account
+        finally:
+            self.held_bytes -= account.held_bytes
+
+
+@dataclass(slots=True)
+class Account:
+    """One request's share."""
+
+    bodies: Bodies
+    held_bytes: int = 0
+
+    def take(self, size_bytes: int) -> None:
+        self.bodies.take(size_bytes)
+        self.held_bytes += size_bytes
+
+
+async def read_body(
+    receive: Receive, headers: Mapping[str, str], limit_bytes: int, account: Account
+) -> bytes:
+    """The whole body. ``Refused`` (413) if it is larger than ``limit_bytes``, T123 if there are too
+    many at once, T034 if it does not come; ``Gone`` if the peer is."""
+    declared = headers.get("content-length", "")
+    length = int(declared) if declared.isascii() and declared.isdigit() else None
+    if length is not None and length > limit_bytes:
+        raise _too_large(length, limit_bytes)
+    seconds = max(BODY_S, (limit_bytes if length is None else length) / BODY_BYTES_PER_S)
+    parts = bytearray()
+    with trio.move_on_after(seconds):
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise Gone
+            part = message.get("body", b"")
+            if len(parts) + len(part) > limit_bytes:
+                raise _too_large(length, limit_bytes)
+            account.take(len(part))
+            parts += part
+            if not message.get("more_body", False):
+                return bytes(parts)
+    raise texts_http.body_too_slow(seconds)
+
+
+def _too_large(size_bytes: int | None, limit_bytes: int) -> Refused:
+    return Refused(413, texts_http.body_too_large(size_bytes, limit_bytes=limit_bytes))
