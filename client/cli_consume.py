@@ -9,9 +9,10 @@ from typing import get_args
 
 import click
 
-from tailrace.client.cli_offsets import Position, parse_range
+from tailrace.client.cli_offsets import parse_range
 from tailrace.client.cli_run import duration_s
 from tailrace.protocol.console import Console
+from tailrace.protocol.positions import Position
 from tailrace.protocol.record_json import Decode
 
 DECODES = click.Choice(get_args(Decode))

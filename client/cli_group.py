@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tailrace.client.cli_offsets import Position, parse_position
+from tailrace.client.cli_offsets import parse_position
 from tailrace.client.cli_run import (
     confirm,
     duration_s,
@@ -18,6 +18,7 @@ from tailrace.client.cli_run import (
 )
 from tailrace.client.cli_topic import ago
 from tailrace.protocol.console import EXIT_UNHEALTHY, Console, align
+from tailrace.protocol.positions import Position
 from tailrace.protocol.units import format_count, format_duration
 
 if TYPE_CHECKING:

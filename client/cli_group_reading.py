@@ -6,12 +6,12 @@ out, not when the next one is asked for.
 
 from collections.abc import Sequence
 
-from tailrace.client.cli_offsets import Position
 from tailrace.client.cli_reading import BATCH_RECORDS, Run, finish
 from tailrace.client.cli_run import say
 from tailrace.client.client import Client
 from tailrace.client.records import At
 from tailrace.protocol.errors import GroupNotFound
+from tailrace.protocol.positions import Position
 from tailrace.protocol.shapes import TopicPartition
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import anyio
 
 from tailrace.client.cli_format import AnyRecord, Write
-from tailrace.client.cli_offsets import Position
 from tailrace.client.cli_pipes import until_stdout_closes
 from tailrace.client.cli_run import connect_by, say
 from tailrace.client.client import Client
@@ -20,6 +19,7 @@ from tailrace.client.offsets import list_offsets
 from tailrace.client.records import Batch
 from tailrace.protocol import texts
 from tailrace.protocol.console import EXIT_INTERRUPTED, Console
+from tailrace.protocol.positions import Position
 from tailrace.protocol.shapes import TopicPartition
 
 BATCH_RECORDS = 10_000

@@ -18,6 +18,8 @@ from tailrace.protocol import texts_cli
 Decode = Literal["auto", "json", "msgpack", "utf8", "base64", "hex"]
 Headers = Sequence[tuple[str, bytes | None]]
 
+ELEMENTS_MAX = 100_000  # of a value that is shown as JSON: some 64 bytes of memory for each
+
 _OUTPUT_ONLY = frozenset(("topic", "partition", "offset", "append_time", "size_bytes"))
 _INPUT = frozenset(("key", "key_encoding", "value", "value_encoding", "timestamp", "headers"))
 
@@ -92,22 +94,32 @@ def encode_bytes(data: bytes | None, decode: Decode, *, key: bool = False) -> tu
 
 def _as_json(data: bytes, *, exact: bool) -> tuple[object] | None:
     """The JSON value of these bytes; ``exact``: only objects and arrays that write back equal."""
-    if exact and data[:1] not in (b"{", b"["):
+    if (exact and data[:1] not in (b"{", b"[")) or _is_bulky(data):
         return None
     try:
         value: object = json.loads(data)
-        if exact and compact(value).encode() != data:
+        # Also where they may differ: NaN or half a surrogate pair would be no JSON on the way out.
+        if compact(value).encode() != data and exact:
             return None
     except (ValueError, RecursionError):
         return None
     return (value,)
 
 
+def _is_bulky(data: bytes) -> bool:
+    """Whether the JSON value may have so many elements that building it takes far more memory
+    than its bytes. It is shown as text then, from which the same bytes come back."""
+    if len(data) <= ELEMENTS_MAX:
+        return False
+    return data.count(b",") + data.count(b"[") + data.count(b"{") > ELEMENTS_MAX
+
+
 def _as_msgpack(data: bytes) -> tuple[object] | None:
     from tailrace.protocol.packing import PackingError, unpack  # only if asked for: start-up time
 
     try:
-        value: object = unpack(data, items_max=len(data), map_length_max=len(data))
+        most = min(len(data), ELEMENTS_MAX)
+        value: object = unpack(data, items_max=most, map_length_max=most)
         json.dumps(value, allow_nan=False)
     except (PackingError, ValueError, TypeError):
         return None

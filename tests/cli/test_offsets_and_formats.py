@@ -6,7 +6,8 @@ import click
 import pytest
 
 from tailrace.client.cli_format import compile_format
-from tailrace.client.cli_offsets import Position, parse_range
+from tailrace.client.cli_offsets import parse_range
+from tailrace.protocol.positions import Position
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

@@ -1,0 +1,80 @@
+"""Record JSON straight from the columns of a batch: what HTTP sends, by the thousand.
+
+The text is that of ``record_json.record_document``, written without building the document: 3 us
+instead of 5 for a record of text. The caller takes a few at a time, so that nobody waits for long.
+"""
+
+from collections.abc import Sequence
+from json.encoder import encode_basestring as quoted
+
+from tailrace.protocol.batch import BatchHeader, Columns
+from tailrace.protocol.record_json import Decode, compact, encode_bytes, header_document
+
+
+class RecordLines:
+    """The records of one batch, each as compact JSON in UTF-8, by their place in it."""
+
+    def __init__(
+        self, topic: str, partition: int, header: BatchHeader, columns: Columns, decode: Decode
+    ) -> None:
+        self._columns = columns
+        self._base_offset = header.base_offset
+        self._decode: Decode = decode
+        self._key_decode: Decode = "utf8" if decode == "auto" else decode
+        self._head = f'{{"topic":{quoted(topic)},"partition":{partition},"offset":'
+        self._append_time = f',"append_time":{header.append_time},"key":'
+
+    def __len__(self) -> int:
+        return len(self._columns.values)
+
+    def offset(self, index: int) -> int:
+        """Of the record at ``index``."""
+        deltas = self._columns.offsets
+        return self._base_offset + (index if deltas is None else deltas[index])
+
+    def size_bytes(self, index: int) -> int:
+        """Key, value and headers, uncompressed."""
+        columns = self._columns
+        key = None if columns.keys is None else columns.keys[index]
+        size = len(key or b"") + len(columns.values[index] or b"")
+        found = None if columns.headers is None else columns.headers[index]
+        return size + sum(len(name.encode()) + len(data or b"") for name, data in found or ())
+
+    def line(self, index: int) -> bytes:
+        """The record at ``index``."""
+        columns = self._columns
+        deltas = columns.timestamps
+        timestamp = columns.base_timestamp + (0 if deltas is None else deltas[index])
+        key = None if columns.keys is None else columns.keys[index]
+        found = None if columns.headers is None else columns.headers[index]
+        key_json, key_encoding = _written(key, self._key_decode, key=True)
+        value_json, value_encoding = _written(columns.values[index], self._decode)
+        return (
+            f'{self._head}{self.offset(index)},"timestamp":{timestamp}{self._append_time}'
+            f'{key_json},"key_encoding":"{key_encoding}","value":{value_json},'
+            f'"value_encoding":"{value_encoding}","headers":{_headers(found)},'
+            f'"size_bytes":{self.size_bytes(index)}}}'
+        ).encode()
+
+
+def _written(data: bytes | None, decode: Decode, *, key: bool = False) -> tuple[str, str]:
+    """(JSON text, name of its encoding)."""
+    if data is None:
+        return "null", "null"
+    if decode in ("auto", "utf8") and data[:1] not in (b"{", b"["):
+        try:
+            return quoted(data.decode()), "utf8"
+        except UnicodeDecodeError:
+            pass
+    value, encoding = encode_bytes(data, decode, key=key)
+    if encoding == "json" and decode == "auto":
+        return data.decode(), encoding  # its compact form equals its bytes
+    if encoding == "json" or encoding == "msgpack":
+        return compact(value), encoding
+    return quoted(str(value)), encoding
+
+
+def _headers(headers: Sequence[tuple[str, bytes | None]] | None) -> str:
+    if not headers:
+        return "[]"
+    return compact([[name, header_document(data)] for name, data in headers])
