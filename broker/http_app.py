@@ -282,11 +282,11 @@ def _query_values(scope: Scope) -> list[tuple[str, str]]:
 
 
 def _decode(body: bytes, kind: type) -> Any:
+    decode: Any = msgspec.json.decode
     try:
-        document: Any = msgspec.json.decode(body, type=kind)
+        return decode(body, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
         raise texts_http.bad_request(f"the body cannot be read: {error}") from None
-    return document
 
 
 # ── answering ────────────────────────────────────────────────────────────────────────────────

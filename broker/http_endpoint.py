@@ -143,9 +143,9 @@ LIST_PARAMETERS = (
 )
 
 
-def page(names: list[str], values: Mapping[str, Any]) -> tuple[slice, str | None]:
-    """Which part of sorted names is asked for, and what ``next`` says."""
+def page(names: list[str], values: Mapping[str, Any]) -> tuple[int, int, str | None]:
+    """Which part of sorted names is asked for, from one index to another, and ``next``."""
     after, limit = values["after"], values["limit"]
     first = 0 if after is None else sum(name <= after for name in names)
     end = first + limit
-    return slice(first, end), names[end - 1] if end < len(names) else None
+    return first, end, names[end - 1] if end < len(names) else None

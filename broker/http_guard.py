@@ -8,6 +8,7 @@ make a browser send requests to 127.0.0.1, but not with such a host (DNS rebindi
 """
 
 import hmac
+import ipaddress
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,11 +50,24 @@ def own_hosts(config: Config) -> frozenset[str]:
 
 
 def is_own_host(header: str, own: Collection[str], bound: str) -> bool:
-    """Whether a Host header means this broker. ``bound``: the address the connection came in by."""
+    """Whether a Host header means this broker. ``bound``: the address that HTTP listens on.
+
+    Bound to every address of the machine, any address will do: a name is what an attacker can bend.
+    """
     name = host_name(header)
-    if name in ("localhost", bound) or name in own:
-        return bool(name)
-    return is_loopback(name)
+    if not name:
+        return False
+    if name == "localhost" or name in own or is_loopback(name):
+        return True
+    return name == bound or (bound in ANYWHERE and _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def host_name(header: str) -> str:

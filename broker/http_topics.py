@@ -29,8 +29,8 @@ async def list_topics(context: Context) -> Reply:
     request = DescribeTopicsRequest(None, context.values["internal"])
     response = await context.gateway.ask(request, DescribeTopicsResponse)
     topics = sorted(response.topics, key=lambda topic: topic.name)
-    part, following = page([topic.name for topic in topics], context.values)
-    return Reply(TopicList([shaping.topic_info(topic) for topic in topics[part]], following))
+    first, end, following = page([topic.name for topic in topics], context.values)
+    return Reply(TopicList([shaping.topic_info(one) for one in topics[first:end]], following))
 
 
 ENDPOINTS = (

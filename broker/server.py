@@ -162,7 +162,7 @@ class Server:
         async with trio.open_nursery() as services:
             http = None
             if self._config.http.bind is not None:
-                http = await services.start(serve_http, self, self._config)
+                http = await services.start(serve_http, self, self._config, self._world.net)
             run = self._world.offload.run
             directory = await self._watched(lambda: run(self._open_directory))
             try:

@@ -49,7 +49,7 @@ class Browser:
         return await self.ask(method, path, body, **{"content-type": "application/json", **headers})
 
     async def ask(
-        self, method: str, path: str, body: bytes | None = None, **headers: str
+        self, method: str, path: str, body: bytes | None = None, /, **headers: str
     ) -> Answer:
         given = {"host": f"{self.host}:{self.port}", "connection": "close", **headers}
         if body is not None:

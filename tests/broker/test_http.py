@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,14 @@ from tailrace.broker.gateway import Gateway
 from tailrace.broker.health import Health
 from tailrace.broker.http import serve_http
 from tailrace.broker.http_app import HttpView
+from tailrace.broker.http_server import HttpServer
 from tailrace.broker.metrics import Metrics
+from tailrace.broker.system import system_world
+from tailrace.broker.world import Listener
 from tailrace.protocol.errors import ConfigError
 
 ANSWER_SECONDS_MAX = 10
+NET = system_world().net
 
 
 class View:
@@ -74,7 +77,7 @@ def run(
     async def main() -> None:
         shown = view or View()
         async with trio.open_nursery() as nursery:
-            url = await nursery.start(partial(serve_http, shown, settings(token_file)))
+            url = await nursery.start(serve_http, shown, settings(token_file), NET)
             await use(Browser(url), shown)
             nursery.cancel_scope.cancel()
 
@@ -163,7 +166,7 @@ def test_token_guards_everything_but_the_probes(tmp_path: Path) -> None:
 
 def test_useless_token_file_stops_the_start(tmp_path: Path) -> None:
     async def main() -> None:
-        await serve_http(View(), settings(str(tmp_path / "missing")))
+        await serve_http(View(), settings(str(tmp_path / "missing")), NET)
 
     with pytest.raises(ConfigError, match="cannot be read"):
         trio.run(main)
@@ -173,7 +176,7 @@ def test_taken_port_is_named() -> None:
     async def use(browser: Browser, view: View) -> None:
         taken = settings(bind=f"127.0.0.1:{browser.port}")
         with pytest.raises(ConfigError, match=r"T082: .* cannot be bound: Address already in use"):
-            await serve_http(view, taken)
+            await serve_http(view, taken, NET)
 
     run(use)
 
@@ -198,13 +201,15 @@ def test_server_that_broke_is_started_again_on_the_same_port(
     real = http._assemble
     broken = iter([True])
 
-    def assemble(view: HttpView, config: Config, token: str | None) -> tuple[Any, Any, Any]:
-        serve, app, settings = real(view, config, token)
-
-        async def fail(*arguments: object) -> None:
+    class Broken(HttpServer):
+        async def serve(self, listener: Listener) -> None:
             raise RuntimeError("boom")
 
-        return (fail if next(broken, False) else serve), app, settings
+    def assemble(view: HttpView, config: Config, token: str | None) -> HttpServer:
+        server = real(view, config, token)
+        if next(broken, False):
+            server.__class__ = Broken
+        return server
 
     monkeypatch.setattr(http, "_assemble", assemble)
     monkeypatch.setattr(http, "RESTART_PAUSE_S", 0.0)
