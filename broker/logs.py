@@ -7,7 +7,9 @@ Code logs with the standard library, naming the event and its fields:
 - after 5 lines alike within 10 s the rest is counted, and one line with ``suppressed`` follows;
 - what came from a client is escaped: no control character reaches a terminal or splits a line.
 
-Alike is: same level, event and code; without an event, the same text but for its digits.
+Alike is: same level, event and code; without an event, the same text but for its digits. Where each
+line names something else that nobody may miss, the caller gives that as ``alike``, too: it is not
+shown. What clients can make up has no place there.
 """
 
 import json
@@ -29,7 +31,7 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _DIGITS = re.compile(r"\d+")
-_Key = tuple[int, str, str]
+_Key = tuple[int, str, str, str]
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(record).items()
-        if name not in _STANDARD and name not in ("event", "code")
+        if name not in _STANDARD and name not in ("event", "code", "alike")
     }
 
 
@@ -168,8 +170,9 @@ class LogHandler(logging.Handler):
 def _alike(record: logging.LogRecord) -> _Key:
     event = getattr(record, "event", None)
     if event is not None:
-        return record.levelno, str(event), str(getattr(record, "code", None))
-    return record.levelno, record.name, _DIGITS.sub("#", str(record.msg)[:200])
+        code, alike = getattr(record, "code", None), getattr(record, "alike", "")
+        return record.levelno, str(event), str(code), str(alike)
+    return record.levelno, record.name, _DIGITS.sub("#", str(record.msg)[:200]), ""
 
 
 def configure(*, level: str, format: str, broker: str, stream: TextIO | None = None) -> LogHandler:

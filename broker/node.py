@@ -96,7 +96,10 @@ class Node:
             log.warning(
                 "%s took %.1f s (%s)",
                 *(api.name.lower(), seconds, code),
-                extra={"event": "request.slow", "code": None, "api": api.name.lower()},
+                extra={
+                    **{"event": "request.slow", "code": None if code == "ok" else code},
+                    **{"api": api.name.lower(), "elapsed_ms": round(seconds * 1000)},
+                },
             )
         counted = self._counted.get((api, code))
         if counted is None:

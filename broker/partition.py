@@ -118,6 +118,11 @@ class Partition:
     def serving(self) -> bool:
         return self.offline is None
 
+    @property
+    def waiting_batches(self) -> int:
+        """Batches whose producers wait for the high watermark."""
+        return len(self._unacked)
+
     def lead(self, leadership: Leadership) -> None:
         """Begin the epoch in which this broker leads."""
         assert leadership.leader_epoch > self.leadership.leader_epoch, "epochs only rise (S9)"
@@ -127,8 +132,16 @@ class Partition:
         log.info(
             "%s[%d]: %s leads in epoch %d from offset %d",
             *(self.topic, self.number, leadership.leader, leadership.leader_epoch, self.log.end),
-            extra={"event": "partition.leader_changed", "code": None, "topic": self.topic},
+            extra={
+                **{"event": "partition.leader_changed", "code": None, **self._name},
+                **{"leader": leadership.leader, "leader_epoch": leadership.leader_epoch},
+            },
         )
+
+    @property
+    def _name(self) -> dict[str, object]:
+        """The fields of a log line that say which it is."""
+        return {"topic": self.topic, "partition": self.number}
 
     def reconfigure(self, config: TopicConfig) -> None:
         self.config = config
@@ -189,7 +202,7 @@ class Partition:
         log.info(
             "%s[%d]: new segment, %d in all",
             *(self.topic, self.number, self.log.segment_count),
-            extra={"event": "segment.rolled", "code": None, "topic": self.topic},
+            extra={"event": "segment.rolled", "code": None, **self._name},
         )
 
     def advance(self) -> None:

@@ -1,8 +1,12 @@
 """One broker as a process: signals, the service manager, logs, the exit code.
 
     SIGTERM, SIGINT   stop gracefully; a second one, or shutdown_timeout, forces the end (exit 1)
-    SIGHUP            read the dynamic settings again, name every other one that changed
+    SIGHUP            read the dynamic settings and the certificate again, name every other key
+                      that changed
     SIGUSR1           log the task tree and what every connection is waiting for
+
+Forced means at once: what waits for the disk in a thread cannot be cancelled, so a broker that is
+still there FORCED_S after it was told to drop everything leaves without it.
 
 The broker itself is ``server.py``; here is only what makes it a good daemon. Exit codes: 0 a
 graceful stop, 1 failed to start or forced, 2 configuration, 7 storage failure.
@@ -21,17 +25,21 @@ import trio
 
 from tailrace.broker.config import Config, Sources, build, changed_keys, examine
 from tailrace.broker.groups import first_of
+from tailrace.broker.health import few
 from tailrace.broker.logs import LogHandler, configure, set_level
 from tailrace.broker.sdnotify import Notifier
 from tailrace.broker.server import Ready, Server
 from tailrace.broker.system import system_world
 from tailrace.protocol.console import EXIT_FAILED, EXIT_STORAGE, EXIT_USAGE, exit_code
-from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.errors import ConfigError, TailraceError
 
 logger = logging.getLogger("tailrace.broker.process")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 PULSE_S = 0.5  # how often the event loop is felt
+FORCED_S = 3.0  # for what is left of a broker that was told to end at once
+READY_EVERY_S = 0.05  # how often a broker that serves looks whether /readyz says so too
+SHOWN_MAX = 1_000  # tasks, and open requests, in one line of the log
 EXIT_CODES = frozenset((EXIT_FAILED, EXIT_USAGE, EXIT_STORAGE))
 MAY_PASS = (
     *(errno.EADDRINUSE, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE),
@@ -55,6 +63,7 @@ def run(config: Config, sources: Sources, announce: Callable[[Ready], None]) -> 
         raise error from error.__cause__
     finally:
         process.notifier.close()
+        handler.close()
 
 
 def failure_code(error: TailraceError) -> int:
@@ -91,6 +100,7 @@ class Process:
         self._announce = announce
         self._handler = handler
         self._server = Server(system_world(), config)
+        self._reading = trio.Lock()  # one SIGHUP after another
         self._ready = False
         self._stopping = False
         self._forced = False
@@ -110,71 +120,100 @@ class Process:
             try:
                 ready = await nursery.start(self._server.run)
             except RuntimeError:
-                if self._forced:
-                    return  # killed before it was ready, so that it never said that it is
+                if self._stopping:
+                    return  # ended before it was ready, so that it never said that it is
                 raise
             self._ready = True
-            self.notifier.ready(f"serving {ready.url}")
             self._announce(ready)
+            nursery.start_soon(self._tell_ready, ready)
+
+    async def _tell_ready(self, ready: Ready) -> None:
+        """To the service manager: when /readyz is first 200."""
+        while self._server.health.status == "fail":
+            if self._stopping:
+                return
+            await trio.sleep(READY_EVERY_S)
+        self.notifier.ready(f"serving {ready.url}")
 
     # ── signals ──────────────────────────────────────────────────────────────────────────────
 
     async def _heed(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
         async for number in signals:
             if number == signal.SIGHUP:
-                self._reload()
+                nursery.start_soon(self._reload)
             elif number == signal.SIGUSR1:
                 self._describe()
             elif self._stopping:
-                self._force(f"second signal {signal.Signals(number).name}")
+                self._force(f"second signal {signal.Signals(number).name}", nursery)
             else:
                 self._stopping = True
                 self.notifier.stopping()
-                nursery.start_soon(self._watch_stop)
+                nursery.start_soon(self._watch_stop, nursery)
                 self._server.stop()
 
-    async def _watch_stop(self) -> None:
+    async def _watch_stop(self, nursery: trio.Nursery) -> None:
         await trio.sleep(self._config.broker.shutdown_timeout_s)
-        self._force(f"shutdown_timeout {self._config.values['broker.shutdown_timeout'].text}")
+        text = self._config.values["broker.shutdown_timeout"].text
+        self._force(f"shutdown_timeout {text}", nursery)
 
-    def _force(self, why: str) -> None:
-        if not self._forced:
-            self._forced = True
-            extra = {"event": "broker.forced", "reason": why}
-            logger.error("stopping at once: %s; the rest is skipped", why, extra=extra)
-            self._server.kill()
-
-    def _reload(self) -> None:
-        """Read the configuration again, apply what may change, name what may not."""
-        config, errors = examine(self._sources)
-        for error in errors:
-            extra = {"event": "config.refused", "code": error.code}
-            logger.error("configuration not reread: %s", error, extra=extra)
-        if config is None:
+    def _force(self, why: str, nursery: trio.Nursery) -> None:
+        if self._forced:
             return
-        applied: list[str] = []
-        values = dict(self._config.values)
-        for key in changed_keys(self._config, config):
-            value = config.values.get(key)
-            if value is not None and value.setting.dynamic:
-                values[key] = value
-                applied.append(key)
+        self._forced = True
+        stage, left = self._server.stage, few(self._server.open_requests(), SHOWN_MAX)
+        extra = {"event": "broker.forced", "reason": why, "stage": stage, "requests": left}
+        logger.error("stopping at once: %s; the rest is skipped", why, extra=extra)
+        nursery.start_soon(self._leave)
+        self._server.kill()
+
+    async def _leave(self) -> None:
+        """End the process although a thread of it does not: cancelled if all of it has ended."""
+        await trio.sleep(FORCED_S)
+        extra = {"event": "broker.forced", "reason": "a thread does not end"}
+        logger.error("leaving: a thread has waited for the system for too long", extra=extra)
+        self._handler.close()
+        os._exit(EXIT_FAILED)
+
+    async def _reload(self) -> None:
+        """Read the configuration again, apply what may change, name what may not."""
+        async with self._reading:
+            config, errors = await trio.to_thread.run_sync(examine, self._sources)
+            for error in errors:
+                self._refused(error)
+            if config is not None:
+                await self._apply(config)
+
+    async def _apply(self, config: Config) -> None:
+        changed = {key: config.values.get(key) for key in changed_keys(self._config, config)}
+        taken = {k: v for k, v in changed.items() if v is not None and v.setting.dynamic}
+        for key, value in changed.items():
+            if key in taken:
                 continue
             where = "gone" if value is None else f"now {value.text!r} in {value.origin}"
-            extra = {"event": "config.needs_restart", "key": key}
+            extra = {"event": "config.needs_restart", "key": key, "alike": key}
             logger.warning("%s changed (%s) and keeps its old value", key, where, extra=extra)
-        self._config = build(values)
+        try:
+            # Also where no setting has changed: certificates are renewed under their old names.
+            await self._server.renew_certificate(build({**self._config.values, **taken}).security)
+        except ConfigError as error:
+            self._refused(error)
+            taken = {k: v for k, v in taken.items() if not k.startswith("security.")}
+        self._config = build({**self._config.values, **taken})
         set_level(self._config.log.level)
-        extra = {"event": "config.reread", "applied": ", ".join(applied)}
+        extra = {"event": "config.reread", "applied": ", ".join(taken)}
         logger.info("configuration reread", extra=extra)
+
+    def _refused(self, error: ConfigError) -> None:
+        extra = {"event": "config.refused", "code": error.code, "alike": str(error)}
+        logger.error("not applied, the old value stays: %s", error, extra=extra)
 
     def _describe(self) -> None:
         root = trio.lowlevel.current_root_task()
         assert root is not None, "not inside trio"
         extra = {
             "event": "broker.tasks",
-            "tasks": list(task_tree(root)),
-            "requests": self._server.open_requests(),
+            "tasks": few(list(task_tree(root)), SHOWN_MAX),
+            "requests": few(self._server.open_requests(), SHOWN_MAX),
         }
         logger.info("task tree and open requests", extra=extra)
 
@@ -186,6 +225,7 @@ class Process:
         metrics.tasks.read = lambda: {(): trio.lowlevel.current_statistics().tasks_living}
         interval = PULSE_S if watchdog_s is None else min(PULSE_S, watchdog_s)
         told = -float("inf")
+        self.notifier.status("starting")
         while True:
             due = trio.current_time() + interval
             await trio.sleep_until(due)
@@ -195,12 +235,13 @@ class Process:
             if watchdog_s is not None and now - told >= watchdog_s - interval / 2:
                 self.notifier.watchdog()
                 told = now
-            if not self._ready:
-                health = self._server.health
-                self.notifier.status(
-                    f"recovering: {health.partitions_done:,} of {health.partitions_total:,}"
-                    " partitions open"
-                )
+            if not self._ready and not self._stopping:
+                self.notifier.status(self._progress())
+
+    def _progress(self) -> str:
+        health = self._server.health
+        done, total = health.partitions_done, health.partitions_total
+        return f"recovering: {health.progress:.0%}, {done:,} of {total:,} partitions open"
 
 
 def task_tree(task: trio.lowlevel.Task, depth: int = 0) -> Iterator[str]:

@@ -22,6 +22,7 @@ from tailrace.broker.shelf import Shelf
 from tailrace.broker.space import Room
 from tailrace.broker.world import World
 from tailrace.protocol.errors import MetadataUnavailable
+from tailrace.protocol.units import format_size
 from tailrace.storage.ballast import Ballast
 from tailrace.storage.retention import oldest_to_drop
 
@@ -55,6 +56,7 @@ class Roomkeeper:
         self._retain = retain  # the janitor's: remove what has expired
         self.open_wanting: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint  # the topics'
         self._retained_at = -math.inf
+        self._low = False  # and it was told
         self._bell = Bell()
         self._space.wanted = self._bell.ring
 
@@ -74,6 +76,7 @@ class Roomkeeper:
             self.look()
             if self._space.pressed:
                 await self._make_room()
+            self._tell_low()
             await self._keep_ballast()
             self.tell()
             if self._shelf.wanting and not self._space.read_only:
@@ -150,6 +153,22 @@ class Roomkeeper:
                 "the ballast could not be changed, trying again: %s",
                 error,
                 extra={"event": "disk.low", "code": None},
+            )
+
+    def _tell_low(self) -> None:
+        """Warn when room is short although all was made that can be, before it runs out."""
+        space = self._space
+        if space.room_bytes >= space.high_bytes:
+            self._low = False
+        elif space.pressed and not self._low:
+            self._low = True
+            log.warning(
+                "low: %s, %s; writes are refused when another %s are taken",
+                *(*space.shortage(), format_size(max(0, space.room_bytes))),
+                extra={
+                    **{"event": "disk.low", "code": None, "free_bytes": space.free_bytes},
+                    "room_bytes": space.room_bytes,
+                },
             )
 
     def tell(self) -> None:

@@ -9,10 +9,32 @@ from tailrace.broker.config import SecurityConfig
 from tailrace.protocol import texts_config as texts
 
 
+class Certificate:
+    """What TLS listeners show, and how it is renewed while they are open.
+
+    Listeners are bound with ``context``. Each handshake then takes what was loaded last, so that
+    nobody sees half of a change; connections that are open keep what they have.
+    """
+
+    def __init__(self, security: SecurityConfig) -> None:
+        self.context = self._newest = server_context(security)
+        self.context.sni_callback = self._choose
+
+    def renew(self, security: SecurityConfig) -> None:
+        """Read the files again. ConfigError T082 if they are of no use: the old ones stay."""
+        self._newest = server_context(security)
+
+    def _choose(
+        self, handshake: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext
+    ) -> None:
+        """Called at each handshake, also of clients that name no server."""
+        handshake.context = self._newest
+
+
 def server_context(security: SecurityConfig) -> ssl.SSLContext:
     """The context of every TLS listener; ConfigError T082 if its files are of no use.
 
-    Reads the two files: call it once, before anything is bound.
+    Reads the two files.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -10,7 +10,8 @@ in new epochs, bind, serve. HTTP is there before recovery begins, to tell how fa
 
 Stop, in stages: ``drain`` (nothing new is accepted), ``handover`` (leaderships; none on a single
 node), ``finish`` (requests in hand are answered), ``flush`` (all logs synced), ``release`` (the
-``clean`` file, the lock). ``kill`` skips what is left of them.
+``clean`` file, the lock). ``kill`` skips what is left of them, and a stop before anything was
+served needs none of them.
 
 A failed sync ends the broker with T093, also at its start: whoever waits is told, the directory is
 marked suspect, nothing is tried again (R21).
@@ -28,7 +29,7 @@ import trio
 
 from tailrace.broker import listener
 from tailrace.broker.assembly import assemble
-from tailrace.broker.config import Config
+from tailrace.broker.config import Config, SecurityConfig
 from tailrace.broker.eraser import Eraser
 from tailrace.broker.flusher import ROUND_PARTITIONS_MAX
 from tailrace.broker.gateway import Gateway
@@ -42,7 +43,7 @@ from tailrace.broker.metrics import Metrics
 from tailrace.broker.node import Node, State
 from tailrace.broker.opener import tell_recovered
 from tailrace.broker.registry import Registry
-from tailrace.broker.security import server_context
+from tailrace.broker.security import Certificate
 from tailrace.broker.world import Listener, World
 from tailrace.protocol import texts_config
 from tailrace.protocol.errors import BrokerError, MetadataUnavailable, TailraceError
@@ -84,6 +85,9 @@ class Server:
         self._state: State = "starting"
         self._scope = trio.CancelScope()
         self._stop_asked = trio.Event()
+        self._stop_asked_at = 0.0  # trio's time
+        self.stage = ""  # of the stop: the one it is in
+        self._certificate: Certificate | None = None  # where a listener has TLS
         self._node: Node | None = None
         self._janitor: Janitor | None = None
         self._eraser: Eraser | None = None
@@ -117,12 +121,25 @@ class Server:
             self._state = "draining"
 
     def stop(self) -> None:
-        """Begin to stop gracefully."""
+        """Begin to stop gracefully. Before anything is served, that is to end at once."""
+        self._stop_asked_at = trio.current_time()
         self._stop_asked.set()
+        if self._state == "starting":
+            self.health.draining = True
+            self._enter("release")
+            self._scope.cancel()
 
     def kill(self) -> None:
         """End at once: nothing is flushed or handed over; the next start recovers."""
         self._scope.cancel()
+
+    async def renew_certificate(self, security: SecurityConfig) -> None:
+        """Show new connections what the files hold now.
+
+        ConfigError T082 if they are of no use; then everything stays as it was.
+        """
+        if self._certificate is not None:
+            await self._world.offload.run(self._certificate.renew, security)
 
     def clean_now(self) -> None:
         """Let the housekeeping look at once: a test has moved the clock or filled the disk."""
@@ -310,7 +327,8 @@ class Server:
         """Bind every listener; ConfigError T082 if one cannot be."""
         tls = None
         if any(one.tls for one in self._config.listeners):
-            tls = await self._world.offload.run(server_context, self._config.security)
+            self._certificate = await self._world.offload.run(Certificate, self._config.security)
+            tls = self._certificate.context
         bound: dict[str, Listener] = {}
         for one in self._config.listeners:
             try:
@@ -343,28 +361,27 @@ class Server:
 
     async def _drain(self, node: Node, bound: dict[str, Listener]) -> None:
         """The stages up to ``finish``."""
-        began = trio.current_time()
         self._state = "draining"
         self.gateway = None
         self.health.draining = True
         self.health.listening = ()
-        self._stage("drain", began)
+        self._enter("drain")
         for one in bound.values():
             one.close()
         for connection in list(node.connections):
             connection.stop_taking()
-        self._stage("handover", began)
+        self._enter("handover")
         for fetch in list(node.parked):
             fetch.finish()
         node.erasures.release()
         node.groups.release()
         node.outbox.flush()
-        self._stage("finish", began)
+        self._enter("finish")
         while node.connections:
             await node.left.wait()
 
     async def _flush(self, node: Node) -> None:
-        self._stage("flush", trio.current_time())
+        self._enter("flush")
         partitions = [one for one in node.shelf if one.serving]
         for partition in partitions:
             partition.log.settle()
@@ -372,7 +389,7 @@ class Server:
             await node.flusher.flush(partitions[first : first + ROUND_PARTITIONS_MAX])
 
     async def _release(self, node: Node, directory: DataDirectory, registry: Registry) -> None:
-        self._stage("release", trio.current_time())
+        self._enter("release")
         node.shelf.close()
         await self._watched(partial(node.time.keep_beat, self._world.offload))
         try:
@@ -392,8 +409,10 @@ class Server:
                 extra={"event": "broker.stopping", "code": error.code, "stage": "release"},
             )
 
-    def _stage(self, stage: str, began: float) -> None:
-        elapsed_ms = int((trio.current_time() - began) * 1000)
+    def _enter(self, stage: str) -> None:
+        """Say that a stage of the stop begins, and how long after the stop was asked for."""
+        self.stage = stage
+        elapsed_ms = int((trio.current_time() - self._stop_asked_at) * 1000)
         log.info(
             "stopping: %s",
             stage,
@@ -419,7 +438,7 @@ class Server:
         if self._failed:
             return
         self._failed = True
-        log.critical("%s", error, extra={"event": "storage.failed", "code": error.code})
+        log.error("%s", error, extra={"event": "storage.failed", "code": error.code})
         if self._node is not None:  # else it has not served anybody yet
             for partition in self._node.shelf:
                 partition.fail(error)

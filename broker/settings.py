@@ -352,8 +352,21 @@ _OTHERS = (
         "false",
         "true allows plaintext listeners and HTTP without a token off loopback.",
     ),
-    Setting("security.tls_cert", TEXT, "", "File with the certificate chain (PEM). Read at start."),
-    Setting("security.tls_key", TEXT, "", "File with the certificate's private key (PEM)."),
+    Setting(
+        "security.tls_cert",
+        TEXT,
+        "",
+        "File with the certificate chain (PEM). SIGHUP reads the file again, under the same name"
+        " too: new connections see the new one.",
+        dynamic=True,
+    ),
+    Setting(
+        "security.tls_key",
+        TEXT,
+        "",
+        "File with the certificate's private key (PEM).",
+        dynamic=True,
+    ),
     Setting(
         "security.tls_client_ca",
         TEXT,

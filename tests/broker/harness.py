@@ -89,7 +89,9 @@ def request_memory(server: Server) -> float:
 class Client:
     """One connection; requests may be pipelined."""
 
-    def __init__(self, stream: trio.SocketStream, name: str = "test") -> None:
+    def __init__(
+        self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], name: str = "test"
+    ) -> None:
         self.stream = stream
         self.protocol = ClientConnection(name, "tailrace/test")
         self.answers: dict[int, Answer] = {}
@@ -105,7 +107,7 @@ class Client:
         data = await self.stream.receive_some(1 << 20)
         if not data:
             raise trio.EndOfChannel
-        for answer in self.protocol.feed(data):
+        for answer in self.protocol.feed(bytes(data)):
             self.answers[answer.correlation_id] = answer
 
     async def send(self, message: Request, body: bytes = b"") -> int:

@@ -13,8 +13,8 @@ import pytest
 import trio
 
 from tailrace.protocol.errors import BrokerError
+from tests.broker.brokers import Broker
 from tests.broker.harness import Client, run
-from tests.broker.test_process import Broker
 from tests.proofs.strace import Injection, TracedBroker
 
 pytestmark = [

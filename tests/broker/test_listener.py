@@ -244,7 +244,7 @@ def test_records_go_in_and_out_over_tls(tmp_path: Path, authority: trustme.CA) -
             assert ready.url.startswith("tailraces://127.0.0.1:")
             plain = await raw(ready)
             stream = trio.SSLStream(plain, context, server_hostname="127.0.0.1")
-            client = Client(stream)  # type: ignore[arg-type]
+            client = Client(stream)
             await client.hello()
             topic_id = await client.create("orders")
             for _ in range(4):
