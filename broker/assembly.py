@@ -169,5 +169,6 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
     node.metrics.groups = node.lag.gauges
     node.metrics.prepare = lambda: node.lag.refresh(node.groups.all())
     node.metrics.erasures_pending.read = lambda: {(): node.erasures.pending_count}
+    node.metrics.clock_skew.read = lambda: {(node.broker_id,): node.time.skew_s}
     node.metrics.request_memory.read = lambda: {(): node.memory.used_bytes}
     node.health.damage = node.shelf.damage

@@ -321,7 +321,7 @@ class Cleaner:
         known.error = reason
         known.pause_s = pause_s = min(max(known.pause_s * 2, RETRY_FIRST_S), RETRY_MAX_S)
         known.retry_at = trio.current_time() + pause_s
-        self._metrics.compaction_runs.of(partition.metrics.name, "failed").inc()
+        partition.metrics.compaction_runs("failed").inc()
         log.error(
             "compaction of %s[%d] failed, trying again in %.0f s: %s",
             *(partition.topic, partition.number, pause_s, reason),
@@ -329,7 +329,7 @@ class Cleaner:
         )
 
     def _done(self, partition: Partition, tally: Tally, seconds: float) -> None:
-        self._metrics.compaction_runs.of(partition.metrics.name, "ok").inc()
+        partition.metrics.compaction_runs("ok").inc()
         log.info(
             "compacted %s[%d] in %.1f s: %s became %s, %d records and %d tombstones went",
             *(partition.topic, partition.number, seconds),

@@ -140,6 +140,12 @@ class Timekeeper:
         now_s, wall_ms = self._look()
         return self._time.age_ms(stamp_ms, now_s, wall_ms)
 
+    @property
+    def skew_s(self) -> float:
+        """By how much the wall clock is ahead of the trusted time."""
+        self._look()
+        return self._time.doubted_ms / 1000
+
     def write_beat(self) -> None:
         """Remember the time for the next start. Blocks; raises ``OSError``, BrokerError T093."""
         now_s, wall_ms = self._look()

@@ -178,6 +178,7 @@ class Connection:
 
     async def _refuse(self, error: ConnectError) -> None:
         """Say why, in the peer's own protocol where that can be, and close."""
+        self.node.metrics.connections_refused.of("protocol").inc()
         log_mismatch(self.who, error)
         found = error.details.get("found")
         if isinstance(found, str):

@@ -336,7 +336,6 @@ class Coordinator:
             hosted.group.fresh_sessions(now)
             hosted.group.reloaded(now)
             self._adapt(shard, hosted, now)
-            hosted.count_members()
         if groups:
             log.info(
                 "loaded %d groups with %d offsets from __offsets[%d] in %.3f s",

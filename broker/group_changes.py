@@ -42,7 +42,7 @@ def commit(
             return
         group.applied(writes.puts)
         if writes.puts:
-            metrics.group_commits.of(group.name).inc(len(writes.puts))
+            metrics.group(group.name).commits.inc(len(writes.puts))
         code = next((f"T{one.code:03}" for one in writes.errors.values()), "ok")
         call.answer(group.commit_response(request, writes), code=code)
 

@@ -125,10 +125,6 @@ class HostedGroup:
         for one in list(self._overdue):
             self._send_away(one, error)
 
-    def count_members(self) -> None:
-        """Let the metric say how many there are."""
-        self._metrics.group_members.of(self.group.name).set(len(self.group.members))
-
     def forget(self) -> None:
         """The group is no more. Who waits for an answer gets one."""
         self.group.written = self.group.changes
@@ -143,7 +139,7 @@ class HostedGroup:
         """All that was decided may be told."""
         for ended in self.group.take_ended():
             first, _, _ = ended.reason.partition(REASONS)  # a few series, not one per combination
-            self._metrics.group_rebalances.of(self.group.name, first).inc()
+            self._metrics.group(self.group.name).rebalances(first).inc()
             self._metrics.group_rebalance_duration.observe(ended.took_ms / 1000)
             log.info(
                 "group %s: %s; generation %d, %d members, %d ms",
@@ -158,7 +154,6 @@ class HostedGroup:
                     "took_ms": ended.took_ms,
                 },
             )
-        self.count_members()
         for one in list(self._overdue):
             self._answer(one)
         for one in list(self._held.values()):

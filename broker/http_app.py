@@ -207,9 +207,8 @@ class _Application:
         return _json(document, status)
 
     async def _metrics(self, scope: Scope) -> Response:
-        await self._view.metrics.prepare()
         detailed = scope["path"].endswith("/detailed")
-        text = self._exposition.text(detailed=detailed)
+        text = await self._exposition.scrape(detailed=detailed)
         return Response(text, headers={"content-type": CONTENT_TYPE})
 
 

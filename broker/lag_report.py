@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SIMILAR_MAX = 3
 SIMILAR_AMONG_MAX = 500  # names compared, the nearest by the alphabet: up to 0.1 ms each
 AT_ONCE = 8  # groups, before others get their turn: 25 us for a partition with lag
+PARTITIONS_AT_ONCE = 32  # the same at a scrape, however many partitions a group reads
 FRESH_S = 1.0  # two scrapes within that see the same
 
 
@@ -66,6 +67,11 @@ class LagReport:
             members=group.describe_members(trio.current_time(), self._clock.wall_ms()),
             partitions=tuple(self._partition(group, one) for one in progress),
         )
+
+    async def progress(self, group: "Group") -> list[Progress]:
+        """What is known of each partition; as ``describe_group``."""
+        await self._watcher.warm(group)
+        return self._watcher.progress(group)
 
     def _summary(self, group: "Group", progress: Sequence[Progress]) -> GroupSummary:
         drains = [one.drain_s for one in progress if one.lag_records]
@@ -110,9 +116,12 @@ class LagReport:
             return
         self._gauged_at = now
         found: list[GroupGauges] = []
-        for count, group in enumerate(list(groups), 1):
-            found.append(_gauges(group.name, self._watcher.progress(group)))
-            if count % AT_ONCE == 0:
+        partitions = 0
+        for group in list(groups):
+            found.append(_gauges(group, self._watcher.progress(group)))
+            partitions += 1 + len(found[-1].partitions)
+            if partitions >= PARTITIONS_AT_ONCE:
+                partitions = 0
                 await trio.lowlevel.checkpoint()
         self._gauges = found
 
@@ -140,10 +149,11 @@ def readers(groups: Iterable["Group"], catalog: Catalog) -> dict[bytes, tuple[st
     return {topic_id: tuple(names) for topic_id, names in found.items()}
 
 
-def _gauges(name: str, progress: Sequence[Progress]) -> GroupGauges:
+def _gauges(group: "Group", progress: Sequence[Progress]) -> GroupGauges:
     return GroupGauges(
-        name,
+        group.name,
         VERDICTS.index(worst(one.verdict for one in progress)),
+        len(group.members),
         tuple(
             LagGauges(
                 topic=one.topic,

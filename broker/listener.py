@@ -26,12 +26,14 @@ async def accept_connections(
     node: Node, listener: Listener, name: str, connections: trio.Nursery
 ) -> None:
     """Take connections, each in a task of ``connections``, until the listener is closed."""
+    node.metrics.listener(name)
     while True:
         try:
             transport = await listener.accept()
         except ConnectionAbortedError:
             return
         except OSError as error:
+            node.metrics.connections_refused.of("accept").inc()
             log.error(
                 "listener %s cannot accept, trying again: %s",
                 *(name, error),
@@ -74,8 +76,10 @@ async def _shake_hands(node: Node, transport: ServerTransport) -> bool:
             await transport.handshake()
     except ForeignProtocol as error:
         mismatch = texts_wire.other_protocol(transport.peer, found=error.found, expected="TLS")
+        node.metrics.connections_refused.of("protocol").inc()
         log_mismatch(transport.peer, mismatch)
     except (OSError, trio.TooSlowError) as error:
+        node.metrics.connections_refused.of("tls").inc()
         log.info(
             "no TLS handshake with %s: %s",
             *(transport.peer, error or f"not done in {HANDSHAKE_S:.0f} s"),
@@ -88,7 +92,7 @@ async def _shake_hands(node: Node, transport: ServerTransport) -> bool:
 
 def _refuse(node: Node, transport: ServerTransport, setting: str, limit: int) -> None:
     error = texts_wire.connection_limit(setting, limit=limit)
-    node.metrics.connections_refused.of(setting).inc()
+    node.metrics.connections_refused.of(setting.partition(" ")[0]).inc()
     log.warning(
         "%s: %s",
         *(transport.peer, error),

@@ -1,27 +1,28 @@
 """What a broker counts (interfaces: metrics), cheap where it is counted.
 
 A series is a plain object with a number in it: the data path adds to an integer it holds, with no
-lock and no look-up, as only the event loop writes. What a scrape makes of it is in
-``exposition.py``, and so is prometheus_client.
+lock and no look-up, as only the event loop writes. What there is to be counted is listed in
+``metric_table.py``; what a scrape makes of it is in ``exposition.py``.
 
-Invariants: a series of a deleted topic disappears; at most ``topics_max`` topics have series of
-their own, the others share ``__other__`` and ``metrics_truncated`` says so.
+Invariants:
+- series of a deleted topic or group disappear;
+- at most ``topics_max`` topics, and as many groups, have series of their own, and at most
+  ``PAIRS_PER_TOPIC`` times as many pairs of both; the others share ``__other__`` and
+  ``metrics_truncated`` says so.
 """
 
+import math
 import threading
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-OTHER = "__other__"
-SECONDS = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
-)
-BATCHES = tuple(float(1 << power) for power in range(11))
-Kind = Literal["counter", "gauge", "histogram"]
+from tailrace.broker.metric_places import OTHER, Places
+from tailrace.broker.metric_table import TABLE, Spec
+
 States = ("starting", "running", "read_only", "draining")
+METADATA_OPS = ("get", "list", "txn")
+PAIRS_PER_TOPIC = 10
 
 
 class Series:
@@ -64,28 +65,18 @@ class Histogram:
 class Family:
     """The series of one metric, by the values of its labels."""
 
-    def __init__(
-        self,
-        name: str,
-        kind: Kind,
-        doc: str,
-        labels: tuple[str, ...] = (),
-        bounds: tuple[float, ...] = SECONDS,
-    ) -> None:
-        self.name = name  # without prefix and without _total
-        self.kind: Kind = kind
-        self.doc = doc
-        self.labels = labels
-        self._bounds = bounds
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
         self.series: dict[tuple[str, ...], Series] = {}
         self.histograms: dict[tuple[str, ...], Histogram] = {}
         self.read: Callable[[], Mapping[tuple[str, ...], float]] | None = None
+        self.heads: dict[tuple[str, ...], str] = {}  # of the lines in the text, for exposition.py
 
     def of(self, *values: str) -> Series:
         """The series of these label values, made at its first use."""
         series = self.series.get(values)
         if series is None:
-            assert len(values) == len(self.labels), f"{self.name} has labels {self.labels}"
+            assert len(values) == len(self.spec.labels), f"{self.spec.name}: {self.spec.labels}"
             series = self.series[values] = Series()
         return series
 
@@ -93,12 +84,18 @@ class Family:
         """The histogram of these label values, made at its first use."""
         histogram = self.histograms.get(values)
         if histogram is None:
-            histogram = self.histograms[values] = Histogram(self._bounds)
+            histogram = self.histograms[values] = Histogram(self.spec.bounds)
         return histogram
+
+    def values(self) -> list[tuple[tuple[str, ...], float]]:
+        """What all series are now."""
+        if self.read is not None:
+            return list(self.read().items())
+        return [(key, series.value) for key, series in self.series.items()]
 
     def forget(self, label: str, value: str) -> None:
         """Drop every series whose label has that value."""
-        at = self.labels.index(label)
+        at = self.spec.labels.index(label)
         for key in [key for key in self.series if key[at] == value]:
             del self.series[key]
 
@@ -135,6 +132,7 @@ class GroupGauges:
 
     group: str
     verdict: int  # 0 ok, 1 warn, 2 stalled
+    members: int
     partitions: tuple[LagGauges, ...]
 
 
@@ -142,12 +140,13 @@ class TopicMetrics:
     """The counters of one topic, held by whoever counts."""
 
     __slots__ = (
-        *("_weak_acks", "bytes_in", "bytes_out", "corrupt_batches", "name", "old_timestamps"),
-        *("records_in", "retention_deleted_bytes"),
+        *("_compaction_runs", "_weak_acks", "bytes_in", "bytes_out", "corrupt_batches", "gone"),
+        *("name", "old_timestamps", "records_in", "retention_deleted_bytes"),
     )
 
     def __init__(self, name: str, metrics: "Metrics") -> None:
         self.name = name  # as labelled: perhaps __other__
+        self.gone = False  # what is counted late is seen by nobody
         self.records_in = metrics.topic_records_in.of(name)
         self.bytes_in = metrics.topic_bytes_in.of(name)
         self.bytes_out = metrics.topic_bytes_out.of(name)
@@ -155,184 +154,184 @@ class TopicMetrics:
         self.retention_deleted_bytes = metrics.retention_deleted_bytes.of(name)
         self.corrupt_batches = metrics.corrupt_batches.of(name)
         self._weak_acks = metrics.weak_acks
+        self._compaction_runs = metrics.compaction_runs
 
     def weak_acks(self, acks: int) -> Series:
         """Batches acknowledged (or not) on a weaker promise than acks=all."""
-        return self._weak_acks.of(self.name, str(acks))
+        return Series() if self.gone else self._weak_acks.of(self.name, str(acks))
+
+    def compaction_runs(self, result: str) -> Series:
+        """Partitions cleaned (``ok``) or not (``failed``)."""
+        return Series() if self.gone else self._compaction_runs.of(self.name, result)
+
+
+class GroupMetrics:
+    """The counters of one group."""
+
+    __slots__ = ("_rebalances", "commits", "gone", "name")
+
+    def __init__(self, name: str, metrics: "Metrics") -> None:
+        self.name = name  # as labelled: perhaps __other__
+        self.gone = False
+        self.commits = metrics.group_commits.of(name)
+        self._rebalances = metrics.group_rebalances
+
+    def rebalances(self, reason: str) -> Series:
+        """Those that ended, by what began them."""
+        return Series() if self.gone else self._rebalances.of(self.name, reason)
 
 
 class Metrics:
     """All families of one broker. ``clock`` gives monotonic seconds."""
 
     def __init__(self, *, version: str, topics_max: int, clock: Callable[[], float]) -> None:
-        self.families: list[Family] = []
-        self._topics_max = topics_max
-        self._topics: dict[str, TopicMetrics] = {}
-        self._other: TopicMetrics | None = None  # made when it is first needed
+        self.families = {spec.name: Family(spec) for spec in TABLE}
+        self.topics: Places[str] = Places(topics_max)
+        self.groups_named: Places[str] = Places(topics_max)
+        self.pairs: Places[tuple[str, str]] = Places(PAIRS_PER_TOPIC * topics_max)
+        self._topics: dict[str, TopicMetrics] = {}  # by label
+        self._groups: dict[str, GroupMetrics] = {}
         self.partitions: Callable[[], Iterable[PartitionGauges]] = lambda: ()
         self.groups: Callable[[], Iterable[GroupGauges]] = lambda: ()
         self.prepare: Callable[[], Awaitable[None]] = _nothing  # awaited before a scrape
         began = clock()
-        self._add_broker(version, lambda: clock() - began)
-        self._add_requests()
-        self._add_topics()
-        self._add_storage()
-        self._add_groups()
+        self._connect_broker(version, lambda: clock() - began)
+        self._connect_requests()
+        self._connect_topics()
+        self._connect_storage()
+        self._connect_groups()
+
+    # ── topics and groups ────────────────────────────────────────────────────────────────────
 
     def topic(self, name: str) -> TopicMetrics:
         """The counters of a topic; those of ``__other__`` once ``topics_max`` have their own."""
-        found = self._topics.get(name)
+        label = name if self.topics.take(name) else OTHER
+        found = self._topics.get(label)
         if found is None:
-            if len(self._topics) >= self._topics_max:
-                if self._other is None:
-                    self._other = TopicMetrics(OTHER, self)
-                return self._other
-            found = self._topics[name] = TopicMetrics(name, self)
+            found = self._topics[label] = TopicMetrics(label, self)
         return found
 
     def forget_topic(self, name: str) -> None:
         """Its series disappear; its place is free for another topic."""
-        if self._topics.pop(name, None) is not None:
-            for family in self.families:
-                if "topic" in family.labels:
-                    family.forget("topic", name)
+        self.topics.leave(name)
+        for label in _gone(name, self.topics, self._topics):
+            self._topics.pop(label).gone = True
+            self._forget("topic", label)
+
+    def group(self, name: str) -> GroupMetrics:
+        """The counters of a group; those of ``__other__`` once so many have their own."""
+        label = name if self.groups_named.take(name) else OTHER
+        found = self._groups.get(label)
+        if found is None:
+            found = self._groups[label] = GroupMetrics(label, self)
+        return found
+
+    def forget_group(self, name: str) -> None:
+        """Its series disappear; its place is free for another group."""
+        self.groups_named.leave(name)
+        for label in _gone(name, self.groups_named, self._groups):
+            self._groups.pop(label).gone = True
+            self._forget("group", label)
+
+    def _forget(self, label: str, value: str) -> None:
+        for family in self.families.values():
+            if label in family.spec.labels:
+                family.forget(label, value)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether some topics or groups are summed."""
+        return bool(self.topics.others or self.groups_named.others or self.pairs.others)
+
+    def label(self, topic: str) -> str | None:
+        """What the series of a topic are labelled with; None: there is no such topic any more."""
+        if topic in self.topics.own:
+            return topic
+        return OTHER if topic in self.topics.others else None
 
     def watch_partitions(self, read: Callable[[], Iterable[PartitionGauges]]) -> None:
         """Where a scrape finds the partitions."""
         self.partitions = read
 
-    @property
-    def truncated(self) -> bool:
-        """Whether some topics are summed."""
-        return self._other is not None
-
-    def label(self, topic: str) -> str:
-        """What the series of a topic are labelled with."""
-        return topic if topic in self._topics else OTHER
-
-    @property
-    def topics(self) -> list[str]:
-        """The topics with series of their own."""
-        return list(self._topics)
-
     # ── families ─────────────────────────────────────────────────────────────────────────────
 
-    def _add(self, name: str, kind: Kind, doc: str, *labels: str) -> Family:
-        family = Family(name, kind, doc, labels)
-        self.families.append(family)
-        return family
-
-    def _add_broker(self, version: str, uptime_s: Callable[[], float]) -> None:
+    def _connect_broker(self, version: str, uptime_s: Callable[[], float]) -> None:
         import platform
 
-        build = self._add("build_info", "gauge", "This broker's software.", "version", "python")
-        build.of(version, platform.python_version()).set(1)
-        uptime = self._add("broker_uptime_seconds", "gauge", "Since the start.")
-        uptime.read = lambda: {(): uptime_s()}
-        self._state = self._add("broker_state", "gauge", "1: the current state.", "state")
+        of = self.families
+        of["build_info"].of(version, platform.python_version()).set(1)
+        of["broker_uptime_seconds"].read = lambda: {(): uptime_s()}
+        self._state = of["broker_state"]
         self.read_state(lambda: "starting")
-        self.event_loop_lag = self._add(
-            "event_loop_lag_seconds", "histogram", "How late the event loop woke a sleeper."
-        ).histogram()
-        self.tasks = self._add("tasks", "gauge", "Tasks of the event loop.")
-        threads = self._add("threads_used", "gauge", "Threads of the process.")
-        threads.read = lambda: {(): threading.active_count()}
-        self.metadata_duration = self._add(
-            "metadata_request_duration_seconds", "histogram", "Of the metadata store.", "op"
-        )
-        self.metadata_errors = self._add("metadata_errors", "counter", "Failed requests.", "op")
+        self.event_loop_lag = of["event_loop_lag_seconds"].histogram()
+        self.tasks = of["tasks"]
+        of["threads_used"].read = lambda: {(): threading.active_count()}
+        self.clock_skew = of["clock_skew_seconds"]
+        of["metrics_truncated"].read = lambda: {(): self.truncated}
+        self.elections = of["elections_total"]
+        self.metadata_duration = of["metadata_request_duration_seconds"]
+        self.metadata_errors = of["metadata_errors_total"]
+        for op in METADATA_OPS:
+            self.metadata_errors.of(op)
+        of["metadata_lease_remaining_seconds"].of().set(math.inf)  # the lock stands for it
 
     def read_state(self, state: Callable[[], str]) -> None:
         """Where a scrape finds ``starting``, ``running``, ``read_only`` or ``draining``."""
         self._state.read = lambda: {(name,): name == state() for name in States}
 
-    def _add_requests(self) -> None:
-        self.requests = self._add("requests", "counter", "Answered requests.", "api", "code")
-        self.request_duration = self._add(
-            "request_duration_seconds", "histogram", "From the last byte in to the answer.", "api"
-        )
-        self.requests_in_flight = self._add(
-            "requests_in_flight", "gauge", "Requests taken and not yet answered."
-        ).of()
-        self.request_memory = self._add(
-            "request_memory_bytes", "gauge", "Memory of the requests in hand."
-        )
-        self.connections = self._add("connections", "gauge", "Open connections.", "listener")
-        self.connections_refused = self._add(
-            "connections_refused", "counter", "Connections turned away.", "reason"
-        )
-        self.sent_bytes = self._add("sent_bytes", "counter", "Bytes sent.", "listener")
-        self.received_bytes = self._add("received_bytes", "counter", "Bytes received.", "listener")
+    def _connect_requests(self) -> None:
+        of = self.families
+        self.requests = of["requests_total"]
+        self.request_duration = of["request_duration_seconds"]
+        self.requests_in_flight = of["requests_in_flight"].of()
+        self.request_memory = of["request_memory_bytes"]
+        self.connections = of["connections"]
+        self.connections_refused = of["connections_refused_total"]
+        self.sent_bytes = of["sent_bytes_total"]
+        self.received_bytes = of["received_bytes_total"]
 
-    def _add_topics(self) -> None:
-        self.topic_records_in = self._add(
-            "topic_records_in", "counter", "Records appended.", "topic"
-        )
-        self.topic_bytes_in = self._add("topic_bytes_in", "counter", "Bytes appended.", "topic")
-        self.topic_bytes_out = self._add("topic_bytes_out", "counter", "Bytes fetched.", "topic")
-        self.old_timestamps = self._add(
-            "old_timestamps", "counter", "Batches with an event time older than 7 days.", "topic"
-        )
-        self.weak_acks = self._add(
-            "weak_acks", "counter", "Batches produced with acks below all.", "topic", "acks"
-        )
-        self.retention_deleted_bytes = self._add(
-            "retention_deleted_bytes", "counter", "Bytes that retention removed.", "topic"
-        )
-        self.corrupt_batches = self._add(
-            "corrupt_batches", "counter", "Stored batches found damaged.", "topic"
-        )
+    def listener(self, name: str) -> None:
+        """A listener is bound: its series are there, at 0."""
+        for family in (self.connections, self.sent_bytes, self.received_bytes):
+            family.of(name)
 
-    def _add_storage(self) -> None:
-        self.append_duration = self._add(
-            "append_duration_seconds", "histogram", "Writes to the log."
-        ).histogram()
-        self.fsync_duration = self._add(
-            "fsync_duration_seconds", "histogram", "Rounds of sync."
-        ).histogram()
-        batches = Family("fsync_batches", "histogram", "Batches per sync round.", (), BATCHES)
-        self.families.append(batches)
-        self.fsync_batches = batches.histogram()
-        self.disk_free_bytes = self._add("disk_free_bytes", "gauge", "Room on the disk.").of()
-        self.disk_read_only = self._add(
-            "disk_read_only", "gauge", "1: below min_free, writes get T031."
-        ).of()
-        self.erasures_pending = self._add(
-            "erasures_pending", "gauge", "Erasures that have not come to their end."
-        )
-        self.compaction_runs = self._add(
-            "compaction_runs", "counter", "Partitions cleaned, or not.", "topic", "result"
-        )
-        self.compaction_dirty_ratio = self._add(
-            "compaction_dirty_ratio", "gauge", "Of the dirtiest partition, 0 to 1.", "topic"
-        )
-        self.recovery_truncated_bytes = self._add(
-            "recovery_truncated_bytes", "counter", "Torn tails cut at start."
-        ).of()
-        self.recovery_duration = self._add(
-            "recovery_duration_seconds", "gauge", "Of the last start."
-        ).of()
-        self.data_loss_possible = self._add(
-            "data_loss_possible", "counter", "Cuts that may have removed good data."
-        ).of()
+    def _connect_topics(self) -> None:
+        of = self.families
+        self.topic_records_in = of["topic_records_in_total"]
+        self.topic_bytes_in = of["topic_bytes_in_total"]
+        self.topic_bytes_out = of["topic_bytes_out_total"]
+        self.old_timestamps = of["old_timestamps_total"]
+        self.weak_acks = of["weak_acks_total"]
+        self.retention_deleted_bytes = of["retention_deleted_bytes_total"]
+        self.corrupt_batches = of["corrupt_batches_total"]
+        for direction in ("shrink", "expand"):
+            of["isr_changes_total"].of(direction)
 
-    def _add_groups(self) -> None:
-        self.group_members = self._add("group_members", "gauge", "Members of a group.", "group")
-        self.group_commits = self._add(
-            "group_commits", "counter", "Offsets committed, one per partition.", "group"
-        )
-        self.group_rebalances = self._add(
-            "group_rebalances", "counter", "Rebalances that ended.", "group", "reason"
-        )
-        self.group_rebalance_duration = self._add(
-            "group_rebalance_duration_seconds", "histogram", "From the cause to the end."
-        ).histogram()
+    def _connect_storage(self) -> None:
+        of = self.families
+        self.append_duration = of["append_duration_seconds"].histogram()
+        self.fsync_duration = of["fsync_duration_seconds"].histogram()
+        self.fsync_batches = of["fsync_batches"].histogram()
+        self.disk_free_bytes = of["disk_free_bytes"].of()
+        self.disk_read_only = of["disk_read_only"].of()
+        self.erasures_pending = of["erasures_pending"]
+        self.compaction_runs = of["compaction_runs_total"]
+        self.compaction_dirty_ratio = of["compaction_dirty_ratio"]
+        self.recovery_truncated_bytes = of["recovery_truncated_bytes_total"].of()
+        self.recovery_duration = of["recovery_duration_seconds"].of()
+        self.data_loss_possible = of["data_loss_possible_total"].of()
 
-    def forget_group(self, name: str) -> None:
-        """Its series disappear."""
-        for family in self.families:
-            if "group" in family.labels:
-                family.forget("group", name)
+    def _connect_groups(self) -> None:
+        of = self.families
+        self.group_commits = of["group_commits_total"]
+        self.group_rebalances = of["group_rebalances_total"]
+        self.group_rebalance_duration = of["group_rebalance_duration_seconds"].histogram()
+
+
+def _gone(name: str, places: Places[str], counted: Mapping[str, object]) -> list[str]:
+    """The labels nobody has any more, now that ``name`` left."""
+    there = {name: name in places.own, OTHER: bool(places.others)}
+    return [label for label, used in there.items() if label in counted and not used]
 
 
 async def _nothing() -> None:

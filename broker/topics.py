@@ -102,7 +102,7 @@ class Topics:
             for opening in self._openings(topic, leaderships)
         ]
         await self._shelf.open(openings, clean=clean, suspect=suspect)
-        await self._lead(openings)
+        await self._lead(openings, reason="start")
         self._shelf.report_strangers(
             {
                 (topic.topic_id, number)
@@ -201,7 +201,7 @@ class Topics:
                 if (topic.topic_id, opening.number) in self._shelf.wanting
             ]
             await self._shelf.open(openings, clean=False, suspect=True)
-            await self._lead(openings)
+            await self._lead(openings, reason="restored")
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────
 
@@ -274,7 +274,7 @@ class Topics:
             topic, leaderships = await self._registry.create(topic)
             openings = list(self._openings(topic, leaderships))
             await self._shelf.open(openings, clean=False, suspect=False)
-            await self._lead(openings)
+            await self._lead(openings, reason="created")
             broken = self._shelf.broken(topic)
             if broken is not None:  # no room for it, say: then there shall be no such topic
                 await self._remove(await self._registry.update(replace(topic, state="deleting")))
@@ -312,7 +312,7 @@ class Topics:
             leadership = leaderships[topic.topic_id, number]
             yield Opening(topic, number, config, leadership)
 
-    async def _lead(self, openings: Sequence[Opening]) -> None:
+    async def _lead(self, openings: Sequence[Opening], *, reason: str) -> None:
         """Take the lead of what could be opened, in a new epoch each."""
         opened = {
             (one.topic.topic_id, one.number): one.leadership
@@ -320,6 +320,7 @@ class Topics:
             if self._shelf.get(one.topic.topic_id, one.number) is not None
         }
         await self._shelf.lead(await self._registry.elect(opened))
+        self._metrics.elections.of(reason).inc(len(opened))
 
     async def _refresh(self) -> None:
         """After a change that failed half-way: do what the store says (R16)."""
@@ -339,7 +340,8 @@ class Topics:
             # What of them is durable is unknown: a sync may have failed for want of room (R21).
             await self._shelf.open(unopened, clean=False, suspect=True)
             await self._lead(
-                [one for one in self._openings(topic, leaderships) if not self._led(one)]
+                [one for one in self._openings(topic, leaderships) if not self._led(one)],
+                reason="restored",
             )
             self._shelf.reconfigure(topic, self.config_of(topic))
         self._stale = False
