@@ -15,6 +15,7 @@ import anyio
 
 from tailrace.client import erasing, grouping
 from tailrace.client.coordinator import find_coordinator
+from tailrace.client.metrics import instruments
 from tailrace.client.offsets import list_offsets
 from tailrace.client.records import At, ConfigValue
 from tailrace.client.retry import Backoff
@@ -95,7 +96,7 @@ class Admin:
         Raises TopicExists T012 (with ``exist_ok`` only if a value given here differs),
         InvalidName T013, ConfigError T080-T083.
         """
-        items = _items(config or {})
+        items = config_items(config or {})
         request = CreateTopicRequest(name, partitions, replicas, items, exist_ok)
         try:
             response = await self._ask(request, TopicResponse, repeated=TopicExists)
@@ -140,11 +141,8 @@ class Admin:
 
         Raises TopicNotFound T010, ConfigError T080-T083.
         """
-        changes = tuple(
-            ConfigChange(key, None if value is None else _text(key, value))
-            for key, value in config.items()
-        )
-        response = await self._ask(AlterTopicRequest(name, changes), TopicResponse)
+        request = AlterTopicRequest(name, config_changes(config))
+        response = await self._ask(request, TopicResponse)
         self._client.cluster.invalidate(name)
         return shaping.topic_detail(response.topic)
 
@@ -317,6 +315,7 @@ class Admin:
                 if lasting or client.clock.now() + pause_s >= ends_at:
                     raise
                 uncertain = uncertain or error.code == "T001"
+                instruments.retried(error.code)
                 await anyio.sleep(pause_s)
 
 

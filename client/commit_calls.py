@@ -10,6 +10,7 @@ import anyio
 
 from tailrace.client.commits import CommitPoint
 from tailrace.client.holding import Holding
+from tailrace.client.metrics import instruments
 from tailrace.client.partition_buffer import PartitionBuffer, point_after
 from tailrace.client.records import Batch
 from tailrace.client.retry import Backoff
@@ -91,6 +92,7 @@ class CommitCalls:
                 lost = isinstance(error, PartitionLost)
                 if not lost and (not error.retriable or error.code == "T005"):
                     raise
+                instruments.retried(error.code)
                 await anyio.sleep(backoff.next())
             self._feed.check()
 

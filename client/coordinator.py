@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from tailrace.client.channel import name_of
+from tailrace.client.metrics import instruments
 from tailrace.client.options import Address
 from tailrace.client.pulse import ASTRAY
 from tailrace.client.retry import Backoff
@@ -99,6 +100,7 @@ class Coordinator:
                     raise texts_client.request_timeout(
                         name_of(message), address=where, waited_s=waited_s
                     ) from error
+                instruments.retried(error.code)
             await anyio.sleep(pause_s)
 
 

@@ -16,6 +16,7 @@ from tailrace.client.consumer_options import ConsumerOptions, GroupOptions
 from tailrace.client.dead_letters import DeadLetters
 from tailrace.client.fetcher import Fetcher
 from tailrace.client.guard import Guard
+from tailrace.client.metrics import instruments
 from tailrace.client.offsets import list_offsets, partition_of
 from tailrace.client.partition_buffer import Budget, PartitionBuffer
 from tailrace.client.records import At, Record
@@ -284,6 +285,8 @@ class Feed:
             raise error
         if topic is not None:
             await self.dead_letters.send(topic, Record(stored, index), error, 1)
+        else:
+            instruments.skipped("undecodable", 1)
         _log.warning(
             "%s; %s",
             error,

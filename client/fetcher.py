@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import anyio
 
 from tailrace.client.errands import Errands
+from tailrace.client.metrics import instruments
 from tailrace.client.offsets import partition_of
 from tailrace.client.partition_buffer import Budget, PartitionBuffer
 from tailrace.client.retry import Backoff
@@ -248,6 +249,7 @@ class Fetcher:
             self.fail(error)
             return
         self.trouble = error.message
+        instruments.retried(error.code)
         live = question.live()
         for buffer in live:
             self._forget_leader(buffer)
@@ -256,6 +258,7 @@ class Fetcher:
     def refused(self, buffer: PartitionBuffer, error: TailraceError) -> None:
         """One partition of it."""
         if error.code in _LEADER_CHANGED:
+            instruments.retried(error.code)
             leader = buffer.leader or ""
             self._forget_leader(buffer)
             self._rest([buffer], leader)
@@ -265,6 +268,7 @@ class Fetcher:
         elif isinstance(error, OffsetOutOfRange):
             self._moved_or_failed(buffer, error)
         elif error.retriable:
+            instruments.retried(error.code)
             self.trouble = error.message
             self._rest([buffer], buffer.leader or "")
         else:
@@ -298,6 +302,7 @@ class Fetcher:
             format_count(lost),
             extra={"event": "consumer.out_of_range", "code": error.code},
         )
+        instruments.skipped("out_of_range", lost)
         buffer.skip_to(target)
         self._wanting[buffer] = None
 
@@ -351,6 +356,7 @@ class Fetcher:
                         self.fail(error)
                         return
                     self.trouble = error.message
+                    instruments.retried(error.code)
                 if all(buffer.leader is not None for buffer in lost):
                     break
                 self._client.cluster.invalidate(topic)

@@ -25,6 +25,7 @@ from tailrace.client.holding import Holding, Place
 from tailrace.client.losses import Losses
 from tailrace.client.member import Member, MemberOptions
 from tailrace.client.membership import Assignment
+from tailrace.client.metrics import instruments
 from tailrace.client.partition_buffer import PartitionBuffer
 from tailrace.client.patience import watch
 from tailrace.client.progress import Loss
@@ -154,6 +155,7 @@ class Holdings:
                     self.failed(error)
                     return
                 self.trouble = error.message
+                instruments.retried(error.code)
                 await anyio.sleep(backoff.next())
                 continue
             self.trouble = None

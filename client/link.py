@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import anyio
 
 from tailrace.client.channel import Channel, Lost, open_channel
+from tailrace.client.metrics import instruments
 from tailrace.client.net import reason_of
 from tailrace.client.options import Address
 from tailrace.client.retry import LIMIT_S, Backoff, reconnected, reconnecting
@@ -166,6 +167,7 @@ class Link:
         self._not_before = now + delay_s
         self._down_since = now if self._down_since is None else self._down_since
         self._attempts += 1
+        instruments.retried("reconnect")
         text = reconnecting(str(self.address), reason, attempt, delay_s)
         _log.warning(text, extra={"event": "client.reconnecting", "code": None})
         details = {"address": str(self.address), "attempt": attempt, "next_seconds": delay_s}

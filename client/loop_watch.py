@@ -21,8 +21,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
+from tailrace.client import metrics
 from tailrace.protocol import texts, texts_client
 
 KNOCK_S = 0.25  # between two knocks
@@ -33,7 +34,6 @@ LATE_S = 0.5  # this thread itself did not run for so long
 _log = logging.getLogger("tailrace.client")
 _current_frames: Callable[[], dict[int, FrameType]] = vars(sys)["_current_frames"]
 _watched: dict[int, "LoopWatch"] = {}  # by the loop's thread: who watches it
-_counter: Any = None  # of prometheus_client, if the user's process has it
 
 
 class Loop(Protocol):
@@ -139,7 +139,7 @@ class LoopWatch:
         self._aside(lambda: _log.warning("%s", notice, extra=extra))
 
     def _over(self, blocked_s: float) -> None:
-        failure = _count(blocked_s)
+        failure = metrics.instruments.blocked(blocked_s)
         text = f"the event loop runs again; it was blocked for {blocked_s:.1f} s"
         if failure is not None:
             text += f" (not counted: {texts.error_summary(failure)})"
@@ -205,28 +205,3 @@ def users_place(frame: FrameType) -> Place | None:
 def _place(frame: FrameType) -> Place:
     function = frame.f_code.co_qualname.rpartition("<locals>.")[2]
     return Place(frame.f_code.co_filename, frame.f_lineno, function)
-
-
-# ── the metric ───────────────────────────────────────────────────────────────────────────────
-
-
-def _count(blocked_s: float) -> Exception | None:
-    """Into the default registry of prometheus_client, if the user's process has imported it.
-
-    What that fails with is returned: a name that is taken, an import that is under way in another
-    thread. It is tried again the next time.
-    """
-    global _counter
-    prometheus: Any = sys.modules.get("prometheus_client")
-    if prometheus is None:
-        return None
-    try:
-        if _counter is None:
-            _counter = prometheus.Counter(
-                "tailrace_client_blocked_loop_seconds",
-                "How long handlers kept the event loop from running.",
-            )
-        _counter.inc(blocked_s)
-    except Exception as error:  # the border to the user's library: a metric ends no heartbeats
-        return error
-    return None

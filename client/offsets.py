@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from tailrace.client.metrics import instruments
 from tailrace.client.records import At
 from tailrace.client.retry import Backoff
 from tailrace.protocol import texts, texts_config
@@ -76,6 +77,7 @@ async def list_offsets(
             if error.code in _STALE:
                 for topic in {at.topic for at in left}:
                     client.cluster.invalidate(topic)
+            instruments.retried(error.code)
             await anyio.sleep(pause_s)
         left = [partition for partition in left if partition not in found]
     return found

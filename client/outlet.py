@@ -23,6 +23,7 @@ from tailrace.client.accumulator import Identity, Lane, PendingBatch
 from tailrace.client.channel import WRITTEN, Channel, Lost, Outcome, Written
 from tailrace.client.cluster import Cluster
 from tailrace.client.link import Link
+from tailrace.client.metrics import instruments
 from tailrace.client.producer_options import ProducerOptions
 from tailrace.client.retry import Backoff
 from tailrace.client.runtime import Runtime
@@ -178,6 +179,8 @@ class Outlets:
             if options.idempotent and lane.identity is None and not self._identify(lane):
                 continue
             batch = lane.take()
+            if batch.last_error is not None:
+                instruments.retried(batch.last_error.code)
             size += batch.size
             batches.append(batch)
             del outlet.busy[lane]
@@ -306,6 +309,7 @@ class Outlets:
                     if not error.retriable or self._cluster.failure is not None:
                         self._fail_unidentified(error)
                         return
+                    instruments.retried(error.code)
                     await anyio.sleep(backoff.next())
                 else:
                     assert isinstance(answer, InitProducerIdResponse)

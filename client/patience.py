@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from tailrace.client.holding import Holding
+from tailrace.client.metrics import instruments
 from tailrace.client.retry import Backoff
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.texts import partition_name
@@ -65,4 +66,5 @@ async def _step_out(
                 holdings.failed(error)
                 return False
             holdings.trouble = error.message
+            instruments.retried(error.code)
             await anyio.sleep(backoff.next())

@@ -29,6 +29,7 @@ from tailrace.client.accumulator import (
 from tailrace.client.cluster import Cluster
 from tailrace.client.delivery import fresh, settled
 from tailrace.client.guard import Guard
+from tailrace.client.metrics import instruments
 from tailrace.client.outlet import Outlets
 from tailrace.client.producer_options import ProducerOptions
 from tailrace.client.retry import Backoff
@@ -61,6 +62,7 @@ class Sender:
         self.guard = Guard("Producer")
         self.clock = runtime.clock
         self.room = Room(options.buffer_bytes)
+        instruments.buffers(self.room)
         self.routes = Routes(runtime, cluster, options, self.room, self)
         self._runtime = runtime
         self._cluster = cluster
@@ -172,6 +174,7 @@ class Sender:
         """See ``outlet.Owner``."""
         size = batch.size
         batch.finish(base_offset, append_time, error)
+        instruments.sent(self.clock.now() - batch.accepted_at)
         if error is None:
             self._last_ack = self.clock.wall_ms()
         elif batch.unheard:

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tailrace.client import loop_watch
+from tailrace.client import loop_watch, metrics
 from tailrace.client.loop_calls import LoopCalls
 from tailrace.client.loop_watch import KNOCK_S, LoopWatch, culprit
 from tests.client.world import Run
@@ -165,14 +165,16 @@ def test_one_loop_is_watched_once(stage: Stage, caplog: pytest.LogCaptureFixture
 def test_seconds_are_counted_where_the_process_counts(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prometheus = pytest.importorskip("prometheus_client")
-    registry = prometheus.CollectorRegistry()
-    counter = prometheus.Counter("blocked", "", registry=registry)
-    monkeypatch.setattr(loop_watch, "_counter", counter)
+    counted: list[float] = []
+    library = SimpleNamespace(
+        Counter=lambda name, text, labels: SimpleNamespace(inc=counted.append)
+    )
+    instruments = metrics.Instruments({"prometheus_client": library})
+    monkeypatch.setattr(metrics, "instruments", instruments)
     stage.pass_time(4, answering=False)
     stage.loop.answer()
     stage.pass_time(1, answering=True)
-    assert registry.get_sample_value("blocked_total") == pytest.approx(4.0)
+    assert counted == [pytest.approx(4.0)]
 
 
 @pytest.fixture
@@ -183,7 +185,7 @@ def prometheus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     counted = library.REGISTRY._names_to_collectors.get(COUNTER)
     if counted is not None:
         library.REGISTRY.unregister(counted)
-    monkeypatch.setattr(loop_watch, "_counter", None)
+    monkeypatch.setattr(metrics, "instruments", metrics.Instruments())
     yield library
     ours = library.REGISTRY._names_to_collectors.get(COUNTER)
     if ours is not None:
@@ -208,14 +210,14 @@ def test_name_that_is_taken_in_the_registry_is_told_and_ends_nothing(
     stage.loop.answer()
     stage.pass_time(1, answering=True)
     assert "it was blocked for 2.0 s (not counted: Duplicate" in caplog.text
-    assert loop_watch._counter is None
+    assert not metrics.instruments._made
 
 
 def test_library_that_is_half_imported_counts_from_the_next_time_on(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", ModuleType("prometheus_client"))
-    monkeypatch.setattr(loop_watch, "_counter", None)
+    monkeypatch.setattr(metrics, "instruments", metrics.Instruments())
     caplog.set_level(logging.INFO, "tailrace.client")
     stage.pass_time(2, answering=False)
     stage.loop.answer()
@@ -223,7 +225,7 @@ def test_library_that_is_half_imported_counts_from_the_next_time_on(
     assert "(not counted: AttributeError" in caplog.text
     counted: list[float] = []
     counter = SimpleNamespace(inc=counted.append)
-    complete = SimpleNamespace(Counter=lambda name, text: counter)
+    complete = SimpleNamespace(Counter=lambda name, text, labels: counter)
     monkeypatch.setitem(sys.modules, "prometheus_client", complete)
     stage.pass_time(2, answering=False)
     stage.loop.answer()
@@ -258,11 +260,11 @@ def test_nothing_is_counted_where_nobody_imported_the_library(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "prometheus_client", raising=False)
-    monkeypatch.setattr(loop_watch, "_counter", None)
+    monkeypatch.setattr(metrics, "instruments", metrics.Instruments())
     stage.pass_time(2, answering=False)
     stage.loop.answer()
     stage.pass_time(1, answering=True)
-    assert loop_watch._counter is None
+    assert not metrics.instruments._made
 
 
 def test_line_is_the_innermost_one_of_the_users_code(run: Run) -> None:
