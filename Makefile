@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test checked lint types pytest format sim proofs proofs-groups proofs-storage bench-quick \
-	vectors clean
+.PHONY: demo test checked lint types pytest format first-ten sim proofs proofs-groups proofs-storage \
+	bench-quick vectors clean
 
 demo: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.demo tests/data/apache_access.log
@@ -31,6 +31,10 @@ types: $(VENV)/.dev
 WORKERS ?= auto
 pytest: $(VENV)/.dev
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+# The first ten minutes of a newcomer, typed by a program and timed; each row has a limit.
+first-ten: $(VENV)/.dev
+	$(BIN)/python -m tests.proofs.first_ten
 
 # 300 seeds of each scenario of the simulation, and what finds the planted bugs (some minutes).
 SEEDS ?= 0-299

@@ -54,7 +54,7 @@ def dev(
 ) -> int:
     """Start a broker for development."""
     if brokers > 1:
-        raise texts_cli.later_command(f"dev --brokers {brokers}")
+        raise texts_cli.later_command(f"dev --brokers {brokers}", "See one broker: tailrace dev")
     if memory and data is not None:
         raise click.UsageError("--memory and --data exclude each other")
     console = console_of(ctx)

@@ -10,22 +10,16 @@ from pathlib import Path
 import pytest
 
 from tailrace.testing import Broker
+from tests.proofs.newcomer import from_readme
 
-README = Path(__file__).parent.parent / "README.md"
 SECONDS_MAX = 20.0
-
-
-def example() -> str:
-    (found,) = re.findall(r"^```python\n(import asyncio.*?)^```$", README.read_text(), re.M | re.S)
-    text: str = found
-    return text
 
 
 class App:
     """One process of it; its output comes line by line."""
 
     def __init__(self, broker: Broker, directory: Path) -> None:
-        (directory / "app.py").write_text(example())
+        (directory / "app.py").write_text(from_readme("import asyncio"))
         self._process = subprocess.Popen(
             [sys.executable, "-u", "app.py"],
             cwd=directory,

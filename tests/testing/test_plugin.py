@@ -77,3 +77,15 @@ def test_a_session_that_uses_no_fixture_imports_nothing(tmp_path: Path) -> None:
         check=False,
     )
     assert "1 passed" in result.stdout, result.stdout
+
+
+def test_the_broker_is_imported_as_it_is_installed(tmp_path: Path) -> None:
+    """Rewriting the assertions of all its modules would take seconds the first time."""
+    (tmp_path / "test_other.py").write_text(
+        "from importlib.machinery import SourceFileLoader\n\n"
+        "def test_loader(tailrace_broker) -> None:\n"
+        "    import tailrace.broker.node as node\n"
+        "    assert type(node.__loader__) is SourceFileLoader\n"
+    )
+    result = run_pytest(tmp_path, "-k", "loader")
+    assert "1 passed" in result.stdout, result.stdout + result.stderr
