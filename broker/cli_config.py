@@ -4,16 +4,18 @@ import difflib
 import json
 import os
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from tailrace.broker.config import Config, Sources, Value, examine, find_file, load
+from tailrace.broker.config import Config, Sources, examine, find_file, load
+from tailrace.broker.config_entries import setting_of, settings_of
 from tailrace.broker.settings import SETTINGS, Setting
 from tailrace.protocol import texts_config
 from tailrace.protocol.console import EXIT_USAGE, Console, align, error_document
 from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.shapes import to_json
 
 DOC_COLUMNS = 90
 
@@ -35,10 +37,10 @@ def load_sources(path: str | None) -> Config:
 @click.pass_context
 def config_show(ctx: click.Context, path: str | None) -> int:
     """Every setting with its value and where it comes from."""
-    values = sorted(load_sources(path).values.values(), key=lambda value: value.key)
+    settings = settings_of(load_sources(path).values)
     rows: list[tuple[str, ...]] = [("KEY", "VALUE", "SOURCE", "ORIGIN")]
-    rows += [(v.key, v.text or '""', v.source, v.origin) for v in values]
-    document = {"settings": [entry_document(value) for value in values]}
+    rows += [(one.key, one.value or '""', one.source, one.origin) for one in settings]
+    document = {"settings": to_json(settings)}
     click.echo(console_of(ctx).render(document, align(rows)))
     return 0
 
@@ -69,7 +71,7 @@ def config_explain(ctx: click.Context, key: str, path: str | None) -> int:
     ]
     if setting.per_topic:
         lines.append(f"  per topic: tailrace topic alter NAME --set {setting.name}=VALUE")
-    document = {**entry_document(value), "doc": setting.doc}
+    document = {**to_json(setting_of(value)), "doc": setting.doc}
     click.echo(console_of(ctx).render(document, "\n".join(lines)))
     return 0
 
@@ -145,11 +147,3 @@ def toml_value(setting: Setting, text: str) -> str:
     """A canonical text as TOML: numbers and booleans bare, all else quoted."""
     bare = text in ("true", "false") or text.isdigit()
     return text if setting.kind.toml and bare else json.dumps(text)
-
-
-def entry_document(value: Value) -> Mapping[str, object]:
-    """ConfigEntry, with the place it was written."""
-    return {
-        **{"key": value.key, "value": value.text, "default": value.default},
-        **{"source": value.source, "dynamic": value.setting.dynamic, "origin": value.origin},
-    }

@@ -1,17 +1,38 @@
 """Any broker answers for the whole cluster: a request goes to whoever it concerns.
 
 Used by the broker's own rooms that answer users (HTTP). What concerns this broker goes to its own
-handlers (``local.py``), as if a client had asked.
+handlers (``local.py``), as if a client had asked; what concerns another one goes to it over one
+connection (``peer.py``). Who that is, this broker's own metadata say. Where they turn out to be old
+(a leader or coordinator has moved, or is not ready), or nobody is there, it is tried again until
+``TIMEOUT_S`` have passed.
 """
 
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
+
+import trio
 
 from tailrace.broker.local import LocalCaller
 from tailrace.broker.node import Node
-from tailrace.protocol.errors import from_wire
+from tailrace.broker.peer import Lost, Peers
+from tailrace.protocol import texts, texts_client
+from tailrace.protocol.errors import INTERNAL, RequestTimeout, TailraceError, from_wire
 from tailrace.protocol.messages import (
+    OFFSET_EARLIEST,
+    READ_COMMITTED,
+    BrokerAddress,
+    DescribeGroupRequest,
+    ExplainRequest,
+    FetchRequest,
+    FindCoordinatorRequest,
+    FindCoordinatorResponse,
+    ListGroupsRequest,
+    ListOffsetsRequest,
+    ListOffsetsResponse,
     MetadataRequest,
     MetadataResponse,
+    OffsetQuery,
     Request,
     Response,
     TopicMetadata,
@@ -19,40 +40,177 @@ from tailrace.protocol.messages import (
 
 R = TypeVar("R", bound=Response)
 
+TIMEOUT_S = 10.0
+RETRY_S = 0.1
+ANEW = INTERNAL | {"T001"}  # another attempt may go well, and nothing was done in this one
+READS = (  # asked twice they do no harm: another attempt follows where an answer got lost
+    *(DescribeGroupRequest, ExplainRequest, FetchRequest),
+    *(ListGroupsRequest, ListOffsetsRequest),
+)
+
 
 class Gateway:
-    """Every method raises the TailraceError that a client would get. Cancelled: a change may still
-    take effect."""
+    """Every method raises the TailraceError that a client would get, RequestTimeout T034 where
+    nobody answers in time. Cancelled: a change may still take effect."""
 
-    def __init__(self, node: Node, who: str = "http") -> None:
+    def __init__(self, node: Node, peers: Peers, who: str = "http") -> None:
         self.node = node
+        self.stopping = trio.Event()  # set when the broker stops: wait for nothing any more
+        self._peers = peers
         self._who = who
+        self._random = node.world.rng("gateway")
+
+    def new_uuid(self) -> uuid.UUID:
+        """For what is named by whoever asks for it."""
+        return uuid.UUID(int=self._random.getrandbits(128), version=4)
 
     async def ask(self, request: Request, expected: type[R]) -> R:
         """What this broker itself says."""
-        response, _ = await self._ask_here(request, bytearray())
-        assert isinstance(response, expected)
+
+        async def find() -> None:
+            return None
+
+        response, _ = await self._insist(type(request).__name__, find, request, b"", expected)
         return response
 
     async def ask_leader(
         self, topic: str, partition: int, request: Request, expected: type[R], body: bytes = b""
     ) -> tuple[R, bytes]:
-        """What the leader of a partition says, and the bytes behind it."""
-        response, data = await self._ask_here(request, bytearray(body))
-        assert isinstance(response, expected)
-        return response, data
+        """What the leader of a partition says, and the bytes behind it. T010, T011, T033."""
+
+        async def find() -> BrokerAddress | None:
+            found = await self.metadata(topic)
+            return self._address(found, leader_of(found.topics[0], partition))
+
+        what = texts.partition_name(topic, partition)
+        return await self._insist(what, find, request, body, expected)
 
     async def ask_group(self, group: str, request: Request, expected: type[R]) -> R:
-        """What the coordinator of a group says."""
-        return await self.ask(request, expected)
+        """What the coordinator of a group says. T013."""
+
+        async def find() -> BrokerAddress | None:
+            found = await self.coordinator(group)
+            if found == self.node.broker_id:
+                return None
+            return self._address(await self.metadata(), found)
+
+        response, _ = await self._insist(f"group '{group}'", find, request, b"", expected)
+        return response
+
+    async def ask_everybody(self, request: Request, expected: type[R]) -> list[R]:
+        """What each broker of the cluster says."""
+        found: list[R] = []
+        for broker in (await self.metadata()).brokers:
+
+            async def find(broker: BrokerAddress = broker) -> BrokerAddress | None:
+                return None if broker.broker_id == self.node.broker_id else broker
+
+            response, _ = await self._insist(
+                f"broker {broker.broker_id}", find, request, b"", expected
+            )
+            found.append(response)
+        return found
+
+    # ── what is where ────────────────────────────────────────────────────────────────────────
+
+    async def metadata(self, *topics: str, auto_create: bool = False) -> MetadataResponse:
+        """As this broker knows it; a topic that is not there stands in it with its error."""
+        response, _ = await self._ask_here(MetadataRequest(topics, auto_create), b"")
+        assert isinstance(response, MetadataResponse)
+        return response
+
+    async def coordinator(self, group: str) -> str:
+        """The broker that has a group. T013."""
+        response, _ = await self._ask_here(FindCoordinatorRequest(group), b"")
+        assert isinstance(response, FindCoordinatorResponse)
+        return response.broker_id
 
     async def topic(self, name: str, *, auto_create: bool = False) -> TopicMetadata:
         """Where a topic's partitions are. T010 if there is none."""
-        response = await self.ask(MetadataRequest((name,), auto_create), MetadataResponse)
-        found = response.topics[0]
+        found = (await self.metadata(name, auto_create=auto_create)).topics[0]
         if found.error is not None:
             raise from_wire(found.error)
         return found
 
-    async def _ask_here(self, request: Request, body: bytearray) -> tuple[Response, bytes]:
-        return await LocalCaller(self.node, self._who).ask(request, body)
+    async def log_starts(self, partitions: Sequence[tuple[TopicMetadata, int]]) -> list[int]:
+        """Where logs begin, in the order asked. T010, T011, T033."""
+        found: list[int] = []
+        for topic, partition in partitions:
+            query = OffsetQuery(topic.topic_id, partition, OFFSET_EARLIEST)
+            request = ListOffsetsRequest(READ_COMMITTED, (query,))
+            response, _ = await self.ask_leader(topic.name, partition, request, ListOffsetsResponse)
+            result = response.results[0]
+            if result.error is not None:
+                raise from_wire(result.error)
+            found.append(result.offset)
+        return found
+
+    def _address(self, metadata: MetadataResponse, broker_id: str) -> BrokerAddress | None:
+        """Where a broker is; None for this one. T033 if metadata do not know it."""
+        if broker_id == self.node.broker_id:
+            return None
+        for broker in metadata.brokers:
+            if broker.broker_id == broker_id:
+                return broker
+        raise texts_client.no_broker([(broker_id, "not in the cluster's metadata")], elapsed_s=0.0)
+
+    # ── asking ───────────────────────────────────────────────────────────────────────────────
+
+    async def _insist(
+        self,
+        what: str,
+        find: Callable[[], Awaitable[BrokerAddress | None]],
+        request: Request,
+        body: bytes,
+        expected: type[R],
+    ) -> tuple[R, bytes]:
+        """The answer of whom ``find`` finds, None being this broker itself."""
+        began = trio.current_time()
+        while True:
+            try:
+                peer = await find()
+                response, data = await self._ask_once(what, peer, request, body)
+                assert isinstance(response, expected)
+                return response, data
+            except TailraceError as error:
+                waited_s = trio.current_time() - began
+                lost = isinstance(error, RequestTimeout) and isinstance(error.__cause__, Lost)
+                if not (error.code in ANEW or (lost and isinstance(request, READS))):
+                    raise
+                if waited_s >= TIMEOUT_S:
+                    raise _no_answer(what, str(error.message), waited_s) from error
+            await trio.sleep(RETRY_S)
+
+    async def _ask_once(
+        self, what: str, peer: BrokerAddress | None, request: Request, body: bytes
+    ) -> tuple[Response, bytes]:
+        if peer is None:
+            return await self._ask_here(request, body)
+        wait_s = request.wait_ms / 1000 if isinstance(request, FetchRequest) else 0.0
+        began = trio.current_time()
+        with trio.move_on_after(TIMEOUT_S + wait_s):
+            try:
+                return await self._peers.ask(peer, request, body)
+            except Lost as lost:
+                waited_s = trio.current_time() - began
+                raise _no_answer(what, f"broker {peer.broker_id}", waited_s) from lost
+        raise _no_answer(what, f"broker {peer.broker_id}", trio.current_time() - began)
+
+    async def _ask_here(self, request: Request, body: bytes) -> tuple[Response, bytes]:
+        return await LocalCaller(self.node, self._who).ask(request, bytearray(body))
+
+
+def leader_of(topic: TopicMetadata, partition: int) -> str:
+    """The broker that leads a partition. T010, T011, T033."""
+    if topic.error is not None:
+        raise from_wire(topic.error)
+    for one in topic.partitions:
+        if one.partition == partition:
+            if one.leader is None:
+                raise texts.partition_offline(topic.name, partition, reason="it has no leader")
+            return one.leader
+    raise texts.partition_not_found(topic.name, partition, partitions=len(topic.partitions))
+
+
+def _no_answer(what: str, whom: str, waited_s: float) -> RequestTimeout:
+    return texts_client.request_timeout(what, address=whom, waited_s=waited_s)

@@ -47,7 +47,7 @@ async def serve_http(
         task_status.started(f"http://{Address(listener.host, listener.port)}")
         while True:
             try:
-                server = await trio.to_thread.run_sync(_assemble, view, config, token)
+                server = await trio.to_thread.run_sync(assemble, view, config, token)
                 await server.serve(listener)
             except Exception as error:
                 logger.error(
@@ -74,7 +74,7 @@ async def bind(net: ServerNet, address: Address) -> Listener:
         ) from error
 
 
-def _assemble(view: "HttpView", config: Config, token: str | None) -> "HttpServer":
+def assemble(view: "HttpView", config: Config, token: str | None) -> "HttpServer":
     """What serves the application: all the imports of HTTP."""
     from hypercorn.config import Config as Settings
 

@@ -9,7 +9,9 @@ Nothing here knows starlette; nothing here is imported unless HTTP is on.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta
 
 from tailrace.broker.config import Config
 from tailrace.broker.gateway import Gateway
@@ -24,6 +26,11 @@ JSON_BYTES_MAX = 65_536  # of a document: as much as an administrative request o
 NUMBER_MAX = (1 << 63) - 1
 PARTITION_MAX = (1 << 31) - 1
 LIST_LIMIT_MAX = 1_000
+
+# In the bodies of requests, which are msgspec Structs.
+Number = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]  # an offset
+Count = Annotated[int, Meta(ge=-(1 << 31), le=PARTITION_MAX)]  # judged by the broker
+Setting = str | bool | Annotated[int, Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)] | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,7 @@ class Endpoint:
     parameters: tuple[Parameter, ...] = ()
     body: Body | None = None
     errors: tuple[str, ...] = ()  # codes beyond those that any request may get
+    statuses: tuple[int, ...] = ()  # beyond those of the errors
     answer_type: str = JSON
 
     def read(self, path: Mapping[str, str], query: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -145,7 +153,8 @@ LIST_PARAMETERS = (
 
 def page(names: list[str], values: Mapping[str, Any]) -> tuple[int, int, str | None]:
     """Which part of sorted names is asked for, from one index to another, and ``next``."""
-    after, limit = values["after"], values["limit"]
+    after: str | None = values["after"]
+    limit: int = values["limit"]
     first = 0 if after is None else sum(name <= after for name in names)
     end = first + limit
     return first, end, names[end - 1] if end < len(names) else None

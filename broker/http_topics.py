@@ -1,20 +1,39 @@
-"""Topics over HTTP."""
+"""Topics and their partitions over HTTP."""
 
 from dataclasses import dataclass
 
+from msgspec import Struct, field
+
 from tailrace.broker.http_endpoint import (
     LIST_PARAMETERS,
+    PARTITION_MAX,
+    Body,
     Context,
+    Count,
     Endpoint,
     Parameter,
     Reply,
+    Setting,
     page,
 )
-from tailrace.protocol import shaping
-from tailrace.protocol.messages import DescribeTopicsRequest, DescribeTopicsResponse
-from tailrace.protocol.shapes import TopicInfo
+from tailrace.protocol import shaping, texts
+from tailrace.protocol.config_items import config_changes, config_items
+from tailrace.protocol.messages import (
+    AlterTopicRequest,
+    CreateTopicRequest,
+    DeleteTopicRequest,
+    DeleteTopicResponse,
+    DescribeTopicsRequest,
+    DescribeTopicsResponse,
+    TopicResponse,
+)
+from tailrace.protocol.shapes import PartitionInfo, TopicDetail, TopicInfo
 
 TOPICS = "/api/v1/topics"
+TOPIC = f"{TOPICS}/{{topic}}"
+TOPIC_NAME = Parameter("topic", "The topic's name.", required=True, example="orders")
+PARTITION = Parameter("partition", "Its number.", int, required=True, high=PARTITION_MAX)
+SETTING_ERRORS = ("T080", "T081", "T082", "T083", "T086")
 
 
 @dataclass(frozen=True)
@@ -25,6 +44,28 @@ class TopicList:
     next: str | None  # to be asked for with ``after``; null: there are no more
 
 
+@dataclass(frozen=True)
+class PartitionList:
+    """Every partition of a topic."""
+
+    partitions: list[PartitionInfo]
+
+
+class NewTopic(Struct, forbid_unknown_fields=True):
+    """A topic to be created; what is null or missing is as [topic] of the broker says."""
+
+    name: str
+    partitions: Count | None = None
+    replicas: Count | None = None
+    config: dict[str, Setting] = field(default_factory=dict[str, Setting])
+
+
+class TopicChange(Struct, forbid_unknown_fields=True):
+    """Settings of a topic; null takes one back to its default."""
+
+    config: dict[str, Setting | None]
+
+
 async def list_topics(context: Context) -> Reply:
     request = DescribeTopicsRequest(None, context.values["internal"])
     response = await context.gateway.ask(request, DescribeTopicsResponse)
@@ -33,17 +74,94 @@ async def list_topics(context: Context) -> Reply:
     return Reply(TopicList([shaping.topic_info(one) for one in topics[first:end]], following))
 
 
+async def create_topic(context: Context) -> Reply:
+    new: NewTopic = context.document
+    items = config_items(new.config)
+    request = CreateTopicRequest(new.name, new.partitions, new.replicas, items, False)
+    response = await context.gateway.ask(request, TopicResponse)
+    return Reply(shaping.topic_detail(response.topic), 201)
+
+
+async def get_topic(context: Context) -> Reply:
+    return Reply(await _describe(context))
+
+
+async def alter_topic(context: Context) -> Reply:
+    change: TopicChange = context.document
+    request = AlterTopicRequest(context.values["topic"], config_changes(change.config))
+    response = await context.gateway.ask(request, TopicResponse)
+    return Reply(shaping.topic_detail(response.topic))
+
+
+async def delete_topic(context: Context) -> Reply:
+    await context.gateway.ask(DeleteTopicRequest(context.values["topic"]), DeleteTopicResponse)
+    return Reply(status=204)
+
+
+async def list_partitions(context: Context) -> Reply:
+    return Reply(PartitionList((await _describe(context)).partition_list))
+
+
+async def get_partition(context: Context) -> Reply:
+    topic = await _describe(context)
+    number = context.values["partition"]
+    for one in topic.partition_list:
+        if one.partition == number:
+            return Reply(one)
+    raise texts.partition_not_found(topic.name, number, partitions=topic.partitions)
+
+
+async def _describe(context: Context) -> TopicDetail:
+    request = DescribeTopicsRequest((context.values["topic"],), True)
+    response = await context.gateway.ask(request, DescribeTopicsResponse)
+    return shaping.topic_detail(response.topics[0])
+
+
 ENDPOINTS = (
     Endpoint(
-        "GET",
-        TOPICS,
-        "list_topics",
-        "All topics, sorted by name",
-        list_topics,
+        *("GET", TOPICS, "list_topics", "All topics, sorted by name", list_topics),
         {200: TopicList},
         (
             *LIST_PARAMETERS,
             Parameter("internal", "Also those whose names begin with `__`.", bool, False),
         ),
+    ),
+    Endpoint(
+        *("POST", TOPICS, "create_topic", "Create a topic", create_topic),
+        {201: TopicDetail},
+        body=Body(NewTopic),
+        errors=("T012", "T013", *SETTING_ERRORS, "T100"),
+    ),
+    Endpoint(
+        *("GET", TOPIC, "get_topic", "A topic, its settings and partitions", get_topic),
+        {200: TopicDetail},
+        (TOPIC_NAME,),
+        errors=("T010",),
+    ),
+    Endpoint(
+        *("PATCH", TOPIC, "alter_topic", "Change settings, all of them or none", alter_topic),
+        {200: TopicDetail},
+        (TOPIC_NAME,),
+        Body(TopicChange),
+        ("T010", "T013", *SETTING_ERRORS, "T100"),
+    ),
+    Endpoint(
+        *("DELETE", TOPIC, "delete_topic", "Delete a topic and its records", delete_topic),
+        {204: None},
+        (TOPIC_NAME,),
+        errors=("T010", "T013", "T100"),
+    ),
+    Endpoint(
+        *("GET", f"{TOPIC}/partitions", "list_partitions", "Its partitions", list_partitions),
+        {200: PartitionList},
+        (TOPIC_NAME,),
+        errors=("T010",),
+    ),
+    Endpoint(
+        *("GET", f"{TOPIC}/partitions/{{partition}}", "get_partition", "One partition"),
+        get_partition,
+        {200: PartitionInfo},
+        (TOPIC_NAME, PARTITION),
+        errors=("T010", "T011"),
     ),
 )

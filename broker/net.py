@@ -57,6 +57,13 @@ class TrioNet:
             bound.close()
             raise
 
+    async def connect(self, host: str, port: int) -> "PlainTransport":
+        stream = await trio.open_tcp_stream(host, port)
+        connected = socket.socket(fileno=stream.socket.detach())
+        connected.setblocking(False)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return PlainTransport(connected, f"{host}:{port}", self._offload, self._scratch)
+
 
 class TrioListener:
     def __init__(

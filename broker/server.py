@@ -42,6 +42,7 @@ from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.node import Node, State
 from tailrace.broker.opener import tell_recovered
+from tailrace.broker.peer import Peers
 from tailrace.broker.registry import Registry
 from tailrace.broker.security import Certificate
 from tailrace.broker.world import Listener, World
@@ -256,7 +257,9 @@ class Server:
                 partial(listener.sweep, node),
             ):
                 services.start_soon(work)
-            await self._serve(node, directory, registry, eraser, task_status)
+            peers = Peers(self._world.net, node.broker_id, node.cluster_id)
+            services.start_soon(peers.run)
+            await self._serve(node, directory, registry, eraser, peers, task_status)
         finally:
             with trio.move_on_after(CLOSE_S, shield=True):
                 await self._world.heavy.aclose()
@@ -290,6 +293,7 @@ class Server:
         directory: DataDirectory,
         registry: Registry,
         eraser: Eraser,
+        peers: Peers,
         task_status: trio.TaskStatus[Ready],
     ) -> None:
         bound = await self._bind(node)
@@ -300,7 +304,7 @@ class Server:
                         listener.accept_connections, node, one, name, connections
                     )
                 self._state = "running"
-                self.gateway = Gateway(node)
+                self.gateway = Gateway(node, peers)
                 self.health.listening = tuple(
                     str(Address(one.host, one.port)) for one in bound.values()
                 )
@@ -362,6 +366,8 @@ class Server:
     async def _drain(self, node: Node, bound: dict[str, Listener]) -> None:
         """The stages up to ``finish``."""
         self._state = "draining"
+        if self.gateway is not None:
+            self.gateway.stopping.set()
         self.gateway = None
         self.health.draining = True
         self.health.listening = ()

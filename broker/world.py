@@ -77,6 +77,10 @@ class ServerNet(Protocol):
         """Bind, or raise ``OSError``."""
         ...
 
+    async def connect(self, host: str, port: int) -> Transport:
+        """An open connection to another broker, or ``OSError``. Cancelled: nothing stays open."""
+        ...
+
 
 # ── Threads ──────────────────────────────────────────────────────────────────────────────────
 

@@ -5,7 +5,6 @@ raises RequestTimeout T034 or the last error. A try whose answer got lost may ha
 out; the next one then finds the topic made or gone as asked, and that counts as success.
 """
 
-import math
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -19,7 +18,8 @@ from tailrace.client.metrics import instruments
 from tailrace.client.offsets import list_offsets
 from tailrace.client.records import At, ConfigValue
 from tailrace.client.retry import Backoff
-from tailrace.protocol import shaping, texts_config
+from tailrace.protocol import shaping
+from tailrace.protocol.config_items import config_changes, config_items
 from tailrace.protocol.errors import GroupNotFound, TailraceError, TopicExists, TopicNotFound
 from tailrace.protocol.messages import (
     DeleteGroupRequest,
@@ -35,8 +35,6 @@ from tailrace.protocol.messages import (
 )
 from tailrace.protocol.messages_admin import (
     AlterTopicRequest,
-    ConfigChange,
-    ConfigItem,
     CreateTopicRequest,
     DeleteRecordsResponse,
     DeleteTopicRequest,
@@ -60,7 +58,6 @@ from tailrace.protocol.shapes import (
     TopicInfo,
     TopicPartition,
 )
-from tailrace.protocol.units import BARE_UNITS
 
 if TYPE_CHECKING:
     from tailrace.client.client import Client
@@ -322,26 +319,3 @@ class Admin:
 class _Repeated(Exception):
     """A second try found done what the first one asked."""
 
-
-def _items(config: Mapping[str, ConfigValue]) -> tuple[ConfigItem, ...]:
-    return tuple(ConfigItem(key, _text(key, value)) for key, value in config.items())
-
-
-def _text(key: str, value: ConfigValue) -> str:
-    """As the broker reads it: a number gets the unit of its key, a text must have one."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return value
-    try:
-        finite = math.isfinite(value)
-    except TypeError:
-        raise texts_config.bad_argument(
-            *(key, value), call="config", expected="text or a number", hint="Example: 'compact'."
-        ) from None
-    if not finite:
-        raise texts_config.bad_argument(
-            key, value, call="config", expected="a finite number", hint="Use 'forever'."
-        )
-    number = str(int(value)) if value == int(value) else str(value)
-    return number + BARE_UNITS.get(key, "")

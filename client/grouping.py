@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tailrace.client.offsets import list_offsets, partition_of, time_of
 from tailrace.client.records import At
-from tailrace.protocol import texts_config
+from tailrace.protocol import shaping, texts_config
 from tailrace.protocol.errors import ConfigError
 from tailrace.protocol.messages import (
     DescribeGroupResponse,
@@ -90,16 +90,10 @@ async def targets(
 
 
 async def changes(client: "Client", moves: Sequence[OffsetMove]) -> list[OffsetChange]:
-    """What a reset did or would do. A group that has committed nothing begins at the log start, and
-    what has expired is not read again."""
+    """What a reset did or would do."""
     partitions = [TopicPartition(move.topic, move.partition) for move in moves]
     starts = await list_offsets(client, partitions, "earliest") if partitions else {}
-    found: list[OffsetChange] = []
-    for at, move in zip(partitions, moves, strict=True):
-        start = starts[at]
-        before = start if move.before is None else max(start, move.before)
-        found.append(OffsetChange(*at, move.before, move.after, before - move.after))
-    return found
+    return shaping.offset_changes(moves, [starts[at] for at in partitions])
 
 
 def _offset(offset: object, key: str) -> int:

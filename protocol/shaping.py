@@ -1,12 +1,14 @@
 """Answers of the broker as the shapes that users see: of the SDK, the command line, HTTP (pure)."""
 
 import uuid
+from collections.abc import Sequence
 from typing import Literal, cast
 
 from tailrace.protocol.messages import (
     DescribeGroupResponse,
     GroupSummary,
     MemberDescription,
+    OffsetMove,
     PartitionProgress,
 )
 from tailrace.protocol.messages_admin import (
@@ -35,6 +37,7 @@ from tailrace.protocol.shapes import (
     GroupLag,
     GroupState,
     MemberInfo,
+    OffsetChange,
     PartitionInfo,
     PartitionLag,
     PartitionStatus,
@@ -229,6 +232,21 @@ def partition_lag(one: PartitionProgress) -> PartitionLag:
 
 def _seconds(ms: int | None) -> float | None:
     return None if ms is None else ms / 1000
+
+
+def offset_changes(moves: Sequence[OffsetMove], starts: Sequence[int]) -> list[OffsetChange]:
+    """What a reset did or would do; ``starts``: of the logs, in the same order.
+
+    A group that has committed nothing begins at the log start, and what has expired is not read
+    again.
+    """
+    found: list[OffsetChange] = []
+    for move, start in zip(moves, starts, strict=True):
+        before = start if move.before is None else max(start, move.before)
+        found.append(
+            OffsetChange(move.topic, move.partition, move.before, move.after, before - move.after)
+        )
+    return found
 
 
 # ── erasures ─────────────────────────────────────────────────────────────────────────────────

@@ -19,6 +19,12 @@ def unknown_path(path: str) -> errors.InputError:
     return errors.InputError("T062", f"there is nothing at {shown(path)}", PATHS_HINT)
 
 
+def no_broker(broker: str, *, known: Sequence[str]) -> errors.InputError:
+    """T062, status 404."""
+    hint = f"Its brokers: {', '.join(map(shown, known))}."
+    return errors.InputError("T062", f"the cluster has no broker {shown(broker)}", hint)
+
+
 def parameter_later(name: str) -> errors.InputError:
     """T062, status 404, for a name that a later release uses."""
     return errors.InputError("T062", f"the parameter {name} comes with a later release", PATHS_HINT)
@@ -60,6 +66,25 @@ def body_too_large(size_bytes: int | None, *, limit_bytes: int) -> errors.InputE
         "T062",
         f"{size} exceeds the limit of {count(limit_bytes)} bytes",
         "Send less at once.",
+    )
+
+
+def out_of_range(error: errors.OffsetOutOfRange) -> errors.OffsetOutOfRange:
+    """T041 for a reader over HTTP, who has no policy to set."""
+    return errors.OffsetOutOfRange(
+        "T041",
+        error.message,
+        f"Read from offset={error.start} or offset=end.",
+        **error.details,
+    )
+
+
+def too_many_records(limit: int) -> errors.InputError:
+    """T062, status 413."""
+    return errors.InputError(
+        "T062",
+        f"the body holds more than {count(limit)} records; nothing was written",
+        "Send fewer at once.",
     )
 
 

@@ -376,6 +376,9 @@ class SimServerNet:
             raise OSError("the simulated network is plaintext")
         return self._net.listen(self._life, host, port)
 
+    async def connect(self, host: str, port: int) -> SimTransport:
+        return await self._net.connect(self._life, host, port)
+
 
 def _plain(buffer: Buffer) -> bytes | bytearray | memoryview:
     if isinstance(buffer, bytes | bytearray | memoryview):

@@ -19,6 +19,7 @@ from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.net import TrioNet
 from tailrace.broker.threads import ThreadOffload
 from tailrace.broker.world import Listener, Offload, ServerNet, ServerTransport, World
+from tailrace.protocol.seams import Transport
 from tailrace.simulation.disk import Platter, SimDisk
 from tailrace.simulation.life import Life
 from tailrace.simulation.meta import MetaKeep, SimMeta
@@ -90,6 +91,9 @@ class GatedNet:
         listener = GatedListener(inner, self._inner, self._gate, tls)
         self._gate.listeners.append(listener)
         return listener
+
+    async def connect(self, host: str, port: int) -> Transport:
+        return await self._inner.connect(host, port)
 
 
 class GatedListener:

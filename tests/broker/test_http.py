@@ -198,7 +198,7 @@ def test_foreign_bytes_harm_nobody_else() -> None:
 def test_server_that_broke_is_started_again_on_the_same_port(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = http._assemble
+    real = http.assemble
     broken = iter([True])
 
     class Broken(HttpServer):
@@ -211,7 +211,7 @@ def test_server_that_broke_is_started_again_on_the_same_port(
             server.__class__ = Broken
         return server
 
-    monkeypatch.setattr(http, "_assemble", assemble)
+    monkeypatch.setattr(http, "assemble", assemble)
     monkeypatch.setattr(http, "RESTART_PAUSE_S", 0.0)
 
     async def use(browser: Browser, view: View) -> None:
