@@ -20,7 +20,7 @@ from tailrace.client.room import Room
 from tailrace.protocol import texts
 
 _log = logging.getLogger("tailrace.client")
-_BOUNDS = (
+BOUNDS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
@@ -156,7 +156,7 @@ class Instruments:
                 if family.kind == "counter":
                     made = library.Counter(name.removesuffix("_total"), family.doc, family.labels)
                 elif family.kind == "histogram":
-                    made = library.Histogram(name, family.doc, family.labels, buckets=_BOUNDS)
+                    made = library.Histogram(name, family.doc, family.labels, buckets=BOUNDS)
                 else:
                     made = library.Gauge(name, family.doc, family.labels)
                     made.set_function(self.buffered_bytes)
