@@ -124,6 +124,10 @@ class Erasures:
         known = self._topics.get(topic_id, {}).values()
         return [one for one in known if one.completed_at is None]
 
+    def of(self, topic_id: bytes) -> list[Erasure]:
+        """Those of a topic, pending or complete, the oldest first."""
+        return list(self._topics.get(topic_id, {}).values())
+
     async def update(self, changed: Sequence[Erasure]) -> None:
         """Store how far some of them are. One whose topic is gone is let go. T100."""
         for erasure in changed:

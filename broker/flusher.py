@@ -69,6 +69,7 @@ class Flusher:
         self._ahead_bell = Bell()
         self._written_at = 0.0
         self._syncing: frozenset[Partition] = frozenset()
+        self._began_at = 0.0  # the round that is under way, or the last one
         self._lazy: dict[Partition, None] = {}  # written to, but nobody waits
         self._lazily_syncing: frozenset[Partition] = frozenset()
         self.after_round: Callable[[], None] = lambda: None  # what waited is appended
@@ -109,6 +110,10 @@ class Flusher:
     def syncing(self, partition: Partition) -> bool:
         """Whether a round for this partition is under way."""
         return partition in self._syncing
+
+    def syncing_s(self) -> float | None:
+        """How long the present round has taken so far; None: none is under way."""
+        return self._clock.now() - self._began_at if self._syncing else None
 
     async def run(self) -> None:
         """Sync what becomes dirty, for ever. T093 if a sync fails, here or elsewhere."""
@@ -193,7 +198,7 @@ class Flusher:
         for partition in partitions:
             partition.unsynced_batches = 0
         self._syncing = frozenset(partitions)
-        began = self._clock.now()
+        self._began_at = began = self._clock.now()
         try:
             await self._sync(self._thread, [point for _, point in points])
         finally:

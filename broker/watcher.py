@@ -44,6 +44,7 @@ class Progress:
     lag_records: int
     lag_ms: int | None  # None: not known
     rate: float  # offsets per second over the window
+    write_rate: float  # of the log, likewise
     drain_s: float | None  # None: never
     verdict: Verdict
     margin_s: float | None  # None: never
@@ -188,11 +189,11 @@ class Watcher:
         committed = watched.group.offsets.get(key)
         topic = self._shelf.catalog.by_id[key[0]].name
         if partition is None or not partition.serving:
-            return Progress(topic, *key, committed, -1, -1, 0, None, 0.0, None, "ok", None)
+            return Progress(topic, *key, committed, -1, -1, 0, None, 0.0, 0.0, None, "ok", None)
         start, end = partition.log.start, partition.high_watermark
         position = start if committed is None else committed.offset
         lag = max(0, end - max(position, start))
-        rate, _ = track.rates(now, self.window_s)
+        rate, write_rate = track.rates(now, self.window_s)
         present, written = track.rates(now, present_s(self.window_s))
         working = len(watched.group.members) > 0
         pace = track.pace(now, window_s=self.window_s) if working else (0.0, written)
@@ -209,6 +210,7 @@ class Watcher:
             lag_records=lag,
             lag_ms=self._lag_ms(watched, key, partition) if lag else 0,
             rate=rate,
+            write_rate=write_rate,
             drain_s=drain_s(lag, present if working else 0.0, written),
             verdict=track.verdict(now, end - position, window_s=self.window_s),
             margin_s=margin_s,

@@ -241,8 +241,9 @@ class Explanation:
     """Why a record, a partition, a topic or a group is as it is.
 
     The verdict of a record is ``readable``, ``beyond_end``, ``not_committed``, ``expired``,
-    ``compacted`` or ``erased``, for a group also ``waiting`` or ``committed``; of a partition and
-    a topic its (worst) PartitionStatus; of a group its Verdict.
+    ``compacted`` or ``erased``, for a group also ``waiting`` or ``committed``; where none of them
+    is true ``damaged`` or ``offline``. Of a partition and a topic it is the (worst)
+    PartitionStatus, of a group its Verdict.
     """
 
     target: str

@@ -10,7 +10,7 @@
   trust when the log was opened is verified before its first read (R24).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from tailrace.protocol.batch import header_seed
@@ -20,7 +20,7 @@ from tailrace.storage.append import Appended, AppendPlan, Group, LogConfig
 from tailrace.storage.disk import Disk
 from tailrace.storage.epochs import EpochHistory, EpochStart, encode_epochs
 from tailrace.storage.glance import Glance
-from tailrace.storage.maintenance import Maintenance, SwapJob, TrimJob
+from tailrace.storage.maintenance import Maintenance, StartMove, SwapJob, TrimJob
 from tailrace.storage.marks import Mark
 from tailrace.storage.producers import ProducerTable
 from tailrace.storage.reader import LogSlice, Reader
@@ -154,6 +154,11 @@ class Log:
     def start(self) -> int:
         """The first offset that may be read; may stand inside a segment, or in a batch."""
         return self._maintenance.start
+
+    @property
+    def start_moves(self) -> Iterable[StartMove]:
+        """How the start went up since the log was opened, the newest last; a few are kept."""
+        return self._maintenance.moves
 
     @property
     def end(self) -> int:

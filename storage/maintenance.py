@@ -18,6 +18,7 @@ Invariants:
 - a segment whose file has not its final name yet stays open: it cannot be found by name.
 """
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from tailrace.storage.segment import Segment
 from tailrace.storage.segments import Segments
 from tailrace.storage.swap import SwapName, tidy
 
+MOVES_KEPT = 16  # of the start, so that it can be told what a record went by
+
 
 @dataclass(eq=False, slots=True)
 class Leftover:
@@ -45,11 +48,23 @@ class Leftover:
     done: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StartMove:
+    """The log start went up."""
+
+    before: int
+    after: int
+    exact: bool  # to an offset that somebody named, else to the end of what was removed
+
+
 class TrimJob:
     """The log start moves up; segments wholly below it go."""
 
-    def __init__(self, owner: "Maintenance", start: int, gone: list[Segment]) -> None:
+    def __init__(
+        self, owner: "Maintenance", start: int, gone: list[Segment], *, exact: bool
+    ) -> None:
         self.start = start  # the log's, once it is published
+        self.exact = exact
         self.gone = gone
         self._owner = owner
 
@@ -118,6 +133,7 @@ class Maintenance:
         sync_failed: Callable[[OSError], BrokerError],
     ) -> None:
         self.start = start
+        self.moves: deque[StartMove] = deque(maxlen=MOVES_KEPT)  # since the log was opened
         self._disk = disk
         self._path = path
         self._segments = segments
@@ -137,11 +153,13 @@ class Maintenance:
         start = limit if exact else max([self.start, *(one.next_offset for one in gone)])
         if not gone and start == self.start and not self._settle():
             return None
-        return TrimJob(self, start, gone)
+        return TrimJob(self, start, gone, exact=exact)
 
     def trimmed(self, job: TrimJob) -> None:
         """See ``Log.trimmed``."""
         self._settle()
+        if job.start > self.start:
+            self.moves.append(StartMove(self.start, job.start, job.exact))
         self.start = max(self.start, job.start)
         self._reader.forget_below(self.start)
         names: list[str] = []

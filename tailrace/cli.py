@@ -53,7 +53,7 @@ COMMANDS: dict[str, Place] = {
     "bench": Place("tailrace.bench.cli", "bench", "Measure produce, consume and end to end."),
     "doctor": Place("tailrace.cli_doctor", "doctor", "Check this machine and the broker."),
     "config": Place("tailrace.broker.cli_config", "config", "Show and check settings.", True),
-    "explain": Place("tailrace.cli_explain", "explain", "Explain an error code."),
+    "explain": Place("tailrace.cli_explain", "explain", "Say why: a code, record, topic, group."),
     "completion": Place("tailrace.cli_explain", "completion", "Print shell completion."),
 }
 # Reserved names: refused with T086, so that a script learns why (interfaces: "later").
@@ -64,7 +64,6 @@ LATER_OPTIONS: dict[str, tuple[str, ...]] = {
     "tailrace cluster health": ("--wait", "--watch"),
     "tailrace consume": ("--filter",),
     "tailrace dev": ("--seed", "--console"),
-    "tailrace explain": ("-g", "--group"),
 }
 
 

@@ -1,4 +1,4 @@
-"""``tailrace explain CODE`` and ``tailrace completion``: answers that need no broker."""
+"""``tailrace explain`` and ``tailrace completion``: codes and scripts need no broker."""
 
 import difflib
 import re
@@ -6,21 +6,37 @@ import re
 import click
 from click.shell_completion import get_completion_class
 
-from tailrace.protocol import texts_cli
 from tailrace.protocol.catalogue import CATALOGUE, Entry
 from tailrace.protocol.console import Console
 
+CODE = re.compile(r"[Tt][0-9]{3}")
+
 
 @click.command()
-@click.argument("target", metavar="CODE")
+@click.argument("target", metavar="[TARGET]", required=False)
+@click.option("-g", "--group", metavar="GROUP", help="As far as this group is concerned.")
 @click.pass_obj
-def explain(console: Console, target: str) -> None:
-    """Say what an error code means, what to do, and show an example."""
-    code = target.upper()
-    if not re.fullmatch(r"T\d{3}", code):
-        topic, colon, _ = target.partition(":")
-        until_then = f"See the partition: tailrace topic describe {topic}"
-        raise texts_cli.later_command(f"explain {target}", *([until_then] if colon else []))
+def explain(console: Console, target: str | None, group: str | None) -> None:
+    """Say why something is as it is: an error code, a record, a partition, a topic, a group.
+
+    TARGET is a code (T041: cause, fix and example), TOPIC, TOPIC:PARTITION or
+    TOPIC:PARTITION:OFFSET; -g alone is the group. A topic whose name is like a code ends in a
+    colon: T041:
+    """
+    if target is None and group is None:
+        raise click.UsageError("nothing to explain: CODE, TOPIC, TOPIC:P, TOPIC:P:OFF or -g GROUP")
+    if target is not None and CODE.fullmatch(target):
+        if group is not None:
+            raise click.UsageError(f"{target} is an error code; -g goes with topics")
+        explain_code(console, target.upper())
+        return
+    from tailrace.client.cli_explain_target import explain_target, parse_target
+
+    explain_target(console, None if target is None else parse_target(target), group)
+
+
+def explain_code(console: Console, code: str) -> None:
+    """Cause, fix and example of an error."""
     entry = CATALOGUE.get(code)
     if entry is None:
         near = difflib.get_close_matches(code, CATALOGUE, n=3, cutoff=0.5)

@@ -185,6 +185,7 @@ def imported(environment: dict[str, str], *arguments: str) -> set[str]:
         (("explain", "T041"), {"trio", "rich", "anyio", "asyncio", "msgspec"}),
         (("topic", "list"), {"trio", "rich", "msgspec", "tailrace.broker", "tailrace.storage"}),
         (("tail", "none"), {"trio", "rich", "msgspec", "tailrace.broker", "tailrace.storage"}),
+        (("explain", "none"), {"trio", "rich", "msgspec", "tailrace.broker", "tailrace.storage"}),
     ],
 )
 def test_commands_import_only_what_they_need(

@@ -49,8 +49,6 @@ def test_nothing_asked_for_shows_the_help_as_an_error(
         ("consume", "t", "--filter", "x"),
         ("dev", "--seed", "1"),
         ("dev", "--brokers", "3"),
-        ("explain", "orders:0"),
-        ("explain", "-g", "g"),
     ],
 )
 def test_names_of_later_releases(offline: Cli, command: tuple[str, ...]) -> None:
@@ -159,10 +157,6 @@ def test_explain_every_code(offline: Cli, code: str) -> None:
         assert part in text
     document = offline("explain", code, "-O", "json").json()
     assert set(document) == {"code", "class", "retriable", "cause", "fix", "example"}
-
-
-def test_explain_of_a_partition_names_what_can_be_asked_now(offline: Cli) -> None:
-    assert offline("explain", "orders:0").err.endswith("tailrace topic describe orders\n")
 
 
 def test_explain_of_no_code(offline: Cli) -> None:

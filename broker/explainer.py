@@ -1,0 +1,307 @@
+"""Gathers what an explanation rests on, and has it judged (``explain_*.py``).
+
+Facts in memory are read as they are now. What needs the disk (the batch of a record, how far a log
+was compacted) is read in a thread, at most a few batches; nothing is changed, but that a segment
+that was taken on trust is verified, as for a reader.
+"""
+
+import math
+import uuid
+from collections.abc import Sequence
+
+import trio
+
+from tailrace.broker.catalog import Topic
+from tailrace.broker.erasure import Erasure, fingerprint_of
+from tailrace.broker.explain import Damage, MoveCause, Reading, Uncommitted
+from tailrace.broker.explain_group import explain_group
+from tailrace.broker.explain_partition import (
+    CompactionFacts,
+    DiskFacts,
+    PartitionFacts,
+    Shrinking,
+    explain_partition,
+    explain_topic,
+)
+from tailrace.broker.explain_record import ErasureFacts, RecordFacts, RecordFound, explain_record
+from tailrace.broker.explainer_groups import group_facts, readings
+from tailrace.broker.node import Node
+from tailrace.broker.partition import Partition
+from tailrace.protocol.batch import BatchError, decode_columns, parse_header
+from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.seams import FileRange
+from tailrace.protocol.shapes import Explanation
+from tailrace.protocol.texts import error_summary, partition_not_found
+from tailrace.protocol.units import duration_setting
+from tailrace.storage import cleaned as cleaned_file
+from tailrace.storage.rewrite import offsets_of
+
+PARTITIONS_AT_ONCE = 32  # looked at before others get their turn
+
+
+async def record(node: Node, name: str, number: int, offset: int, group: str | None) -> Explanation:
+    """One record. T010, T011, T043."""
+    topic = _topic(node, name, number)
+    reading = await _reading(node, topic, number, group)
+    try:
+        partition = node.shelf.serving(topic.topic_id, number)
+    except TailraceError as error:
+        why = error_summary(error)
+        return explain_record(RecordFacts(name, number, offset, offline=why, reading=reading))
+    log, config = partition.log, partition.config
+    cleaned = await node.world.offload.run(_compacted_below, node, partition)
+    looked = _Looked()
+    if log.start <= offset < partition.high_watermark:
+        await _look(node, partition, offset, looked)
+        reading = await _reading(node, topic, number, group)  # damage may be known only now
+    return explain_record(
+        RecordFacts(
+            topic=name,
+            partition=number,
+            offset=offset,
+            log_start=log.start,
+            high_watermark=partition.high_watermark,
+            log_end=log.end,
+            unreadable=looked.unreadable,
+            undecodable=looked.undecodable,
+            damage=looked.damage,
+            found=looked.found,
+            moved=_moved(partition, offset),
+            retention=_retention(partition) if config.deletes else None,
+            cleanup=config.cleanup,
+            compacted_below=cleaned,
+            ever_compacted=config.compacts or cleaned > 0,
+            erasures=tuple(
+                _erasure(one, number, offset)
+                for one in node.erasures.of(topic.topic_id)
+                if number in one.shares and offset < one.shares[number].end
+            ),
+            uncommitted=_uncommitted(node, partition),
+            reading=reading,
+        )
+    )
+
+
+async def partition(node: Node, name: str, number: int, group: str | None) -> Explanation:
+    """One partition. T010, T011, T043."""
+    topic = _topic(node, name, number)
+    reading = await _reading(node, topic, number, group)
+    return explain_partition(_partition(node, topic, number, reading))
+
+
+async def topic(node: Node, name: str, group: str | None) -> Explanation:
+    """One topic. T010, T043."""
+    found = node.topics.find(name)
+    reads = await readings(node, found, group) if group is not None else {}
+    partitions: list[PartitionFacts] = []
+    for number in range(len(found.partitions)):
+        partitions.append(_partition(node, found, number, reads.get(number)))
+        if len(partitions) % PARTITIONS_AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+    groups = [one.name for one in node.groups.all() if name in one.topics()]
+    return explain_topic(name, partitions, sorted(groups), group)
+
+
+async def group(node: Node, name: str) -> Explanation:
+    """One group. T043, T036."""
+    return explain_group(await group_facts(node, name))
+
+
+def _topic(node: Node, name: str, number: int) -> Topic:
+    """T010, T011."""
+    found = node.topics.find(name)
+    if not 0 <= number < len(found.partitions):
+        raise partition_not_found(name, number, partitions=len(found.partitions))
+    return found
+
+
+async def _reading(node: Node, topic: Topic, number: int, group: str | None) -> Reading | None:
+    """T043."""
+    return None if group is None else (await readings(node, topic, group)).get(number)
+
+
+# ── a record ─────────────────────────────────────────────────────────────────────────────────
+
+
+class _Looked:
+    """What was found where the record should be."""
+
+    def __init__(self) -> None:
+        self.found: RecordFound | None = None
+        self.damage: Damage | None = None
+        self.undecodable = ""
+        self.unreadable = ""
+
+
+async def _look(node: Node, partition: Partition, offset: int, looked: _Looked) -> None:
+    """Read the batch that holds an offset, as a reader would, and look into it."""
+    try:
+        await partition.verify(offset, node.world.offload)
+        slice_ = partition.read(offset, 1)
+        looked.found = await node.world.offload.run(_open, slice_.ranges, offset)
+    except TailraceError as error:  # damaged; or the start moved meanwhile, or it went offline
+        looked.damage = _damage_at(partition, offset)
+        looked.unreadable = error_summary(error)
+    except BatchError as error:
+        looked.undecodable = error.reason
+    except OSError as error:
+        looked.unreadable = str(error)
+
+
+def _open(ranges: Sequence[FileRange], offset: int) -> RecordFound | None:
+    """The record among those of its batch. In a thread. Raises ``BatchError``, ``OSError``."""
+    data = b"".join(bytes(one.view()) for one in ranges)
+    header = parse_header(data)
+    if not header.record_count:
+        return None
+    if offset not in offsets_of(header, decode_columns(data, header)):
+        return None
+    last = header.next_offset - 1
+    return RecordFound(header.append_time, header.size_bytes, header.base_offset, last)
+
+
+def _damage_at(partition: Partition, offset: int) -> Damage | None:
+    holes = (one for one in _damage(partition) if one.first_offset <= offset < one.next_offset)
+    return next(holes, None)
+
+
+def _damage(partition: Partition) -> list[Damage]:
+    return [
+        Damage(one.file, one.position, one.first_offset, one.next_offset, one.reason)
+        for one in partition.log.quarantined
+        if one.next_offset > partition.log.start
+    ]
+
+
+def _moved(partition: Partition, offset: int) -> MoveCause | None:
+    """What moved the start past an offset: known since the log was opened, or told by a start that
+    stands inside of a segment, where only ``delete-records`` puts it."""
+    log = partition.log
+    if offset >= log.start:
+        return None
+    for move in log.start_moves:
+        if move.before <= offset < move.after:
+            if move.exact:
+                return "deleted"
+            return "expired_or_dropped" if partition.config.on_full == "drop_oldest" else "expired"
+    return "deleted" if offset >= log.segments()[0].base_offset else None
+
+
+def _erasure(one: Erasure, number: int, offset: int) -> ErasureFacts:
+    share = one.shares[number]
+    alone = fingerprint_of((), [(number, offset)])
+    return ErasureFacts(
+        receipt=str(uuid.UUID(bytes=one.erasure_id)),
+        records=share.records,
+        pending=one.completed_at is None,
+        names=offset in share.offsets,
+        fits=one.records == 1 and one.fingerprint == alone,
+    )
+
+
+def _compacted_below(node: Node, partition: Partition) -> int:
+    """In a thread."""
+    try:
+        return cleaned_file.read(node.world.disk, partition.log.path, partition.log.end).below
+    except OSError:
+        return 0
+
+
+# ── a partition ──────────────────────────────────────────────────────────────────────────────
+
+
+def _partition(node: Node, topic: Topic, number: int, reading: Reading | None) -> PartitionFacts:
+    config = node.topics.config_of(topic)
+    disk = _disk(node, topic, may_drop=config.on_full == "drop_oldest")
+    try:
+        partition = node.shelf.serving(topic.topic_id, number)
+    except TailraceError as error:
+        return PartitionFacts(
+            *(topic.name, number, disk, config.cleanup, config.durability),
+            offline=error_summary(error),
+            reading=reading,
+        )
+    pending = [
+        one
+        for one in node.erasures.pending(topic.topic_id)
+        if number in one.shares and not one.shares[number].done
+    ]
+    told = f"erasing in {topic.name}[{number}] waits: "
+    problems = [one.removeprefix(told) for one in node.erasures.problems if one.startswith(told)]
+    return PartitionFacts(
+        *(topic.name, number, disk, config.cleanup, config.durability),
+        leader=node.broker_id,
+        leader_epoch=partition.leadership.leader_epoch,
+        log_start=partition.log.start,
+        high_watermark=partition.high_watermark,
+        log_end=partition.log.end,
+        last_append_time=partition.log.last_append_time,
+        uncommitted=_uncommitted(node, partition),
+        damage=tuple(_damage(partition)),
+        shrinking=_shrinking(node, partition),
+        compaction=_compaction(node, partition),
+        erasures=len(pending),
+        erasure_problem="; ".join(problems),
+        reading=reading,
+    )
+
+
+def _uncommitted(node: Node, partition: Partition) -> Uncommitted | None:
+    if partition.high_watermark >= partition.log.end:
+        return None
+    sync_s = node.flusher.syncing_s() if node.flusher.syncing(partition) else None
+    return Uncommitted(partition.waiting_batches, sync_s)
+
+
+def _disk(node: Node, topic: Topic, *, may_drop: bool) -> DiskFacts:
+    space, memory = node.shelf.space, node.memory
+    full = memory.total_bytes is not None and memory.used_bytes >= memory.total_bytes
+    return DiskFacts(
+        node.broker_id,
+        not topic.internal and space.refuses(may_drop=may_drop),
+        *space.shortage(),
+        on_full="drop_oldest" if may_drop else "reject",
+        memory_full_bytes=memory.total_bytes if full else None,
+    )
+
+
+def _shrinking(node: Node, partition: Partition) -> Shrinking:
+    config, segments = partition.config, partition.log.segments()
+    active, closed = segments[-1], [one for one in segments if one.sealed]
+    open_s = 0.0
+    if active.first_append_time is not None:
+        open_s = node.time.age_ms(active.first_append_time) / 1000
+    stamp = closed[0].last_append_time if closed else None
+    wall_ms = node.world.clock.wall_ms()
+    return Shrinking(
+        size_bytes=partition.log.size_bytes,
+        segments=len(segments),
+        open_bytes=active.size_bytes,
+        open_limit_bytes=node.shelf.log_config(config).segment_bytes,
+        open_left_s=max(0.0, config.segment_age_ms / 1000 - open_s),
+        retention=_retention(partition),
+        retention_s=math.inf if config.retention_ms is None else config.retention_ms / 1000,
+        retention_bytes=config.retention_size_bytes,
+        oldest_s=None if stamp is None else max(0.0, node.time.age_ms(stamp) / 1000),
+        oldest_wall_s=None if stamp is None else max(0.0, (wall_ms - stamp) / 1000),
+        busy=partition.maintenance.locked(),
+    )
+
+
+def _retention(partition: Partition) -> str:
+    ms = partition.config.retention_ms
+    return duration_setting(math.inf if ms is None else ms / 1000)
+
+
+def _compaction(node: Node, partition: Partition) -> CompactionFacts | None:
+    status = node.cleaner.status(partition)
+    if status is None:
+        return None
+    return CompactionFacts(
+        status.state,
+        status.clean_offset,
+        status.dirty_bytes,
+        status.dirty_ratio,
+        status.reason,
+        status.last_error,
+    )
