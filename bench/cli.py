@@ -41,8 +41,8 @@ def parse_size(ctx: click.Context, parameter: click.Parameter, text: str) -> int
 
 @click.command()
 @click.argument("mode", type=click.Choice(["produce", "consume", "e2e"]))
-@click.option("-n", "--number", "records", default="100k", callback=parse_count)
-@click.option("-s", "--size", "size_bytes", default="100B", callback=parse_size)
+@click.option("-n", "--number", "records", default="100k", show_default=True, callback=parse_count)
+@click.option("-s", "--size", "size_bytes", default="100B", show_default=True, callback=parse_size)
 @click.option("--batch", type=click.IntRange(min=1), default=500, show_default=True)
 @click.option("--producers", type=click.IntRange(1, 100), default=1, show_default=True)
 @click.option("--partitions", type=click.IntRange(1, 1000), default=1, show_default=True)

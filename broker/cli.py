@@ -36,7 +36,7 @@ _PORT = click.IntRange(0, 65535)
 
 
 @click.command()
-@click.option("--brokers", type=click.IntRange(1, 9), default=1, metavar="N", help="Default 1.")
+@click.option("--brokers", type=click.IntRange(1, 9), default=1, metavar="N", help="1 today.")
 @click.option("--port", type=_PORT, default=7400, metavar="PORT", help="Default 7400; 0: any free.")
 @click.option("--http-port", type=_PORT, default=7480, metavar="PORT", help="Default 7480; 0: any.")
 @click.option("--data", default=None, metavar="DIR", help="Default ./.tailrace")

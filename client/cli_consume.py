@@ -16,19 +16,24 @@ from tailrace.protocol.positions import Position
 from tailrace.protocol.record_json import Decode
 
 DECODES = click.Choice(get_args(Decode))
+ONLY = "Only this one; may be given several times."
+SHOWN = "How keys and values are shown."
 
 
 @click.command()
 @click.argument("topics", nargs=-1, required=True)
 @click.option("-g", "--group", help="Read as a member of this group, and commit what is written.")
 @click.option(
-    "-o", "--offset", help="Where to start, or FROM:TO; with -g: where nothing is committed yet."
+    *("-o", "--offset"),
+    help="start, end, N, -N, @2h, @TIME, or FROM:TO; with -g: where nothing is committed yet.",
 )
-@click.option("-p", "--partition", "numbers", type=click.IntRange(min=0), multiple=True)
+@click.option("-p", "--partition", "numbers", type=click.IntRange(min=0), multiple=True, help=ONLY)
 @click.option("-n", "--number", "limit", type=click.IntRange(min=0), help="Stop after N records.")
 @click.option("-e", "--end", "stop_at_end", is_flag=True, help="Stop at the end seen at the start.")
-@click.option("-f", "--format", "template", help="%t %p %o %k %v %h %d %a, \\n \\t.")
-@click.option("--decode", type=DECODES, default="auto")
+@click.option(
+    "-f", "--format", "template", help="%t %p %o %k %v %h %d %a, \\n \\t: '%o %v\\n', say."
+)
+@click.option("--decode", type=DECODES, default="auto", help=SHOWN)
 @click.option("--idle", metavar="DUR", help="Stop when nothing came for so long.")
 @click.pass_obj
 def consume(
@@ -82,9 +87,9 @@ def parse_group_start(group: str, offset: str, numbers: tuple[int, ...]) -> Posi
 @click.argument("topic")
 @click.option("-n", "--number", "count", type=click.IntRange(min=0), default=10, show_default=True)
 @click.option("-f", "--follow", is_flag=True, help="Go on with new records.")
-@click.option("-p", "--partition", "numbers", type=click.IntRange(min=0), multiple=True)
+@click.option("-p", "--partition", "numbers", type=click.IntRange(min=0), multiple=True, help=ONLY)
 @click.option("--format", "template", help="As for consume.")
-@click.option("--decode", type=DECODES, default="auto")
+@click.option("--decode", type=DECODES, default="auto", help=SHOWN)
 @click.pass_obj
 def tail(
     console: Console,
@@ -106,7 +111,7 @@ def tail(
 
 @click.command()
 @click.argument("place", metavar="TOPIC:P:OFF[-OFF]")
-@click.option("--decode", type=DECODES, default="auto")
+@click.option("--decode", type=DECODES, default="auto", help=SHOWN)
 @click.pass_obj
 def cat(console: Console, place: str, decode: Decode) -> int:
     """Print records by offset; both ends are included."""

@@ -14,16 +14,27 @@ from tailrace.protocol.record_json import InputRecord
 
 @click.command()
 @click.argument("topic")
-@click.option("-f", "--file", "path", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    *("-f", "--file", "path"),
+    type=click.Path(exists=True, dir_okay=False),
+    help="Read this instead of stdin.",
+)
 @click.option("-K", "delimiter", metavar="DELIM", help="Split each line into key and value.")
 @click.option("--ndjson", is_flag=True, help="Each line is a record as JSON.")
 @click.option("--value", metavar="TEXT", help="One record with this value.")
 @click.option("--tombstone", is_flag=True, help="One record without a value; needs -k.")
 @click.option("-k", "--key", help="Key of every record.")
-@click.option("-H", "--header", "headers", multiple=True, metavar="NAME=VALUE")
-@click.option("-p", "--partition", type=click.IntRange(min=0))
-@click.option("--acks", type=click.Choice(["all", "1", "0"]), default="all")
-@click.option("--compression", type=click.Choice(["lz4", "zstd", "none"]), default="lz4")
+@click.option(
+    "-H", "--header", "headers", multiple=True, metavar="NAME=VALUE", help="Of every record."
+)
+@click.option("-p", "--partition", type=click.IntRange(min=0), help="Default: by the key.")
+@click.option("--acks", type=click.Choice(["all", "1", "0"]), default="all", show_default=True)
+@click.option(
+    "--compression",
+    type=click.Choice(["lz4", "zstd", "none"]),
+    default="lz4",
+    show_default=True,
+)
 @click.option("--rate", metavar="N/s", help="Send no more than so many records a second.")
 @click.pass_obj
 def produce(

@@ -47,10 +47,10 @@ topic.add_command(erase)
 
 @topic.command()
 @click.argument("name")
-@click.option("-p", "--partitions", type=click.IntRange(min=1))
-@click.option("-r", "--replicas", type=click.IntRange(min=1))
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A topic setting.")
-@click.option("--if-not-exists", is_flag=True)
+@click.option("-p", "--partitions", type=click.IntRange(min=1), help="Default: the broker's, 1.")
+@click.option("-r", "--replicas", type=click.IntRange(min=1), help="Copies of each; 1 today.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="retention=2d, say.")
+@click.option("--if-not-exists", is_flag=True, help="It is fine if it is there already.")
 @click.pass_obj
 def create(
     console: Console,
@@ -117,7 +117,7 @@ def describe(console: Console, name: str) -> None:
 
 @topic.command()
 @click.argument("name")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="retention=2d, say.")
 @click.option("--unset", "unset", multiple=True, metavar="KEY", help="Back to the default.")
 @click.pass_obj
 def alter(console: Console, name: str, pairs: tuple[str, ...], unset: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ It takes the ports 7400 and 7480, as the documentation does, or two others if th
 import contextlib
 import http.client
 import json
+import os
 import re
 import shutil
 import statistics
@@ -232,7 +233,7 @@ class Walk:
 
     def _describe(self, first: Terminal, second: Terminal) -> Row:
         member = r"\S+ +app\.py-{} .* {}\n"
-        said = r"app  stable  2 members  generation \d+  lag [01] .*MEMBER .*"
+        said = r"app  stable  2 members  generation \d+  lag \d+ .*MEMBER .*"
         rows = [member.format(first.pid, "hello:0"), member.format(second.pid, "idle")]
         said += rf"({rows[0]}{rows[1]}|{rows[1]}{rows[0]})TOPIC .*\nhello +0 .*\n"
         taken = [self._type("tailrace group describe app", said).seconds for _ in range(TIMES)]
@@ -259,7 +260,8 @@ class Walk:
         taken = [
             self._type("pytest -q", r".*\n1 passed in [\d.]+s\n").seconds for _ in range(TIMES)
         ]
-        yield Row("7:00", "pytest -q", *self._judge(taken, 1.0, "pytest --version"))
+        steps = ("pytest --version", "python -c 'import tailrace.testing.broker'", "pytest -q")
+        yield Row("7:00", "pytest -q", *self._judge(taken, 1.0, *steps))
 
     def finding_out(self) -> Iterator[Row]:
         taken: list[float] = []
@@ -323,11 +325,11 @@ class Walk:
     def _judge(
         self, taken: list[float], limit_s: float, *steps: str
     ) -> tuple[float, float, str, Callable[[], Parts]]:
-        """The median; if that is too long, what Python itself and the ``steps`` take of it."""
+        """The median; if that is too long, what Python itself and each of ``steps`` takes."""
 
         def parts() -> Parts:
-            commands = ("python -c pass", *steps)
-            return [(command, self.newcomer.type(command).seconds) for command in commands]
+            done = [self.newcomer.type(command) for command in ("python -c pass", *steps)]
+            return [(f"`{one.command}` (CPU {one.cpu_seconds:.3f} s)", one.seconds) for one in done]
 
         each = ", ".join(f"{seconds:.3f}" for seconds in taken)
         return statistics.median(taken), limit_s, f"median of {each}", parts
@@ -361,9 +363,9 @@ def main() -> int:
                 table.append(("", step.__name__, "-", "-", "NOT OK", "see below"))
     print("\n" + align(table))
     print("\n".join(["", *trouble]) if trouble else "", end="")
-    print(
-        f"\n{'not ' if trouble else ''}within the limits; {time.monotonic() - began:.0f} s in all"
-    )
+    took, load = time.monotonic() - began, os.getloadavg()[0]
+    print(f"\n{'not ' if trouble else ''}within the limits; {took:.0f} s in all, ", end="")
+    print(f"load {load:.1f} on {os.cpu_count()} cores")
     return 1 if trouble else 0
 
 

@@ -10,6 +10,7 @@ import fcntl
 import os
 import pty
 import re
+import resource
 import select
 import shutil
 import socket
@@ -95,7 +96,7 @@ class Newcomer:
 
     def type(self, command: str) -> "Done":
         """Run it in a shell to its end, without a terminal."""
-        began = time.monotonic()
+        began, used = time.monotonic(), _cpu_seconds()
         done = subprocess.run(
             ["/bin/sh", "-c", command],
             cwd=self.home,
@@ -106,7 +107,8 @@ class Newcomer:
             timeout=SECONDS_MAX,
         )
         seconds = time.monotonic() - began
-        return Done(command, done.returncode, done.stdout, done.stderr, seconds)
+        used = _cpu_seconds() - used
+        return Done(command, done.returncode, done.stdout, done.stderr, seconds, used)
 
     def look(self, seconds: float) -> bool:
         """Read what there is on every terminal; whether there was something."""
@@ -115,6 +117,12 @@ class Newcomer:
         for fd in ready:
             by_fd[fd].take()
         return bool(ready)
+
+
+def _cpu_seconds() -> float:
+    """Of all processes that were waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,7 @@ class Done:
     out: str
     err: str
     seconds: float
+    cpu_seconds: float
 
     def expect(self, out: str, err: str = "", codes: Sequence[int] = (0,)) -> "Done":
         """Both streams word for word, as regular expressions, and the exit code; else Stumble."""

@@ -1,5 +1,6 @@
 """The fixtures, in a user's own test session."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,8 +71,9 @@ def test_a_session_that_uses_no_fixture_imports_nothing(tmp_path: Path) -> None:
         "import sys\n\ndef test_lazy() -> None:\n    assert 'trio' not in sys.modules\n"
     )
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:anyio", "-p", "no:cacheprovider", "."],
+        [sys.executable, "-m", "pytest", "-q", "-p", "tailrace.testing.plugin", "."],
         cwd=tmp_path,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # others import what they like
         capture_output=True,
         text=True,
         check=False,
