@@ -10,7 +10,6 @@ Does not: retry what a caller asked for (``leader_request`` is one attempt), exc
 import copy
 import difflib
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +18,7 @@ import anyio
 
 from tailrace.client.channel import Body, Channel, name_of, open_channel
 from tailrace.client.link import Kind, Link
+from tailrace.client.metrics import instruments
 from tailrace.client.net import reason_of
 from tailrace.client.options import Address
 from tailrace.client.retry import Backoff
@@ -113,7 +113,7 @@ class Cluster:
             share_s = max(0.0, left_s) / (len(options.addresses) - number)
             try:
                 with anyio.fail_after(share_s):
-                    channel = await open_channel(self._runtime, address, None, math.inf)
+                    channel = await open_channel(self._runtime, address, None, share_s)
                     await self._settle(channel, began)
                 return
             except OSError as error:
@@ -307,6 +307,7 @@ class Cluster:
                     if lasting or error.code == "T034" or clock.now() + pause_s > ends_at:
                         fetch.error = error
                         return
+                    instruments.retried(error.code)
                     await anyio.sleep(pause_s)
         finally:
             del self._fetches[name, auto_create]

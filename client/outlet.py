@@ -27,6 +27,7 @@ from tailrace.client.metrics import instruments
 from tailrace.client.producer_options import ProducerOptions
 from tailrace.client.retry import Backoff
 from tailrace.client.runtime import Runtime
+from tailrace.protocol import texts
 from tailrace.protocol.errors import (
     ConnectError,
     ProduceError,
@@ -237,6 +238,7 @@ class Outlets:
                 self._refused(batch, from_wire(result.error))
 
     def _acknowledged(self, batch: PendingBatch, base_offset: int, append_time: int) -> None:
+        batch.lane.refusal = None
         batch.lane.acknowledged(batch)
         if not batch.done:
             self._owner.finish(batch, base_offset, append_time, None)
@@ -257,6 +259,7 @@ class Outlets:
             pause_s = lane.backoff.next()
             if isinstance(error, StorageFull):
                 pause_s = max(pause_s, min(error.retry_after, 5.0))
+            lane.refusal = error
             self._pause(lane, pause_s)
 
     def _line_up(self, lane: Lane) -> None:
@@ -350,8 +353,13 @@ class Outlets:
         self.pump(outlet)
 
     def trouble(self, lane: Lane) -> TailraceError | None:
-        """Why nothing could be sent for the lane, if the connection is why."""
-        link = None if lane.leader is None else self._cluster.link(lane.leader, "control")
+        """Why nothing could be sent for the lane: nobody leads it, it was refused just before, or
+        the connection is why."""
+        if lane.leader is None or lane.refusal is not None:
+            return lane.refusal or texts.partition_offline(
+                lane.topic, lane.partition, reason="no broker leads it"
+            )
+        link = self._cluster.link(lane.leader, "control")
         if link is None or link.channel is not None or not link.reason:
             return None
         return Lost(link.address, link.reason).error(0.0)

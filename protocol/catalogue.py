@@ -103,8 +103,10 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     ),
     (
         texts.partition_offline("orders", 2, reason="no in-sync replica is up (n2, n3)"),
-        "No broker that has all acknowledged records of the partition is up, so none may lead.",
-        "Start one of the named brokers: tailrace cluster health",
+        "Nobody may lead the partition: no broker that has all of its acknowledged records is up, "
+        "or its files are missing or cannot be read or written. The text says which.",
+        "Start the named broker, or mend its disk or restore the directory and start it again: "
+        "tailrace cluster health",
     ),
     (
         texts.corrupt_batch(
@@ -168,9 +170,9 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     ),
     (
         texts_config.setting_unknown("tailrace.toml:12", "storage.datadir", similar="data_dir"),
-        "A key, an environment variable TAILRACE_*__* or a URL option is not one of ours, or "
-        "belongs to a later release.",
-        "Correct or remove it: tailrace config show lists all.",
+        "A key of a file, of --set or of a topic, an environment variable TAILRACE_*__* or a URL "
+        "option is not one of ours, or belongs to a later release.",
+        "Correct or remove it. All there are: tailrace config show",
     ),
     (
         texts_config.min_isr_above_replicas(source="tailrace.toml:20", min_isr=3, replicas=2),
@@ -181,8 +183,10 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
         texts_config.setting_invalid(
             "TAILRACE_TOPIC__RETENTION", "topic.retention", value="'7 days'", wanted="a duration"
         ),
-        "A value is not of its key's kind, or contradicts another one.",
-        "Look: tailrace config explain KEY",
+        "A setting, an option of a command or an argument of the SDK is not of its kind, out of "
+        "its bounds, or contradicts another one; or a file of settings, a certificate or a token "
+        "cannot be read.",
+        "The text says what is expected. For settings: tailrace config explain KEY",
     ),
     (
         texts_config.replicated_alone(source="--set topic.durability"),
@@ -238,14 +242,17 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     ),
     (
         texts.metadata_unreachable("http://etcd:2379", down_s=4, lease_remaining_s=2),
-        "The broker cannot reach its metadata store; when its lease ends it must stop writing, as "
+        "The broker cannot reach its metadata store, or cannot read or write the embedded one. "
+        "Across a network its lease runs down meanwhile; when that ends it must stop writing, as "
         "another one may lead.",
-        "Check etcd, or the disk of the embedded store; writing goes on by itself.",
+        "Check etcd, or the disk and the owner of the embedded store's file. What is under way is "
+        "tried again; a broker that did not start has to be started again.",
     ),
     (
         texts.clock_skew(skew_s=3.2, other="n2"),
-        "The clocks of two brokers differ: append times, and with them retention, would jump when "
-        "leadership moves.",
+        "The clock of a broker jumped, or differs from another broker's. Append times, and what "
+        "is sought by time, jump with it; retention waits for a day before it believes a step "
+        "forward.",
         "Run NTP on every broker.",
     ),
     (
@@ -257,7 +264,8 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     ),
     (
         texts_wire.malformed_frame("header or head does not match its checksum"),
-        "The bytes do not follow docs/wire_format.md: damaged on the way, or a bug in a client.",
+        "The bytes do not follow docs/wire_format.md, or ask for more at once than it allows: "
+        "damaged on the way, or a bug in a client.",
         "Reconnect. If it repeats, compare the client with the vectors in tests/vectors.",
     ),
     (
@@ -267,7 +275,7 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     ),
     (
         texts_wire.connection_limit("connections_per_ip", limit=256),
-        "The broker has as many connections as it may.",
+        "The broker has as many connections, or HTTP requests at once, as it may.",
         "Close idle clients (one client per process is enough), or raise the limit.",
     ),
     (

@@ -11,8 +11,12 @@ _SENT_LATE = texts_client.send_timeout(
 CLIENT_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     (
         texts_client.no_broker([("127.0.0.1:7400", "connection refused")], elapsed_s=5),
-        "None of the addresses accepted a connection within connect_timeout.",
-        "Start a broker (tailrace dev), or correct the URL or $TAILRACE_URL.",
+        "None of the addresses accepted a connection within connect_timeout, or the connection a "
+        "request was under way on was lost. With 'too many open files' or 'no thread' it is this "
+        "process that has none left: each member of a group needs a connection and shares a thread "
+        "for its heartbeats.",
+        "Start a broker (tailrace dev), or correct the URL or $TAILRACE_URL. If the process ran "
+        "out: raise its limits (ulimit -n, ulimit -u), or make fewer clients.",
     ),
     (
         texts_client.host_unresolved("brokre", elapsed_s=0.1, similar="broker"),
@@ -70,7 +74,8 @@ CLIENT_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     ),
     (
         texts_client.request_timeout("metadata", address="127.0.0.1:7400", waited_s=10),
-        "A broker accepted the request but did not answer within request_timeout.",
+        "A broker accepted the request but did not answer within request_timeout, or wrote what it "
+        "could not make durable in time. A request that changes something may have been done.",
         "Look: tailrace cluster health; raise request_timeout (CLI: --timeout) if it is only slow.",
     ),
     (
@@ -128,8 +133,10 @@ CLIENT_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     ),
     (
         texts_cli.invalid_input("the field 'value' is missing", line=119),
-        "A line of stdin, a file or a request body is not what the command reads.",
-        "Correct that line; the form of record JSON is in docs/cli.md.",
+        "A line of stdin or a file is not what the command reads, a file cannot be opened, or an "
+        "HTTP request is not one of the API: its path, method, headers, parameters or body.",
+        "Correct what the text names. Record JSON is described in docs/cli.md, HTTP requests by "
+        "GET /api/v1/openapi.json.",
     ),
     (
         texts_group.subscription_mismatch(

@@ -387,7 +387,7 @@ def corrupt_batch(
         "T035",
         f"{record_name(topic, partition, offset)} is corrupt on broker {shown(broker)}: "
         f"{shown(reason)}{further}",
-        "Look: tailrace segment verify on that broker's data directory, or seek past it.",
+        "On that broker: tailrace segment verify DIR; or seek past it.",
         **{"topic": topic, "partition": partition, "offset": offset, "broker": broker},
         next_offset=next_offset,
     )

@@ -305,13 +305,12 @@ def not_decodable(
     topic: str, partition: int, offset: int, *, codec: str, raw: bytes, guess: str
 ) -> errors.DecodeError:
     """T060. ``guess``: what the bytes look like: "json", "msgpack", "str" or "bytes"."""
-    option = f"'{guess}'" if guess in ("json", "msgpack") else guess
     return errors.DecodeError(
         "T060",
         f"{record_name(topic, partition, offset)} is not {codec} (starts {raw[:8].hex()}, looks "
         f"like {guess})",
         f"Raw: tailrace cat {shown(topic)}:{partition}:{offset} --decode hex. "
-        f"Set value={option} or on_decode_error='dead_letter'.",
+        f"Set value='{guess}' or on_decode_error='dead_letter'.",
         **{"topic": topic, "partition": partition, "offset": offset, "raw": raw},
     )
 

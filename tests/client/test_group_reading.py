@@ -28,6 +28,7 @@ def test_typo_is_told_and_makes_no_group(run: Run, broker: Broker) -> None:
     run(main)
 
 
+@pytest.mark.provokes("T073")
 def test_start_is_told_once_and_holds_before_anything_is_read(
     run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -46,6 +47,7 @@ def test_start_is_told_once_and_holds_before_anything_is_read(
     assert told == [f"T073: group 'g-{topic}' has no commits; starting at {topic}[0]@10."]
 
 
+@pytest.mark.provokes("T041")
 def test_committed_records_that_expired_are_counted(run: Run, broker: Broker) -> None:
     topic = seeded(broker, numbers(10))
 
@@ -216,6 +218,7 @@ def test_paused_partition_comes_back_running(run: Run, broker: Broker) -> None:
     run(main)
 
 
+@pytest.mark.provokes("T071")
 def test_idle_member_waits_says_so_and_takes_over(
     run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -277,6 +280,7 @@ def test_rebalances_are_logged_and_told_to_hooks(
     assert " -> b (member joined), " in caplog.text
 
 
+@pytest.mark.provokes("T072")
 def test_quiet_end_names_the_group(
     run: Run, broker: Broker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

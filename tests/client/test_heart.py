@@ -144,6 +144,7 @@ def test_what_keeps_the_thread_from_starting_is_named_and_leaves_nothing_behind(
     run(main)
 
 
+@pytest.mark.provokes("T050")
 @pytest.mark.slow
 def test_blocked_loop_costs_no_session_and_is_named_while_it_is_blocked(
     run: Run, shop: Broker, caplog: pytest.LogCaptureFixture

@@ -263,6 +263,7 @@ def test_delivery_that_takes_too_long_is_still_on_its_way(topic: str) -> None:
             assert delivery.result(timeout=5).offset == 0
 
 
+@pytest.mark.provokes("T052")
 def test_inside_an_event_loop_every_call_is_refused(
     run: Run, backend: str, client: tailrace.sync.Client, topic: str
 ) -> None:
@@ -315,6 +316,7 @@ def test_ctrl_c_interrupts_a_wait_and_loses_nothing(
         assert next(records).value == b"after"
 
 
+@pytest.mark.provokes("T053")
 def test_forked_child_is_refused_at_once(client: tailrace.sync.Client, topic: str) -> None:
     consumer, producer = client.consumer(topic), client.producer()
     producer.send(topic, b"a")
@@ -329,7 +331,9 @@ def test_forked_child_is_refused_at_once(client: tailrace.sync.Client, topic: st
             try:
                 call()
             except ForkedClientError as error:
-                told.append(f"{error.code} {error.created_pid == os.getppid()}")
+                said = f"created in pid {os.getppid()}, used in pid {os.getpid()}"
+                pids = (error.created_pid, error.pid) == (os.getppid(), os.getpid())
+                told.append(f"{error.code} {pids and error.message == said}")
             except BaseException as error:
                 told.append(repr(error))
         os.write(write, ",".join(told).encode())
@@ -369,6 +373,7 @@ def test_exit_flushes_what_was_left(broker: Broker, topic: str) -> None:
     assert [record.value for record in broker.records(topic)] == numbers(10)
 
 
+@pytest.mark.provokes("T051")
 @pytest.mark.slow
 def test_exit_waits_two_seconds_and_tells_what_is_left() -> None:
     with Broker() as broker:

@@ -152,7 +152,7 @@ TEXTS: list[tuple[Found, str]] = [
     (
         texts_client.not_decodable("orders", 2, 881, codec="json", raw=b"plain text", guess="str"),
         "T060: orders[2]@881 is not json (starts 706c61696e207465, looks like str). Raw: tailrace "
-        "cat orders:2:881 --decode hex. Set value=str or on_decode_error='dead_letter'.",
+        "cat orders:2:881 --decode hex. Set value='str' or on_decode_error='dead_letter'.",
     ),
     (
         texts_group.subscription_mismatch(
