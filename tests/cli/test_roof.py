@@ -197,6 +197,7 @@ def test_completion_answers(
     assert err == ""
 
 
+@pytest.mark.provokes("T084")
 def test_missing_server_is_named(offline: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = offline("serve")
