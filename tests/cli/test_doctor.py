@@ -1,10 +1,12 @@
 """``tailrace doctor`` and ``tailrace cluster health --local``: what is wrong, and what to do."""
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tailrace import cli_doctor_machine as machine
 from tailrace.testing import Broker
 from tests.cli.conftest import Cli
 
@@ -28,7 +30,7 @@ def checks(result: Any) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.usefixtures("local")
 def test_all_is_well(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tailrace.cli_doctor.FSYNC_MS_MAX", 10_000)
+    monkeypatch.setattr("tailrace.cli_doctor_machine.FSYNC_MS_MAX", 10_000)
     result = cli("doctor", "-O", "json")
     assert [check["name"] for check in result.json()["checks"]] == list(NAMES)
     wrong = [check for check in result.json()["checks"] if not check["ok"]]
@@ -63,17 +65,16 @@ def test_port_taken_by_somebody_else(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("patch", "value", "name"),
     [
-        ("tailrace.cli_doctor.NOFILE_MIN", 1 << 60, "nofile"),
-        ("tailrace.cli_doctor.DISK_FREE_MIN", 1.0, "disk_free"),
-        ("tailrace.cli_doctor.FSYNC_MS_MAX", 0.0, "fsync_ms"),
+        ("tailrace.cli_doctor_machine.NOFILE_MIN", 1 << 60, "nofile"),
+        ("tailrace.cli_doctor_machine.FSYNC_MS_MAX", 0.0, "fsync_ms"),
         ("tailrace.cli_doctor.SKEW_SECONDS_MAX", -1.0, "clock_skew"),
-        ("tailrace.cli_doctor.EXTRAS", ("trio", "no_such_module"), "extras"),
+        ("tailrace.cli_doctor_machine.EXTRAS", ("trio", "no_such_module"), "extras"),
     ],
 )
 def test_each_fault_has_its_fix(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, patch: str, value: object, name: str
 ) -> None:
-    monkeypatch.setattr("tailrace.cli_doctor.FSYNC_MS_MAX", 10_000)
+    monkeypatch.setattr("tailrace.cli_doctor_machine.FSYNC_MS_MAX", 10_000)
     monkeypatch.setattr(patch, value)
     result = cli("doctor", "-O", "json")
     assert result.code == 6
@@ -81,37 +82,77 @@ def test_each_fault_has_its_fix(
     assert checks(result)[name]["fix"]
 
 
+@pytest.mark.usefixtures("local")
+def test_too_little_room_is_measured_against_the_configuration(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAILRACE_STORAGE__MIN_FREE", "1000TiB")
+    found = checks(cli("doctor", "-O", "json"))["disk_free"]
+    assert not found["ok"]
+    assert found["fix"].endswith("below storage.min_free 1000TiB writes are refused.")
+
+
+@pytest.mark.usefixtures("local")
+def test_a_directory_that_a_broker_left_as_suspect_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "suspect").touch()
+    monkeypatch.setenv("TAILRACE_STORAGE__DATA_DIR", str(tmp_path))
+    found = checks(cli("doctor", "-O", "json"))["disk_free"]
+    assert not found["ok"]
+    assert found["detail"].endswith("marked suspect: the disk failed a sync")
+
+
+@pytest.mark.usefixtures("local")
+@pytest.mark.parametrize("there", [True, False])
+def test_a_directory_that_cannot_be_written_is_named_with_its_owner(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
+) -> None:
+    def never(folder: Path) -> bool:
+        return False
+
+    monkeypatch.setattr("tailrace.cli_doctor_machine.usable", never)
+    folder = tmp_path / "data"
+    if there:
+        folder.mkdir()
+    monkeypatch.setenv("TAILRACE_STORAGE__DATA_DIR", str(folder))
+    found = checks(cli("doctor", "-O", "json"))
+    assert not found["disk_free"]["ok"]
+    assert ("sudo -u " if there else f"Make {folder}") in found["disk_free"]["fix"]
+    assert " is not writable" in found["fsync_ms"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("mounted", "kind"), [("/", "ext4"), ("/data", "nfs4"), ("/data/a b", "tmpfs")]
+)
+def test_the_file_system_is_that_of_the_closest_mount(
+    monkeypatch: pytest.MonkeyPatch, mounted: str, kind: str
+) -> None:
+    table = (
+        "27 1 254:0 / / rw shared:1 - ext4 /dev/vda rw\n"
+        "28 27 0:30 / /data rw - nfs4 server:/x rw\n"
+        "29 28 0:31 / /data/a\\040b rw - tmpfs none rw\n"
+    )
+
+    def mounts(path: Path) -> str:
+        return table
+
+    monkeypatch.setattr(Path, "read_text", mounts)
+    assert machine.file_system(Path(mounted)) == kind
+    assert machine.file_system(Path("/database")) == "ext4"
+
+
+def test_the_broker_of_the_configuration_is_asked(
+    offline: Cli, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TAILRACE_URL")
+    bind = broker.url.removeprefix("tailrace://")
+    monkeypatch.setenv("TAILRACE_LISTENERS__CLIENT__BIND", bind)
+    assert checks(offline("doctor", "-O", "json"))["broker"]["ok"]
+
+
 def test_a_wrong_configuration_is_exit_2(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAILRACE_STORAGE__COLOUR", "red")
     result = cli("doctor")
     assert result.code == 2
     assert "T080" in result.err
-
-
-def test_health_of_a_broker_that_is_well(cli: Cli) -> None:
-    result = cli("cluster", "health", "--local")
-    assert (result.code, result.out) == (0, b"HEALTHY  brokers 1/1  metadata ok\n")
-    document = cli("cluster", "health", "--local", "-O", "json").json()
-    assert document == {
-        **{"healthy": True, "problems": [], "brokers_up": 1, "brokers_total": 1},
-        **{"under_replicated": None, "below_min_isr": None, "offline": None},
-        "metadata_ok": True,
-    }
-    assert cli("cluster", "health", "--local", "-q").out == b""
-
-
-def test_health_without_a_broker_is_exit_3(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TAILRACE_HTTP__BIND", "127.0.0.1:1")
-    result = cli("cluster", "health", "--local")
-    assert (result.code, result.out) == (3, b"")
-    assert result.err.startswith("error: T001: no broker reachable in ")
-    monkeypatch.setenv("TAILRACE_HTTP__BIND", "nonsense")
-    assert cli("cluster", "health", "--local").code == 2
-
-
-def test_health_of_a_full_disk_is_a_problem_of_a_ready_broker(cli: Cli, broker: Broker) -> None:
-    with broker.faults.disk_full():
-        result = cli("cluster", "health", "--local", "-O", "json")
-    assert result.code == 0
-    (problem,) = result.json()["problems"]
-    assert problem.startswith("disk: ")
