@@ -75,7 +75,7 @@ async def _move_start(node: Node, partition: Partition, offset: int) -> None:
             raise
         except OSError as error:
             if error.errno in NO_ROOM:
-                raise node.shelf.ran_out(partition) from error
+                raise node.shelf.ran_out(partition, error) from error
             raise partition.unreadable(error) from error
     node.erasures.asked.ring()
 

@@ -60,7 +60,7 @@ class Room(Protocol):
         """A segment was closed."""
         ...
 
-    def ran_out(self, partition: "Partition") -> TailraceError:
+    def ran_out(self, partition: "Partition", error: OSError) -> TailraceError:
         """A write found no room: what to tell the producer."""
         ...
 
@@ -175,7 +175,7 @@ class Partition:
             # The log is as it was. Without room the broker lives on; anything else is a disk
             # that lost a write, and the partition stops rather than guess.
             if error.errno in NO_ROOM:
-                _refuse(gathered, self._room.ran_out(self))
+                _refuse(gathered, self._room.ran_out(self, error))
             else:
                 broken = texts.partition_offline(self.topic, self.number, reason=str(error))
                 self.fail(broken)

@@ -7,6 +7,7 @@ Invariants:
   to have been opened before is never made anew: both would hide a loss (R26, S3).
 """
 
+import errno
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,9 +144,9 @@ class Shelf:
         """A segment of it was closed."""
         self.on_roll(partition)
 
-    def ran_out(self, partition: Partition) -> TailraceError:
-        """T031, for a write that found the disk full."""
-        self.space.ran_out()
+    def ran_out(self, partition: Partition, error: OSError) -> TailraceError:
+        """T031, for a write that found the disk full, or the quota used up."""
+        self.space.ran_out(quota=error.errno == errno.EDQUOT)
         may_drop = partition.config.on_full == "drop_oldest"
         return self._full(partition.topic, partition.number, may_drop=may_drop)
 

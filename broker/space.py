@@ -51,6 +51,7 @@ class Space:
     def __init__(self, budget: Budget, room: Room, ballast_bytes: int) -> None:
         self.read_only = False  # topics that may not drop are refused
         self.drained = False  # there is nothing left that may be dropped
+        self._quota = False  # a write since the last look found it used up
         self.wanted: Callable[[], None] = lambda: None  # called when it is time for a look
         self._budget = budget
         self._ballast_bytes = ballast_bytes
@@ -109,7 +110,7 @@ class Space:
 
     def look(self, room: Room, *, missing_ballast: int) -> None:
         """The state of the disk now; ``missing_ballast``: bytes the ballast still has to take."""
-        self._room, self._appended_bytes = room, 0
+        self._room, self._appended_bytes, self._quota = room, 0, False
         self._look_at_bytes = self.high_bytes // LOOK_SHARE
         self.room_bytes = min(self._below_min_free(), self._below_max_size())
         if self.room_bytes >= self.high_bytes // 2:
@@ -133,8 +134,9 @@ class Space:
             self._look_at_bytes += self.high_bytes // LOOK_SHARE
             self.wanted()
 
-    def ran_out(self) -> None:
-        """A write found the disk full, whatever the estimate says."""
+    def ran_out(self, *, quota: bool = False) -> None:
+        """A write found the disk full, whatever the estimate says; ``quota``: this user's share."""
+        self._quota = quota
         self.appended(self.free_bytes)
         self.wanted()
 
@@ -164,4 +166,6 @@ class Space:
         if self._below_max_size() < self._below_min_free():
             limit = format_size(self._budget.max_size_bytes or 0)
             return f"{format_size(self.used_bytes)} used", f"max_size {limit}"
-        return f"{format_size(self.free_bytes)} free", f"min_free {self._budget.min_free_text}"
+        quota = " (disk quota exceeded)" if self._quota else ""
+        free = f"{format_size(self.free_bytes)} free{quota}"
+        return free, f"min_free {self._budget.min_free_text}"

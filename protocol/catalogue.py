@@ -90,9 +90,9 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
             limit="min_free 5%",
             retry_after_s=10,
         ),
-        "The broker's disk has less free space than storage.min_free, or its records take more "
-        "than storage.max_size: it serves reads only, until 1 % more is free. The SDK goes on by "
-        "itself.",
+        "The broker's disk has less free space than storage.min_free, a quota of its user is used "
+        "up, or its records take more than storage.max_size: it serves reads only, until 1 % more "
+        "is free. The SDK goes on by itself.",
         "Free space, add disk, or shorten retention: tailrace topic alter NAME --set retention=1d. "
         "A topic with on_full=drop_oldest gives up its oldest records instead.",
     ),

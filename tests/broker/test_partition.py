@@ -106,7 +106,7 @@ class Bench:
     def rolled(self, partition: Partition) -> None:
         assert partition.log.segment_count > 1
 
-    def ran_out(self, partition: Partition) -> TailraceError:
+    def ran_out(self, partition: Partition, error: OSError) -> TailraceError:
         return texts.storage_full(
             *(partition.topic, partition.number),
             broker="n1",

@@ -114,3 +114,11 @@ def test_a_write_that_finds_no_room_is_believed_until_the_next_look() -> None:
     assert here.refuses(may_drop=True)
     look(here, 50 * MIB)
     assert not here.refuses(may_drop=True)
+
+
+def test_a_quota_is_named_as_such_where_the_disk_itself_has_room() -> None:
+    here = space(50 * MIB)
+    here.ran_out(quota=True)
+    assert here.shortage()[0] == "0 B free (disk quota exceeded)"
+    look(here, 50 * MIB)
+    assert "quota" not in here.shortage()[0]
