@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test checked lint types pytest format first-ten sim proofs proofs-groups proofs-storage \
-	bench-quick vectors clean
+.PHONY: demo test checked lint types pytest format first-ten sim proofs proofs-groups proofs-http \
+	proofs-storage bench-quick vectors clean
 
 demo: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.demo tests/data/apache_access.log
@@ -57,6 +57,11 @@ proofs: $(VENV)/.dev
 CASE ?= all
 proofs-groups: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.groups $(CASE)
+
+# Requests made up from the OpenAPI document: no 5xx, nothing that the document does not say.
+EXAMPLES ?= 300
+proofs-http: $(VENV)/.dev
+	$(BIN)/python -m tests.proofs.http_fuzz --examples $(EXAMPLES)
 
 # The storage proofs of a night; SHARE=0.1 is a tenth of it (half an hour on two cores).
 SHARE ?= 1

@@ -33,6 +33,12 @@ Count = Annotated[int, Meta(ge=-(1 << 31), le=PARTITION_MAX)]  # judged by the b
 Setting = str | bool | Annotated[int, Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)] | float
 
 
+def one_of(*kinds: type) -> Meta:
+    """For the document: each item of a list is one of these."""
+    refs = [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in kinds]
+    return Meta(extra_json_schema={"items": {"anyOf": refs}})
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One parameter, of the query unless its name stands in the path."""
@@ -123,6 +129,7 @@ class Endpoint:
     body: Body | None = None
     errors: tuple[str, ...] = ()  # codes beyond those that any request may get
     statuses: tuple[int, ...] = ()  # beyond those of the errors
+    parts: tuple[type, ...] = ()  # what ``one_of`` names in an answer
     answer_type: str = JSON
 
     def read(self, path: Mapping[str, str], query: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -6,11 +6,21 @@ from tailrace.broker import (
     http_groups,
     http_topics,
 )
-from tailrace.broker.http_endpoint import Endpoint
+from tailrace.broker.http_endpoint import Context, Endpoint, Reply
+from tailrace.broker.http_openapi import openapi
+
+
+async def get_openapi(context: Context) -> Reply:
+    return Reply(openapi(ENDPOINTS, token=bool(context.config.http.token_file)))
+
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *http_cluster.ENDPOINTS,
     *http_topics.ENDPOINTS,
     *http_erasures.ENDPOINTS,
     *http_groups.ENDPOINTS,
+    Endpoint(
+        *("GET", "/api/v1/openapi.json", "get_openapi", "This document", get_openapi),
+        {200: dict},
+    ),
 )
