@@ -1,7 +1,8 @@
 """Who has series of its own: the first so many that come, until they go. Pure.
 
-The others share ``__other__``, for as long as there are any. Nobody is moved from there when a
-place becomes free: a counter would begin again under another name.
+The others share ``__other__``, for as long as there are any. When a place becomes free nobody is
+moved there from them, as a counter would begin again under another name; but by ``keep``, which is
+for gauges.
 """
 
 from collections.abc import Collection, Hashable
@@ -36,6 +37,9 @@ class Places(Generic[N]):
         self.others.pop(name, None)
 
     def keep(self, names: Collection[N]) -> None:
-        """All others are gone."""
+        """All others are gone; whoever was over the limit may have a place now."""
         for name in [name for name in (*self.own, *self.others) if name not in names]:
             self.leave(name)
+        for name in list(self.others)[: self._most - len(self.own)]:
+            del self.others[name]
+            self.own[name] = None

@@ -1,11 +1,15 @@
 """Metrics: what a scrape shows, and what it no longer shows."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
+import trio
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
-from tailrace.broker.exposition import Exposition
+from tailrace.broker.exposition import LINES, Exposition, pieces
 from tailrace.broker.metric_table import SECONDS
 from tailrace.broker.metrics import (
     GroupGauges,
@@ -192,3 +196,212 @@ def test_label_values_are_escaped() -> None:
     metrics = make()
     metrics.connections_refused.of('a"b\nc\\').inc()
     assert rb'reason="a\"b\nc\\"' in Exposition(metrics).text(detailed=False)
+
+
+def test_groups_above_the_limit_are_summed_too() -> None:
+    metrics = make(topics_max=2)
+    metrics.topic("a")
+    for name in ("g1", "g2", "g3", "g4"):
+        metrics.group(name).commits.inc(5)
+        metrics.group(name).rebalances("joined").inc()
+    lag = LagGauges("a", 0, 7, 1.0, 90.0)
+    metrics.groups = lambda: [
+        GroupGauges("g1", 0, 1, (lag,)),
+        GroupGauges("g3", 2, 2, (lag,)),
+        GroupGauges("g4", 1, 3, (replace(lag, lag_s=8.0, margin_s=60.0),)),
+    ]
+    found = scrape(metrics, detailed=True)
+    assert found["metrics_truncated"] == 1
+    other = 'group="__other__"'
+    assert found[f"group_commits_total{{{other}}}"] == 10
+    assert found[f'group_rebalances_total{{{other},reason="joined"}}'] == 2
+    assert found[f"group_members{{{other}}}"] == 5
+    assert found[f"group_verdict{{{other}}}"] == 2
+    assert found[f'group_lag_records{{{other},topic="a"}}'] == 14
+    assert found[f'group_lag_seconds{{{other},topic="a"}}'] == 8.0
+    assert found[f'group_margin_seconds{{{other},topic="a"}}'] == 60.0
+    assert found['group_lag_records{group="g1",topic="a"}'] == 7
+    assert len([name for name in found if "group_partition_lag_records{" in name]) == 1
+
+
+def test_others_disappear_with_the_last_of_them() -> None:
+    metrics = make(topics_max=1)
+    for name in ("a", "b", "c"):
+        metrics.topic(name).records_in.inc()
+        metrics.group(name).commits.inc()
+    for forget in (metrics.forget_topic, metrics.forget_group):
+        forget("b")
+    assert "__other__" in str(scrape(metrics))
+    for forget in (metrics.forget_topic, metrics.forget_group):
+        forget("c")
+    found = scrape(metrics)
+    assert "__other__" not in str(found)
+    assert found["metrics_truncated"] == 0
+
+
+def test_pairs_of_group_and_topic_are_bounded() -> None:
+    metrics = make(topics_max=20)
+    topics = [f"t{number}" for number in range(20)]
+    for topic in topics:
+        metrics.topic(topic)
+    lags = tuple(LagGauges(topic, 0, 1, 1.0, math.inf) for topic in topics)
+    groups = [GroupGauges(f"g{number}", 0, 1, lags) for number in range(20)]
+    metrics.groups = lambda: groups
+    found = scrape(metrics)
+    pairs = [name for name in found if name.startswith("group_lag_records{")]
+    assert len(pairs) == 200 + 10  # of ten groups, and one sum for each of the others
+    assert found['group_lag_records{group="g19",topic="__other__"}'] == 20
+    assert scrape(metrics) == found, "who has a series keeps it"
+    del groups[0]
+    found = scrape(metrics)
+    assert not [name for name in found if '"g0"' in name]
+    assert scrape(metrics)['group_lag_records{group="g10",topic="t0"}'] == 1, "it moves up"
+
+
+def test_what_is_counted_after_the_end_is_seen_by_nobody() -> None:
+    metrics = make()
+    topic, group = metrics.topic("orders"), metrics.group("g")
+    metrics.forget_topic("orders")
+    metrics.forget_group("g")
+    topic.weak_acks(1).inc()
+    topic.compaction_runs("ok").inc()
+    topic.records_in.inc()
+    group.rebalances("joined").inc()
+    assert not [
+        name for name in scrape(metrics, detailed=True) if "orders" in name or '"g"' in name
+    ]
+
+
+def test_topic_that_goes_during_a_scrape_is_left_out_of_what_follows() -> None:
+    metrics = make()
+    for name in ("orders", "kept"):
+        metrics.topic(name)
+
+    def partitions() -> Iterator[PartitionGauges]:
+        yield partition("orders")
+        metrics.forget_topic("orders")
+        yield partition("orders", 1)
+        yield partition("kept")
+
+    metrics.watch_partitions(partitions)
+    found = scrape(metrics)
+    assert not [name for name in found if "orders" in name or "__other__" in name]
+    assert found['topic_size_bytes{topic="kept"}'] == 100
+
+
+def test_text_is_what_the_library_would_write() -> None:
+    metrics = make()
+    metrics.topic("a").bytes_in.inc(2.5)
+    metrics.requests.of("fetch", 'o"k\\\n').inc(1 << 60)
+    metrics.request_duration.histogram("fetch").observe(0.3)
+    lag = LagGauges("a", 0, 7, None, math.inf)
+    metrics.groups = lambda: [GroupGauges("g", 0, 0, (lag,))]
+    text = Exposition(metrics).text(detailed=True).decode()
+
+    class Parsed:
+        def collect(self) -> Iterable[Metric]:
+            return text_string_to_metric_families(text)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Parsed())
+    theirs = generate_latest(registry).decode().splitlines()
+    ours = text.splitlines()
+    assert [line for line in ours if line.startswith("#")] == [
+        line for line in theirs if line.startswith("#")
+    ]
+    assert sorted(map(without_exponent, ours)) == sorted(map(without_exponent, theirs))
+
+
+def without_exponent(line: str) -> str:
+    """A large number may be written in two ways."""
+    head, _, number = line.rpartition(" ")
+    return line if line.startswith("#") else f"{head} {float(number)}"
+
+
+# ── a scrape by HTTP ─────────────────────────────────────────────────────────────────────────
+
+
+class Counted:
+    """Metrics that note how often they are read, and a clock by hand."""
+
+    def __init__(self) -> None:
+        self.metrics = make()
+        self.reads = 0
+        self.now = 100.0
+        self.takes_s = 0.0
+        self.cancelled: trio.CancelScope | None = None  # by what is done first
+        self.exposition = Exposition(self.metrics, lambda: self.now)
+        self.metrics.prepare = self.prepare
+
+    async def prepare(self) -> None:
+        self.reads += 1
+        self.now += self.takes_s
+        if self.cancelled is not None:
+            self.cancelled.cancel()
+        await trio.lowlevel.checkpoint()
+
+    async def scrape(self, *, detailed: bool = False) -> bytes:
+        return await self.exposition.scrape(detailed=detailed)
+
+
+def test_a_text_is_used_again_for_a_moment() -> None:
+    async def main() -> None:
+        counted = Counted()
+        first = await counted.scrape()
+        counted.metrics.topic("new")
+        counted.now += 0.09
+        assert await counted.scrape() == first
+        assert await counted.scrape(detailed=True) != first
+        counted.now += 0.02
+        assert b"new" in await counted.scrape()
+        assert counted.reads == 3
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(("takes_s", "keeps_s"), [(0.05, 1.0), (3.0, 5.0)])
+def test_a_text_that_took_long_is_used_for_longer(takes_s: float, keeps_s: float) -> None:
+    async def main() -> None:
+        counted = Counted()
+        counted.takes_s = takes_s
+        await counted.scrape()
+        counted.now += keeps_s - 0.01
+        await counted.scrape()
+        assert counted.reads == 1
+        counted.now += 0.02
+        await counted.scrape()
+        assert counted.reads == 2
+
+    trio.run(main)
+
+
+def test_many_who_ask_at_once_get_one_text_also_if_the_first_goes_away() -> None:
+    async def main() -> None:
+        counted = Counted()
+        texts: list[bytes] = []
+
+        async def ask() -> None:
+            texts.append(await counted.scrape())
+
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as counted.cancelled:
+                await ask()
+            counted.cancelled = None
+            for _ in range(20):
+                nursery.start_soon(ask)
+        assert len(set(texts)) == 1
+        assert (len(texts), counted.reads) == (20, 2)
+
+    trio.run(main)
+
+
+def test_others_have_their_turn_while_a_large_text_is_made() -> None:
+    metrics = make(topics_max=300)
+    for number in range(300):
+        metrics.topic(f"t{number}").weak_acks(1).inc()
+    metrics.watch_partitions(
+        lambda: (partition(f"t{number}", of) for number in range(300) for of in range(4))
+    )
+    slices = list(pieces(metrics, detailed=True))
+    assert len(slices) > 40
+    assert max(one.count("\n") for one in slices) <= 2 * LINES
