@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import trio
 
+from tailrace.broker.feeds import Feeds
 from tailrace.broker.local import LocalCaller
 from tailrace.broker.node import Node
 from tailrace.broker.peer import Lost, Peers
@@ -56,6 +57,7 @@ class Gateway:
     def __init__(self, node: Node, peers: Peers, who: str = "http") -> None:
         self.node = node
         self.stopping = trio.Event()  # set when the broker stops: wait for nothing any more
+        self.records = Feeds(self)
         self._peers = peers
         self._who = who
         self._random = node.world.rng("gateway")

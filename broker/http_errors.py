@@ -48,4 +48,9 @@ def headers_of(error: TailraceError, status: int) -> dict[str, str]:
 
 def error_body(error: TailraceError) -> bytes:
     """``{"error": {…}}``, whatever its details hold."""
-    return compact({"error": error_document(error)}).encode(errors="replace")
+    return f'{{"error":{error_text(error)}}}'.encode(errors="replace")
+
+
+def error_text(error: TailraceError) -> str:
+    """What stands for an error in a document."""
+    return compact(error_document(error))

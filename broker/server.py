@@ -305,6 +305,8 @@ class Server:
                     )
                 self._state = "running"
                 self.gateway = Gateway(node, peers)
+                if self._config.http.bind is not None:
+                    await connections.start(self.gateway.records.run)
                 self.health.listening = tuple(
                     str(Address(one.host, one.port)) for one in bound.values()
                 )

@@ -7,7 +7,6 @@ consumer printed can be produced again to the same record.
 """
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -180,14 +179,16 @@ def _decode_field(fields: Mapping[str, object], name: str, line: int | None) -> 
     if encoding is None:
         if value is None:
             return None
-        return value.encode() if isinstance(value, str) else _compact_field(name, value, line)
+        if isinstance(value, str):
+            return _text_field(name, value, line)
+        return _json(name, value, line)
     if encoding == "null" and value is None:
         return None
     if encoding == "json":
-        return _compact_field(name, value, line)
+        return _json(name, value, line)
     if isinstance(value, str):
         if encoding == "utf8":
-            return value.encode()
+            return _text_field(name, value, line)
         if encoding == "base64":
             return _decode_base64(name, value, line)
     allowed = "null, json, utf8 or base64"
@@ -196,17 +197,25 @@ def _decode_field(fields: Mapping[str, object], name: str, line: int | None) -> 
     )
 
 
-def _compact_field(name: str, value: object, line: int | None) -> bytes:
+def _text_field(name: str, text: str, line: int | None) -> bytes:
+    """Half a surrogate pair, which JSON can spell, is no text that UTF-8 can carry."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise texts_cli.invalid_input(reason=f"'{name}': {error}", line=line) from error
+
+
+def _json(name: str, value: object, line: int | None) -> bytes:
     try:
         return compact(value).encode()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise texts_cli.invalid_input(reason=f"'{name}': {error}", line=line) from error
 
 
 def _decode_base64(name: str, value: str, line: int | None) -> bytes:
     try:
         return base64.b64decode(value, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or text that is not ASCII
         raise texts_cli.invalid_input(
             reason=f"'{name}' is not base64 ({error})", line=line
         ) from error
@@ -224,11 +233,13 @@ def _parse_headers(value: Any, line: int | None) -> tuple[tuple[str, bytes | Non
     for pair in cast(list[object], value):
         match pair:
             case [str(name), None]:
-                headers.append((name, None))
+                data = None
             case [str(name), str(text)]:
-                headers.append((name, text.encode()))
+                data = _text_field("headers", text, line)
             case [str(name), {"base64": str(text)}]:
-                headers.append((name, _decode_base64("headers", text, line)))
+                data = _decode_base64("headers", text, line)
             case _:
                 raise wrong
+        _text_field("headers", name, line)
+        headers.append((name, data))
     return tuple(headers)
