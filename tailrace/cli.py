@@ -78,7 +78,7 @@ class LazyGroup(click.Group):
             raise texts_cli.later_command(command=cmd_name)
         place = COMMANDS.get(cmd_name)
         if place is None and (near := similar(cmd_name)):
-            raise click.UsageError(f"No such command '{cmd_name}'. Did you mean '{near}'?", ctx)
+            raise click.UsageError(f"No such command '{cmd_name}'. Similar: {near}", ctx)
         return None if place is None else load(cmd_name, place)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":

@@ -13,7 +13,8 @@ from __future__ import annotations
 import atexit
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -67,10 +68,23 @@ def tailrace_broker_session(request: pytest.FixtureRequest) -> Iterator[Broker]:
     yield from _broker(request.config)
 
 
+@contextmanager
+def _uncollected() -> Generator[None]:
+    """Without garbage collection, which looks in vain through what is imported."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _broker(config: pytest.Config) -> Iterator[Broker]:
     url = config.getoption("--tailrace-url")
     if url is None:
-        from tailrace.testing.broker import Broker
+        with _uncollected():
+            from tailrace.testing.broker import Broker
 
         # Python's last collection takes 0.2 s to free what ends with the process anyway.
         atexit.unregister(gc.freeze)

@@ -58,6 +58,7 @@ def test_names_of_later_releases(offline: Cli, command: tuple[str, ...]) -> None
     ("arguments", "text"),
     [
         (("nope",), "tailrace: No such command 'nope'"),
+        (("produc",), "tailrace: No such command 'produc'. Similar: produce. See: "),
         (("topic", "nope"), "tailrace topic: No such command 'nope'"),
         (("produce",), "tailrace produce: Missing argument 'TOPIC'"),
         (("topic", "list", "--nope"), "tailrace topic list: No such option '--nope'"),
