@@ -160,8 +160,7 @@ def _slow(known: GroupFacts) -> list[Finding]:
             text = texts.falls_behind(*where, one.lag_records, one.rate, one.write_rate)
             found.append((text, texts.describe_group(known.name)))
         elif one.verdict == "stalled" and one.owner is not None and _can_go_on(one):
-            since_s = one.committed_s or 0.0
-            text = texts.stalled(*where, one.position, since_s, one.owner.name)
+            text = texts.stalled(*where, one.position, one.committed_s, one.owner.name)
             text += texts.owner_lives(one.owner.heard_s)
             found.append((text, texts.read_on(*where, one.position)))
     return found

@@ -429,10 +429,14 @@ def moving(topic: str, partition: int, owner: str, left_s: float) -> str:
     )
 
 
-def stalled(topic: str, partition: int, offset: int, since_s: float, owner: str) -> str:
+def stalled(topic: str, partition: int, offset: int, since_s: float | None, owner: str) -> str:
+    """``since_s``: of the last commit; None: there never was one."""
+    since = "nothing was ever committed there"
+    if since_s is not None:
+        since = f"for {span(since_s)} nothing was committed there"
     return (
-        f"It is stalled in {partition_name(topic, partition)} at offset {count(offset)}: for"
-        f" {span(since_s)} nothing was committed there. {shown(owner)} has it"
+        f"It is stalled in {partition_name(topic, partition)} at offset {count(offset)}:"
+        f" {since}. {shown(owner)} has it"
     )
 
 

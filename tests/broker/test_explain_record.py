@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tailrace.broker.explain import Damage, MemberFacts, Reading, Standing, Uncommitted
+from tailrace.broker.explain import Damage, MemberFacts, MoveCause, Reading, Standing, Uncommitted
 from tailrace.broker.explain_record import ErasureFacts, RecordFacts, RecordFound, explain_record
 
 FOUND = RecordFound(1_763_690_000_000, 331, 100, 199)
@@ -66,7 +66,7 @@ def test_an_offline_partition_tells_no_offsets() -> None:
     ],
 )
 def test_what_moved_the_start_is_told_as_far_as_it_is_known(
-    moved: object, retention: str | None, said: str
+    moved: MoveCause | None, retention: str | None, said: str
 ) -> None:
     known = replace(KNOWN, offset=7, found=None, retention=retention, moved=moved)
     assert said in explain_record(known).summary

@@ -63,13 +63,18 @@ def explain(cli: Cli) -> Callable[..., Asked]:
     return ask
 
 
-def until(look: Callable[[], Asked], verdict: str) -> Asked:
+def until(look: Callable[[], Asked], there: Callable[[Asked], bool]) -> Asked:
     """Ask until that is so."""
+    found = look()
     for _ in range(TRIES):
-        found = look()
-        if found.verdict == verdict:
+        if there(found):
             return found
-    raise AssertionError(f"not {verdict}: {found.document}")
+        found = look()
+    raise AssertionError(f"it never came: {found.document}")
+
+
+def is_(verdict: str) -> Callable[[Asked], bool]:
+    return lambda found: found.verdict == verdict
 
 
 # ── records ──────────────────────────────────────────────────────────────────────────────────
@@ -81,7 +86,7 @@ def test_expired_offset(explain: Callable[..., Asked], broker: Broker) -> None:
     broker.seed(topic, [b"old"] * 5)
     broker.advance(hours=3)
     broker.seed(topic, [b"new"])
-    found = until(lambda: explain(f"{topic}:0:2"), "expired")
+    found = until(lambda: explain(f"{topic}:0:2"), is_("expired"))
     assert "starts at 5" in found.summary
     assert "Retention (1h) removed it" in found.summary
     assert found.facts["log_start"] == 5
@@ -116,7 +121,7 @@ def test_compacted_record(explain: Callable[..., Asked], broker: Broker) -> None
         broker.advance(hours=2)
         return explain(f"{topic}:0:0")
 
-    found = until(look, "compacted")
+    found = until(look, is_("compacted"))
     assert "a later one has its key" in found.summary
     assert "cannot be told" in found.summary
     assert found.facts["compacted_below"] == 3
@@ -149,7 +154,7 @@ def test_uncommitted_tail(explain: Callable[..., Asked], broker: Broker, cli: Cl
         broker.faults.slow_disk(1.0),
     ):
         delivery = producer.enqueue_nowait(topic, b"x")
-        found = until(lambda: explain(f"{topic}:0:0"), "not_committed")
+        found = until(lambda: explain(f"{topic}:0:0"), is_("not_committed"))
         whole = explain(f"{topic}:0")
         delivery.result(timeout=30)
     assert "a sync has been under way for" in found.summary
@@ -199,16 +204,10 @@ def test_idle_member(explain: Callable[..., Asked], broker: Broker) -> None:
     broker.seed(topic, [b"x"])
     with broker.client() as client, client.consumer(topic, group=group):
         with client.consumer(topic, group=group):
-            for _ in range(TRIES):
-                found = explain("-g", group)
-                if "idle_members" in found.facts:
-                    break
+            found = until(lambda: explain("-g", group), lambda it: "idle_members" in it.facts)
             assert "is idle (T071): 1 partition for 2 members. Stop a member" in found.summary
             assert b"idle" in found.follow().out
-        for _ in range(TRIES):
-            found = explain("-g", group)
-            if "idle_members" not in found.facts:
-                break
+        found = until(lambda: explain("-g", group), lambda it: "idle_members" not in it.facts)
         assert "T071" not in found.summary
 
 
@@ -225,7 +224,7 @@ def test_stalled_handler(explain: Callable[..., Asked], broker: Broker) -> None:
         next(records)  # and here the handler sits
         assert explain("-g", group).verdict == "ok"
         broker.advance(minutes=2)
-        found = until(lambda: explain("-g", group), "stalled")
+        found = until(lambda: explain("-g", group), is_("stalled"))
         (member,) = client.admin.describe_group(group).member_list
         assert f"stalled in {topic}[0] at offset 1: for 120 s" in found.summary
         assert f"{member.client_id} at {member.host} has it" in found.summary
