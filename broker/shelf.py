@@ -175,9 +175,10 @@ class Shelf:
                 status="ok" if one.serving else "offline",
                 durability=one.config.durability,
             )
-        for topic_id, number in self._broken:
-            name = self.catalog.by_id[topic_id].name
-            yield PartitionGauges(name, number, -1, -1, 0, 0, False, "offline", "")
+        for topic_id, number in list(self._broken):  # whoever reads this may pause
+            topic = self.catalog.by_id.get(topic_id)
+            if topic is not None:
+                yield PartitionGauges(topic.name, number, -1, -1, 0, 0, False, "offline", "")
 
     # ── open, close, remove ──────────────────────────────────────────────────────────────────
 
@@ -187,6 +188,7 @@ class Shelf:
             self._health.partitions_total += len(openings)
         waiting: dict[Unopened, Opening] = {}
         for opening in openings:
+            self._metrics.topic(opening.topic.name)  # one that cannot be opened has series, too
             one = self._unopened(opening, clean=clean, suspect=suspect)
             if one is None:
                 self._opened(1)
@@ -342,7 +344,7 @@ class Shelf:
         reason = f"its directory {path} is missing"
         self._metrics.data_loss_possible.inc()
         error = texts.partition_offline(topic.name, number, reason=reason)
-        log.error("%s", error, extra={"event": "data-loss-possible", "code": error.code})
+        log.error("%s", error, extra=_loss(topic.name, number, error.code))
         return error
 
     def _report(self, partition: Partition, path: str) -> None:
@@ -353,16 +355,28 @@ class Shelf:
             log.warning(
                 "%s[%d]: cut %d bytes of a torn tail from %s at %d; it ends at offset %d",
                 *(partition.topic, partition.number, cut.bytes, cut.file, cut.position, cut.offset),
-                extra={"event": "recovery.truncated", "code": None, "truncated_bytes": cut.bytes},
+                extra={
+                    **{"event": "recovery.truncated", "code": None, "topic": partition.topic},
+                    **{"partition": partition.number, "truncated_bytes": cut.bytes},
+                    "log_end": cut.offset,
+                },
             )
         if report.data_loss_possible:
             self._metrics.data_loss_possible.inc()
             log.error(
                 "%s[%d]: good batches lay behind the cut in %s: acknowledged records may be lost",
                 *(partition.topic, partition.number, path),
-                extra={"event": "data-loss-possible", "code": None},
+                extra=_loss(partition.topic, partition.number, None),
             )
         partition.tell_damage()
+
+
+def _loss(topic: str, number: int, code: str | None) -> dict[str, object]:
+    """Of the line about it, which is told for every partition (S3)."""
+    return {
+        **{"event": "data-loss-possible", "code": code, "topic": topic, "partition": number},
+        "alike": f"{topic}:{number}",
+    }
 
 
 def log_config(config: TopicConfig, *, capacity_bytes: int, partitions: int) -> LogConfig:
