@@ -137,8 +137,10 @@ async def _look(node: Node, partition: Partition, offset: int, looked: _Looked) 
     """Read the batch that holds an offset, as a reader would, and look into it."""
     try:
         await partition.verify(offset, node.world.offload)
-        slice_ = partition.read(offset, 1)
-        looked.found = await node.world.offload.run(_open, slice_.ranges, offset)
+        # One at a time: a batch may be 16 MiB, and as much again when it is decoded.
+        async with node.explaining:
+            slice_ = partition.read(offset, 1)
+            looked.found = await node.world.offload.run(_open, slice_.ranges, offset)
     except TailraceError as error:  # damaged; or the start moved meanwhile, or it went offline
         looked.damage = _damage_at(partition, offset)
         looked.unreadable = error_summary(error)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import trio
+
 from tailrace.broker.appender import Appender
 from tailrace.broker.bell import Bell
 from tailrace.broker.cleaner import Cleaner
@@ -85,6 +87,7 @@ class Node:
     left: Bell = field(default_factory=Bell)  # rung when a connection has ended
     connections: "dict[Connection, None]" = field(default_factory=dict["Connection", None])
     parked: "dict[Fetch, None]" = field(default_factory=dict["Fetch", None])  # long polls
+    explaining: trio.Lock = field(default_factory=trio.Lock)  # one batch is opened at a time
     started_at: float = 0.0  # trio's time
     _counted: dict[tuple[Api, str], tuple[Series, Histogram]] = field(
         default_factory=dict[tuple[Api, str], tuple[Series, Histogram]]

@@ -1,10 +1,13 @@
 """``tailrace explain``: what is asked for, and how the answer is shown."""
 
+import shlex
+
 import pytest
 
 from tailrace.client.cli_explain_target import Target, parse_target
+from tailrace.protocol import texts_explain
 from tailrace.testing import Broker
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Result
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,43 @@ def test_the_document_of_each_kind(cli: Cli, broker: Broker) -> None:
         assert list(document) == ["target", "kind", "verdict", "summary", "facts", "next"]
         assert (document["kind"], document["verdict"]) == (kind, verdict), arguments
         assert all(list(fact) == ["name", "value"] for fact in document["facts"])
+
+
+@pytest.mark.parametrize(("topic", "group"), [("orders.of.x", "bill"), ("-orders", "-g it's")])
+def test_commands_run_as_they_are_shown(cli: Cli, broker: Broker, topic: str, group: str) -> None:
+    """Whatever the names are."""
+    broker.seed(topic, [b"a", b"b"])
+    with broker.client() as client, client.consumer(topic, group=group, commit="manual") as one:
+        next(iter(one))
+        one.commit()
+    for command in (
+        texts_explain.cat(topic, 0, 1),
+        texts_explain.read_on(topic, 0, 1),
+        texts_explain.last_record(topic, 0),
+    ):
+        result = run_command(cli, command)
+        assert (result.code, result.out) == (0, b"b\n"), command
+    for command in (
+        texts_explain.reset(group, topic, 0, 0),
+        texts_explain.reset(group, topic, 0, "start"),
+        texts_explain.describe_group(group),
+        texts_explain.explain_group(group),
+        texts_explain.explain(topic),
+        texts_explain.explain(f"{topic}:0"),
+        texts_explain.explain(f"{topic}:0:1", group),
+        texts_explain.TOPICS,
+    ):
+        assert run_command(cli, command).code == 0, command
+    for command in (texts_explain.HEALTH, texts_explain.DOCTOR):
+        assert run_command(cli, command).code in (0, 6), command
+
+
+def run_command(cli: Cli, command: str) -> Result:
+    name, *arguments = shlex.split(command)
+    assert name == "tailrace"
+    if arguments[:2] == ["group", "reset"]:
+        arguments.insert(2, "--yes")
+    return cli(*arguments)
 
 
 @pytest.mark.parametrize(
