@@ -31,6 +31,7 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _DIGITS = re.compile(r"\d+")
+_WORDS = re.compile(r"[^\s,;:()\[\]'\"]+")
 _Key = tuple[int, str, str, str]
 
 
@@ -66,7 +67,10 @@ def as_json(record: logging.LogRecord, broker: str) -> str:
 
 
 def as_text(record: logging.LogRecord, broker: str) -> str:
-    """``2026-11-20 10:00:00.123 INFO broker.ready message key=value``, in UTC."""
+    """``2026-11-20 10:00:00.123 INFO broker.ready message key=value``, in UTC.
+
+    Without the fields whose words are in the message already: this one is for people.
+    """
     line = document(record, broker)
     ms, code, message = line.pop("time"), line.pop("code"), shown(line.pop("message"))
     below = line.pop("traceback", "").splitlines()
@@ -77,13 +81,18 @@ def as_text(record: logging.LogRecord, broker: str) -> str:
     if code is not None and not message.startswith(f"{code}:"):
         message = f"{code}: {message}"
     del line["level"], line["broker"]
-    fields = (f"{name}={_plain(value)}" for name, value in line.items())
+    said = set(_WORDS.findall(message))
+    fields = (f"{name}={_plain(v)}" for name, v in line.items() if not _is_in(said, v))
     rows = (f"\n    {shown(row)}" for row in below)
     return " ".join((head, message, *fields)) + "".join(rows)
 
 
+def _is_in(said: set[str], value: object) -> bool:
+    return isinstance(value, str) and bool(value) and set(_WORDS.findall(shown(value))) <= said
+
+
 def _plain(value: object) -> str:
-    text = shown(str(value))
+    text = shown(str(round(value, 3) if isinstance(value, float) else value))
     return json.dumps(text) if " " in text or not text else text
 
 

@@ -92,6 +92,19 @@ def test_text_reads_as_one_line() -> None:
     assert as_text(record, "n1") == said
 
 
+def test_text_does_not_say_twice_what_the_message_says() -> None:
+    extra = {
+        "event": "topic.created",
+        "topic": "hello",
+        "part": "hell",
+        "count": 1,
+        "took": 0.12345,
+    }
+    record = logging.makeLogRecord({"msg": "created topic hello: 1", "created": 0, **extra})
+    assert as_text(record, "n1").endswith("created topic hello: 1 part=hell count=1 took=0.123")
+    assert json.loads(as_json(record, "n1"))["topic"] == "hello"
+
+
 def test_text_shows_a_traceback_below() -> None:
     try:
         raise ValueError("bo\x1bom")
