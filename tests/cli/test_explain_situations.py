@@ -151,7 +151,7 @@ def test_uncommitted_tail(explain: Callable[..., Asked], broker: Broker, cli: Cl
     with (
         broker.client() as client,
         client.producer() as producer,
-        broker.faults.slow_disk(1.0),
+        broker.faults.slow_disk(2.0),
     ):
         delivery = producer.enqueue_nowait(topic, b"x")
         found = until(lambda: explain(f"{topic}:0:0"), is_("not_committed"))
