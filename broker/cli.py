@@ -31,6 +31,7 @@ DEV_DEFAULTS = {
     "storage.data_dir": "./.tailrace",
     "log.format": "text",
 }
+DEV_ADDRESS = "127.0.0.1:7400"
 MEMORY_DIRECTORY = "/dev/shm"
 _PORT = click.IntRange(0, 65535)
 
@@ -85,10 +86,16 @@ def dev(
             kept += "" if memory else " (delete to reset)"
             return (
                 f"broker ready {ready.url}, http {ready.http or 'off'}, data {kept},"
-                " Ctrl-C to stop\ntry: tailrace produce hello"
+                f" Ctrl-C to stop\ntry: tailrace {there(ready.url)}produce hello"
             )
 
         return run_broker(console, config, sources, human)
+
+
+def there(url: str) -> str:
+    """The option that leads a command to this broker; none if it looks there anyway."""
+    address = url.removeprefix("tailrace://")
+    return "" if address == DEV_ADDRESS else f"-b {address} "
 
 
 @contextmanager

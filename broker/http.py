@@ -70,7 +70,7 @@ async def bind(net: ServerNet, address: Address) -> Listener:
             "http.bind",
             origin="http.bind",
             problem=f"{address} cannot be bound: {error.strerror or error}",
-            hint="Stop what listens there, or set http.bind.",
+            hint="Stop what listens there, or set http.bind (tailrace dev: --http-port).",
         ) from error
 
 

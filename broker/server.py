@@ -346,7 +346,8 @@ class Server:
                     f"listeners.{one.name}.bind",
                     origin=self._config.values[f"listeners.{one.name}.bind"].origin,
                     problem=f"{one.bind} cannot be bound: {error.strerror or error}",
-                    hint=f"Stop what listens there, or set listeners.{one.name}.bind.",
+                    hint=f"Stop what listens there, or set listeners.{one.name}.bind"
+                    f"{' (tailrace dev: --port)' if one.name == 'client' else ''}.",
                 ) from error
             bound[one.name] = opened
             told = one.advertise or Address(opened.host, 0)

@@ -50,8 +50,9 @@ def test_dev_says_the_two_lines_and_keeps_its_data_here(run: Start, tmp_path: Pa
     broker.process.send_signal(signal.SIGINT)
     assert broker.wait() == 0
     said = re.search(
-        r"^broker ready tailrace://127\.0\.0\.1:\d+, http http://127\.0\.0\.1:\d+, data"
-        r" \./\.tailrace \(delete to reset\), Ctrl-C to stop\ntry: tailrace produce hello\n",
+        r"^broker ready tailrace://(127\.0\.0\.1:\d+), http http://127\.0\.0\.1:\d+, data"
+        r" \./\.tailrace \(delete to reset\), Ctrl-C to stop\n"
+        r"try: tailrace -b \1 produce hello\n",
         broker.stderr(),
         re.MULTILINE,
     )
@@ -129,9 +130,11 @@ def test_taken_address_is_exit_1_and_named(start: Start) -> None:
         broker = start("--set", f"listeners.client.bind={address}")
         assert broker.wait() == 1
         assert f"{address} cannot be bound: Address already in use" in broker.stderr()
+        assert "or set listeners.client.bind (tailrace dev: --port)." in broker.stderr()
         broker = start(http=address)
         assert broker.wait() == 1
         assert f"{address} cannot be bound: Address already in use" in broker.stderr()
+        assert "or set http.bind (tailrace dev: --http-port)." in broker.stderr()
 
 
 @pytest.mark.parametrize(

@@ -303,11 +303,13 @@ class Walk:
     def _start_dev(self) -> float:
         """Seconds until it has said all that is promised, and that on stderr."""
         port, http_port = self.newcomer.ports
+        there = "" if port == DEFAULT_PORTS[0] else rf"-b 127\.0\.0\.1:{port} "
         stdout = self.folder / "dev.out"
         dev = self._dev = self._open("tailrace", "dev", stdout=stdout)
         _, at = dev.wait(
             rf"^broker ready tailrace://127\.0\.0\.1:{port}, http http://127\.0\.0\.1:{http_port}, "
-            r"data \./\.tailrace \(delete to reset\), Ctrl-C to stop\ntry: tailrace produce hello$"
+            r"data \./\.tailrace \(delete to reset\), Ctrl-C to stop\n"
+            rf"try: tailrace {there}produce hello$"
         )
         if stdout.read_bytes():
             raise Stumble(f"on stdout: {stdout.read_text()}")
