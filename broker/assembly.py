@@ -167,6 +167,7 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
     janitor.room.open_wanting = node.topics.open_wanting
     node.metrics.partitions = node.shelf.gauges
     node.metrics.groups = node.lag.gauges
+    node.metrics.group_exists = node.groups.has
     node.metrics.prepare = lambda: node.lag.refresh(node.groups.all())
     node.metrics.erasures_pending.read = lambda: {(): node.erasures.pending_count}
     node.metrics.clock_skew.read = lambda: {(node.broker_id,): node.time.skew_s}

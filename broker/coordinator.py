@@ -170,6 +170,12 @@ class Coordinator:
         """Every group that is loaded."""
         return [hosted.group for shard in self._shards for hosted in shard.groups.values()]
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a group, loaded."""
+        if self._router is None:
+            return False
+        return name in self._shards[self._router.partition(name.encode())].groups
+
     def check_loaded(self) -> None:
         """Raise T036 or T033 unless ``all`` are all."""
         for shard in self._shards:

@@ -81,7 +81,10 @@ def _groups(metrics: Metrics, of: dict[str, Labelled], *, detailed: bool) -> Ite
     verdicts, members = _labelled(), _labelled()
     seen: set[tuple[str, str]] = set()
     count = 0
+    yield from _forget_groups(metrics)
     for group in metrics.groups():
+        if not metrics.group_exists(group.group):
+            continue
         own = metrics.groups_named.take(group.group)
         name = group.group if own else OTHER
         verdicts[name,] = max(group.verdict, verdicts.get((name,), 0))
@@ -105,6 +108,16 @@ def _groups(metrics: Metrics, of: dict[str, Labelled], *, detailed: bool) -> Ite
     of["group_lag_records"], of["group_lag_seconds"] = lags, oldest
     of["group_margin_seconds"], of["group_partition_lag_records"] = margins, each
     of["group_verdict"], of["group_members"] = verdicts, members
+
+
+def _forget_groups(metrics: Metrics) -> Iterator[None]:
+    """Most are told of by whoever deletes them; one whose first commit failed never was."""
+    named = metrics.groups_named
+    for count, name in enumerate((*named.own, *named.others), 1):
+        if not metrics.group_exists(name):
+            metrics.forget_group(name)
+        if count % STEP == 0:
+            yield
 
 
 def _add(

@@ -192,7 +192,8 @@ class Metrics:
         self._topics: dict[str, TopicMetrics] = {}  # by label
         self._groups: dict[str, GroupMetrics] = {}
         self.partitions: Callable[[], Iterable[PartitionGauges]] = lambda: ()
-        self.groups: Callable[[], Iterable[GroupGauges]] = lambda: ()
+        self.groups: Callable[[], Iterable[GroupGauges]] = lambda: ()  # perhaps a second old
+        self.group_exists: Callable[[str], bool] = lambda name: True
         self.prepare: Callable[[], Awaitable[None]] = _nothing  # awaited before a scrape
         began = clock()
         self._connect_broker(version, lambda: clock() - began)

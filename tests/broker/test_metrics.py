@@ -272,6 +272,17 @@ def test_what_is_counted_after_the_end_is_seen_by_nobody() -> None:
     ]
 
 
+def test_group_that_never_came_to_be_keeps_no_place() -> None:
+    metrics = make()
+    there = ["g", "void"]
+    metrics.group_exists = lambda name: name in there
+    metrics.groups = lambda: [GroupGauges(name, 0, 0, ()) for name in ("g", "void")]
+    assert 'group_verdict{group="void"}' in scrape(metrics)
+    there.remove("void")
+    assert not [name for name in scrape(metrics) if "void" in name]
+    assert list(metrics.groups_named.own) == ["g"]
+
+
 def test_topic_that_goes_during_a_scrape_is_left_out_of_what_follows() -> None:
     metrics = make()
     for name in ("orders", "kept"):

@@ -156,6 +156,8 @@ def test_deleted_group_leaves_nothing_behind(tmp_path: Path) -> None:
             assert "group_verdict" in str(await scrape(server))
             assert 'group="g"' in str(await scrape(server))
             await client.ask(DeleteGroupRequest("g"), DeleteGroupResponse)
+            assert 'group="g"' not in str(await scrape(server))
+            assert not server.metrics.groups_named.own
             clock.move(2.0)
             assert 'group="g"' not in str(await scrape(server))
             assert await listed(client) == {}
