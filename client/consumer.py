@@ -179,7 +179,7 @@ class Consumer(Generic[K, V]):
         """Call ``handler`` with every record, up to ``in_flight`` of them at a time.
 
         ``order``: records of one key (one partition) are handled one after the other, while up to
-        8 times ``in_flight`` are read ahead; a record without a key waits for none. ``on_error``:
+        16 times ``in_flight`` are read ahead; a record without a key waits for none. ``on_error``:
         see ``tailrace.retry``; None raises the first exception and cancels the other handlers. On
         SIGTERM or SIGINT (in the main thread, if ``signals``) it takes no more records, gives what
         is in flight ``drain_timeout`` seconds to finish, and returns; a second signal ends it at

@@ -73,11 +73,11 @@ class Codecs:
         self.value = value
 
 
-def point_behind(stored: StoredBatch[Any, Any], index: int) -> CommitPoint:
-    """The place behind the record at ``index``."""
+def point_behind(stored: StoredBatch[Any, Any], index: int, offset: int) -> CommitPoint:
+    """``offset`` as a place to go on from, where the record at ``index`` is the one before it."""
     deltas = stored.timestamp_deltas
     return CommitPoint(
-        offset=stored.offset(index + 1),
+        offset=offset,
         leader_epoch=stored.leader_epoch,
         timestamp=stored.base_timestamp + (0 if deltas is None else deltas[index]),
         append_time=stored.append_time,
@@ -87,7 +87,7 @@ def point_behind(stored: StoredBatch[Any, Any], index: int) -> CommitPoint:
 def point_after(record: Record[Any, Any], offset: int) -> CommitPoint:
     """``offset`` as a place to go on from, where ``record`` is the one before it."""
     stored, index, _ = record.as_slice()
-    return point_behind(stored, index)._replace(offset=offset)
+    return point_behind(stored, index, offset)
 
 
 class PartitionBuffer:
@@ -136,7 +136,7 @@ class PartitionBuffer:
         if stored is not None and stored.base_offset < offset <= stored.next_offset:
             index = stored.index_of(offset)
             if index > 0:
-                return point_behind(stored, index - 1)._replace(offset=offset)
+                return point_behind(stored, index - 1, offset)
         if self._behind.offset <= offset <= self.position:
             return self._behind._replace(offset=offset)
         return CommitPoint(offset)
@@ -225,7 +225,7 @@ class PartitionBuffer:
                 if self.finished:
                     return False
                 self._position = stored.next_offset
-                self._behind = point_behind(stored, stored.count - 1)
+                self._behind = point_behind(stored, stored.count - 1, stored.next_offset)
                 self.stored = None
             if not self._entries or self.finished:
                 return False

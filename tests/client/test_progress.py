@@ -5,7 +5,7 @@ from typing import Any
 from tailrace.client.progress import Finishing
 from tailrace.client.records import Record
 from tailrace.client.run import Lanes, Taken
-from tests.client.test_run import keyed, runnable
+from tests.client.test_run import keyed
 
 AnyRecord = Record[Any, Any]
 
@@ -62,21 +62,15 @@ def test_oldest_record_that_is_worked_on_says_since_when() -> None:
 
 def test_withdrawn_partition_keeps_what_lies_before_the_last_that_was_begun() -> None:
     lanes, of, other = Lanes("key"), Finishing(), Finishing()
-    a1, a2, b1, a3 = keyed(b"a", b"a", b"b", b"a")
-    for record in (a1, a2, b1, a3):
-        of.take(record)
-        lanes.push(Taken(record, of))
-    elsewhere = Taken(a3, other)
+    records = keyed(b"a", b"a", b"b", b"a")
+    a1, a2, b1, a3 = (Taken(record, of) for record in records)
+    for one in (a1, a2, b1, a3):
+        of.take(one.record)
+        if lanes.push(one):
+            of.begin(one.record, 0.0)
+    elsewhere = Taken(records[-1], other)
     lanes.push(elsewhere)
-    first = runnable(lanes)
-    assert [record for _, record in first] == [a1, b1]
-    for _, record in first:
-        of.begin(record, 0.0)
     lanes.drop(of, of.begun_last)
     assert lanes.taken == 4
-    lanes.done(first[0][0])
-    (second,) = runnable(lanes)
-    assert second[1] is a2, "it lies before b1"
-    lanes.done(second[0])
-    (third,) = runnable(lanes)
-    assert third[1] is elsewhere.record, "a3 of the partition that went is not handled"
+    assert lanes.done(a1) is a2, "it lies before b1"
+    assert lanes.done(a2) is elsewhere, "a3 of the partition that went is not handled"

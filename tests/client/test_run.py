@@ -5,6 +5,7 @@ import signal
 from typing import Any, Literal
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import tailrace
@@ -31,35 +32,24 @@ def keyed(*keys: bytes | None) -> list[Record[bytes, bytes]]:
     return [Record(batch, index) for index in range(len(keys))]
 
 
-def runnable(lanes: Lanes) -> list[tuple[Any, Record[Any, Any]]]:
-    found: list[tuple[Any, Record[Any, Any]]] = []
-    while (one := lanes.pop()) is not None:
-        found.append((one[0], one[1].record))
-    return found
+def takens(*keys: bytes | None) -> list[Taken]:
+    return [Taken(record, None) for record in keyed(*keys)]
 
 
 def test_records_of_one_key_wait_for_each_other() -> None:
     lanes = Lanes("key")
-    a1, b1, a2, none1, none2 = keyed(b"a", b"b", b"a", None, None)
-    for record in (a1, b1, a2, none1, none2):
-        lanes.push(Taken(record, None))
-    first = runnable(lanes)
-    assert [record for _, record in first] == [a1, b1, none1, none2]
-    lanes.done(first[0][0])
-    (second,) = runnable(lanes)
-    assert second[1] is a2
-    lanes.done(second[0])
-    for lane, _ in first[1:]:
-        lanes.done(lane)
-    assert lanes.taken == 0
+    a1, b1, a2, none1, none2 = all_of_them = takens(b"a", b"b", b"a", None, None)
+    assert [lanes.push(one) for one in all_of_them] == [True, True, False, True, True]
+    assert lanes.done(a1) is a2
+    assert [lanes.done(one) for one in (b1, none1, a2, none2)] == [None] * 4
+    assert (lanes.taken, lanes.working) == (0, 0)
+    assert lanes.push(*takens(b"a")), "the lane is free again"
 
 
 @pytest.mark.parametrize(("order", "at_once"), [("partition", 1), ("none", 3), ("key", 3)])
 def test_order_says_what_may_run_at_once(order: Order, at_once: int) -> None:
     lanes = Lanes(order)
-    for record in keyed(b"a", b"b", None):
-        lanes.push(Taken(record, None))
-    assert len(runnable(lanes)) == at_once
+    assert sum(lanes.push(one) for one in takens(b"a", b"b", None)) == at_once == lanes.working
 
 
 class Handled:
@@ -112,6 +102,36 @@ def test_every_record_of_a_key_is_handled_in_order(run: Run, here: FetchWorld) -
     assert handled.at_once_max == 1, "they all have the same key"
 
 
+def test_handler_that_never_waits_lets_others_run(run: Run, here: FetchWorld) -> None:
+    topic = here.fetch.create("orders")
+    for key in (b"a", b"b"):
+        for number in range(10):
+            here.fetch.append(topic, [b"%d" % number], key=key)
+    passes = 0
+    seen: dict[bytes, list[int]] = {b"a": [], b"b": []}
+
+    async def count() -> None:
+        nonlocal passes
+        while True:
+            await anyio.lowlevel.checkpoint()
+            passes += 1
+
+    async def handle(record: Record[bytes, bytes]) -> None:
+        seen[record.key or b""].append(passes)
+
+    async def main() -> None:
+        async with here.client() as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(count)
+            async with client.consumer("orders", stop_at_end=True) as consumer:
+                await consumer.run(handle)
+            tasks.cancel_scope.cancel()
+
+    run(main)
+    for of_key in seen.values():
+        assert len(of_key) == 10
+        assert all(later > one for one, later in zip(of_key, of_key[5:], strict=False))
+
+
 def test_no_more_than_in_flight_at_once(run: Run, here: FetchWorld) -> None:
     handled = Handled(pause_s=0.001)
     work(run, here, handled, VALUES, order="none", in_flight=4)
@@ -121,10 +141,10 @@ def test_no_more_than_in_flight_at_once(run: Run, here: FetchWorld) -> None:
 
 def test_what_waits_for_its_key_keeps_no_other_key_from_having_work() -> None:
     lanes = Lanes("key")
-    a1, _, _, _, b1 = records = keyed(b"a", b"a", b"a", b"a", b"b")
-    for record in records:
-        lanes.push(Taken(record, None))
-    assert [record for _, record in runnable(lanes)] == [a1, b1]
+    a1, *waiting, b1 = takens(b"a", b"a", b"a", b"a", b"b")
+    assert lanes.push(a1)
+    assert not any(lanes.push(one) for one in waiting)
+    assert lanes.push(b1)
     assert (lanes.taken, lanes.working) == (5, 2)
 
 
@@ -146,8 +166,7 @@ def test_keys_that_come_in_bursts_are_handled_at_once(run: Run, here: FetchWorld
 
 def test_so_much_is_read_ahead_and_no_more(run: Run, here: FetchWorld) -> None:
     topic = here.fetch.create("orders")
-    for value in VALUES:
-        here.fetch.append(topic, [value])
+    here.fetch.append(topic, [b"v"] * (AHEAD * 3))
     positions: list[int] = []
 
     async def main() -> None:

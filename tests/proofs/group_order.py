@@ -35,7 +35,7 @@ SLOW_S = 0.2
 FAST_S = 0.05  # at most
 SPEED_SLEEP_S = 0.005
 SPEEDUP_MIN = 20.0
-LIMIT_SHARE_MIN = 0.6  # of what the busiest client leaves possible
+LIMIT_SHARE_MIN = 0.8  # of what the busiest client leaves possible
 Order = Literal["key", "none"]
 Place = tuple[int, int]  # partition, offset
 
