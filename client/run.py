@@ -23,6 +23,7 @@ import anyio
 import anyio.lowlevel
 
 from tailrace.client.commits import CommitPoint
+from tailrace.client.metrics import instruments
 from tailrace.client.policy import ErrorPolicy
 from tailrace.client.progress import Finishing
 from tailrace.client.reading import RecordReader
@@ -330,6 +331,8 @@ class Run:
     ) -> None:
         if topic is not None:
             await self._feed.dead_letters.send(topic, record, error, attempts)
+        else:
+            instruments.skipped("given_up", 1)
         _log.warning(
             "%s failed %s times (%s); %s",
             texts.record_name(record.topic, record.partition, record.offset),
