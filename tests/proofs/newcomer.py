@@ -6,7 +6,6 @@ about a millisecond, also on a terminal that nobody waits for at the moment.
 """
 
 import contextlib
-import fcntl
 import os
 import pty
 import re
@@ -75,11 +74,10 @@ def build_wheel(folder: Path) -> Path:
 
 
 class Newcomer:
-    """Types commands in an empty directory, with the virtual environment active."""
+    """Types commands in an empty directory, with the virtual environment active (if made)."""
 
     def __init__(self, folder: Path) -> None:
         self.environment = folder / "venv"
-        subprocess.run([sys.executable, "-m", "venv", str(self.environment)], check=True)
         self.home = folder / "hello"
         self.home.mkdir()
         self.ports = free_ports()
@@ -93,6 +91,10 @@ class Newcomer:
             env["TAILRACE_LISTENERS__CLIENT__BIND"] = client
             env["TAILRACE_HTTP__BIND"] = http
         self.env: Mapping[str, str] = env
+
+    def make_environment(self) -> None:
+        """Of the Python that runs this, with nothing but pip in it."""
+        subprocess.run([sys.executable, "-m", "venv", str(self.environment)], check=True)
 
     def type(self, command: str) -> "Done":
         """Run it in a shell to its end, without a terminal."""
@@ -160,24 +162,20 @@ class Terminal:
         self._newcomer = newcomer
         self.fd, theirs = pty.openpty()
         termios.tcsetwinsize(theirs, (40, COLUMNS))
-
-        def own() -> None:  # Ctrl-C reaches those whose terminal it is
-            os.setsid()
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
+        # Ctrl-C reaches those whose terminal it is: the first that a new session opens.
+        own = ["/bin/sh", "-c", 'exec "$@" <"$0"', os.ttyname(theirs)]
         with contextlib.ExitStack() as opened:
             opened.callback(os.close, theirs)
             out = theirs if stdout is None else opened.enter_context(stdout.open("wb"))
             self.began = time.monotonic()
             self._process = subprocess.Popen(
-                command,
-                executable=shutil.which(command[0], path=newcomer.env["PATH"]),
+                [*own, *command],
                 cwd=newcomer.home,
                 env=newcomer.env,
-                stdin=theirs,
+                stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=theirs,
-                preexec_fn=own,  # this process has one thread
+                start_new_session=True,
             )
         self.pid = self._process.pid
         newcomer.terminals.append(self)
