@@ -188,7 +188,7 @@ class Lane:
         self.window = window
         self.backoff = backoff
         self.not_before = 0.0  # pause after a refusal
-        self.refusal: TailraceError | None = None  # the last one, until something is acknowledged
+        self.refusal: TailraceError | None = None  # which that is
         self.open: PendingBatch | None = None  # takes records; the last of ``waiting``
         self.waiting: deque[PendingBatch] = deque()
         self.in_flight: deque[PendingBatch] = deque()

@@ -238,7 +238,6 @@ class Outlets:
                 self._refused(batch, from_wire(result.error))
 
     def _acknowledged(self, batch: PendingBatch, base_offset: int, append_time: int) -> None:
-        batch.lane.refusal = None
         batch.lane.acknowledged(batch)
         if not batch.done:
             self._owner.finish(batch, base_offset, append_time, None)
@@ -259,8 +258,7 @@ class Outlets:
             pause_s = lane.backoff.next()
             if isinstance(error, StorageFull):
                 pause_s = max(pause_s, min(error.retry_after, 5.0))
-            lane.refusal = error
-            self._pause(lane, pause_s)
+            self._pause(lane, pause_s, error)
 
     def _line_up(self, lane: Lane) -> None:
         first = lane.line_up()
@@ -268,11 +266,12 @@ class Outlets:
             if lane.may_renumber(first):
                 self._renew(lane, first)
             else:
-                self._pause(lane, lane.backoff.next())
+                self._pause(lane, lane.backoff.next(), first.last_error)
         if lane.waiting:
             self.add(lane)
 
-    def _pause(self, lane: Lane, seconds: float) -> None:
+    def _pause(self, lane: Lane, seconds: float, why: TailraceError | None) -> None:
+        lane.refusal = why
         lane.not_before = self._runtime.clock.now() + seconds
         self._owner.paused(lane)
 
@@ -353,12 +352,13 @@ class Outlets:
         self.pump(outlet)
 
     def trouble(self, lane: Lane) -> TailraceError | None:
-        """Why nothing could be sent for the lane: nobody leads it, it was refused just before, or
+        """Why nothing could be sent for the lane: it pauses after a refusal, nobody leads it, or
         the connection is why."""
-        if lane.leader is None or lane.refusal is not None:
-            return lane.refusal or texts.partition_offline(
-                lane.topic, lane.partition, reason="no broker leads it"
-            )
+        if self._runtime.clock.now() < lane.not_before:
+            return lane.refusal
+        if lane.leader is None:
+            reason = "no broker leads it"
+            return texts.partition_offline(lane.topic, lane.partition, reason=reason)
         link = self._cluster.link(lane.leader, "control")
         if link is None or link.channel is not None or not link.reason:
             return None
