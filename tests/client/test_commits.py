@@ -122,7 +122,7 @@ def test_one_is_under_way_at_a_time_and_the_next_leaves_out_what_it_stored(
             for points in ({0: 5}, {0: 5, 1: 6}, {0: 5}):
                 wanted = {assignment(n): CommitPoint(offset) for n, offset in points.items()}
                 tasks.start_soon(partial(commits.store, wanted, timeout=math.inf))
-            await anyio.wait_all_tasks_blocked()
+                await anyio.wait_all_tasks_blocked()  # trio starts tasks in any order
             assert coordinator.offsets() == [{0: 5}]
             coordinator.go.set()
         assert coordinator.offsets() == [{0: 5}, {1: 6}]
