@@ -77,6 +77,7 @@ def bound_address(broker: Broker) -> str:
 
 
 @pytest.mark.provokes("T004")
+@pytest.mark.slow
 def test_somebody_else_there() -> None:
     with Broker(http=True) as broker:
         assert broker.http_url is not None
