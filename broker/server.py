@@ -5,8 +5,9 @@
                    loading), watcher, janitor, cleaner, eraser, sweep
       └ connections    one accept loop per listener, one task per connection
 
-Start: lock the data directory, open the metadata store, open and recover every log, take the lead
-in new epochs, bind, serve. HTTP is there before recovery begins, to tell how far it is.
+Start: read the certificate, lock the data directory, open the metadata store, open and recover
+every log, take the lead in new epochs, bind, serve. HTTP is there before recovery begins, to tell
+how far it is.
 
 Stop, in stages: ``drain`` (nothing new is accepted), ``handover`` (leaderships; none on a single
 node), ``finish`` (requests in hand are answered), ``flush`` (all logs synced), ``release`` (the
@@ -182,6 +183,8 @@ class Server:
             if self._config.http.bind is not None:
                 http = await services.start(serve_http, self, self._config, self._world.net)
             run = self._world.offload.run
+            if any(one.tls for one in self._config.listeners):
+                self._certificate = await run(Certificate, self._config.security)
             directory = await self._watched(lambda: run(self._open_directory))
             try:
                 await self._watched(lambda: run(self._prepare, directory))
@@ -331,10 +334,7 @@ class Server:
 
     async def _bind(self, node: Node) -> dict[str, Listener]:
         """Bind every listener; ConfigError T082 if one cannot be."""
-        tls = None
-        if any(one.tls for one in self._config.listeners):
-            self._certificate = await self._world.offload.run(Certificate, self._config.security)
-            tls = self._certificate.context
+        tls = None if self._certificate is None else self._certificate.context
         bound: dict[str, Listener] = {}
         for one in self._config.listeners:
             try:

@@ -50,7 +50,7 @@ def run_checks(console: Console, path: str | None) -> Iterable[Check]:
     yield machine.python()
     yield machine.extras()
     yield machine.ports(config)
-    yield machine.nofile()
+    yield machine.nofile(folder)
     yield machine.disk_free(config, folder)
     yield machine.fsync(folder)
     skew, answer, metadata = broker(aimed(console, config))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tailrace.broker.config import Config
 
 NOFILE_MIN = 4_096
+NOFILE_SHELL_MIN = 1_024  # what every system gives a shell; with less, clients fail, too
 NOFILE = 65_536  # what the unit file gives
 DISK_FREE_MIN = 0.05  # without a configuration, which has storage.min_free
 FSYNC_MS_MAX = 20.0
@@ -160,10 +161,18 @@ def listening(port: int) -> Iterator[str]:
 # ── limits and disk ──────────────────────────────────────────────────────────────────────────
 
 
-def nofile() -> Check:
+def nofile(folder: Path) -> Check:
+    """Of the broker that runs on that data directory, else of whoever asks."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= NOFILE_MIN:
+    theirs = limit_of_broker(folder)
+    if theirs is not None and theirs >= NOFILE_MIN and soft >= NOFILE_SHELL_MIN:
+        return Check("nofile", True, theirs, f"{theirs:,} open files for the broker that runs")
+    if theirs is None and (soft == resource.RLIM_INFINITY or soft >= NOFILE_MIN):
         return Check("nofile", True, soft, f"{soft:,} open files")
+    if theirs is not None and theirs < NOFILE_MIN:
+        detail = f"{theirs:,} open files for the broker that runs, {NOFILE_MIN:,} are needed"
+        fix = f"Start it with more: LimitNOFILE={NOFILE} in the unit, else ulimit -n {NOFILE}."
+        return Check("nofile", False, theirs, detail, fix)
     reach = NOFILE if hard == resource.RLIM_INFINITY else min(NOFILE, hard)
     detail = f"{soft:,} open files here, {NOFILE_MIN:,} are needed"
     if reach >= NOFILE_MIN:
@@ -174,6 +183,19 @@ def nofile() -> Check:
         f" nofile={NOFILE}, or nofile in /etc/security/limits.conf."
     )
     return Check("nofile", False, soft, f"{detail}; the hard limit is {hard:,}", fix)
+
+
+def limit_of_broker(folder: Path) -> int | None:
+    """Open files of the process that has the lock of the directory; None if none is seen."""
+    with suppress(OSError, ValueError, IndexError):
+        inode = str((folder / "LOCK").stat().st_ino)
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode:
+                limits = Path(f"/proc/{words[4]}/limits").read_text()
+                (row,) = [one for one in limits.splitlines() if one.startswith("Max open files")]
+                return int(row.split()[3])
+    return None
 
 
 def disk_free(config: "Config | None", folder: Path) -> Check:

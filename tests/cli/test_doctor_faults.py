@@ -190,3 +190,13 @@ def site_packages() -> Path:
 def test_nothing_is_wrong_with_a_machine_that_is_well(address: dict[str, str]) -> None:
     _, checks = diagnose(address)
     assert wrong(checks) == []
+
+
+@pytest.mark.usefixtures("broker")
+def test_the_limit_that_counts_is_that_of_the_broker_that_runs(address: dict[str, str]) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))  # a usual shell's
+
+    _, checks = diagnose(address, limit=limit)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert (checks["nofile"]["ok"], checks["nofile"]["value"]) == (True, most)
