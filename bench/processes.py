@@ -31,6 +31,7 @@ class BrokerProcess:
         self.data_dir = data_dir
         self.port = port
         self.url = ""
+        self.http_url = ""
         self.ready_seconds = 0.0
         self.stderr_path = Path(f"{data_dir}.stderr")  # beside the data, appended by each start
         self._arguments = arguments
@@ -68,7 +69,7 @@ class BrokerProcess:
             raise RuntimeError(f"the broker did not start; see {self.stderr_path}")
         ready = json.loads(line)
         self.ready_seconds = time.monotonic() - began
-        self.url = ready["url"]
+        self.url, self.http_url = ready["url"], ready["http"] or ""
         self.port = int(self.url.rsplit(":", 1)[1])  # the same port again after a restart
 
     def kill(self) -> None:

@@ -284,7 +284,7 @@ def _decode(body: bytes, kind: type) -> Any:
     decode: Any = msgspec.json.decode
     try:
         return decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise texts_http.bad_request(f"the body cannot be read: {error}") from None
 
 

@@ -94,12 +94,6 @@ class Bodies:
     limit_bytes: int = BODIES_BYTES_MAX
     held_bytes: int = 0
 
-    def take(self, size_bytes: int) -> None:
-        """ConnectError T123 if that is too much at once."""
-        if self.held_bytes and self.held_bytes + size_bytes > self.limit_bytes:
-            raise texts_http.too_busy("bytes of HTTP bodies", limit=self.limit_bytes)
-        self.held_bytes += size_bytes
-
     @contextmanager
     def account(self) -> Generator["Account"]:
         """What one request holds; given back at its end."""
@@ -118,7 +112,12 @@ class Account:
     held_bytes: int = 0
 
     def take(self, size_bytes: int) -> None:
-        self.bodies.take(size_bytes)
+        """ConnectError T123 if all of them together hold too much; one alone always may."""
+        bodies = self.bodies
+        alone = bodies.held_bytes == self.held_bytes
+        if not alone and bodies.held_bytes + size_bytes > bodies.limit_bytes:
+            raise texts_http.too_busy("bytes of HTTP bodies", limit=bodies.limit_bytes)
+        bodies.held_bytes += size_bytes
         self.held_bytes += size_bytes
 
 

@@ -13,6 +13,7 @@ take long. So sockets and deadlines are ours, and of hypercorn it is the HTTP/1.
 - HTTP/2 is not offered: one protocol, one set of limits.
 """
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
@@ -28,11 +29,14 @@ from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from tailrace.broker.groups import first_of
 from tailrace.broker.http_errors import error_body
 from tailrace.broker.limits import WRITE_STALL_S
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.world import Listener, ServerTransport
 from tailrace.protocol import texts_http
+
+log = logging.getLogger("tailrace.broker.http")
 
 CONNECTIONS_MAX = 256
 RECEIVE_BYTES = 16_384  # at once; two of them wait for the application, at most
@@ -81,6 +85,16 @@ class HttpServer:
         self._metrics.connections.of(LISTENER).inc()
         try:
             await connection.run()
+        except* Exception as errors:
+            # What goes wrong on one connection ends there (R40). Cut off, hypercorn may still try
+            # to answer, and h11 refuses.
+            log.log(
+                logging.DEBUG if connection.cut_off or _cancelled() else logging.WARNING,
+                "HTTP connection ended: %r",
+                first_of(errors),
+                exc_info=errors,
+                extra={"event": "http.connection_failed", "code": None},
+            )
         finally:
             self._metrics.connections.of(LISTENER).dec()
             self.open.pop(connection, None)
@@ -109,6 +123,10 @@ class HttpServer:
         transport.close()
 
 
+def _cancelled() -> bool:
+    return trio.current_effective_deadline() == -math.inf
+
+
 class _Http1(H11Protocol):
     """hypercorn's HTTP/1.1, which does not become HTTP/2: who asks is answered in HTTP/1.1."""
 
@@ -133,6 +151,11 @@ class _Connection:
         self._ended = False  # by the protocol
         self._sending = trio.Lock()
         self._protocol: H11Protocol | None = None
+
+    @property
+    def cut_off(self) -> bool:
+        """It was ended here, whatever was under way."""
+        return self._life.cancel_called
 
     def end(self) -> None:
         """At once, with whatever is being done for it."""
