@@ -8,7 +8,8 @@ connection (``peer.py``). Who that is, this broker's own metadata say. Where the
 """
 
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import trio
@@ -56,6 +57,7 @@ class Gateway:
 
     def __init__(self, node: Node, peers: Peers, who: str = "http") -> None:
         self.node = node
+        self.in_hand = 0  # requests of users, tails not counted
         self.stopping = trio.Event()  # set when the broker stops: wait for nothing any more
         self.records = Feeds(self)
         self._peers = peers
@@ -65,6 +67,16 @@ class Gateway:
     def new_uuid(self) -> uuid.UUID:
         """For what is named by whoever asks for it."""
         return uuid.UUID(int=self._random.getrandbits(128), version=4)
+
+    @contextmanager
+    def hand(self) -> Generator[None]:
+        """While a user's request is in hand: a broker that stops answers it first."""
+        self.in_hand += 1
+        try:
+            yield
+        finally:
+            self.in_hand -= 1
+            self.node.left.ring()
 
     async def ask(self, request: Request, expected: type[R]) -> R:
         """What this broker itself says."""

@@ -170,7 +170,7 @@ class _Application:
                 raise Refused(415, texts_http.wrong_content_type(given, expected=known))
             content_type = found
         values = endpoint.read(_path_values(scope), _query_values(scope))
-        with self._bodies.account() as account:
+        with gateway.hand(), self._bodies.account() as account:
             body, document = b"", None
             if endpoint.body is not None:
                 limit = min(endpoint.body.bytes_max, self._config.limits.request_size_bytes)

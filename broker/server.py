@@ -369,9 +369,9 @@ class Server:
     async def _drain(self, node: Node, bound: dict[str, Listener]) -> None:
         """The stages up to ``finish``."""
         self._state = "draining"
-        if self.gateway is not None:
-            self.gateway.stopping.set()
-        self.gateway = None
+        gateway, self.gateway = self.gateway, None
+        assert gateway is not None, "it serves"
+        gateway.stopping.set()
         self.health.draining = True
         self.health.listening = ()
         self._enter("drain")
@@ -386,7 +386,7 @@ class Server:
         node.groups.release()
         node.outbox.flush()
         self._enter("finish")
-        while node.connections:
+        while node.connections or gateway.in_hand:
             await node.left.wait()
 
     async def _flush(self, node: Node) -> None:

@@ -201,3 +201,22 @@ def test_the_api_answers_503_until_the_broker_serves(tmp_path: Path) -> None:
         assert (await browser.get(TOPICS)).status == 200
 
     browse(tmp_path, use)
+
+
+def test_a_request_in_hand_is_answered_before_the_broker_stops(tmp_path: Path) -> None:
+    async def use(browser: Browser, server: Server, ready: Ready) -> None:
+        gateway = server.gateway
+        assert gateway is not None
+        host, port = browser.host, browser.port
+        body = b'{"name":"orders"}'
+        head = f"POST {TOPICS} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        async with await trio.open_tcp_stream(host, port) as stream:
+            await stream.send_all(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
+            while not gateway.in_hand:  # noqa: ASYNC110 there is no event for it
+                await trio.sleep(0.001)
+            server.stop()
+            assert (await browser.get(TOPICS)).status == 503
+            await stream.send_all(body[5:])
+            assert bytes(await stream.receive_some(100)).startswith(b"HTTP/1.1 201")
+
+    browse(tmp_path, use)
