@@ -337,7 +337,7 @@ _OTHERS = (
         "http.bind",
         ADDRESS_OR_EMPTY,
         "127.0.0.1:7480",
-        "Address of probes and metrics; empty: no HTTP. Port 0 takes a free one.",
+        "Address of the HTTP API, probes and metrics; empty: no HTTP. Port 0 takes a free one.",
     ),
     Setting(
         "http.token_file",
