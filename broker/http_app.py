@@ -21,7 +21,13 @@ from tailrace.broker.exposition import CONTENT_TYPE, Exposition
 from tailrace.broker.gateway import Gateway
 from tailrace.broker.health import Health
 from tailrace.broker.http_endpoint import JSON, Context, Endpoint, Reply
-from tailrace.broker.http_errors import Refused, error_body, headers_of, status_of
+from tailrace.broker.http_errors import (
+    Refused,
+    as_request_error,
+    error_body,
+    headers_of,
+    status_of,
+)
 from tailrace.broker.http_guard import (
     Bodies,
     Gone,
@@ -235,7 +241,8 @@ class _Border:
             raise
         except Refused as refused:
             return _error(refused.error, refused.status, refused.headers)
-        except TailraceError as error:
+        except TailraceError as raised:
+            error = as_request_error(raised)
             return _error(error, status_of(error))
         except Exception as error:  # a bug of ours ends this request and nothing else (R40)
             logger.error(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from tailrace.protocol import texts_http
 from tailrace.protocol.console import compact, error_document
 from tailrace.protocol.errors import StorageFull, TailraceError
 
@@ -17,7 +18,6 @@ STATUS: dict[str, int] = {
     "T041": 416,
     **dict.fromkeys(("T030", "T031", "T033", "T100", "T123"), 503),
     **dict.fromkeys(("T020", "T034"), 504),
-    "T121": 400,  # more in one request than a broker takes: who asked said so
 }
 
 
@@ -36,6 +36,14 @@ class Refused(Exception):
 def status_of(error: TailraceError) -> int:
     """The status code of an error's answer."""
     return STATUS.get(error.code, UNEXPECTED)
+
+
+def as_request_error(error: TailraceError) -> TailraceError:
+    """T062 for T121: where one of our own handlers finds a request of the wire malformed (too much
+    in it, something twice), whoever asked over HTTP said so."""
+    if error.code != "T121":
+        return error
+    return texts_http.bad_request(str(error.details.get("reason", error.message)))
 
 
 def headers_of(error: TailraceError, status: int) -> dict[str, str]:

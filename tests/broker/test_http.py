@@ -1,6 +1,8 @@
 """HTTP over a real socket: probes, metrics, token, and that it cannot take the broker down."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -221,3 +223,11 @@ def test_server_that_broke_is_started_again_on_the_same_port(
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
         "HTTP server failed, starting it again: RuntimeError('boom')"
     ]
+
+
+def test_what_http_needs_is_imported_only_where_it_is_on() -> None:
+    code = "import sys, tailrace.broker.server; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"starlette", "hypercorn", "h11", "tailrace.broker.http_app"} & set(
+        done.stdout.split()
+    )
