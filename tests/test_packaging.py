@@ -28,3 +28,10 @@ def test_rooms_have_no_inner_rooms() -> None:
 
 def test_the_version_is_the_same_everywhere() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
+
+
+def test_the_image_is_as_the_contract_has_it() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    health = '["tailrace", "cluster", "health", "--local", "-q"]'
+    assert f"HEALTHCHECK --interval=5s --start-period=30s CMD {health}" in lines
+    assert {"USER 10001:10001", "STOPSIGNAL SIGTERM", 'CMD ["serve"]'} <= set(lines)

@@ -137,3 +137,14 @@ def test_a_forced_end_keeps_what_was_acknowledged(start: Start) -> None:
     url = again.ready()["url"]
     run(lambda: read(url))
     assert again.stop() == 0
+
+
+def test_clean_is_there_only_between_a_clean_stop_and_the_next_start(
+    start: Start, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        broker = start()
+        broker.ready()
+        assert not (tmp_path / "data/clean").exists()
+        assert broker.stop() == 0
+        assert (tmp_path / "data/clean").exists()
