@@ -29,7 +29,7 @@ DISK_FREE_MIN = 0.05  # without a configuration, which has storage.min_free
 FSYNC_MS_MAX = 20.0
 FSYNCS = 20
 FSYNCS_SECONDS_MAX = 1.0  # but three are made in any case
-EXTRAS = ("trio", "msgspec", "prometheus_client", "starlette", "hypercorn")
+EXTRAS = ("trio", "msgspec", "starlette", "hypercorn")
 ODD_FILE_SYSTEMS = {
     **dict.fromkeys(("tmpfs", "ramfs"), "in memory: gone after a reboot"),
     "overlay": "a container's own layer: gone with the container, mount a volume",

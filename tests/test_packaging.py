@@ -1,9 +1,12 @@
 """The wheel, the links and the folders agree: a new room cannot be forgotten."""
 
+import re
 import tomllib
 from pathlib import Path
 
+from tailrace.cli_doctor_machine import EXTRAS
 from tailrace.protocol.version import VERSION
+from tests.test_floorplan import imports
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tailrace", "tests"}
@@ -28,6 +31,15 @@ def test_rooms_have_no_inner_rooms() -> None:
 
 def test_the_version_is_the_same_everywhere() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
+
+
+def test_the_server_extra_is_what_the_broker_imports_and_doctor_looks_for() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [re.split(r"[<>=]", one)[0] for one in extras["optional-dependencies"]["server"]]
+    modules = {name.replace("-", "_") for name in named}
+    assert modules == set(EXTRAS)
+    imported = {name for path in (ROOT / "broker").glob("*.py") for name in imports(path)}
+    assert modules <= {name.partition(".")[0] for name in imported}
 
 
 def test_the_image_is_as_the_contract_has_it() -> None:
