@@ -57,6 +57,7 @@ COMMANDS: dict[str, Place] = {
     "explain": Place("tailrace.cli_explain", "explain", "Say why: a code, record, topic, group."),
     "completion": Place("tailrace.cli_explain", "completion", "Print shell completion."),
 }
+EXTRAS = ("trio", "msgspec", "starlette", "hypercorn")  # what [server] brings
 # Reserved names: refused with T086, so that a script learns why (interfaces: "later").
 LATER = frozenset(
     ("queue", "txn", "stream", "connect", "schema", "acl", "user", "profile", "metrics", "debug")
@@ -102,12 +103,23 @@ def similar(name: str) -> str | None:
 
 
 def load(name: str, place: Place) -> click.Command:
-    """The command, with the global options added; T084 if its extra is not installed."""
-    if place.server and importlib.util.find_spec("trio") is None:
+    """The command, with the global options added; T084 if its extra is not installed.
+
+    All of it: whoever uses the SDK under trio has that, and yet no server.
+    """
+    if place.server and not all(map(installed, EXTRAS)):
         raise texts_cli.needs_server(command=name)
     command = cast(click.Command, getattr(importlib.import_module(place.module), place.name))
     add_globals(command)
     return command
+
+
+def installed(name: str) -> bool:
+    """Whether a library is there; it is not imported."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ImportError:
+        return False
 
 
 def add_globals(command: click.Command) -> None:

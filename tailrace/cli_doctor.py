@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tailrace import cli_doctor_machine as machine
+from tailrace.cli import EXTRAS, installed
 from tailrace.cli_doctor_machine import Check
 from tailrace.client.cli_ready import ask_ready, local_http
 from tailrace.client.cli_run import show, with_client
@@ -62,7 +63,7 @@ def run_checks(console: Console, path: str | None) -> Iterable[Check]:
 
 def load_config(path: str | None) -> "Config | None":
     """What ``serve`` would run with; None without the server, whose rooms know how to read it."""
-    if not all(map(machine.installed, machine.EXTRAS)):
+    if not all(map(installed, EXTRAS)):
         return None
     from tailrace.broker.cli_config import load_sources
 

@@ -1,6 +1,5 @@
 """What ``tailrace doctor`` looks at without asking a broker: the machine, its disk, its ports."""
 
-import importlib.util
 import os
 import pwd
 import resource
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailrace.cli import EXTRAS, installed
 from tailrace.client.cli_ready import ask_ready, local_http
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.units import format_size
@@ -29,7 +29,6 @@ DISK_FREE_MIN = 0.05  # without a configuration, which has storage.min_free
 FSYNC_MS_MAX = 20.0
 FSYNCS = 20
 FSYNCS_SECONDS_MAX = 1.0  # but three are made in any case
-EXTRAS = ("trio", "msgspec", "starlette", "hypercorn")
 ODD_FILE_SYSTEMS = {
     **dict.fromkeys(("tmpfs", "ramfs"), "in memory: gone after a reboot"),
     "overlay": "a container's own layer: gone with the container, mount a volume",
@@ -63,13 +62,6 @@ def extras() -> Check:
         return Check("extras", True, "server", "server is installed")
     detail = f"missing: {', '.join(missing)}; only clients work, and no configuration is read"
     return Check("extras", False, missing, detail, "pip install 'tailrace[server]'")
-
-
-def installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ImportError:
-        return False
 
 
 # ── ports ────────────────────────────────────────────────────────────────────────────────────

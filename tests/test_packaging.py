@@ -4,7 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from tailrace.cli_doctor_machine import EXTRAS
+from tailrace.cli import EXTRAS
 from tailrace.protocol.version import VERSION
 from tests.test_floorplan import imports
 

@@ -15,7 +15,8 @@ from typing import Any
 import click
 import pytest
 
-from tailrace.cli_doctor_machine import EXTRAS, NOFILE_MIN
+from tailrace.cli import EXTRAS
+from tailrace.cli_doctor_machine import NOFILE_MIN
 from tests.broker.brokers import ROOT, Broker
 
 pytestmark = pytest.mark.slow

@@ -1,11 +1,12 @@
 """The root of the command line: global options, errors and their exit codes, names to come."""
 
+import importlib.util
 import json
 import re
 
 import pytest
 
-from tailrace.cli import COMMANDS, LATER, run
+from tailrace.cli import COMMANDS, EXTRAS, LATER, run
 from tailrace.protocol.catalogue import CATALOGUE
 from tailrace.testing import Broker
 from tests.cli.conftest import Cli
@@ -196,8 +197,15 @@ def test_completion_answers(
 
 
 @pytest.mark.provokes("T084")
-def test_missing_server_is_named(offline: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+@pytest.mark.parametrize("missing", EXTRAS)
+def test_missing_server_is_named(
+    offline: Cli, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """Also where a part of it is there, as trio is for whoever uses the SDK with it."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == missing else find(name)
+    )
     result = offline("serve")
     assert result.code == 2
     assert result.err == (
