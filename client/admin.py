@@ -318,4 +318,3 @@ class Admin:
 
 class _Repeated(Exception):
     """A second try found done what the first one asked."""
-
