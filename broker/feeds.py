@@ -11,11 +11,20 @@ Invariants:
 """
 
 from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
-from tailrace.broker.record_reading import Chunk, Place, RecordReader
+from tailrace.broker.record_reading import (
+    CHUNK_RECORDS,
+    Chunk,
+    Cursor,
+    Fetched,
+    Place,
+    RecordReader,
+)
 from tailrace.broker.tail import Tail
 from tailrace.protocol import texts_http
 from tailrace.protocol.errors import TailraceError
@@ -27,7 +36,10 @@ if TYPE_CHECKING:
 PACE_S = 0.05
 WAIT_MS = 30_000
 RECENT_BYTES = 262_144
+FAREWELL_S = 0.5  # for the last events of tails when the broker stops
+READERS_AT_ONCE = 4  # that have batches in memory, and nobody to wait for
 PAGES_AT_ONCE = 4  # large pages that are being written out
+HOLDERS_MAX = 4  # tails that keep what they have fetched while it is sent
 
 
 class Follower:
@@ -67,18 +79,21 @@ class Follower:
         return None
 
     async def _look(self) -> None:
+        """One fetch. Small batches are given together: each gift costs every tail the same."""
         fetched = await self._reader.fetch(self._place, self.position, wait_ms=WAIT_MS)
+        await trio.lowlevel.checkpoint()
+        position, gathered = self.position, Chunk(self._place.partition, [], [], self.position, 0)
         for header, entry in fetched.batches:
             cursor = await self._reader.open(self._place, header, entry, self._decode)
-            if cursor is None:
-                self._give(Chunk(self._place.partition, [], [], header.next_offset, 0))
-                continue
-            cursor.seek(self.position)
-            while True:
-                self._give(cursor.take(1 << 62))
-                if not cursor.left:
-                    break
-                await trio.lowlevel.checkpoint()
+            while cursor is not None and cursor.seek(position).left:
+                chunk = cursor.take(CHUNK_RECORDS)
+                position = chunk.next_offset
+                if not gathered.add(chunk):
+                    self._give(gathered)
+                    gathered = chunk
+                    await trio.lowlevel.checkpoint()
+            position = gathered.next_offset = header.next_offset
+        self._give(gathered)
 
     def _give(self, chunk: Chunk) -> None:
         self.position = chunk.next_offset
@@ -94,6 +109,54 @@ class Follower:
             session.wake()
 
 
+class Source:
+    """What lies behind a tail in one partition, read by itself."""
+
+    def __init__(self, reader: RecordReader, place: Place, decode: Decode) -> None:
+        self.at_end = False  # the last fetch reached the end of the log, as it was then
+        self._reader = reader
+        self._place = place
+        self._decode: Decode = decode
+        self._fetched: Fetched | None = None
+        self._cursor: Cursor | None = None
+
+    def let_go(self) -> None:
+        """Hold nothing: what was fetched and not given is fetched again."""
+        self._fetched = self._cursor = None
+
+    async def fill(self, tail: Tail, bytes_max: int) -> bool:
+        """Give the tail about so much; whether there is more than that of what was fetched."""
+        number = self._place.partition
+        if self._fetched is None:
+            self._fetched = await self._reader.fetch(self._place, tail.positions[number])
+            self.at_end = self._fetched.next_offset >= self._fetched.high_watermark
+        while tail.waiting_bytes < bytes_max:
+            if self._cursor is None and not self._fetched.batches:
+                self._fetched = None
+                return False
+            if self._cursor is None:
+                header, entry = self._fetched.batches.pop(0)
+                cursor = await self._reader.open(self._place, header, entry, self._decode)
+                if cursor is None:
+                    tail.skip(number, header.next_offset)
+                    continue
+                self._cursor = cursor.seek(tail.positions[number])
+            self._give(self._cursor, tail)
+            await trio.lowlevel.checkpoint()
+        return True
+
+    def _give(self, cursor: Cursor, tail: Tail) -> None:
+        now = trio.current_time()
+        allowed = tail.allowance(now)
+        if cursor.left and allowed == 0:  # nothing may go out: it need not be written out either
+            tail.drop(self._place.partition, cursor.left, cursor.next_offset)
+            self._cursor = None
+            return
+        tail.offer(cursor.take(allowed), now)
+        if not cursor.left:
+            self._cursor = None
+
+
 class Session:
     """A tail and who waits for it."""
 
@@ -101,6 +164,7 @@ class Session:
         self.tail = tail
         self.ended: TailraceError | None = None
         self.news = trio.Event()
+        self.over = trio.Event()
 
     def wake(self) -> None:
         """There may be something to send."""
@@ -110,6 +174,7 @@ class Session:
         """Nothing more will come."""
         self.ended = self.ended or error
         self.news.set()
+        self.over.set()
 
 
 class Feeds:
@@ -117,12 +182,29 @@ class Feeds:
 
     def __init__(self, gateway: "Gateway") -> None:
         self.reader = RecordReader(gateway)
+        self.slots = trio.CapacityLimiter(READERS_AT_ONCE)
         self.page_slots = trio.CapacityLimiter(PAGES_AT_ONCE)
         self.sessions: dict[Session, None] = {}
         self._followers: dict[tuple[Place, Decode], Follower] = {}
         self._gateway = gateway
         self._nursery: trio.Nursery | None = None  # None: it does not run, or does no more
         self._turn = 0
+        self._holders = 0
+        self._left = trio.Event()  # set when a tail is over
+
+    @contextmanager
+    def holding(self) -> Generator[bool, None, None]:
+        """Whether one more may keep what it has fetched while its reader takes some of it.
+
+        A reader may take its time for that, and a batch takes megabytes. Who may not fetches and
+        opens it again, which is slower.
+        """
+        may_hold = self._holders < HOLDERS_MAX
+        self._holders += may_hold
+        try:
+            yield may_hold
+        finally:
+            self._holders -= may_hold
 
     def next_turn(self) -> int:
         """Another number each time: whose turn it is, where nothing else decides."""
@@ -136,9 +218,13 @@ class Feeds:
             task_status.started()
             await self._gateway.stopping.wait()
             stopped = texts_http.not_serving(self._gateway.node.broker_id, what="is stopping")
+            self._nursery = None
             for session in self.sessions:
                 session.end(stopped)
-            self._nursery = None
+            with trio.move_on_after(FAREWELL_S):
+                while self.sessions:
+                    self._left = trio.Event()
+                    await self._left.wait()
             nursery.cancel_scope.cancel()
 
     def join(self, session: Session, places: dict[int, Place], decode: Decode) -> bool:
@@ -161,6 +247,7 @@ class Feeds:
     def leave(self, session: Session) -> None:
         """It is over."""
         self.sessions.pop(session, None)
+        self._left.set()
         for follower in list(self._followers.values()):
             follower.tails.pop(session, None)
             if not follower.tails:

@@ -39,14 +39,23 @@ class Page:
         self._cursor: Cursor | None = None
         self._begun = False
 
-    async def begin(self, wait_s: float) -> None:
-        """Read the first of it, waiting so long for a record. Raises what keeps it from that."""
+    async def begin(self, wait_s: float, slots: trio.CapacityLimiter) -> None:
+        """Read the first of it, waiting so long for a record. Raises what keeps it from that.
+
+        ``slots``: of those who have batches in memory. Who waits has none.
+        """
         deadline = trio.current_time() + wait_s
-        while not self._bytes and not self.complete:
+        while True:
+            async with slots:
+                await self._go_on()
+                # Whoever writes out the rest may have to wait: it is fetched again then.
+                self._fetched.batches.clear()
+                self._cursor = None
             left_s = deadline - trio.current_time()
-            await self._fetch(wait_ms=max(0, int(left_s * 1000)))
-            await self._go_on(fetch=False)
-        await self._go_on()
+            if self._bytes or left_s <= 0:
+                return
+            await self._reader.fetch(self._place, self.next_offset, wait_ms=int(left_s * 1000))
+            self.complete = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The document, from its first byte to its last."""
@@ -64,14 +73,12 @@ class Page:
             f'"high_watermark":{self._fetched.high_watermark}}}'
         ).encode()
 
-    async def _go_on(self, *, fetch: bool = True) -> None:
+    async def _go_on(self) -> None:
         """Read on until a piece is full, or there is an end to it."""
         try:
             while not self.complete and self._waiting_bytes < PIECE_BYTES:
                 if self._cursor is None and not self._fetched.batches:
-                    if not fetch:
-                        return
-                    await self._fetch(wait_ms=0)
+                    await self._fetch()
                 await self._read()
         except TailraceError as error:
             if not self._bytes:
@@ -79,8 +86,8 @@ class Page:
             self.complete = True
             log.debug("page ends at %d: %s", self.next_offset, error)
 
-    async def _fetch(self, *, wait_ms: int) -> None:
-        self._fetched = await self._reader.fetch(self._place, self.next_offset, wait_ms=wait_ms)
+    async def _fetch(self) -> None:
+        self._fetched = await self._reader.fetch(self._place, self.next_offset)
         self.complete = not self._fetched.batches
 
     async def _read(self) -> None:

@@ -204,7 +204,7 @@ async def read_records(context: Context) -> Response:
     try:
         offset = await reader.resolve(place, values["offset"])
         page = Page(reader, place, offset, limit=values["limit"], decode=values["decode"])
-        await page.begin(values["wait"])
+        await page.begin(values["wait"], context.gateway.records.slots)
     except OffsetOutOfRange as error:
         raise texts_http.out_of_range(error) from error
     if page.complete:

@@ -11,11 +11,11 @@ from typing import Any
 import trio
 from starlette.responses import Response
 
-from tailrace.broker.feeds import Feeds, Session
+from tailrace.broker.feeds import Feeds, Session, Source
 from tailrace.broker.http_endpoint import PARTITION_MAX, Context, Endpoint, Parameter
 from tailrace.broker.http_errors import error_body
 from tailrace.broker.http_records import DECODE, POSITION_PATTERN, TOPIC, place_of, read_position
-from tailrace.broker.record_reading import Cursor, Place
+from tailrace.broker.record_reading import Place
 from tailrace.broker.tail import Tail, parse_last_id
 from tailrace.protocol import texts_http
 from tailrace.protocol.errors import OffsetOutOfRange, TailraceError
@@ -26,6 +26,7 @@ TAIL = "/api/v1/topics/{topic}/tail"
 TAILS_MAX = 100
 PARTITIONS_MAX = 256  # of one tail: each of its ids names them all
 PIECE_BYTES = 32_768  # sent at once
+FILL_BYTES = 65_536  # read ahead of what is sent
 FLUSH_S = 0.1
 RATE_MAX = 1_000_000
 KEEP_ALIVE_S = 15.0
@@ -105,26 +106,32 @@ class TailResponse(Response):
             self._feeds.leave(self._session)
 
     async def _tail(self, stream: "_Stream") -> None:
-        session, tail = self._session, self._session.tail
-        await stream.write(tail.opening())
+        session = self._session
+        await stream.write(session.tail.opening())
         while not (await self._read_on(stream)) or not self._join():
             pass
         while True:
             session.news = trio.Event()
             await self._send_all(stream)
+            # While something comes all the time its turns alone wake it: one wake-up for each.
+            await self._turn()
+            if session.news.is_set():
+                continue
             with trio.move_on_after(KEEP_ALIVE_S) as waited:
                 await session.news.wait()
             if waited.cancelled_caught:
                 await stream.write(b": keep-alive\n\n")
-            elif session.ended is None:
-                await trio.sleep(self._until_turn())
+            else:
+                await self._turn()
 
     def _join(self) -> bool:
         return self._feeds.join(self._session, self._places, self._decode)
 
-    def _until_turn(self) -> float:
-        """Seconds until this tail may send again."""
-        return FLUSH_S - (trio.current_time() - self._phase) % FLUSH_S
+    async def _turn(self) -> None:
+        """Wait until this tail may send again, or it is over."""
+        wait_s = FLUSH_S - (trio.current_time() - self._phase) % FLUSH_S
+        with trio.move_on_after(wait_s):
+            await self._session.over.wait()
 
     async def _send_all(self, stream: "_Stream") -> None:
         """What waits; then what ended the tail, if something did."""
@@ -135,34 +142,23 @@ class TailResponse(Response):
             raise self._session.ended
 
     async def _read_on(self, stream: "_Stream") -> bool:
-        """Read what lies behind, a piece of each partition in turn, and send it.
+        """Read what lies behind, some of each partition in turn, and send it.
 
         Returns whether this reached the end of every partition, as it was a moment ago.
         """
-        tail, reader, at_end = self._session.tail, self._feeds.reader, True
-        for number, place in self._places.items():
-            fetched = await reader.fetch(place, tail.positions[number])
-            at_end &= fetched.next_offset >= fetched.high_watermark
-            for header, entry in fetched.batches:
-                cursor = await reader.open(place, header, entry, self._decode)
-                if cursor is not None:
-                    await self._read_batch(cursor.seek(tail.positions[number]), number, stream)
-                tail.skip(number, header.next_offset)
-            await self._send_all(stream)
+        at_end = True
+        for place in self._places.values():
+            source = Source(self._feeds.reader, place, self._decode)
+            more = True
+            while more:
+                with self._feeds.holding() as may_hold:
+                    async with self._feeds.slots:
+                        more = await source.fill(self._session.tail, FILL_BYTES)
+                        if not may_hold:
+                            source.let_go()
+                    await self._send_all(stream)
+            at_end &= source.at_end
         return at_end
-
-    async def _read_batch(self, cursor: Cursor, number: int, stream: "_Stream") -> None:
-        tail = self._session.tail
-        while cursor.left:
-            now = trio.current_time()
-            allowed = tail.allowance(now)
-            if allowed == 0:  # nothing of it may go out: it need not be written out either
-                tail.drop(number, cursor.left, cursor.next_offset)
-                return
-            tail.offer(cursor.take(allowed), now)
-            if tail.waiting_bytes >= PIECE_BYTES:
-                await self._send_all(stream)
-            await trio.lowlevel.checkpoint()
 
 
 class _Stream:

@@ -76,6 +76,18 @@ class Chunk:
     size_bytes: int
     events: list[bytes] = field(default_factory=list[bytes])  # for tails of this partition alone
 
+    def add(self, following: "Chunk") -> bool:
+        """Take in what follows, unless that makes it too large. Before anybody has it only."""
+        if len(self.lines) + len(following.lines) > CHUNK_RECORDS:
+            return False
+        if self.lines and self.size_bytes + following.size_bytes > CHUNK_BYTES:
+            return False
+        self.lines += following.lines
+        self.behind += following.behind
+        self.next_offset = following.next_offset
+        self.size_bytes += following.size_bytes
+        return True
+
 
 class Cursor:
     """The records of one batch from an offset on."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from tailrace.broker.record_reading import Chunk
 
-QUEUE_BYTES = 262_144
+QUEUE_BYTES = 131_072
 
 
 @dataclass(slots=True)
