@@ -4,6 +4,8 @@ from tailrace.broker import (
     http_cluster,
     http_erasures,
     http_groups,
+    http_records,
+    http_tail,
     http_topics,
 )
 from tailrace.broker.http_endpoint import Context, Endpoint, Reply
@@ -17,6 +19,8 @@ async def get_openapi(context: Context) -> Reply:
 ENDPOINTS: tuple[Endpoint, ...] = (
     *http_cluster.ENDPOINTS,
     *http_topics.ENDPOINTS,
+    *http_records.ENDPOINTS,
+    *http_tail.ENDPOINTS,
     *http_erasures.ENDPOINTS,
     *http_groups.ENDPOINTS,
     Endpoint(
