@@ -42,18 +42,18 @@ PARTITIONS_AT_ONCE = 32  # looked at before others get their turn
 async def record(node: Node, name: str, number: int, offset: int, group: str | None) -> Explanation:
     """One record. T010, T011, T043."""
     topic = _topic(node, name, number)
-    reading = await _reading(node, topic, number, group)
     try:
         partition = node.shelf.serving(topic.topic_id, number)
     except TailraceError as error:
         why = error_summary(error)
+        reading = await _reading(node, topic, number, group)
         return explain_record(RecordFacts(name, number, offset, offline=why, reading=reading))
     log, config = partition.log, partition.config
     cleaned = await node.world.offload.run(_compacted_below, node, partition)
     looked = _Looked()
     if log.start <= offset < partition.high_watermark:
         await _look(node, partition, offset, looked)
-        reading = await _reading(node, topic, number, group)  # damage may be known only now
+    reading = await _reading(node, topic, number, group)  # of a log whose damage is known by now
     return explain_record(
         RecordFacts(
             topic=name,

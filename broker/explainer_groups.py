@@ -1,6 +1,8 @@
 """Gathers what explanations say of consumer groups."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import trio
 
@@ -8,10 +10,9 @@ from tailrace.broker.catalog import Topic
 from tailrace.broker.explain import MemberFacts, Reading, Standing
 from tailrace.broker.explain_group import GroupFacts, MissingTopic, Moving
 from tailrace.broker.group import Group
-from tailrace.broker.group_members import Member
 from tailrace.broker.lag import worst
 from tailrace.broker.node import Node
-from tailrace.broker.watcher import Progress
+from tailrace.broker.watcher import PARTITIONS_AT_ONCE, Progress
 from tailrace.protocol.units import duration_setting
 
 MISSING_MAX = 10  # subscribed topics that are looked for: similar names cost a search each
@@ -20,11 +21,9 @@ MISSING_MAX = 10  # subscribed topics that are looked for: similar names cost a 
 async def readings(node: Node, topic: Topic, name: str) -> dict[int, Reading]:
     """A group's part in an explanation of a topic, by partition. T043, T036."""
     group = node.groups.get(name)
-    standings = {
-        one.partition: _standing(node, group, one)
-        for one in await node.lag.progress(group)
-        if one.topic_id == topic.topic_id
-    }
+    progress = await node.lag.progress(group)
+    mine = [one for one in progress if one.topic_id == topic.topic_id]
+    standings = {one.partition: one for one in await _standings(node, group, mine)}
     return {number: Reading(name, standings.get(number)) for number in range(len(topic.partitions))}
 
 
@@ -32,8 +31,9 @@ async def group_facts(node: Node, name: str) -> GroupFacts:
     """All of a group. T043, T036."""
     group = node.groups.get(name)
     progress = await node.lag.progress(group)
-    summary = (await node.lag.describe_group(group)).summary
-    now = trio.current_time()
+    standings = await _standings(node, group, progress)
+    summary = node.lag.summary(group, progress)
+    members = _members(group)
     drain_ms = summary.drain_ms
     return GroupFacts(
         name=name,
@@ -41,21 +41,29 @@ async def group_facts(node: Node, name: str) -> GroupFacts:
         generation=group.generation,
         coordinator=node.broker_id,
         verdict=worst(one.verdict for one in progress),
-        lag_records=sum(one.lag_records for one in progress),
+        lag_records=summary.lag_records,
         lag_s=None if summary.lag_ms is None else summary.lag_ms / 1000,
         drain_s=None if drain_ms is None else drain_ms / 1000,
-        members=tuple(
-            _member(group, member, now)
-            for member in sorted(group.members, key=lambda one: one.member_id)
-        ),
-        standings=tuple(_standing(node, group, one) for one in progress),
-        moving=_moving(group, now),
+        members=tuple(one for _, one in sorted(members.items())),
+        standings=tuple(standings),
+        moving=_moving(group, members),
         gathering=group.balance.gathering,
         missing=_missing(node, group),
     )
 
 
-def _standing(node: Node, group: Group, one: Progress) -> Standing:
+async def _standings(node: Node, group: Group, progress: Sequence[Progress]) -> list[Standing]:
+    """A few at a time."""
+    members, found = _members(group), list[Standing]()
+    for count, one in enumerate(progress, 1):
+        owner = group.owner(one.topic_id, one.partition)
+        found.append(_standing(node, one, None if owner is None else members.get(owner)))
+        if count % PARTITIONS_AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+    return found
+
+
+def _standing(node: Node, one: Progress, owner: MemberFacts | None) -> Standing:
     partition = node.shelf.get(one.topic_id, one.partition)
     committed, now_ms = one.committed, node.world.clock.wall_ms()
     damaged, retention = False, ""
@@ -65,8 +73,6 @@ def _standing(node: Node, group: Group, one: Progress) -> Standing:
         damaged = any(hole.first_offset <= offset < hole.next_offset for hole in holes)
         ms = partition.config.retention_ms
         retention = duration_setting(math.inf if ms is None else ms / 1000)
-    owner = group.owner(one.topic_id, one.partition)
-    member = None if owner is None else group.members.get(owner)
     return Standing(
         topic=one.topic,
         partition=one.partition,
@@ -81,33 +87,34 @@ def _standing(node: Node, group: Group, one: Progress) -> Standing:
         write_rate=max(0.0, one.write_rate),
         verdict=one.verdict,
         margin_s=one.margin_s,
-        owner=None if member is None else _member(group, member, trio.current_time()),
+        owner=owner,
         damaged=damaged,
         retention=retention,
     )
 
 
-def _member(group: Group, member: Member, now: float) -> MemberFacts:
-    return MemberFacts(
-        client_id=member.who.client_id,
-        host=member.who.host,
-        heard_s=max(0.0, now - member.heard_at),
-        partitions=len(group.ownership.assigned(member.member_id)),
-    )
-
-
-def _moving(group: Group, now: float) -> tuple[Moving, ...]:
-    """What is being withdrawn from its owner."""
-    names = group.balance.topics.names
-    return tuple(
-        Moving(
-            names[topic_id],
-            number,
-            _member(group, group.members[holding.owner], now),
-            max(0.0, holding.deadline - now),
+def _members(group: Group) -> dict[str, MemberFacts]:
+    """By id. What each has is counted once for all."""
+    now, holdings = trio.current_time(), group.ownership.holdings.values()
+    partitions = Counter(one.owner for one in holdings if not one.withdrawn)
+    return {
+        member.member_id: MemberFacts(
+            client_id=member.who.client_id,
+            host=member.who.host,
+            heard_s=max(0.0, now - member.heard_at),
+            partitions=partitions[member.member_id],
         )
+        for member in group.members
+    }
+
+
+def _moving(group: Group, members: Mapping[str, MemberFacts]) -> tuple[Moving, ...]:
+    """What is being withdrawn from its owner."""
+    now, names = trio.current_time(), group.balance.topics.names
+    return tuple(
+        Moving(names[topic_id], number, members[holding.owner], max(0.0, holding.deadline - now))
         for (topic_id, number), holding in sorted(group.ownership.holdings.items())
-        if holding.withdrawn
+        if holding.withdrawn and topic_id in names
     )
 
 

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 SIMILAR_MAX = 3
 SIMILAR_AMONG_MAX = 500  # names compared, the nearest by the alphabet: up to 0.1 ms each
-AT_ONCE = 8  # groups, before others get their turn: 25 us for a partition with lag
-PARTITIONS_AT_ONCE = 32  # the same at a scrape, however many partitions a group reads
+AT_ONCE = 8  # groups, before others get their turn
 FRESH_S = 1.0  # two scrapes within that see the same
 
 
@@ -53,17 +52,16 @@ class LagReport:
         """Every group, sorted by name."""
         found: list[GroupSummary] = []
         for count, group in enumerate(sorted(groups, key=lambda one: one.name), 1):
-            found.append(self._summary(group, self._watcher.progress(group)))
+            found.append(self.summary(group, await self._watcher.progress(group)))
             if count % AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
         return ListGroupsResponse(tuple(found))
 
     async def describe_group(self, group: "Group") -> DescribeGroupResponse:
         """One group; after a second at most, where the disk has to be read."""
-        await self._watcher.warm(group)
-        progress = self._watcher.progress(group)
+        progress = await self.progress(group)
         return DescribeGroupResponse(
-            summary=self._summary(group, progress),
+            summary=self.summary(group, progress),
             members=group.describe_members(trio.current_time(), self._clock.wall_ms()),
             partitions=tuple(self._partition(group, one) for one in progress),
         )
@@ -71,9 +69,10 @@ class LagReport:
     async def progress(self, group: "Group") -> list[Progress]:
         """What is known of each partition; as ``describe_group``."""
         await self._watcher.warm(group)
-        return self._watcher.progress(group)
+        return await self._watcher.progress(group)
 
-    def _summary(self, group: "Group", progress: Sequence[Progress]) -> GroupSummary:
+    def summary(self, group: "Group", progress: Sequence[Progress]) -> GroupSummary:
+        """A group, from what is known of each of its partitions."""
         drains = [one.drain_s for one in progress if one.lag_records]
         known = [one.lag_ms for one in progress if one.lag_ms is not None]
         return GroupSummary(
@@ -116,12 +115,9 @@ class LagReport:
             return
         self._gauged_at = now
         found: list[GroupGauges] = []
-        partitions = 0
-        for group in list(groups):
-            found.append(_gauges(group, self._watcher.progress(group)))
-            partitions += 1 + len(found[-1].partitions)
-            if partitions >= PARTITIONS_AT_ONCE:
-                partitions = 0
+        for count, group in enumerate(list(groups), 1):
+            found.append(_gauges(group, await self._watcher.progress(group)))
+            if count % AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
         self._gauges = found
 

@@ -1,12 +1,17 @@
 """Lag and verdicts of groups on a broker that runs."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import trio
 
+from tailrace.broker.explainer_groups import group_facts
 from tailrace.broker.exposition import Exposition
+from tailrace.broker.group_ownership import Ownership
 from tailrace.broker.server import Server
+from tailrace.broker.watcher import PARTITIONS_AT_ONCE
 from tailrace.protocol.errors import GroupNotFound
 from tailrace.protocol.messages import (
     DeleteGroupRequest,
@@ -301,3 +306,55 @@ def test_time_of_a_cold_record_is_read_for_a_description_and_not_for_a_list(
 
     ColdFile.read_at.clear()
     run(main)
+
+
+def test_a_group_of_many_partitions_is_looked_at_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 partitions with lag take 60 ms: nobody's send waits for so long."""
+    asked: list[str] = []
+    assigned = Ownership.assigned
+
+    def counted(self: Ownership, member_id: str) -> list[tuple[tuple[bytes, int], int]]:
+        asked.append(member_id)
+        return assigned(self, member_id)
+
+    async def main() -> None:
+        async with watched(tmp_path) as (server, client, _):
+            await client.create("orders", partitions := 200)
+            await Member(client, "m").join()
+            node = server._node
+            assert node is not None
+            group = node.groups.get("g")
+            monkeypatch.setattr(Ownership, "assigned", counted)
+            for work in (
+                lambda: node.lag.progress(group),
+                lambda: node.lag.describe_group(group),
+                lambda: node.lag.list_groups([group]),
+                lambda: node.lag.refresh([group]),
+                lambda: group_facts(node, "g"),
+            ):
+                asked.clear()
+                assert await turns(work) >= partitions // PARTITIONS_AT_ONCE - 1
+                assert len(asked) <= 1
+
+    run(main)
+
+
+async def turns(work: Callable[[], Awaitable[object]]) -> int:
+    """How often others have their turn meanwhile."""
+    count = 0
+
+    async def other() -> None:
+        nonlocal count
+        while True:
+            await trio.lowlevel.checkpoint()
+            count += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        await trio.lowlevel.checkpoint()
+        count = 0
+        await work()
+        nursery.cancel_scope.cancel()
+    return count
