@@ -63,7 +63,7 @@ class Standing:
     margin_s: float | None  # until unread records expire; None: never
     owner: MemberFacts | None
     damaged: bool  # the next record is
-    retention: str
+    retention: str | None  # what it keeps; None: everything
 
     @property
     def position(self) -> int:

@@ -53,7 +53,8 @@ class RecordFacts:
     damage: Damage | None = None
     found: RecordFound | None = None  # None: a gap, or not looked for
     moved: MoveCause | None = None  # what moved the log start past it, if that is known
-    retention: str | None = None  # as set; None: nothing is removed by it
+    retention: str | None = None  # what it keeps, as set; None: everything
+    may_drop: bool = False  # where room is short
     cleanup: str = "delete"
     compacted_below: int = 0  # compaction came so far, once
     ever_compacted: bool = False
@@ -125,10 +126,10 @@ def _expired(known: RecordFacts) -> Judgement:
         sentences.append(texts.removed_by_command())
     elif known.moved == "expired_or_dropped":
         sentences.append(texts.removed_for_room(known.retention))
-    elif known.moved == "expired" and known.retention is not None:
+    elif known.moved == "expired":
         sentences.append(texts.removed_by_retention(known.retention))
     else:
-        sentences.append(texts.removed_somehow(known.retention))
+        sentences.append(texts.removed_somehow(known.retention, may_drop=known.may_drop))
     following = _behind(known, known.log_start)
     reading, where = known.reading, (known.topic, known.partition)
     one = None if reading is None else reading.standing

@@ -24,7 +24,7 @@ from tailrace.broker.explain_partition import (
     explain_topic,
 )
 from tailrace.broker.explain_record import ErasureFacts, RecordFacts, RecordFound, explain_record
-from tailrace.broker.explainer_groups import group_facts, readings
+from tailrace.broker.explainer_groups import group_facts, readings, retention_of
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
 from tailrace.protocol.batch import BatchError, decode_columns, parse_header
@@ -67,7 +67,8 @@ async def record(node: Node, name: str, number: int, offset: int, group: str | N
             damage=looked.damage,
             found=looked.found,
             moved=_moved(partition, offset),
-            retention=_retention(partition) if config.deletes else None,
+            retention=retention_of(config),
+            may_drop=config.deletes and config.on_full == "drop_oldest",
             cleanup=config.cleanup,
             compacted_below=cleaned,
             ever_compacted=config.compacts or cleaned > 0,
@@ -274,6 +275,7 @@ def _shrinking(node: Node, partition: Partition) -> Shrinking:
     if active.first_append_time is not None:
         open_s = node.time.age_ms(active.first_append_time) / 1000
     stamp = closed[0].last_append_time if closed else None
+    ms = config.retention_ms
     wall_ms = node.world.clock.wall_ms()
     return Shrinking(
         size_bytes=partition.log.size_bytes,
@@ -281,18 +283,13 @@ def _shrinking(node: Node, partition: Partition) -> Shrinking:
         open_bytes=active.size_bytes,
         open_limit_bytes=node.shelf.log_config(config).segment_bytes,
         open_left_s=max(0.0, config.segment_age_ms / 1000 - open_s),
-        retention=_retention(partition),
-        retention_s=math.inf if config.retention_ms is None else config.retention_ms / 1000,
+        retention=duration_setting(math.inf if ms is None else ms / 1000),
+        retention_s=math.inf if ms is None else ms / 1000,
         retention_bytes=config.retention_size_bytes,
         oldest_s=None if stamp is None else max(0.0, node.time.age_ms(stamp) / 1000),
         oldest_wall_s=None if stamp is None else max(0.0, (wall_ms - stamp) / 1000),
         busy=partition.maintenance.locked(),
     )
-
-
-def _retention(partition: Partition) -> str:
-    ms = partition.config.retention_ms
-    return duration_setting(math.inf if ms is None else ms / 1000)
 
 
 def _compaction(node: Node, partition: Partition) -> CompactionFacts | None:

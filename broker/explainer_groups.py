@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from tailrace.broker.catalog import Topic
+from tailrace.broker.config import TopicConfig
 from tailrace.broker.explain import MemberFacts, Reading, Standing
 from tailrace.broker.explain_group import GroupFacts, MissingTopic, Moving
 from tailrace.broker.group import Group
 from tailrace.broker.lag import worst
 from tailrace.broker.node import Node
 from tailrace.broker.watcher import PARTITIONS_AT_ONCE, Progress
-from tailrace.protocol.units import duration_setting
+from tailrace.protocol import texts_explain
 
 MISSING_MAX = 10  # subscribed topics that are looked for: similar names cost a search each
 
@@ -66,13 +67,12 @@ async def _standings(node: Node, group: Group, progress: Sequence[Progress]) -> 
 def _standing(node: Node, one: Progress, owner: MemberFacts | None) -> Standing:
     partition = node.shelf.get(one.topic_id, one.partition)
     committed, now_ms = one.committed, node.world.clock.wall_ms()
-    damaged, retention = False, ""
+    damaged, retention = False, None
     if partition is not None:
         offset = partition.log.start if committed is None else committed.offset
         holes = partition.log.quarantined
         damaged = any(hole.first_offset <= offset < hole.next_offset for hole in holes)
-        ms = partition.config.retention_ms
-        retention = duration_setting(math.inf if ms is None else ms / 1000)
+        retention = retention_of(partition.config)
     return Standing(
         topic=one.topic,
         partition=one.partition,
@@ -91,6 +91,14 @@ def _standing(node: Node, one: Progress, owner: MemberFacts | None) -> Standing:
         damaged=damaged,
         retention=retention,
     )
+
+
+def retention_of(config: TopicConfig) -> str | None:
+    """What it keeps, as it is set; None: everything."""
+    if not config.deletes:
+        return None
+    ms = config.retention_ms
+    return texts_explain.kept(math.inf if ms is None else ms / 1000, config.retention_size_bytes)
 
 
 def _members(group: Group) -> dict[str, MemberFacts]:

@@ -4,12 +4,20 @@ A command is whole: names are quoted for a shell, and one that begins with a das
 ``--``. Commands that destroy or move something ask before they do it.
 """
 
+import math
 import shlex
 from collections.abc import Sequence
 
 from tailrace.protocol import errors
 from tailrace.protocol.texts import partition_name, record_name, shown
-from tailrace.protocol.units import counted, format_count as count, format_duration, format_size
+from tailrace.protocol.units import (
+    counted,
+    duration_setting,
+    format_count as count,
+    format_duration,
+    format_size,
+    size_setting,
+)
 
 LISTED_MAX = 5  # names in one sentence
 
@@ -125,13 +133,23 @@ def log_starts(topic: str, partition: int, start: int) -> str:
     return f"{partition_name(topic, partition)} starts at {count(start)}: the record is gone."
 
 
-def removed_by_retention(retention: str) -> str:
+def kept(retention_s: float, size_bytes: int | None) -> str | None:
+    """What retention keeps, as it is set: "7d", "64KiB", "7d and 64KiB"; None: everything."""
+    by_age = None if math.isinf(retention_s) else duration_setting(retention_s)
+    by_size = None if size_bytes is None else size_setting(size_bytes)
+    return " and ".join(filter(None, (by_age, by_size))) or None
+
+
+def removed_by_retention(retention: str | None) -> str:
+    """``retention`` None: the topic keeps everything, as it is set now."""
+    if retention is None:
+        return "Retention removed it; the topic had one then."
     return f"Retention ({retention}) removed it."
 
 
 def removed_for_room(retention: str | None) -> str:
     """Of a topic that may be dropped from; ``retention`` None: it has none."""
-    room = "it was dropped because the disk ran out of room (on_full = drop_oldest)"
+    room = "it was dropped for want of room (on_full = drop_oldest)"
     if retention is None:
         return f"I{room[1:]}."
     return f"Retention ({retention}) removed it, or {room}: the broker's log says which."
@@ -141,8 +159,15 @@ def removed_by_command() -> str:
     return "delete-records moved the start past it."
 
 
-def removed_somehow(retention: str | None) -> str:
-    """``retention`` None: the topic keeps everything, as it is set now."""
+def removed_somehow(retention: str | None, *, may_drop: bool) -> str:
+    """``retention`` None: the topic keeps everything, as it is set now. ``may_drop``: but where
+    room is short."""
+    if may_drop:
+        by = "It" if retention is None else f"Retention ({retention}) removed it, or it"
+        return (
+            f"{by} was dropped for want of room (on_full = drop_oldest), or delete-records removed"
+            " it; which of them is not kept over a restart of the broker."
+        )
     if retention is None:
         return (
             "As the topic is set now (no retention) only delete-records removes records; what it"
@@ -373,15 +398,17 @@ def lost_records(
     committed: int,
     start: int,
     *,
-    retention: str,
+    retention: str | None,
     owned: bool,
 ) -> str:
-    """``owned``: there are members, and offsets can be moved only when there are none."""
+    """``owned``: there are members, and offsets can be moved only when there are none.
+    ``retention`` None: it keeps everything, as it is set now."""
+    by = "" if retention is None else f" (retention {retention})"
     stop = " Stop its members first." if owned else ""
     return (
         f"Group '{shown(group)}' cannot go on in {partition_name(topic, partition)} (T041): it is"
         f" at {count(committed)}, but the log starts at {count(start)}, so"
-        f" {count(start - committed)} offsets are gone unread (retention {retention}).{stop}"
+        f" {count(start - committed)} offsets are gone unread{by}.{stop}"
     )
 
 

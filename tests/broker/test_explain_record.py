@@ -59,10 +59,11 @@ def test_an_offline_partition_tells_no_offsets() -> None:
     [
         ("expired", "7d", "Retention (7d) removed it."),
         ("deleted", "7d", "delete-records moved the start past it."),
-        ("expired_or_dropped", "7d", "or it was dropped because the disk ran out of room"),
-        ("expired_or_dropped", None, "It was dropped because the disk ran out of room"),
+        ("expired_or_dropped", "7d", "or it was dropped for want of room"),
+        ("expired_or_dropped", None, "It was dropped for want of room"),
         (None, "7d", "Retention (7d) or delete-records removed it; which of them is not kept"),
-        ("expired", None, "As the topic is set now (no retention) only delete-records removes"),
+        (None, None, "As the topic is set now (no retention) only delete-records removes"),
+        ("expired", None, "Retention removed it; the topic had one then."),
     ],
 )
 def test_what_moved_the_start_is_told_as_far_as_it_is_known(
@@ -70,6 +71,22 @@ def test_what_moved_the_start_is_told_as_far_as_it_is_known(
 ) -> None:
     known = replace(KNOWN, offset=7, found=None, retention=retention, moved=moved)
     assert said in explain_record(known).summary
+
+
+@pytest.mark.parametrize(
+    ("retention", "said"),
+    [
+        (None, "gone. It was dropped for want of room (on_full = drop_oldest), or delete-records"),
+        ("7d", "Retention (7d) removed it, or it was dropped for want of room (on_full = drop_"),
+    ],
+)
+def test_a_topic_that_drops_may_have_dropped_it_before_the_restart(
+    retention: str | None, said: str
+) -> None:
+    known = replace(KNOWN, offset=7, found=None, retention=retention, may_drop=True)
+    found = explain_record(known).summary
+    assert said in found
+    assert found.endswith("which of them is not kept over a restart of the broker.")
 
 
 def test_a_tail_waits_for_its_sync() -> None:

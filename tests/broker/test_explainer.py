@@ -1,5 +1,6 @@
 """What a real broker says when it is asked why."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from tailrace.protocol.messages import (
     StartOffset,
 )
 from tests.broker.harness import Client, batch, connected, produce_request, run, serving
-from tests.broker.members import Member
+from tests.broker.members import Member, commit, committing
 
 
 async def explain(
@@ -89,6 +90,29 @@ def test_who_moved_the_start_is_told_over_a_restart_where_it_shows(tmp_path: Pat
         async with serving(tmp_path) as (_, ready), connected(ready) as client:
             found = await explain(client, "orders", 0, 3)
             assert (found.verdict, found.facts["log_start_moved_by"]) == ("expired", "deleted")
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("retention", "said"), [("forever", "Retention (64KiB)"), ("7d", "Retention (7d and 64KiB)")]
+)
+def test_what_retention_by_size_removed_is_not_told_as_a_matter_of_age(
+    tmp_path: Path, retention: str, said: str
+) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (server, ready), connected(ready) as client:
+            sizes = {"retention_size": "64KiB", "segment_size": "64KiB"}
+            topic_id = await client.create("orders", 1, retention=retention, **sizes)
+            for _ in range(4):
+                await client.produce(topic_id, [os.urandom(40_000)])
+            await commit(client, "g", committing(topic_id, 0, 0))
+            await server.clean()
+            found = await explain(client, "orders", 0, 0)
+            assert f"{said} removed it." in found.summary
+            found = await explain(client, group="g")
+            kept = said.removeprefix("Retention (").removesuffix(")")
+            assert f"gone unread (retention {kept})." in found.summary
 
     run(main)
 
