@@ -1,5 +1,6 @@
 """What ``tailrace doctor`` looks at without asking a broker: the machine, its disk, its ports."""
 
+import errno
 import os
 import pwd
 import resource
@@ -8,9 +9,10 @@ import ssl
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,7 @@ DISK_FREE_MIN = 0.05  # without a configuration, which has storage.min_free
 FSYNC_MS_MAX = 20.0
 FSYNCS = 20
 FSYNCS_SECONDS_MAX = 1.0  # but three are made in any case
+TAKEN = "taken"  # by somebody else
 ODD_FILE_SYSTEMS = {
     **dict.fromkeys(("tmpfs", "ramfs"), "in memory: gone after a reboot"),
     "overlay": "a container's own layer: gone with the container, mount a volume",
@@ -69,40 +72,52 @@ def extras() -> Check:
 
 def ports(config: "Config | None") -> Check:
     """A port is fine if it is free, or if a broker of ours already has it."""
-    wanted = {"listeners.client.bind": ("127.0.0.1", 7400, False)}
-    http: tuple[str, int] | None = ("127.0.0.1", 7480)
-    if config is not None:
-        wanted = {
-            f"listeners.{one.name}.bind": (one.bind.host, one.bind.port, one.tls)
-            for one in config.listeners
-        }
-        http = config.http.bind and (config.http.bind.host, config.http.bind.port)
-    taken = [
-        (key, host, port)
-        for key, (host, port, tls) in wanted.items()
-        if not can_bind(host, port) and not speaks_tailrace(host, port, tls)
-    ]
-    if http is not None and not can_bind(*http) and not is_ready(*http):
-        taken.append(("http.bind", *http))
-    if not taken:
+    taken: list[tuple[str, str, int]] = []
+    refused: list[tuple[str, str, int, str]] = []
+    for key, host, port, is_ours in wanted_ports(config):
+        reason = why_not_bound(host, port)
+        if reason == TAKEN and not is_ours(host, port):
+            taken.append((key, host, port))
+        elif reason is not None and reason != TAKEN:
+            refused.append((key, host, port, reason))
+    if not taken and not refused:
         return Check("ports", True, [], "free, or a broker has them")
-    addresses = [f"{host}:{port} ({key})" for key, host, port in taken]
+    addresses = [f"{host}:{port} ({key})" for key, host, port, *_ in (*taken, *refused)]
+    details = [f"taken: {', '.join(addresses[: len(taken)])}"] if taken else []
+    details += [f"{host}:{port} ({key}): {reason}" for key, host, port, reason in refused]
     fixes = [f"{who_has(port)}, or set {key}." for key, _, port in taken]
-    return Check("ports", False, addresses, f"taken: {', '.join(addresses)}", " ".join(fixes))
+    fixes += [f"Set {key} to an address and port that this user may bind." for key, *_ in refused]
+    return Check("ports", False, addresses, "; ".join(details), " ".join(fixes))
 
 
-def can_bind(host: str, port: int) -> bool:
+def wanted_ports(
+    config: "Config | None",
+) -> Iterator[tuple[str, str, int, Callable[[str, int], bool]]]:
+    """The setting, the address, and how to tell whether a broker of ours has it."""
+    if config is None:
+        yield "listeners.client.bind", "127.0.0.1", 7400, speaks_tailrace
+        yield "http.bind", "127.0.0.1", 7480, is_ready
+        return
+    for one in config.listeners:
+        ours = partial(speaks_tailrace, tls=one.tls)
+        yield f"listeners.{one.name}.bind", one.bind.host, one.bind.port, ours
+    if config.http.bind is not None:
+        yield "http.bind", config.http.bind.host, config.http.bind.port, is_ready
+
+
+def why_not_bound(host: str, port: int) -> str | None:
+    """None: it can be; ``TAKEN``; or another reason, such as that the address is not of here."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return TAKEN if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    return None
 
 
-def speaks_tailrace(host: str, port: int, tls: bool) -> bool:
+def speaks_tailrace(host: str, port: int, *, tls: bool = False) -> bool:
     from tailrace.protocol.connection import ClientConnection
 
     reach, _ = local_http(f"{host}:{port}")

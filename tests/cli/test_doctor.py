@@ -59,6 +59,24 @@ def test_port_taken_by_somebody_else(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
         found = checks(cli("doctor", "-O", "json"))["ports"]
     assert not found["ok"]
     assert found["value"] == [f"127.0.0.1:{port} (listeners.client.bind)"]
+    assert found["detail"] == f"taken: 127.0.0.1:{port} (listeners.client.bind)"
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("LISTENERS__CLIENT", "listeners.client"), ("HTTP", "http")]
+)
+def test_an_address_of_another_machine_is_not_taken(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, key: str, name: str
+) -> None:
+    monkeypatch.setenv("TAILRACE_SECURITY__ALLOW_INSECURE", "true")
+    monkeypatch.setenv(f"TAILRACE_{key}__BIND", "192.0.2.1:7499")
+    found = checks(cli("doctor", "-O", "json"))["ports"]
+    assert not found["ok"]
+    told = f"192.0.2.1:7499 ({name}.bind): Cannot assign requested address"
+    assert told in found["detail"]
+    fix = f"Set {name}.bind to an address and port that this user may bind."
+    assert fix in found["fix"]
+    assert "7499 and stop it" not in found["fix"]
 
 
 @pytest.mark.usefixtures("local")
