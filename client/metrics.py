@@ -81,6 +81,7 @@ class Instruments:
     def __init__(self, modules: Mapping[str, Any] = sys.modules) -> None:
         self._modules = modules
         self._made: dict[str, Any] = {}
+        self._taken: dict[str, ValueError] = {}  # names of somebody else's in the registry
         self._told: set[str] = set()
         self._making = threading.Lock()
         self._rooms: dict[int, weakref.ref[Room]] = {}
@@ -139,6 +140,8 @@ class Instruments:
         try:
             metric = self._made.get(family.name)
             if metric is None:
+                if family.name in self._taken:
+                    return self._taken[family.name]
                 metric = self._make(family)
             if metric is not None:
                 count(metric)
@@ -162,6 +165,9 @@ class Instruments:
                     made.set_function(self.buffered_bytes)
                 self._made[name] = made
             return self._made[name]
+        except ValueError as error:
+            self._taken[family.name] = error.with_traceback(None)
+            raise
         finally:
             self._making.release()
 
