@@ -103,9 +103,8 @@ class _Application:
         self._router = Router(routes, redirect_slashes=False, default=self._unknown)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            # Names may hold a slash: paths are taken apart first and unquoted then.
-            scope["path"] = scope["raw_path"].decode("latin-1")
+        # Names may hold a slash: paths are taken apart first and unquoted then.
+        scope["path"] = scope["raw_path"].decode("latin-1")
         await self._router(scope, receive, send)
 
     # ── the border ───────────────────────────────────────────────────────────────────────────
@@ -140,10 +139,7 @@ class _Application:
             self._check_access(scope)
             raise Refused(404, texts_http.unknown_path(scope["path"]))
 
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
-        else:
-            await self._guarded(respond)(scope, receive, send)
+        await self._guarded(respond)(scope, receive, send)
 
     def _check_token(self, scope: Scope) -> None:
         headers = headers_in(scope)

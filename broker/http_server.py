@@ -128,10 +128,24 @@ def _cancelled() -> bool:
 
 
 class _Http1(H11Protocol):
-    """hypercorn's HTTP/1.1, which does not become HTTP/2: who asks is answered in HTTP/1.1."""
+    """hypercorn's HTTP/1.1, which becomes neither HTTP/2 nor a WebSocket: who asks for another
+    protocol is answered in HTTP/1.1."""
 
     async def _check_protocol(self, event: Request) -> None:
         return
+
+    async def _create_stream(self, request: Request) -> None:
+        # A refused WebSocket of hypercorn's stays open for ever, and nobody's deadline ends it.
+        headers = request.headers.raw_items()
+        plain = [pair for pair in headers if pair[0].lower() != b"upgrade"]
+        if len(plain) < len(headers):
+            request = Request(
+                method=request.method,
+                target=request.target,
+                headers=plain,
+                http_version=request.http_version,
+            )
+        await super()._create_stream(request)
 
 
 class _Connection:
@@ -224,6 +238,15 @@ class _Connection:
     async def _write(self, data: bytes) -> None:
         """Cancelled, with all of the connection, if the peer is gone or does not read."""
         view = memoryview(data)
+        if not self._sending.locked():
+            # Mostly there is room for all of it: a lock and a deadline cost more than that.
+            try:
+                view = view[self._transport.send_nowait(data) :]
+            except OSError:
+                self.end()
+                await trio.lowlevel.checkpoint_if_cancelled()
+            if not view:
+                return
         async with self._sending:
             for first in range(0, len(view), WRITE_BYTES):
                 with trio.move_on_after(WRITE_STALL_S) as scope:
@@ -249,11 +272,24 @@ class _Discarding:
         self._app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _has_body(scope):
+        if not _has_body(scope):
             await self._app(scope, receive, send)
             return
         body = _Unread(receive, send)
-        await self._app(scope, body.receive, body.send)
+        app = _refuse_two_lengths if _has_two_lengths(scope) else self._app
+        await app(scope, body.receive, body.send)
+
+
+async def _refuse_two_lengths(scope: Message, receive: Receive, send: Send) -> None:
+    """A proxy in front may have taken the other one: what follows could be somebody else's."""
+    headers = [(b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _has_two_lengths(scope: Message) -> bool:
+    names = {name.lower() for name, _ in scope["headers"]}
+    return {b"transfer-encoding", b"content-length"} <= names
 
 
 def _has_body(scope: Message) -> bool:

@@ -193,6 +193,36 @@ def test_http_2_is_not_offered() -> None:
     serve(use)
 
 
+def test_who_asks_for_a_websocket_is_answered_in_http() -> None:
+    async def use(server: HttpServer, port: int) -> None:
+        for key in (b"", b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YQ==\r\n"):
+            async with await connect(port) as stream:
+                upgrade = b"Connection: Upgrade\r\nUpgrade: WebSocket\r\n" + key
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n" + upgrade + b"\r\n")
+                assert (await first(stream)).startswith(b"HTTP/1.1 200")
+                await until(lambda: all(one.idle_since < math.inf for one in server.open))
+                await stream.send_all(GET)
+                assert (await first(stream)).startswith(b"HTTP/1.1 200")
+
+    serve(use)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_body_of_two_lengths_is_refused_and_nothing_behind_it_is_read(version: str) -> None:
+    """Where a proxy and the broker disagree, what follows would be somebody else's request."""
+
+    async def use(server: HttpServer, port: int) -> None:
+        async with await connect(port) as stream:
+            head = f"POST /read HTTP/{version}\r\nHost: x\r\nContent-Length: 5\r\n"
+            both = f"{head}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            await stream.send_all(both.encode() + GET)
+            answers = await rest(stream)
+            assert answers.startswith(b"HTTP/1.1 400")
+            assert answers.count(b"HTTP/1.1 ") == 1
+
+    serve(use)
+
+
 def test_what_goes_wrong_on_one_connection_ends_there() -> None:
     async def use(server: HttpServer, port: int) -> None:
         async with await connect(port) as stream:
