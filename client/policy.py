@@ -1,5 +1,6 @@
 """What ``run`` does when a handler fails: try again, then raise, skip or write a dead letter."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,7 +33,11 @@ class ErrorPolicy:
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after the ``attempt``-th attempt (from 1) failed."""
-        return float(min(self.max_backoff, self.backoff * self.factor ** (attempt - 1)))
+        try:
+            grown = float(self.factor) ** (attempt - 1)
+        except OverflowError:  # after a thousand of them
+            grown = math.inf
+        return float(min(self.max_backoff, self.backoff * grown)) if self.backoff else 0.0
 
 
 def retry(

@@ -326,6 +326,9 @@ def test_retry_that_cannot_be(arguments: Any) -> None:
 def test_delays_grow_up_to_a_limit() -> None:
     policy = tailrace.retry(9, backoff=0.2, factor=2.0, max_backoff=1.0)
     assert [policy.delay(attempt) for attempt in range(1, 6)] == [0.2, 0.4, 0.8, 1.0, 1.0]
+    for_ever = tailrace.retry(10**9, backoff=0.2, factor=10, max_backoff=1.0)
+    assert for_ever.delay(10**8) == 1.0, "no error of arithmetic ends it"
+    assert tailrace.retry(10**9, backoff=0.0).delay(10**8) == 0.0
 
 
 def test_policies_are_values() -> None:
