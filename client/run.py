@@ -9,26 +9,32 @@ records is what the throughput waits for. Invariants:
   in bursts, and those that wait for their lane must not keep other lanes from having work;
 - at most ``AHEAD`` times ``in_flight`` were taken from the consumer and are not done;
 - of a partition in a group, at most ``SPAN_MAX`` from the first that is not done on: it is what is
-  handled again after a crash. A partition with more waits, the others go on.
+  handled again after a crash. A partition with more waits, the others go on;
+- what a handler sets in its context is there for no other record, however many share a task;
+- after a failure or a cancellation no handler begins, and at the end nothing counts as in hand.
 """
 
+import contextlib
 import logging
+import math
 import signal
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Generator, Hashable
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import anyio.lowlevel
 
+from tailrace.client.apart import Apart
 from tailrace.client.commits import CommitPoint
 from tailrace.client.metrics import instruments
 from tailrace.client.policy import ErrorPolicy
 from tailrace.client.progress import Finishing
 from tailrace.client.reading import RecordReader
 from tailrace.client.records import Record
-from tailrace.protocol import texts, texts_config
+from tailrace.protocol import texts, texts_client, texts_config
 
 if TYPE_CHECKING:
     from tailrace.client.feed import Feed
@@ -122,6 +128,7 @@ class Run:
         self.everything = anyio.CancelScope()
         self.lanes = Lanes(order)
         self.drained = False
+        self.ended = False
         self._feed = feed
         self._finishing: dict[PartitionBuffer, Finishing] = {}
         self._held_back: dict[Finishing, PartitionBuffer] = {}  # paused by us
@@ -132,30 +139,27 @@ class Run:
         self._lane_before: Hashable = None  # of the record that was done last
 
     async def go(self, records: RecordReader[Any, Any]) -> None:
-        """Until reading has ended and every record is done, or the drain's time is over."""
+        """Until reading has ended and every record is done, or the drain's time is over.
+
+        What goes wrong is ``failure``; T055 if another one of the consumer goes on. Cancelled: the
+        handlers are.
+        """
         grouped = self._feed.options.group is not None
-        if grouped:
-            if isinstance(records.holder, Run):
-                self._finishing = records.holder.hand_back()
-            records.holder = self
-        with self.everything:
+        with self._border(), self._holding(records), self.everything:
             async with anyio.create_task_group() as tasks:
-                try:
-                    with self.reading:
-                        async for record in records:
-                            of = self._finishing_of(records.buffer) if grouped else None
-                            if of is not None:
-                                of.take(record)
-                                self._hold_back(of, records.buffer)
-                            if self.drained:  # and not cancelled yet: it comes again
-                                break
-                            taken = Taken(record, of)
-                            if self.lanes.push(taken):
-                                self._begin(taken)
-                                tasks.start_soon(self._work, taken)
-                            await self._wait_for_room()
-                except Exception as error:  # what reading raises is what run raises
-                    self._fail(error)
+                with self._border(), self.reading:
+                    async for record in records:
+                        of = self._finishing_of(records.buffer) if grouped else None
+                        if of is not None:
+                            of.take(record)
+                            self._hold_back(of, records.buffer)
+                        if self.drained:  # and not cancelled yet: it comes again
+                            break
+                        taken = Taken(record, of)
+                        if self.lanes.push(taken):
+                            self._begin(taken)
+                            tasks.start_soon(self._work, taken)
+                        await self._wait_for_room()
 
     def hand_back(self) -> "dict[PartitionBuffer, Finishing]":
         """Another ``run`` begins: what this one took and did not finish is handed out again.
@@ -171,7 +175,6 @@ class Run:
             if point is None:
                 continue
             if self._feed.buffers.get(buffer.at) is not buffer:
-                of.stop()
                 left[buffer] = of
             elif buffer.position > point.offset:
                 self._feed.jumped()
@@ -269,9 +272,42 @@ class Run:
         if taken.of is not None:
             taken.of.begin(taken.record, self._feed.client.clock.now())
 
-    def _fail(self, error: BaseException) -> None:
-        self.failure = self.failure or error
-        self.everything.cancel()
+    @contextlib.contextmanager
+    def _border(self, *, of_handler: bool = False) -> Generator[None]:
+        """What the user's handler raises, or reading, is what ``run`` raises, as itself (C10).
+
+        So is a handler's cancellation that nobody asked for: it waited for a task that somebody
+        has cancelled, say. Otherwise the run would end as if all were done.
+        """
+        try:
+            yield
+        except BaseException as error:  # the border to the user's handler and codecs
+            cancelled = isinstance(error, anyio.get_cancelled_exc_class())
+            if cancelled and not (of_handler and anyio.current_effective_deadline() > -math.inf):
+                raise
+            self.everything.cancel()
+            if self.failure is None:
+                self.failure = error
+            elif self.failure is not error:
+                self.failure.add_note(f"also failed: {texts.error_summary(error)}")
+
+    @contextlib.contextmanager
+    def _holding(self, records: RecordReader[Any, Any]) -> Generator[None]:
+        """Afterwards no handler is at work: a partition that is to go need not wait for one."""
+        before = records.holder
+        if isinstance(before, Run):
+            if not before.ended:
+                raise texts_client.second_reader(first="run()", second="run()")
+            self._finishing = before.hand_back()
+        records.holder = self
+        try:
+            yield
+        finally:
+            self.ended = True
+            for of in self._finishing.values():
+                of.stop()
+            if self._feed.group is not None:
+                self._feed.group.look()
 
     async def _work(self, first: Taken) -> None:
         """Handle it, and one after the other what comes behind it in its lane.
@@ -281,18 +317,16 @@ class Run:
         """
         taken: Taken | None = first
         lane = first.lane
-        while taken is not None:
-            try:
+        with self._border(of_handler=True):
+            while taken is not None:
                 await self._handle(taken.record)
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as error:  # the border to the user's handler
-                self._fail(error)
-                return
-            taken = self._done(taken)
-            again, self._lane_before = lane is self._lane_before, lane
-            if taken is not None and again:
-                await anyio.lowlevel.checkpoint()
+                taken = self._done(taken)
+                again, self._lane_before = lane is self._lane_before, lane
+                if taken is not None:
+                    if again:
+                        await anyio.lowlevel.checkpoint()
+                    else:
+                        await anyio.lowlevel.checkpoint_if_cancelled()
 
     def _done(self, taken: Taken) -> Taken | None:
         """Note it down; the next of its lane, which has begun then."""
@@ -310,11 +344,11 @@ class Run:
         return following
 
     async def _handle(self, record: Record[Any, Any]) -> None:
-        policy, attempt = self._policy, 0
+        policy, attempt, context = self._policy, 0, copy_context()
         while True:
             attempt += 1
             try:
-                await self._handler(record)
+                await Apart(context, self._handler, record)
                 return
             except Exception as error:  # the border to the user's handler
                 if policy is None or not isinstance(error, policy.on):

@@ -49,7 +49,11 @@ class FetchBroker(FakeBroker):
         self.parked: list[tuple[FakeConnection, Incoming]] = []
 
     def append(
-        self, topic: Topic, values: list[bytes | None], partition: int = 0, key: bytes = b"k"
+        self,
+        topic: Topic,
+        values: list[bytes | None],
+        partition: int = 0,
+        key: bytes | None = b"k",
     ) -> bytearray:
         """One batch behind the others; returns its bytes, for spoiling."""
         seed = header_seed(topic.topic_id, partition)
