@@ -95,6 +95,7 @@ class Fetcher:
         self._backoffs: dict[str, Backoff] = {}
         self._errands = Errands(client)
         self._closed = False
+        instruments.begin()
 
     def add(self, buffer: PartitionBuffer) -> None:
         """Fetch this one too, from the next ``pump`` on."""

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tailrace.client.room import Room
 from tailrace.protocol import texts
@@ -36,6 +36,7 @@ class ClientFamily:
     labels: tuple[str, ...]
     doc: str
     alert: str = ""
+    values: tuple[str, ...] = ()  # of its label, where all are known: they stand at 0
 
 
 SEND_DURATION = ClientFamily(
@@ -71,6 +72,7 @@ SKIPPED = ClientFamily(
     "Records a consumer left out: undecodable (on_decode_error), given_up (a handler's error "
     "policy), out_of_range (on_out_of_range).",
     "increase(tailrace_client_skipped_records_total[1h]) > 0",
+    values=get_args(Skipped),
 )
 FAMILIES = (SEND_DURATION, BUFFER_BYTES, RETRIES, BLOCKED_LOOP, SKIPPED)
 
@@ -88,12 +90,19 @@ class Instruments:
 
     # ── what is counted ──────────────────────────────────────────────────────────────────────
 
+    def begin(self) -> None:
+        """Somebody sends or reads: what is not counted yet stands at 0, so that an alert on its
+        increase sees the first time, too."""
+        if "prometheus_client" in self._modules:
+            for family in FAMILIES:
+                self._count(family, lambda metric: None)
+
     def sent(self, seconds: float) -> None:
         """A batch has its outcome."""
         if "prometheus_client" in self._modules:
             self._count(SEND_DURATION, lambda metric: metric.observe(seconds))
             if BUFFER_BYTES.name not in self._made:  # the import came after the producer
-                self._count(BUFFER_BYTES, lambda metric: None)
+                self.begin()
 
     def retried(self, reason: str) -> None:
         """Something is tried again: after the error of this code, or ``reconnect``."""
@@ -117,8 +126,7 @@ class Instruments:
         key = id(room)
         rooms = self._rooms
         rooms[key] = weakref.ref(room, lambda _: rooms.pop(key, None))
-        if "prometheus_client" in self._modules:
-            self._count(BUFFER_BYTES, lambda metric: None)
+        self.begin()
 
     def buffered_bytes(self) -> int:
         """Of all producers; called by whoever scrapes, in a thread of its own."""
@@ -158,6 +166,8 @@ class Instruments:
             if name not in self._made:
                 if family.kind == "counter":
                     made = library.Counter(name.removesuffix("_total"), family.doc, family.labels)
+                    for value in family.values:
+                        made.labels(value)
                 elif family.kind == "histogram":
                     made = library.Histogram(name, family.doc, family.labels, buckets=BOUNDS)
                 else:

@@ -203,6 +203,37 @@ def test_an_import_after_the_start_counts_from_then_on(library: Library) -> None
     assert value("tailrace_client_buffer_bytes") == 0
 
 
+def test_what_may_happen_once_stands_at_0_before(library: Library) -> None:
+    """Else an alert on its increase has nothing to compare the first time with."""
+    counting = Instruments({"prometheus_client": library})
+    counting.begin()
+    value = library.registry.get_sample_value
+    for reason in ("undecodable", "given_up", "out_of_range"):
+        assert value("tailrace_client_skipped_records_total", {"reason": reason}) == 0
+    assert value("tailrace_client_blocked_loop_seconds_total") == 0
+    Instruments({}).begin()
+
+
+def test_a_consumer_shows_what_it_has_not_skipped(
+    run: Run, broker: Broker, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Instruments({"prometheus_client": library})
+    monkeypatch.setattr("tailrace.client.fetcher.instruments", counting)
+    topic = broker.name("nothing")
+    broker.create_topic(topic)
+
+    async def main() -> None:
+        async with (
+            tailrace.connect(broker.url) as client,
+            client.consumer(topic, start="earliest", stop_at_end=True) as consumer,
+        ):
+            assert [record async for record in consumer] == []
+
+    run(main)
+    name = "tailrace_client_skipped_records_total"
+    assert library.registry.get_sample_value(name, {"reason": "given_up"}) == 0
+
+
 def test_a_library_that_is_half_imported_is_asked_again(library: Library) -> None:
     modules: dict[str, Any] = {"prometheus_client": ModuleType("prometheus_client")}
     counting = Instruments(modules)
