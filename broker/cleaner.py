@@ -46,6 +46,7 @@ GIVE_WAY_S = 5.0  # before the partition that somebody waited for is begun again
 GIVE_WAY_MAX = 4  # surveys in a row that are given up for somebody
 RETRY_FIRST_S = 10.0
 RETRY_MAX_S = 900.0
+RESULTS = ("ok", "failed")  # of a run, as metrics have it
 
 State = Literal["idle", "due", "running", "failed"]
 
@@ -210,6 +211,8 @@ class Cleaner:
                 began = partition.log.epochs[-1].start_offset  # the end as this start found it
                 read = bind(cleaned_file.read, self._world.disk, partition.log.path, began)
                 known = self._known[_where(partition)] = _Known(await self._world.offload.run(read))
+                for result in RESULTS:
+                    partition.metrics.compaction_runs(result)  # at 0: its first may be a failure
             if partition.serving and partition.log.roll_if_old(self._time.now_ms()):
                 partition.tell_rolled()
                 self._flusher.written(partition)

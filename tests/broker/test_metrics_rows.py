@@ -336,6 +336,20 @@ def test_metrics_are_those_that_are_promised(tmp_path: Path) -> None:
     run(main)
 
 
+def test_runs_of_a_compacted_topic_stand_at_0_before_the_first(tmp_path: Path) -> None:
+    """Else an alert on their increase has nothing to compare the first failure with."""
+
+    async def main() -> None:
+        async with compacting.Place(tmp_path).broker() as (server, client):
+            await client.create("kept")
+            await client.create("orders", 1, **EAGER)
+            await server.clean()
+            runs = server.metrics.compaction_runs.values()
+            assert runs == [(("orders", "ok"), 0), (("orders", "failed"), 0)]
+
+    run(main)
+
+
 def test_bounds_are_those_that_are_promised() -> None:
     for spec in TABLE:
         wanted = BATCHES if spec.name == "fsync_batches" else SECONDS
