@@ -6,8 +6,9 @@ stand still for that long, and a thread would fight it for the interpreter in tu
 less work, in slices of ``LINES`` lines with a checkpoint between them; each series is as of its
 slice, and so is a histogram.
 
-A text is good for ``KEEP_S``, and for ``SHARE`` times as long as it took: however many ask, at most
-about a twentieth of the time goes there. A scraper each second or slower sees every text new.
+A text is good for ``KEEP_S``, or for ``SHARE`` times as long as it took, up to ``KEEP_MAX_S``:
+however many ask, at most about a twentieth of the time goes there. Whoever asks more rarely than
+that, as Prometheus does, sees every text new.
 """
 
 import math
