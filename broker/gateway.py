@@ -58,7 +58,8 @@ class Gateway:
     def __init__(self, node: Node, peers: Peers, who: str = "http") -> None:
         self.node = node
         self.in_hand = 0  # requests of users, tails not counted
-        self.stopping = trio.Event()  # set when the broker stops: wait for nothing any more
+        self.stopping = trio.Event()  # set by ``stop``: wait for nothing any more
+        self._waiting: dict[trio.CancelScope, float] = {}  # and how long each may after a stop
         self.records = Feeds(self)
         self._peers = peers
         self._who = who
@@ -77,6 +78,27 @@ class Gateway:
         finally:
             self.in_hand -= 1
             self.node.left.ring()
+
+    def stop(self) -> None:
+        """The broker stops: what is in hand is to end, and nobody waits for what may come."""
+        self.stopping.set()
+        for scope, grace_s in self._waiting.items():
+            scope.deadline = min(scope.deadline, trio.current_time() + grace_s)
+
+    @contextmanager
+    def patience(self, grace_s: float = 0.0) -> Generator[trio.CancelScope]:
+        """For what may take long and changes nothing: a stop ends it, ``grace_s`` later.
+
+        ``cancelled_caught`` says so.
+        """
+        with trio.CancelScope() as scope:
+            self._waiting[scope] = grace_s
+            if self.stopping.is_set():
+                scope.deadline = trio.current_time() + grace_s
+            try:
+                yield scope
+            finally:
+                del self._waiting[scope]
 
     async def ask(self, request: Request, expected: type[R]) -> R:
         """What this broker itself says."""

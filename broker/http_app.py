@@ -54,6 +54,7 @@ PROBES = ("/livez", "/readyz", "/startupz")
 METRICS = ("/metrics", "/metrics/detailed")
 API = "/api/"
 QUERY_FIELDS_MAX = 100
+LAST_BODIES_S = 1.0  # for bodies that are on their way when the broker stops
 LATER_PARAMETERS = ("filter",)
 
 
@@ -176,7 +177,10 @@ class _Application:
             body, document = b"", None
             if endpoint.body is not None:
                 limit = min(endpoint.body.bytes_max, self._config.limits.request_size_bytes)
-                body = await read_body(receive, headers, limit, account)
+                with gateway.patience(LAST_BODIES_S) as waiting:
+                    body = await read_body(receive, headers, limit, account)
+                if waiting.cancelled_caught:
+                    raise texts_http.not_serving(self._config.broker.id, what="is stopping")
                 if endpoint.body.kind is not None:
                     document = _decode(body, endpoint.body.kind)
             context = Context(

@@ -54,7 +54,8 @@ class Page:
             left_s = deadline - trio.current_time()
             if self._bytes or left_s <= 0:
                 return
-            await self._reader.fetch(self._place, self.next_offset, wait_ms=int(left_s * 1000))
+            if not await self._reader.wait(self._place, self.next_offset, left_s):
+                return
             self.complete = False
 
     async def pieces(self) -> AsyncIterator[bytes]:

@@ -187,6 +187,12 @@ class RecordReader:
         next_offset = batches[-1][0].next_offset if batches else offset
         return Fetched(batches, next_offset, result.log_start, result.last_stable_offset)
 
+    async def wait(self, place: Place, offset: int, wait_s: float) -> bool:
+        """Until there is something at an offset, so long at most; False if the broker stops."""
+        with self._gateway.patience():
+            await self.fetch(place, offset, wait_ms=int(wait_s * 1000))
+        return not self._gateway.stopping.is_set()
+
     def _split(
         self, place: Place, data: memoryview, offset: int
     ) -> list[tuple[BatchHeader, memoryview]]:

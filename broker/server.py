@@ -371,7 +371,7 @@ class Server:
         self._state = "draining"
         gateway, self.gateway = self.gateway, None
         assert gateway is not None, "it serves"
-        gateway.stopping.set()
+        gateway.stop()
         self.health.draining = True
         self.health.listening = ()
         self._enter("drain")

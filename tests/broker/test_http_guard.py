@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from tailrace.broker import http_app
 from tailrace.broker.config import from_mapping
 from tailrace.broker.http_errors import Refused
 from tailrace.broker.http_guard import (
@@ -218,5 +219,40 @@ def test_a_request_in_hand_is_answered_before_the_broker_stops(tmp_path: Path) -
             assert (await browser.get(TOPICS)).status == 503
             await stream.send_all(body[5:])
             assert bytes(await stream.receive_some(100)).startswith(b"HTTP/1.1 201")
+
+    browse(tmp_path, use)
+
+
+def test_a_stop_waits_for_no_body_and_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_app, "LAST_BODIES_S", 0.01)
+
+    async def use(browser: Browser, server: Server, ready: Ready) -> None:
+        gateway = server.gateway
+        assert gateway is not None
+        await browser.send("POST", TOPICS, {"name": "orders"})
+        host = f"Host: {browser.host}\r\n"
+        lines = "Content-Type: application/json\r\nContent-Length: 9\r\n"
+        body = f"POST {TOPICS} HTTP/1.1\r\n{host}{lines}\r\n{{"
+        path = f"{TOPICS}/orders/records?partition=0&offset=end&wait=30s"
+        poll = f"GET {path} HTTP/1.1\r\n{host}\r\n"
+        answers: list[bytes] = []
+        async with (
+            await trio.open_tcp_stream(browser.host, browser.port) as sending,
+            await trio.open_tcp_stream(browser.host, browser.port) as waiting,
+        ):
+            await sending.send_all(body.encode())
+            await waiting.send_all(poll.encode())
+            while gateway.in_hand < 2:  # noqa: ASYNC110 there is no event for it
+                await trio.sleep(0.001)
+            server.stop()
+            with trio.fail_after(5):
+                for stream in (sending, waiting):
+                    answers.append(bytes(await stream.receive_some(1_000)))
+        assert answers[0].startswith(b"HTTP/1.1 503"), answers[0]
+        assert answers[1].endswith(
+            b'{"records":[],"next_offset":0,"log_start":0,"high_watermark":0}'
+        )
 
     browse(tmp_path, use)
