@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent.parent.parent
 READY_SECONDS_MAX = 60.0
 END_SECONDS_MAX = 60.0
 NOTE = struct.Struct("<qqqq")
+WAKE = "wake"  # a file in the folder
 Mode = Literal["iterate", "run", "streams"]
 Record = tailrace.Record[bytes, bytes]
 
@@ -42,7 +43,8 @@ class Job:
     folder: str  # for its notes and its log
     mode: Mode = "iterate"
     session_timeout: float = 3.0
-    sleep_s: float = 0.0  # in the handler of a record that says so
+    commit_interval: float = 1.0
+    sleep_s: float = 0.0  # in the handler of a record that says so; then until ``WAKE`` is there
     block_s: float = 0.0  # the same, and the event loop with it
 
 
@@ -122,6 +124,7 @@ class _Member:
         self.consumer = consumer
         self.reading = anyio.CancelScope()
         path = Path(job.folder, f"{job.name}.notes")
+        self._wake = Path(job.folder, WAKE)
         self._notes = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     async def go(self) -> None:
@@ -145,6 +148,8 @@ class _Member:
     async def handle(self, record: Record) -> None:
         if record.value == b"sleep":
             await asyncio.sleep(self.job.sleep_s)
+            while not self._wake.exists():  # noqa: ASYNC110  another process makes it
+                await asyncio.sleep(0.05)
         if record.value == b"block":
             time.sleep(self.job.block_s)  # noqa: ASYNC251  what T050 shall name
         note = (time.time_ns() // 1000, record.partition, record.offset, record.append_time)
@@ -155,7 +160,12 @@ async def main(job: Job) -> None:
     """Until it is told to stop."""
     async with (
         tailrace.connect(job.url, client_id=job.name) as client,
-        client.consumer(job.topic, group=job.group, session_timeout=job.session_timeout) as made,
+        client.consumer(
+            job.topic,
+            group=job.group,
+            session_timeout=job.session_timeout,
+            commit_interval=job.commit_interval,
+        ) as made,
     ):
         print("ready", flush=True)
         await _Member(job, made).go()

@@ -28,16 +28,22 @@ PARTITIONS = 4
 STUCK, BLOCKED = 1, 2
 CALM_S = 2.0  # at first: something is committed everywhere
 CATCH_UP_SECONDS_MAX = 30.0
+VERDICT_SECONDS_MAX = 60.0  # beside the window
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, in seconds."""
+    """How long, in seconds.
 
-    sleep_s: float = 600.0
+    ``commit_interval`` far below ``window_s``: where nothing was committed for a window, that is
+    stalled, and a busy machine makes every interval longer.
+    """
+
+    sleep_s: float = 600.0  # at least, and until it was called stalled
     block_s: float = 5.0  # 0: nobody blocks
     session_timeout: float = 3.0
     window_s: float = 60.0  # of the verdict
+    commit_interval: float = 1.0
     look_every_s: float = 2.0
     members: int = 2
 
@@ -67,13 +73,15 @@ class Watch:
         return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
 
-async def sleep(client: tailrace.Client, watch: Watch, plan: Plan) -> None:
-    """One handler sleeps."""
+async def sleep(client: tailrace.Client, watch: Watch, plan: Plan, wake: Path) -> None:
+    """One handler sleeps, until it has been said of it what is to be said."""
     async with client.producer() as producer:
         stuck = await producer.send(TOPIC, b"sleep", partition=STUCK)
     began = time.monotonic()
     stalled_s, table = 0.0, ""
-    while time.monotonic() < began + plan.sleep_s - plan.look_every_s:
+    ends = began + plan.sleep_s
+    gives_up = max(ends, began + plan.window_s + VERDICT_SECONDS_MAX)
+    while time.monotonic() < (ends if table else gives_up):
         await asyncio.sleep(plan.look_every_s)
         detail = await watch.look()
         bad = [one for one in detail.partition_list if one.verdict == "stalled"]
@@ -85,11 +93,13 @@ async def sleep(client: tailrace.Client, watch: Watch, plan: Plan) -> None:
         if not table:
             stalled_s = time.monotonic() - began
             table = await asyncio.to_thread(watch.table)
+    slept_s = time.monotonic() - began
+    wake.touch()  # noqa: ASYNC240  nothing else goes on here
     assert table, "nobody said that it is stalled"
     (row,) = [line for line in table.splitlines() if re.match(rf"{TOPIC} .*stalled$", line)]
     assert row.split()[1:3] == [str(STUCK), f"{stuck.offset:,}"], table
     print(
-        f"a handler slept {plan.sleep_s:.0f} s in {TOPIC}[{STUCK}]@{stuck.offset}: {watch.looks}"
+        f"a handler slept {slept_s:.0f} s in {TOPIC}[{STUCK}]@{stuck.offset}: {watch.looks}"
         f" looks, the same members and generation; STALLED after {stalled_s:.0f} s (window"
         f" {plan.window_s:.0f} s):\n  {' '.join(row.split())}"
     )
@@ -137,6 +147,7 @@ async def run(url: str, folder: Path, plan: Plan) -> None:
                         Job(
                             *(url, TOPIC, GROUP, name, str(folder), "streams"),
                             session_timeout=plan.session_timeout,
+                            commit_interval=plan.commit_interval,
                             sleep_s=plan.sleep_s,
                             block_s=plan.block_s,
                         )
@@ -149,7 +160,7 @@ async def run(url: str, folder: Path, plan: Plan) -> None:
             sending = asyncio.create_task(producer.run())
             watch = Watch(url, client)
             await asyncio.sleep(CALM_S)
-            await sleep(client, watch, plan)
+            await sleep(client, watch, plan, folder / group_member.WAKE)
             slept_ms = time.time() * 1000
             if plan.block_s:
                 await block(client, watch, plan, [one.log_path for one in members])

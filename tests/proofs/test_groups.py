@@ -26,7 +26,13 @@ def test_partitions_of_dead_and_of_leaving_members_go_on_elsewhere(tmp_path: Pat
 @pytest.mark.slow
 def test_a_handler_that_sleeps_costs_no_session_and_is_called_stalled(tmp_path: Path) -> None:
     plan = group_stall.Plan(
-        sleep_s=6.0, block_s=0.0, session_timeout=1.0, window_s=1.0, look_every_s=0.1, members=1
+        sleep_s=5.0,
+        block_s=0.0,
+        session_timeout=2.0,
+        window_s=2.0,
+        commit_interval=0.1,
+        look_every_s=0.1,
+        members=1,
     )
     group_stall.prove(tmp_path, plan)
 
