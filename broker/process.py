@@ -177,7 +177,10 @@ class Process:
     async def _reload(self) -> None:
         """Read the configuration again, apply what may change, name what may not."""
         async with self._reading:
-            config, errors = await trio.to_thread.run_sync(examine, self._sources)
+            # Left behind at the end: a file system that hangs must not keep the process.
+            config, errors = await trio.to_thread.run_sync(
+                examine, self._sources, abandon_on_cancel=True
+            )
             for error in errors:
                 self._refused(error)
             if config is not None:

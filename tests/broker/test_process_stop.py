@@ -1,7 +1,9 @@
 """How a broker process ends: its stages, what forces it, and what it leaves behind."""
 
+import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,31 @@ def test_a_connection_that_says_nothing_does_not_keep_the_broker(start: Start) -
     with socket.create_connection((host.strip("[]"), int(port))):
         assert broker.stop() == 0
     assert stages(broker) == STAGES
+
+
+def test_a_configuration_that_cannot_be_read_to_its_end_does_not_keep_the_broker(
+    start: Start, tmp_path: Path
+) -> None:
+    """As on a network file system that hangs; here nobody ever writes into the pipe."""
+    file = tmp_path / "tailrace.toml"
+    file.write_text("[log]\nlevel = 'info'\n")
+    broker = start()
+    broker.ready()
+    file.unlink()
+    os.mkfifo(file)
+    broker.process.send_signal(signal.SIGHUP)
+    writer = -1
+
+    def is_read() -> bool:
+        nonlocal writer
+        with suppress(OSError):  # ENXIO: nobody reads yet
+            writer = os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+        return writer >= 0
+
+    broker.wait_until(is_read)
+    assert broker.stop() == 0
+    assert stages(broker) == STAGES
+    os.close(writer)
 
 
 def test_a_stop_before_it_serves_ends_it_at_once(start: Start) -> None:
