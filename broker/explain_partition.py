@@ -215,12 +215,12 @@ def _why_no_smaller(known: PartitionFacts) -> list[str]:
     log = known.shrinking
     if log is None or not log.size_bytes or known.cleanup == "compact":
         return found
+    if log.retention_bytes is None and log.retention_s == float("inf"):
+        return [*found, texts.kept_forever()]
     if log.segments == 1:
         return [*found, texts.only_open(log.size_bytes, log.open_limit_bytes, log.open_left_s)]
     if log.retention_bytes is not None:
         found.append(texts.kept_below_size(log.size_bytes, log.retention_bytes))
-    elif log.retention_s == float("inf"):
-        return [*found, texts.kept_forever()]
     if log.oldest_s is None or log.retention_s == float("inf"):
         return found
     if log.oldest_s > log.retention_s:

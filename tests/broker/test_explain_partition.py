@@ -62,6 +62,7 @@ def test_a_partition_that_is_well_says_so_and_why_it_keeps_its_size() -> None:
     [
         (replace(LOG, segments=1), "all of it (300 MiB) is in the open segment"),
         (replace(LOG, retention_s=math.inf), "retention is forever, and there is no"),
+        (replace(LOG, segments=1, retention_s=math.inf), "retention is forever, and there is no"),
         (replace(LOG, oldest_s=WEEK_S + 9), "goes with the next look (at most 30 s)"),
         (replace(LOG, oldest_s=WEEK_S + 9, busy=True), "when the compaction or erasure that is at"),
         (replace(LOG, oldest_wall_s=WEEK_S + 9), "by 6 d: retention believes that after a day of"),
