@@ -10,6 +10,7 @@ Invariants:
 - one look at the log per ``PACE_S``, however many tails there are, and nothing while nothing comes.
 """
 
+import logging
 from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from tailrace.protocol.record_json import Decode
 
 if TYPE_CHECKING:
     from tailrace.broker.gateway import Gateway
+
+log = logging.getLogger("tailrace.broker.http")
 
 PACE_S = 0.05
 WAIT_MS = 30_000
@@ -263,7 +266,16 @@ class Feeds:
         return follower
 
     async def _follow(self, key: tuple[Place, Decode], follower: Follower) -> None:
-        error = await follower.run()
+        try:
+            error = await follower.run()
+        except Exception as failure:  # a bug of ours ends these tails and nothing else (R40)
+            log.error(
+                "tails of %s[%d] failed: %r",
+                *(key[0].topic, key[0].partition, failure),
+                exc_info=failure,
+                extra={"event": "http.tail_failed", "code": "T000"},
+            )
+            error = texts_http.unexpected(self._gateway.node.broker_id)
         if self._followers.get(key) is follower:
             del self._followers[key]
         if error is not None:

@@ -6,7 +6,7 @@ stale. Codes reserved for later releases are absent. Client-side codes: ``catalo
 
 from dataclasses import dataclass
 
-from tailrace.protocol import texts, texts_config, texts_group, texts_wire
+from tailrace.protocol import texts, texts_config, texts_group, texts_http, texts_wire
 from tailrace.protocol.catalogue_client import CLIENT_ROWS
 from tailrace.protocol.errors import RETRIABLE, Notice, TailraceError
 
@@ -24,6 +24,13 @@ class Entry:
 
 
 _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
+    (
+        texts_http.unexpected("n1"),
+        "A bug of the broker ended this one request over HTTP; whether it took effect is not "
+        "known. The broker goes on.",
+        "Look at the broker's log: event http.request_failed or http.tail_failed has the "
+        "traceback. Report it, with what was asked for.",
+    ),
     (
         texts_wire.other_protocol("127.0.0.1:7400", found="TLS"),
         "The peer speaks another protocol: TLS is on at one side only, or the port belongs to "

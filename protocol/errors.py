@@ -3,7 +3,7 @@
 ``str(error)`` is ``"{code}: {message}. {hint}"``. The texts are made in ``texts*.py`` and nowhere
 else; what each code means and how to mend it is in ``catalogue.py`` (``tailrace explain CODE``).
 
-    TailraceError
+    TailraceError T000
     ├─ ConnectError T001-T005 T121-T124         ├─ AuthError T006
     │  └─ VersionMismatch T120                  ├─ TopicExists T012
     ├─ ConfigError(ValueError) T080-T086        ├─ InvalidName T013
@@ -49,7 +49,8 @@ CLASSES: dict[str, "type[TailraceError]"] = {}  # by code; each class enters its
 
 
 class TailraceError(Exception):
-    """Base of all; itself raised only for a code this release does not know."""
+    """Base of all; itself raised for a bug of the broker (T000) and for a code this release does
+    not know."""
 
     code: str = ""
     message: str
@@ -432,6 +433,7 @@ for _class, _codes in (
     (UsageError, "T052 T054 T055"),
     (ConfigError, "T080 T081 T082 T083 T084 T085 T086"),
     (BrokerError, "T090 T091 T092 T093 T094"),
+    (TailraceError, "T000"),
 ):
     CLASSES.update(dict.fromkeys(_codes.split(), _class))
 

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
+from tailrace.broker import http_cluster
 from tailrace.broker.server import Ready, Server
 from tests.broker.browsing import Browser, browse
+from tests.errors.provoking import told_by
 
 
 def test_the_cluster_and_its_brokers(tmp_path: Path) -> None:
@@ -48,3 +52,24 @@ def test_explain_needs_something_to_explain(tmp_path: Path) -> None:
         assert (await browser.get("/api/v1/explain")).status == 400
 
     browse(tmp_path, use)
+
+
+@pytest.mark.provokes("T000")
+def test_a_bug_ends_one_request_and_is_told_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("boom")
+
+    async def use(browser: Browser, server: Server, ready: Ready) -> None:
+        monkeypatch.setattr(http_cluster, "settings_of", broken)
+        answer = await browser.get("/api/v1/config")
+        assert answer.status == 500
+        told_by(
+            answer.json["error"],
+            *("T000", "broker n1 failed to answer, which is a fault of its own"),
+        )
+        assert (await browser.get("/api/v1/cluster")).status == 200
+
+    browse(tmp_path, use)
+    assert "GET /api/v1/config failed: RuntimeError('boom')" in caplog.messages

@@ -11,6 +11,7 @@ import trio.lowlevel
 
 from tailrace.broker import http_server, http_tail, tail as tail_module
 from tailrace.broker.feeds import Feeds
+from tailrace.broker.record_reading import RecordReader
 from tailrace.broker.server import Ready, Server
 from tests.broker.browsing import Browser, browse
 from tests.broker.harness import Client, connected
@@ -226,6 +227,29 @@ def test_the_deletion_of_its_topic_ends_a_tail_with_the_reason(tmp_path: Path) -
             assert await tail.next() is None
 
     browse(tmp_path, use)
+
+
+@pytest.mark.provokes("T000")
+def test_a_bug_ends_the_tails_it_concerns_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use(browser: Browser, server: Server, ready: Ready) -> None:
+        topic_id = await create(ready)
+        async with tailing(browser.host, browser.port, T) as tail:
+            await until_joined(server)
+            monkeypatch.setattr(RecordReader, "open", broken)
+            async with connected(ready) as client:
+                await client.produce(topic_id, [b"x"])
+            event = await tail.next()
+            assert event is not None
+            assert (event.kind, event.data["error"]["code"]) == ("error", "T000")
+        assert (await browser.get("/livez")).status == 200
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    browse(tmp_path, use)
+    assert "tails of t[0] failed: RuntimeError('boom')" in caplog.messages
 
 
 def test_a_stop_of_the_broker_ends_tails_at_once(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tailrace.broker.http_errors import headers_of, status_of
+from tailrace.broker.http_errors import as_request_error, headers_of, status_of
 from tailrace.protocol.catalogue import CATALOGUE
-from tailrace.protocol.errors import CLASSES, StorageFull
+from tailrace.protocol.errors import CLASSES, ConnectError, StorageFull
 
 LISTED = {
     400: "T013 T022 T061 T062 T080 T081 T082 T083",
@@ -17,8 +17,13 @@ LISTED = {
     504: "T020 T034",
 }
 # What a request itself caused, or may be tried again, is no fault of the broker either.
-MORE = {"T086": 400, "T121": 400, "T123": 503}
+MORE = {"T086": 400, "T123": 503}
 STATUSES = {code: status for status, codes in LISTED.items() for code in codes.split()} | MORE
+
+
+def test_what_a_handler_finds_malformed_is_told_as_input() -> None:
+    error = as_request_error(ConnectError("T121", "malformed frame: too much", reason="too much"))
+    assert (error.code, error.message, status_of(error)) == ("T062", "too much", 400)
 
 
 def test_the_list_names_codes_that_exist() -> None:
