@@ -172,6 +172,9 @@ class _Application:
             if found is None:
                 raise Refused(415, texts_http.wrong_content_type(given, expected=known))
             content_type = found
+            encoding = headers.get("content-encoding", "identity")
+            if encoding.strip().lower() != "identity":
+                raise Refused(415, texts_http.wrong_content_encoding(encoding))
         values = endpoint.read(_path_values(scope), _query_values(scope))
         with gateway.hand(), self._bodies.account() as account:
             body, document = b"", None

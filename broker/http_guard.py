@@ -36,10 +36,13 @@ class Gone(Exception):
 
 def check_token(token: str | None, given: str, *, host: str) -> None:
     """AuthError T006 unless ``given``, the Authorization header, has the token."""
-    if token is None or hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+    if token is None:
         return
-    reason = "wrong token" if given.startswith("Bearer ") else "no token given"
-    raise not_authorised(host, reason=reason)
+    scheme, _, offered = given.partition(" ")
+    if scheme.lower() != "bearer":  # of any case (RFC 9110, 11.1)
+        raise not_authorised(host, reason="no token given")
+    if not hmac.compare_digest(offered.strip().encode(), token.encode()):
+        raise not_authorised(host, reason="wrong token")
 
 
 def own_hosts(config: Config) -> frozenset[str]:

@@ -231,14 +231,21 @@ def place_of(topic: TopicMetadata, partition: int) -> Place:
 
 def read_position(text: str) -> Position:
     """As on the command line. ``+`` in a query is a blank, unless it is written ``%2B``."""
-    return parse_position(text.replace(" ", "+"), datetime.now(UTC))
+    try:
+        return parse_position(text.replace(" ", "+"), datetime.now(UTC))
+    except ValueError:
+        raise ValueError(FORMS) from None
 
 
 def read_wait(text: str) -> float:
     """Seconds."""
-    seconds = parse_duration_s(text)
+    wanted = f"a duration like 500ms or 10s, at most {WAIT_S_MAX:.0f}s"
+    try:
+        seconds = parse_duration_s(text)
+    except ValueError:
+        raise ValueError(wanted) from None
     if seconds > WAIT_S_MAX:
-        raise ValueError(f"at most {WAIT_S_MAX:.0f}s")
+        raise ValueError(wanted)
     return seconds
 
 

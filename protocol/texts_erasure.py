@@ -1,5 +1,7 @@
 """The texts of erasures and their receipts; rules as in ``texts.py``."""
 
+import uuid
+
 from tailrace.protocol import errors
 from tailrace.protocol.texts import shown
 from tailrace.protocol.units import format_count as count, format_seconds
@@ -7,12 +9,12 @@ from tailrace.protocol.units import format_count as count, format_seconds
 
 def erasure_not_found(topic: str, erasure_id: bytes) -> errors.TopicNotFound:
     """T010: no such erasure was asked of the topic, or its receipt is no longer kept."""
-    name = f"{shown(topic)}/{erasure_id.hex()}"
+    receipt_id = str(uuid.UUID(bytes=erasure_id))
     return errors.TopicNotFound(
         "T010",
-        f"topic '{shown(topic)}' has no erasure {erasure_id.hex()}",
+        f"topic '{shown(topic)}' has no erasure {receipt_id}",
         "Receipts are kept for 30 days, the newest 1,000 of a topic.",
-        name=name,
+        name=f"{shown(topic)}/{receipt_id}",
         similar=[],
     )
 

@@ -41,10 +41,10 @@ def method_not_allowed(method: str, path: str, *, allowed: Sequence[str]) -> err
 
 def foreign_host(host: str) -> errors.InputError:
     """T062, status 421. ``host``: what the header says, "" if there is none."""
-    named = f"is for the host {shown(host)}" if host else "names no host"
+    named = f"is for the host {shown(host)}, which is not this broker" if host else "names no host"
     return errors.InputError(
         "T062",
-        f"the request {named}, which is not this broker",
+        f"the request {named}",
         "Use the address in http.bind or an advertised one; with http.token_file any host will do.",
     )
 
@@ -56,6 +56,15 @@ def wrong_content_type(given: str, *, expected: Sequence[str]) -> errors.InputEr
         "T062",
         f"the body {found}, not {' or '.join(expected)}",
         f"Send the header Content-Type: {expected[0]}.",
+    )
+
+
+def wrong_content_encoding(given: str) -> errors.InputError:
+    """T062, status 415."""
+    return errors.InputError(
+        "T062",
+        f"the body is encoded as {shown(given)}, which is not supported",
+        "Send it as it is, without Content-Encoding.",
     )
 
 
@@ -74,7 +83,7 @@ def out_of_range(error: errors.OffsetOutOfRange) -> errors.OffsetOutOfRange:
     return errors.OffsetOutOfRange(
         "T041",
         error.message,
-        f"Read from offset={error.start} or offset=end.",
+        f"Begin at {error.start}, or at end.",
         **error.details,
     )
 

@@ -144,12 +144,15 @@ def test_without_a_token_a_foreign_host_is_misdirected(tmp_path: Path) -> None:
 def test_with_a_token_the_host_does_not_matter_but_the_token_does(tmp_path: Path) -> None:
     async def use(browser: Browser, server: Server, ready: Ready) -> None:
         assert (await browser.get(TOPICS, host="broker.example")).status == 200
-        for authorization in ("", "Bearer", "Bearer wrong", "Basic s3cret", "Bearer s3cret2"):
-            stranger = Browser(ready.http or "")
+        stranger = Browser(ready.http or "")
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            assert (await stranger.get(TOPICS, authorization=f"{scheme} s3cret")).status == 200
+        wrong = ("", "Bearer", "Bearer wrong", "Basic s3cret", "Bearer s3cret2", "s3cret")
+        for authorization in (*wrong, "Bearer S3CRET"):
             answer = await stranger.get(TOPICS, authorization=authorization)
             assert (answer.status, answer.json["error"]["code"]) == (401, "T006"), authorization
             assert answer.headers["www-authenticate"] == "Bearer"
-        assert (await Browser(ready.http or "").get("/api/v1/nothing")).status == 401
+        assert (await stranger.get("/api/v1/nothing")).status == 401
 
     browse(tmp_path, use, token="s3cret")
 
@@ -164,6 +167,10 @@ def test_what_a_path_does_not_take_is_named(tmp_path: Path) -> None:
             answer = await browser.ask("POST", TOPICS, b"{}", **{"content-type": content_type})
             assert (answer.status, answer.json["error"]["code"]) == (415, "T062"), content_type
         plain = {"content-type": "Application/JSON; charset=utf-8"}
+        packed = {**plain, "content-encoding": "gzip"}
+        answer = await browser.ask("POST", TOPICS, b"\x1f\x8b", **packed)
+        assert answer.status == 415
+        assert answer.error == "T062: the body is encoded as gzip, which is not supported"
         assert (await browser.ask("POST", TOPICS, b'{"name":"a"}', **plain)).status == 201
         for body in (b"", b"{", b"[]", b'{"name":"\\ud800"}', b'{"name":"\xff"}', b"[" * 60_000):
             answer = await browser.ask("POST", TOPICS, body, **plain)

@@ -225,6 +225,12 @@ def test_offsets_are_those_of_the_command_line(tmp_path: Path) -> None:
             answer = await browser.get(f"{T}/records?partition=0{query}")
             assert answer.status == 400
             assert answer.error.startswith("T062")
+        wrong = await browser.get(f"{T}/records?partition=0&offset=later")
+        assert wrong.error == (
+            "T062: offset is 'later', not start, end, N, -N, @2h or @2026-11-20T10:00"
+        )
+        wrong = await browser.get(f"{T}/records?partition=0&wait=31s")
+        assert wrong.error == ("T062: wait is '31s', not a duration like 500ms or 10s, at most 30s")
 
     browse(tmp_path, use)
 
