@@ -178,7 +178,9 @@ class Watcher:
         second."""
         watched = self._of(group, self._world.clock.now())
         with trio.move_on_after(WARM_S):
-            for key in list(watched.tracks):
+            for count, key in enumerate(list(watched.tracks), 1):
+                if count % PARTITIONS_AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
                 partition = self._shelf.get(*key)
                 if partition is None or not partition.serving:
                     continue

@@ -328,6 +328,7 @@ def test_a_group_of_many_partitions_is_looked_at_a_few_at_a_time(
             group = node.groups.get("g")
             monkeypatch.setattr(Ownership, "assigned", counted)
             for work in (
+                lambda: node.lag._watcher.warm(group),
                 lambda: node.lag.progress(group),
                 lambda: node.lag.describe_group(group),
                 lambda: node.lag.list_groups([group]),
