@@ -18,24 +18,10 @@ from tailrace.protocol.messages import (
     ExplainRequest,
     ExplainResponse,
 )
-from tailrace.protocol.shapes import BrokerInfo, ClusterInfo, Explanation
+from tailrace.protocol.shapes import BrokerInfo, ClusterHealth, ClusterInfo, Explanation
 
 CLUSTER = "/api/v1/cluster"
 BROKERS = "/api/v1/brokers"
-
-
-@dataclass(frozen=True)
-class ClusterHealth:
-    """Whether the cluster is healthy, and what is wrong if it is not."""
-
-    healthy: bool
-    problems: list[str]
-    brokers_up: int
-    brokers_total: int
-    under_replicated: int
-    below_min_isr: int
-    offline: int
-    metadata_ok: bool
 
 
 @dataclass(frozen=True)
@@ -57,19 +43,7 @@ async def get_cluster(context: Context) -> Reply:
 
 
 async def get_cluster_health(context: Context) -> Reply:
-    cluster = await _describe(context)
-    return Reply(
-        ClusterHealth(
-            healthy=cluster.healthy,
-            problems=cluster.problems,
-            brokers_up=sum(one.state != "offline" for one in cluster.brokers),
-            brokers_total=len(cluster.brokers),
-            under_replicated=cluster.under_replicated,
-            below_min_isr=cluster.below_min_isr,
-            offline=cluster.offline,
-            metadata_ok=cluster.metadata_ok,
-        )
-    )
+    return Reply(shaping.cluster_health(await _describe(context)))
 
 
 async def list_brokers(context: Context) -> Reply:

@@ -96,27 +96,23 @@ def show_watched(console: Console, found: Health) -> None:
 
 def of_cluster(cluster: "ClusterInfo", *, now_ms: float) -> Health:
     """As its brokers know it."""
+    from tailrace.protocol.shaping import cluster_health  # loaded with the client, not before
+
+    found = cluster_health(cluster)
     down = [one for one in cluster.brokers if one.state == "offline"]
-    up, total = len(cluster.brokers) - len(down), len(cluster.brokers)
-    counts = {
-        "under_replicated": cluster.under_replicated,
-        "below_min_isr": cluster.below_min_isr,
-        "offline": cluster.offline,
-    }
-    document: dict[str, object] = {
-        **{"healthy": cluster.healthy, "problems": cluster.problems},
-        **{"brokers_up": up, "brokers_total": total, **counts},
-        "metadata_ok": cluster.metadata_ok,
-    }
     seen = ", ".join(
         f"{one.id} last seen {format_duration(max(0, round((now_ms - one.last_seen) / 1000)))} ago"
         for one in down
     )
-    brokers = f"brokers {up}/{total}" + (f" ({seen})" if seen else "")
+    brokers = f"brokers {found.brokers_up}/{found.brokers_total}" + (f" ({seen})" if seen else "")
+    counts = {
+        "under_replicated": found.under_replicated,
+        "below_min_isr": found.below_min_isr,
+        "offline": found.offline,
+    }
     numbers = [f"{name} {format_count(number)}" for name, number in counts.items()]
-    return Health(
-        document, _line(cluster.healthy, brokers, numbers, cluster.metadata_ok, cluster.problems)
-    )
+    line = _line(found.healthy, brokers, numbers, found.metadata_ok, found.problems)
+    return Health(vars(found), line)
 
 
 def of_broker(found: Readiness) -> Health:

@@ -229,6 +229,20 @@ class ClusterInfo:
 
 
 @dataclass(frozen=True)
+class ClusterHealth:
+    """Whether the cluster is healthy, and what is wrong if it is not."""
+
+    healthy: bool
+    problems: list[str]
+    brokers_up: int
+    brokers_total: int
+    under_replicated: int
+    below_min_isr: int
+    offline: int
+    metadata_ok: bool
+
+
+@dataclass(frozen=True)
 class Fact:
     """One thing that an explanation rests on; the name ends in the unit."""
 

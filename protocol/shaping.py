@@ -23,6 +23,7 @@ from tailrace.protocol.messages_admin import (
 from tailrace.protocol.shapes import (
     BrokerInfo,
     BrokerState,
+    ClusterHealth,
     ClusterInfo,
     CompactionInfo,
     CompactionState,
@@ -154,6 +155,20 @@ def cluster_info(cluster: DescribeClusterResponse) -> ClusterInfo:
         offline=cluster.offline,
         healthy=not cluster.problems,
         problems=list(cluster.problems),
+    )
+
+
+def cluster_health(cluster: ClusterInfo) -> ClusterHealth:
+    """What of it says whether it is healthy."""
+    return ClusterHealth(
+        healthy=cluster.healthy,
+        problems=cluster.problems,
+        brokers_up=sum(one.state != "offline" for one in cluster.brokers),
+        brokers_total=len(cluster.brokers),
+        under_replicated=cluster.under_replicated,
+        below_min_isr=cluster.below_min_isr,
+        offline=cluster.offline,
+        metadata_ok=cluster.metadata_ok,
     )
 
 
