@@ -14,8 +14,7 @@ from tailrace.protocol.shapes import Explanation, Fact, GroupState, Verdict
 from tailrace.protocol.texts import partition_name, shown
 
 TOLD_MAX = 3  # partitions of one trouble that are described
-SOON_S = 86_400.0  # records that expire within are worth a word
-LATE_SHARE = 0.1  # … or within such a share of what they are kept for
+SOON_S = 86_400.0  # unread records that expire within are worth a word
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,10 +50,6 @@ class Exposition:
             await trio.lowlevel.checkpoint()
         return b"".join(parts)
 
-    def text(self, *, detailed: bool) -> bytes:
-        """The same at once, as of now; groups as of the last ``prepare``."""
-        return "".join(pieces(self._metrics, detailed=detailed)).encode()
-
 
 class _Endpoint:
     """One text, made once for all who ask at the same time."""

@@ -250,10 +250,6 @@ class Metrics:
             return topic
         return OTHER if topic in self.topics.others else None
 
-    def watch_partitions(self, read: Callable[[], Iterable[PartitionGauges]]) -> None:
-        """Where a scrape finds the partitions."""
-        self.partitions = read
-
     # ── families ─────────────────────────────────────────────────────────────────────────────
 
     def _connect_broker(self, version: str, uptime_s: Callable[[], float]) -> None:

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tailrace.broker.exposition import Exposition
+from tailrace.broker.exposition import pieces
+from tailrace.broker.metrics import Metrics
 from tailrace.broker.server import Server
 
 
@@ -41,10 +42,15 @@ def parse(text: str) -> Scrape:
     return found
 
 
+def text_of(metrics: Metrics, *, detailed: bool) -> bytes:
+    """The text at once, as of now; groups as of the last ``prepare``."""
+    return "".join(pieces(metrics, detailed=detailed)).encode()
+
+
 async def scrape(server: Server, *, detailed: bool = True) -> Scrape:
     """As of now."""
     await server.metrics.prepare()
-    return parse(Exposition(server.metrics).text(detailed=detailed).decode())
+    return parse(text_of(server.metrics, detailed=detailed).decode())
 
 
 def changed(before: Scrape, after: Scrape) -> set[str]:

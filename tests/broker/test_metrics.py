@@ -18,6 +18,7 @@ from tailrace.broker.metrics import (
     Metrics,
     PartitionGauges,
 )
+from tests.broker.scraping import text_of
 
 
 def make(topics_max: int = 100) -> Metrics:
@@ -25,7 +26,7 @@ def make(topics_max: int = 100) -> Metrics:
 
 
 def scrape(metrics: Metrics, *, detailed: bool = False) -> dict[str, float]:
-    lines = Exposition(metrics).text(detailed=detailed).decode().splitlines()
+    lines = text_of(metrics, detailed=detailed).decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name.removeprefix("tailrace_"): float(value) for name, value in pairs}
 
@@ -68,7 +69,7 @@ def test_topics_above_the_limit_are_summed_and_the_metric_says_so() -> None:
     metrics = make(topics_max=2)
     for name in ("a", "b", "c", "d"):
         metrics.topic(name).records_in.inc()
-    metrics.watch_partitions(lambda: [partition("a"), partition("c"), partition("d")])
+    metrics.partitions = lambda: [partition("a"), partition("c"), partition("d")]
     found = scrape(metrics, detailed=True)
     assert found['topic_records_in_total{topic="__other__"}'] == 2
     assert found['topic_size_bytes{topic="__other__"}'] == 200
@@ -115,7 +116,7 @@ def test_partitions_are_counted_by_state() -> None:
         partition("a", 1, status="offline", leader=False),
         partition("b", durability="os"),
     ]
-    metrics.watch_partitions(lambda: gauges)
+    metrics.partitions = lambda: gauges
     for name in ("a", "b"):
         metrics.topic(name)
     found = scrape(metrics)
@@ -128,7 +129,7 @@ def test_partitions_are_counted_by_state() -> None:
 def test_series_per_partition_are_detailed_only() -> None:
     metrics = make()
     metrics.topic("a")
-    metrics.watch_partitions(lambda: [partition("a")])
+    metrics.partitions = lambda: [partition("a")]
     assert not [name for name in scrape(metrics) if name.startswith("partition_")]
     found = scrape(metrics, detailed=True)
     assert found['partition_log_end{partition="0",topic="a"}'] == 7
@@ -195,7 +196,7 @@ def test_two_brokers_of_one_process_have_separate_metrics() -> None:
 def test_label_values_are_escaped() -> None:
     metrics = make()
     metrics.connections_refused.of('a"b\nc\\').inc()
-    assert rb'reason="a\"b\nc\\"' in Exposition(metrics).text(detailed=False)
+    assert rb'reason="a\"b\nc\\"' in text_of(metrics, detailed=False)
 
 
 def test_groups_above_the_limit_are_summed_too() -> None:
@@ -294,7 +295,7 @@ def test_topic_that_goes_during_a_scrape_is_left_out_of_what_follows() -> None:
         yield partition("orders", 1)
         yield partition("kept")
 
-    metrics.watch_partitions(partitions)
+    metrics.partitions = partitions
     found = scrape(metrics)
     assert not [name for name in found if "orders" in name or "__other__" in name]
     assert found['topic_size_bytes{topic="kept"}'] == 100
@@ -307,7 +308,7 @@ def test_text_is_what_the_library_would_write() -> None:
     metrics.request_duration.histogram("fetch").observe(0.3)
     lag = LagGauges("a", 0, 7, None, math.inf)
     metrics.groups = lambda: [GroupGauges("g", 0, 0, (lag,))]
-    text = Exposition(metrics).text(detailed=True).decode()
+    text = text_of(metrics, detailed=True).decode()
 
     class Parsed:
         def collect(self) -> Iterable[Metric]:
@@ -410,8 +411,8 @@ def test_others_have_their_turn_while_a_large_text_is_made() -> None:
     metrics = make(topics_max=300)
     for number in range(300):
         metrics.topic(f"t{number}").weak_acks(1).inc()
-    metrics.watch_partitions(
-        lambda: (partition(f"t{number}", of) for number in range(300) for of in range(4))
+    metrics.partitions = lambda: (
+        partition(f"t{number}", of) for number in range(300) for of in range(4)
     )
     slices = list(pieces(metrics, detailed=True))
     assert len(slices) > 40

@@ -3,14 +3,14 @@
 import shutil
 from pathlib import Path
 
-from tailrace.broker.exposition import Exposition
 from tailrace.broker.server import Server
 from tailrace.protocol.messages import DeleteTopicRequest, DeleteTopicResponse
 from tests.broker.harness import connected, fetch_request, run, serving
+from tests.broker.scraping import text_of
 
 
 def scrape(server: Server) -> dict[str, float]:
-    lines = Exposition(server.metrics).text(detailed=True).decode().splitlines()
+    lines = text_of(server.metrics, detailed=True).decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name.removeprefix("tailrace_"): float(value) for name, value in pairs}
 

@@ -16,13 +16,12 @@ from typing import Any
 
 import pytest
 
-from tailrace.broker.exposition import Exposition
 from tailrace.broker.metric_table import TABLE
 from tailrace.broker.metrics import GroupGauges, LagGauges, Metrics, PartitionGauges
 from tailrace.client.metrics import FAMILIES
 from tailrace.testing import Broker
 from tests.broker.metrics_page import PAGE, page
-from tests.broker.scraping import parse
+from tests.broker.scraping import parse, text_of
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 SECONDS_MAX = 30.0
@@ -108,7 +107,7 @@ class TestPrometheus:
 
     @pytest.mark.parametrize("detailed", [False, True])
     def test_promtool_has_nothing_to_say_when_every_series_is_there(self, detailed: bool) -> None:
-        text = Exposition(everything()).text(detailed=detailed)
+        text = text_of(everything(), detailed=detailed)
         assert [name for name, one in parse(text.decode()).items() if not one.samples] == []
         assert promtool("check", "metrics", text=text) == ""
 

@@ -8,7 +8,6 @@ import pytest
 import trio
 
 from tailrace.broker.explainer_groups import group_facts
-from tailrace.broker.exposition import Exposition
 from tailrace.broker.group_ownership import Ownership
 from tailrace.broker.server import Server
 from tailrace.broker.watcher import PARTITIONS_AT_ONCE
@@ -28,6 +27,7 @@ from tailrace.protocol.messages_group import OffsetTarget
 from tailrace.storage.disk import OsDisk, OsFile
 from tests.broker.harness import NOW_MS, Client, run
 from tests.broker.members import Member, commit, committing
+from tests.broker.scraping import text_of
 from tests.broker.watching import describe, first, watched
 
 
@@ -38,7 +38,7 @@ async def listed(client: Client) -> dict[str, GroupSummary]:
 
 async def scrape(server: Server) -> dict[str, float]:
     await server.metrics.prepare()
-    lines = Exposition(server.metrics).text(detailed=True).decode().splitlines()
+    lines = text_of(server.metrics, detailed=True).decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if line.startswith("tailrace_group"))
     return {name.removeprefix("tailrace_"): float(value) for name, value in pairs}
 
