@@ -159,6 +159,8 @@ def _gap(known: RecordFacts) -> Judgement:
     receipts = [one.receipt for one in known.erasures if one.records]
     if not known.ever_compacted:
         return "erased", [texts.erased_by_one_of(receipts)], following
+    if receipts and known.offset >= known.compacted_below:
+        return "erased", [texts.erased_or_compacted(receipts)], following
     sentences = [texts.compacted(known.offset)]
     if receipts:
         sentences.append(texts.perhaps_erased(receipts))

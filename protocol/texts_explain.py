@@ -239,8 +239,21 @@ def erased_by_one_of(receipts: Sequence[str]) -> str:
     text = "The record was erased: nothing else leaves a gap in a topic that was never compacted."
     if not receipts:
         return f"{text} Its receipt is not kept any more (30 days, the newest 1,000 of a topic)."
-    which = f"by erasure {receipts[0]}" if len(receipts) == 1 else f"by one of {listed(receipts)}"
+    which = _by_one_of(receipts)
     return f"{text} That was {which}; receipts keep neither keys nor positions."
+
+
+def erased_or_compacted(receipts: Sequence[str]) -> str:
+    """Compaction has not reported to have come so far, which it does at its end."""
+    return (
+        f"The record was erased {_by_one_of(receipts)}, unless a compaction that has not come to"
+        " its end took it: none has cleaned as far as here, and receipts keep neither keys nor"
+        " positions."
+    )
+
+
+def _by_one_of(receipts: Sequence[str]) -> str:
+    return f"by erasure {receipts[0]}" if len(receipts) == 1 else f"by one of {listed(receipts)}"
 
 
 # ── a group and one partition ────────────────────────────────────────────────────────────────

@@ -133,6 +133,14 @@ def test_a_gap_in_a_compacted_topic_is_compaction_unless_an_erasure_names_it() -
     assert judged(replace(compacted, erasures=(BY_PLACE,)))[0] == "erased"
 
 
+def test_a_gap_that_compaction_has_not_come_to_is_rather_an_erasure() -> None:
+    ahead = replace(GAP, ever_compacted=True, compacted_below=GAP.offset, cleanup="compact")
+    found = explain_record(replace(ahead, erasures=(BY_KEY,)))
+    assert found.verdict == "erased"
+    assert "erased by erasure e-key, unless a compaction that has not come to" in found.summary
+    assert judged(ahead)[0] == "compacted"  # by one that was cut short: nothing else is known
+
+
 def test_behind_the_last_gap_there_is_nothing_to_read_on_at() -> None:
     assert judged(replace(GAP, offset=199)) == ("erased", "tailrace tail orders -p 2 -n 1")
 
