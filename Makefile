@@ -58,10 +58,12 @@ CASE ?= all
 proofs-groups: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.groups $(CASE)
 
-# Requests made up from the OpenAPI document: no 5xx, nothing that the document does not say.
+# Requests made up from the OpenAPI document: no 5xx, nothing that the document does not say. Tails cut off
+# 500 times, read slowly and not at all; bodies made to take memory.
 EXAMPLES ?= 300
 proofs-http: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.http_fuzz --examples $(EXAMPLES)
+	$(BIN)/python -m tests.proofs.http_tail
 
 # The storage proofs of a night; SHARE=0.1 is a tenth of it (half an hour on two cores).
 SHARE ?= 1

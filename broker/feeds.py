@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tailrace.broker.http")
 
-PACE_S = 0.05
+PACE_S = 0.1
 WAIT_MS = 30_000
 RECENT_BYTES = 262_144
 FAREWELL_S = 0.5  # for the last events of tails when the broker stops

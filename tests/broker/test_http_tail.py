@@ -2,6 +2,7 @@
 
 import json
 import random
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,28 @@ def test_what_is_wrong_with_a_tail_is_said_before_it_begins(
             assert await tail.next() is None
         assert reader.status == status
         assert json.loads(reader.body)["error"]["code"] == code
+
+    browse(tmp_path, use)
+
+
+def test_many_tails_take_longer_and_not_more_of_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_tail, "FLUSHES_PER_S", 1_000)
+    monkeypatch.setattr(http_tail, "FLUSH_S", 0.001)
+
+    async def use(browser: Browser, server: Server, ready: Ready) -> None:
+        topic_id = await create(ready)
+        async with connected(ready) as client, AsyncExitStack() as stack:
+            tails = [
+                await stack.enter_async_context(tailing(browser.host, browser.port, T))
+                for _ in range(12)
+            ]
+            await until_joined(server, 12)
+            for number in range(3):
+                await client.produce(topic_id, [b"%d" % number])
+                for tail in tails:
+                    assert (await records(tail, 1))[0].data["value"] == str(number)
 
     browse(tmp_path, use)
 
