@@ -115,6 +115,8 @@ class Gateway:
         """What the leader of a partition says, and the bytes behind it. T010, T011, T033."""
 
         async def find() -> BrokerAddress | None:
+            if self._leads(topic, partition):
+                return None
             found = await self.metadata(topic)
             return self._address(found, leader_of(found.topics[0], partition))
 
@@ -167,6 +169,12 @@ class Gateway:
         if found.error is not None:
             raise from_wire(found.error)
         return found
+
+    def _leads(self, topic: str, partition: int) -> bool:
+        """Whether this broker does: known without a description of the whole topic."""
+        known = self.node.topics.catalog.find(topic)
+        opened = None if known is None else self.node.shelf.get(known.topic_id, partition)
+        return opened is not None and opened.serving
 
     async def log_starts(self, partitions: Sequence[tuple[TopicMetadata, int]]) -> list[int]:
         """Where logs begin, in the order asked. T010, T011, T033."""

@@ -29,7 +29,7 @@ from tailrace.protocol.messages import (
     ResetOffsetsRequest,
     ResetOffsetsResponse,
 )
-from tailrace.protocol.shapes import GroupDetail, GroupInfo, GroupLag, OffsetChange
+from tailrace.protocol.shapes import GroupDetail, GroupInfo, GroupLag, OffsetChange, to_json
 
 GROUPS = "/api/v1/groups"
 GROUP = f"{GROUPS}/{{group}}"
@@ -75,7 +75,8 @@ async def list_groups(context: Context) -> Reply:
 
 
 async def get_group(context: Context) -> Reply:
-    return Reply(shaping.group_detail(await _describe(context)))
+    # The one shape with TopicPartitions, which are tuples, and objects in JSON.
+    return Reply(to_json(shaping.group_detail(await _describe(context))))
 
 
 async def get_group_lag(context: Context) -> Reply:

@@ -1,5 +1,7 @@
 """Every endpoint of ``/api/v1/``: the one table behind routes and OpenAPI document."""
 
+from functools import cache
+
 from tailrace.broker import (
     http_cluster,
     http_erasures,
@@ -9,11 +11,16 @@ from tailrace.broker import (
     http_topics,
 )
 from tailrace.broker.http_endpoint import Context, Endpoint, Reply
-from tailrace.broker.http_openapi import openapi
+from tailrace.broker.http_openapi import JsonSchema, openapi
 
 
 async def get_openapi(context: Context) -> Reply:
-    return Reply(openapi(ENDPOINTS, token=bool(context.config.http.token_file)))
+    return Reply(_document(bool(context.config.http.token_file)))
+
+
+@cache
+def _document(token: bool) -> JsonSchema:
+    return openapi(ENDPOINTS, token=token)
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (

@@ -1,7 +1,9 @@
 """Topics and their partitions over HTTP."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import trio
 from msgspec import Struct, field
 
 from tailrace.broker.http_endpoint import (
@@ -16,6 +18,7 @@ from tailrace.broker.http_endpoint import (
     Setting,
     page,
 )
+from tailrace.broker.topics import Topics
 from tailrace.protocol import shaping, texts
 from tailrace.protocol.config_items import config_changes, config_items
 from tailrace.protocol.messages import (
@@ -25,6 +28,7 @@ from tailrace.protocol.messages import (
     DeleteTopicResponse,
     DescribeTopicsRequest,
     DescribeTopicsResponse,
+    TopicDescription,
     TopicResponse,
 )
 from tailrace.protocol.shapes import PartitionInfo, TopicDetail, TopicInfo
@@ -33,6 +37,7 @@ TOPICS = "/api/v1/topics"
 TOPIC = f"{TOPICS}/{{topic}}"
 TOPIC_NAME = Parameter("topic", "The topic's name.", required=True, example="orders")
 PARTITION = Parameter("partition", "Its number.", int, required=True, high=PARTITION_MAX)
+PARTITIONS_AT_ONCE = 100  # described in one piece, some 3 ms
 SETTING_ERRORS = ("T080", "T081", "T082", "T083", "T086")
 
 
@@ -67,11 +72,34 @@ class TopicChange(Struct, forbid_unknown_fields=True):
 
 
 async def list_topics(context: Context) -> Reply:
-    request = DescribeTopicsRequest(None, context.values["internal"])
-    response = await context.gateway.ask(request, DescribeTopicsResponse)
-    topics = sorted(response.topics, key=lambda topic: topic.name)
-    first, end, following = page([topic.name for topic in topics], context.values)
-    return Reply(TopicList([shaping.topic_info(one) for one in topics[first:end]], following))
+    """Some at a time: a thousand at once would hold everybody up for as long as all of them."""
+    topics = context.gateway.node.topics
+    names = topics.catalog.names(internal=context.values["internal"])
+    first, end, following = page(names, context.values)
+    found: list[TopicInfo] = []
+    for few in _in_parts(topics, names[first:end]):
+        request = DescribeTopicsRequest(few, True)
+        response = await context.gateway.ask(request, DescribeTopicsResponse)
+        found += [shaping.topic_info(one) for one in response.topics]
+        await trio.lowlevel.checkpoint()
+    return Reply(TopicList(found, following))
+
+
+def _in_parts(topics: Topics, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Names of topics that are there, when they are asked for, of some partitions together."""
+    part: list[str] = []
+    partitions = 0
+    for name in names:
+        topic = topics.catalog.find(name)
+        if topic is None:
+            continue  # it was deleted meanwhile
+        part.append(name)
+        partitions += len(topic.partitions)
+        if partitions >= PARTITIONS_AT_ONCE:
+            yield tuple(part)
+            part, partitions = [], 0
+    if part:
+        yield tuple(part)
 
 
 async def create_topic(context: Context) -> Reply:
@@ -83,7 +111,7 @@ async def create_topic(context: Context) -> Reply:
 
 
 async def get_topic(context: Context) -> Reply:
-    return Reply(await _describe(context))
+    return Reply(shaping.topic_detail(await _describe(context)))
 
 
 async def alter_topic(context: Context) -> Reply:
@@ -99,22 +127,24 @@ async def delete_topic(context: Context) -> Reply:
 
 
 async def list_partitions(context: Context) -> Reply:
-    return Reply(PartitionList((await _describe(context)).partition_list))
+    topic = await _describe(context)
+    return Reply(PartitionList([shaping.partition_info(topic.name, p) for p in topic.partitions]))
 
 
 async def get_partition(context: Context) -> Reply:
     topic = await _describe(context)
     number = context.values["partition"]
-    for one in topic.partition_list:
+    for one in topic.partitions:
         if one.partition == number:
-            return Reply(one)
-    raise texts.partition_not_found(topic.name, number, partitions=topic.partitions)
+            return Reply(shaping.partition_info(topic.name, one))
+    raise texts.partition_not_found(topic.name, number, partitions=len(topic.partitions))
 
 
-async def _describe(context: Context) -> TopicDetail:
+async def _describe(context: Context) -> TopicDescription:
     request = DescribeTopicsRequest((context.values["topic"],), True)
     response = await context.gateway.ask(request, DescribeTopicsResponse)
-    return shaping.topic_detail(response.topics[0])
+    await trio.lowlevel.checkpoint()  # of 1,000 partitions this took 10 ms
+    return response.topics[0]
 
 
 ENDPOINTS = (

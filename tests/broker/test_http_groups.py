@@ -1,9 +1,14 @@
 """Consumer groups over HTTP."""
 
+from dataclasses import is_dataclass
 from pathlib import Path
 
+import msgspec
+
+from tailrace.broker.http_table import ENDPOINTS
 from tailrace.broker.server import Ready, Server
 from tailrace.protocol.messages import NO_EPOCH, CommitPartition
+from tailrace.protocol.shapes import GroupDetail
 from tests.broker import members
 from tests.broker.browsing import Browser, browse
 from tests.broker.harness import Client, connected
@@ -71,3 +76,11 @@ def test_offsets_are_moved_all_or_none(tmp_path: Path) -> None:
         assert (gone.status, gone.json["error"]["code"]) == (404, "T043")
 
     browse(tmp_path, use)
+
+
+def test_a_group_is_the_one_shape_that_is_no_json_by_itself() -> None:
+    kinds = {kind for one in ENDPOINTS for kind in one.answers.values() if is_dataclass(kind)}
+    with_tuples = [
+        kind for kind in kinds if "TopicPartition" in msgspec.json.schema_components([kind])[1]
+    ]
+    assert with_tuples == [GroupDetail]

@@ -1,7 +1,11 @@
 """Topics over HTTP."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from tailrace.broker import http_topics
 from tailrace.broker.server import Ready, Server
 from tests.broker.browsing import Browser, browse
 from tests.broker.harness import connected
@@ -33,6 +37,36 @@ def test_topics_are_listed_in_parts(tmp_path: Path) -> None:
         assert seen == ["a", "b", "c"]
 
     browse(tmp_path, use)
+
+
+def test_a_list_is_described_some_topics_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a thousand do not hold everybody up; one may be deleted meanwhile."""
+    monkeypatch.setattr(http_topics, "PARTITIONS_AT_ONCE", 4)
+    asked: list[tuple[str, ...]] = []
+
+    async def use(browser: Browser, server: Server, ready: Ready) -> None:
+        async with connected(ready) as client:
+            for name in "abcdef":
+                await client.create(name, partitions=2)
+        gateway = server.gateway
+        assert gateway is not None
+        ask = gateway.ask
+
+        async def delete_and_ask(request: Any, expected: Any) -> Any:
+            asked.append(request.names)
+            if len(asked) == 1:
+                await gateway.node.topics.delete("d")
+            return await ask(request, expected)
+
+        monkeypatch.setattr(gateway, "ask", delete_and_ask)
+        found = (await browser.get(f"{TOPICS}?limit=5")).json
+        assert [topic["name"] for topic in found["topics"]] == ["a", "b", "c", "e"]
+        assert found["next"] == "e"
+
+    browse(tmp_path, use)
+    assert asked == [("a", "b"), ("c", "e")]
 
 
 def test_a_topic_is_made_changed_and_deleted(tmp_path: Path) -> None:
