@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from importlib.machinery import ModuleSpec
 
 import pytest
 
@@ -203,9 +204,11 @@ def test_missing_server_is_named(
 ) -> None:
     """Also where a part of it is there, as trio is for whoever uses the SDK with it."""
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == missing else find(name)
-    )
+
+    def look(name: str) -> ModuleSpec | None:
+        return None if name == missing else find(name)
+
+    monkeypatch.setattr("importlib.util.find_spec", look)
     result = offline("serve")
     assert result.code == 2
     assert result.err == (
