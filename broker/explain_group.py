@@ -9,7 +9,7 @@ are stuck or too slow, records about to expire, members without work. ``next`` b
 from dataclasses import dataclass
 
 from tailrace.broker.explain import MemberFacts, Standing, facts
-from tailrace.protocol import texts_explain as texts
+from tailrace.protocol import texts_explain as texts, texts_explain_group as group_texts
 from tailrace.protocol.shapes import Explanation, Fact, GroupState, Verdict
 from tailrace.protocol.texts import partition_name, shown
 
@@ -60,7 +60,7 @@ Finding = tuple[str, str | None]
 def explain_group(known: GroupFacts) -> Explanation:
     """The whole of it."""
     found = _findings(known)
-    head = texts.group_stands(known.name, known.state, len(known.members), known.lag_records)
+    head = group_texts.group_stands(known.name, known.state, len(known.members), known.lag_records)
     return Explanation(
         target=shown(known.name),
         kind="group",
@@ -76,7 +76,7 @@ def _findings(known: GroupFacts) -> list[Finding]:
     for look in (_lost, _missing, _down, _unread, _moves, _slow, _threatened, _idle):
         found += look(known)[:TOLD_MAX]
     if known.lag_records and known.members and not found:
-        found.append((texts.catching_up(known.drain_s), None))
+        found.append((group_texts.catching_up(known.drain_s), None))
     return found
 
 
@@ -89,7 +89,7 @@ def _lost(known: GroupFacts) -> list[Finding]:
             continue
         where = (one.topic, one.partition)
         if one.committed < one.log_start:
-            text = texts.lost_records(
+            text = group_texts.lost_records(
                 *(known.name, *where),
                 one.committed,
                 one.log_start,
@@ -98,10 +98,12 @@ def _lost(known: GroupFacts) -> list[Finding]:
             )
             found.append((text, _move(known, one, "start")))
         elif one.committed > one.log_end:
-            text = texts.ahead_of_log(known.name, *where, one.committed, one.log_end, owned=owned)
+            text = group_texts.ahead_of_log(
+                known.name, *where, one.committed, one.log_end, owned=owned
+            )
             found.append((text, _move(known, one, "end")))
         elif one.damaged:
-            text = texts.position_damaged(*where, one.committed)
+            text = group_texts.position_damaged(*where, one.committed)
             target = f"{one.topic}:{one.partition}:{one.committed}"
             found.append((text, texts.explain(target, known.name)))
     return found
@@ -115,12 +117,14 @@ def _move(known: GroupFacts, one: Standing, to: str) -> str:
 
 
 def _missing(known: GroupFacts) -> list[Finding]:
-    return [(texts.topic_missing(one.name, one.similar), texts.TOPICS) for one in known.missing]
+    return [
+        (group_texts.topic_missing(one.name, one.similar), texts.TOPICS) for one in known.missing
+    ]
 
 
 def _down(known: GroupFacts) -> list[Finding]:
     return [
-        (texts.partition_down(one.topic, one.partition), _look(one))
+        (group_texts.partition_down(one.topic, one.partition), _look(one))
         for one in known.standings
         if one.log_end < 0
     ]
@@ -129,12 +133,12 @@ def _down(known: GroupFacts) -> list[Finding]:
 def _unread(known: GroupFacts) -> list[Finding]:
     if not known.members and known.lag_records:
         ages = [one.committed_s for one in known.standings if one.committed_s is not None]
-        text = texts.nobody_reads(min(ages, default=None))
+        text = group_texts.nobody_reads(min(ages, default=None))
         return [(text, texts.describe_group(known.name))]
     if not known.members or known.moving or known.gathering:
         return []
     return [
-        (texts.nobody_owns(one.topic, one.partition), texts.describe_group(known.name))
+        (group_texts.nobody_owns(one.topic, one.partition), texts.describe_group(known.name))
         for one in known.standings
         if one.owner is None and one.lag_records and one.log_end >= 0
     ]
@@ -143,9 +147,9 @@ def _unread(known: GroupFacts) -> list[Finding]:
 def _moves(known: GroupFacts) -> list[Finding]:
     command = texts.describe_group(known.name)
     if known.gathering:
-        return [(texts.gathering(), command)]
+        return [(group_texts.gathering(), command)]
     return [
-        (texts.moving(one.topic, one.partition, one.owner.name, one.left_s), command)
+        (group_texts.moving(one.topic, one.partition, one.owner.name, one.left_s), command)
         for one in known.moving
     ]
 
@@ -156,11 +160,11 @@ def _slow(known: GroupFacts) -> list[Finding]:
     for one in sorted(known.standings, key=lambda one: one.verdict != "stalled"):
         where = (one.topic, one.partition)
         if one.verdict == "warn":
-            text = texts.falls_behind(*where, one.lag_records, one.rate, one.write_rate)
+            text = group_texts.falls_behind(*where, one.lag_records, one.rate, one.write_rate)
             found.append((text, texts.describe_group(known.name)))
         elif one.verdict == "stalled" and one.owner is not None and _can_go_on(one):
-            text = texts.stalled(*where, one.position, one.committed_s, one.owner.name)
-            text += texts.owner_lives(one.owner.heard_s)
+            text = group_texts.stalled(*where, one.position, one.committed_s, one.owner.name)
+            text += group_texts.owner_lives(one.owner.heard_s)
             found.append((text, texts.read_on(*where, one.position)))
     return found
 
@@ -180,7 +184,7 @@ def _threatened(known: GroupFacts) -> list[Finding]:
     if not soon:
         return []
     margin_s, first = min(soon, key=lambda pair: pair[0])
-    text = texts.will_lose(first.topic, first.partition, margin_s)
+    text = group_texts.will_lose(first.topic, first.partition, margin_s)
     return [(text, texts.describe_group(known.name))]
 
 
@@ -190,7 +194,7 @@ def _idle(known: GroupFacts) -> list[Finding]:
     idle = [one.name for one in known.members if not one.partitions]
     if not idle:
         return []
-    text = texts.idle_members(idle, len(known.standings), len(known.members))
+    text = group_texts.idle_members(idle, len(known.standings), len(known.members))
     return [(text, texts.describe_group(known.name))]
 
 

@@ -11,7 +11,7 @@ positions, and what moved the log start only as long as the broker runs.
 from dataclasses import dataclass
 
 from tailrace.broker.explain import Damage, MoveCause, Reading, Uncommitted, facts, standing_facts
-from tailrace.protocol import texts_explain as texts
+from tailrace.protocol import texts_explain as texts, texts_explain_group as group_texts
 from tailrace.protocol.shapes import Explanation, Fact
 from tailrace.protocol.texts import record_name
 
@@ -135,7 +135,7 @@ def _expired(known: RecordFacts) -> Judgement:
     one = None if reading is None else reading.standing
     if reading is not None and one is not None and 0 <= one.position < known.log_start:
         owned = one.owner is not None
-        lost = texts.lost_records(
+        lost = group_texts.lost_records(
             *(reading.group, *where),
             one.position,
             known.log_start,
