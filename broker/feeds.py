@@ -41,8 +41,7 @@ WAIT_MS = 30_000
 RECENT_BYTES = 262_144
 FAREWELL_S = 0.5  # for the last events of tails when the broker stops
 READERS_AT_ONCE = 4  # that have batches in memory, and nobody to wait for
-PAGES_AT_ONCE = 4  # large pages that are being written out
-HOLDERS_MAX = 4  # tails that keep what they have fetched while it is sent
+HOLDERS_MAX = 4  # tails and pages that keep what they have fetched while it is sent
 
 
 class Follower:
@@ -186,7 +185,6 @@ class Feeds:
     def __init__(self, gateway: "Gateway") -> None:
         self.reader = RecordReader(gateway)
         self.slots = trio.CapacityLimiter(READERS_AT_ONCE)
-        self.page_slots = trio.CapacityLimiter(PAGES_AT_ONCE)
         self.sessions: dict[Session, None] = {}
         self._followers: dict[tuple[Place, Decode], Follower] = {}
         self._gateway = gateway

@@ -29,8 +29,12 @@ from tailrace.broker.http_errors import (
     status_of,
 )
 from tailrace.broker.http_guard import (
-    Bodies,
+    FREE_BYTES,
+    Account,
+    Budget,
     Gone,
+    answers,
+    bodies,
     check_token,
     content_type_of,
     is_own_host,
@@ -86,7 +90,8 @@ class _Application:
         self._config = config
         self._token = token
         self._own_hosts = own_hosts(config)
-        self._bodies = Bodies()
+        self._bodies = bodies()
+        self._answers = answers()
         self._exposition = Exposition(view.metrics)
         by_path: dict[str, dict[str, Endpoint]] = {}
         for endpoint in endpoints:
@@ -111,7 +116,7 @@ class _Application:
     # ── the border ───────────────────────────────────────────────────────────────────────────
 
     def _guarded(self, answer: Callable[[Scope, Receive], Awaitable[Response]]) -> "_Border":
-        return _Border(answer, self._config.broker.id)
+        return _Border(answer, self._config.broker.id, self._answers)
 
     def _plain(self, answer: Callable[[Scope], Awaitable[Response]]) -> "_Border":
         """A path outside of the api: GET only."""
@@ -187,7 +192,8 @@ class _Application:
                 if endpoint.body.kind is not None:
                     document = _decode(body, endpoint.body.kind)
             context = Context(
-                *(gateway, self._config, values, headers, content_type, body, document)
+                *(gateway, self._config, values, scope["answer"]),
+                *(headers, content_type, body, document),
             )
             return _response(await endpoint.handler(context))
 
@@ -225,17 +231,36 @@ class _Border:
     """An ASGI application whose errors are documents."""
 
     def __init__(
-        self, answer: Callable[[Scope, Receive], Awaitable[Response]], broker_id: str
+        self,
+        answer: Callable[[Scope, Receive], Awaitable[Response]],
+        broker_id: str,
+        answers: Budget,
     ) -> None:
         self._answer = answer
         self._broker_id = broker_id
+        self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._answers.account() as account:
+            scope["answer"] = account
+            try:
+                response = await self._respond(scope, receive)
+                response = self._held(scope, response, account)
+            except Gone:
+                return
+            await response(scope, receive, send)
+
+    def _held(self, scope: Scope, response: Response, account: Account) -> Response:
+        """The answer, or that there is no room for it; what changed something is answered, and
+        the texts of metrics are shared."""
+        size_bytes = len(response.body)
+        free = size_bytes <= FREE_BYTES or scope["method"] != "GET" or scope["path"] in METRICS
         try:
-            response = await self._respond(scope, receive)
-        except Gone:
-            return
-        await response(scope, receive, send)
+            if not free:
+                account.hold(size_bytes)
+        except TailraceError as error:
+            return _error(error, status_of(error))
+        return response
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         try:

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from tailrace.broker.config import Config
 from tailrace.broker.gateway import Gateway
+from tailrace.broker.http_guard import Account
 from tailrace.protocol import texts_http
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Context:
     gateway: Gateway
     config: Config
     values: Mapping[str, Any]  # every parameter by name, its default filled in
+    answer: Account  # of bytes, until the answer is out; small ones need none
     headers: Mapping[str, str] = field(default_factory=dict[str, str])  # names in lower case
     content_type: str = ""  # one of the body's, without parameters
     body: bytes = b""

@@ -11,7 +11,6 @@ import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -20,10 +19,13 @@ from tailrace.broker.config import Config
 from tailrace.broker.http_errors import Refused
 from tailrace.broker.limits import BODY_BYTES_PER_S, BODY_S, is_loopback
 from tailrace.protocol import texts_http
+from tailrace.protocol.errors import ConnectError, TailraceError
 from tailrace.protocol.texts_client import not_authorised
 
 Receive = Callable[[], Awaitable[Any]]
 BODIES_BYTES_MAX = 16 * 1024 * 1024  # of all requests at once; one alone always fits
+ANSWERS_BYTES_MAX = 8 * 1024 * 1024  # the same of what is to be sent and larger than FREE_BYTES
+FREE_BYTES = 65_536
 ANYWHERE = ("0.0.0.0", "::", "")
 
 
@@ -90,12 +92,14 @@ def content_type_of(header: str, known: Collection[str]) -> str | None:
     return name if name in known else None
 
 
-@dataclass(slots=True)
-class Bodies:
-    """Bytes of bodies in hand. Invariant: ``held_bytes`` is the sum of what readers hold."""
+class Budget:
+    """Bytes that requests hold. Invariant: ``held_bytes`` is the sum of all accounts."""
 
-    limit_bytes: int = BODIES_BYTES_MAX
-    held_bytes: int = 0
+    def __init__(self, limit_bytes: int, what: str) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+        self._what = what
+        self._given = trio.Event()
 
     @contextmanager
     def account(self) -> Generator["Account"]:
@@ -104,24 +108,61 @@ class Bodies:
         try:
             yield account
         finally:
-            self.held_bytes -= account.held_bytes
+            account.hold(0)
+
+    def has_room(self, size_bytes: int, *, of_others: int) -> bool:
+        """One alone always may."""
+        return of_others == 0 or of_others + size_bytes <= self.limit_bytes
+
+    def refuse(self) -> TailraceError:
+        return texts_http.too_busy(self._what, limit=self.limit_bytes)
+
+    def given(self) -> None:
+        """There is more room than before."""
+        self._given.set()
+        self._given = trio.Event()
+
+    async def wait(self) -> None:
+        """Until there is."""
+        await self._given.wait()
 
 
-@dataclass(slots=True)
+def bodies() -> Budget:
+    """Of the requests' bodies."""
+    return Budget(BODIES_BYTES_MAX, "bytes of HTTP bodies")
+
+
+def answers() -> Budget:
+    """Of what goes out: whoever does not read would hold it for a while."""
+    return Budget(ANSWERS_BYTES_MAX, "bytes of HTTP answers")
+
+
 class Account:
-    """One request's share."""
+    """One request's share of a budget."""
 
-    bodies: Bodies
-    held_bytes: int = 0
+    def __init__(self, budget: Budget) -> None:
+        self.held_bytes = 0
+        self._budget = budget
 
-    def take(self, size_bytes: int) -> None:
-        """ConnectError T123 if all of them together hold too much; one alone always may."""
-        bodies = self.bodies
-        alone = bodies.held_bytes == self.held_bytes
-        if not alone and bodies.held_bytes + size_bytes > bodies.limit_bytes:
-            raise texts_http.too_busy("bytes of HTTP bodies", limit=bodies.limit_bytes)
-        bodies.held_bytes += size_bytes
-        self.held_bytes += size_bytes
+    def hold(self, size_bytes: int) -> None:
+        """So much from now on. ConnectError T123 if all of them together would hold too much."""
+        budget, more_bytes = self._budget, size_bytes - self.held_bytes
+        others_bytes = budget.held_bytes - self.held_bytes
+        if more_bytes > 0 and not budget.has_room(size_bytes, of_others=others_bytes):
+            raise budget.refuse()
+        self.held_bytes = size_bytes
+        budget.held_bytes += more_bytes
+        if more_bytes < 0:
+            budget.given()
+
+    async def wait_for(self, size_bytes: int) -> None:
+        """The same, when there is room."""
+        while True:
+            try:
+                self.hold(size_bytes)
+                return
+            except ConnectError:
+                await self._budget.wait()
 
 
 async def read_body(
@@ -143,7 +184,7 @@ async def read_body(
             part = message.get("body", b"")
             if len(parts) + len(part) > limit_bytes:
                 raise _too_large(length, limit_bytes)
-            account.take(len(part))
+            account.hold(len(parts) + len(part))
             parts += part
             if not message.get("more_body", False):
                 return bytes(parts)

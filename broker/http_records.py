@@ -1,6 +1,7 @@
 """Records over HTTP: written as they come, read page by page. Tails are in ``http_tail.py``."""
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 import trio
 from starlette.responses import Response
 
+from tailrace.broker.feeds import Feeds
 from tailrace.broker.gateway import Gateway
 from tailrace.broker.http_endpoint import (
     JSON,
@@ -20,6 +22,7 @@ from tailrace.broker.http_endpoint import (
     one_of,
 )
 from tailrace.broker.http_errors import error_text, headers_of, status_of
+from tailrace.broker.http_guard import FREE_BYTES
 from tailrace.broker.http_intake import ACKS, Intake, Limits, read_document, read_lines
 from tailrace.broker.http_pages import Page
 from tailrace.broker.http_produce import Outcome, Written, write
@@ -40,6 +43,8 @@ POST_BYTES_MAX = 8 * 1024 * 1024  # of a body: it stands in memory, and so do it
 LIMIT_MAX = 1_000
 WAIT_S_MAX = 30.0
 READ_S = 0.001  # of a body, between two checkpoints
+SEND_BYTES = 32_768
+RESULT_BYTES = 64  # of a record that was written
 RESULTS_STEP = 200  # results written between two checkpoints, some 0.3 ms
 DECODES = ("auto", "json", "msgpack", "utf8", "base64", "hex")
 
@@ -81,6 +86,7 @@ async def produce_records(context: Context) -> Response:
     if given is not None and intake.acks not in (None, given):
         raise texts_http.bad_request(f"acks is {given} in the query and {intake.acks} in the body")
     acks = given or intake.acks or "all"
+    context.answer.hold(_result_bytes(intake))  # T123, before anything is done
     if topic is None and any(isinstance(one, InputRecord) for one in intake.records):
         topic = await context.gateway.topic(name, auto_create=True)
     outcomes: Sequence[Outcome] = [one for one in intake.records if isinstance(one, TailraceError)]
@@ -120,6 +126,14 @@ async def _read(context: Context, limits: Limits) -> Intake:
             await trio.lowlevel.checkpoint()
             began = trio.current_time()
     return intake
+
+
+def _result_bytes(intake: Intake) -> int:
+    """What the answer takes if all goes well with what can be read."""
+    failed = [one for one in intake.records if isinstance(one, TailraceError)]
+    errors = sum(len(one.message) + len(one.hint) + RESULT_BYTES for one in failed)
+    size_bytes = errors + (len(intake.records) - len(failed)) * RESULT_BYTES
+    return size_bytes if size_bytes > FREE_BYTES else 0
 
 
 async def _results(outcomes: Sequence[Outcome]) -> Response:
@@ -184,36 +198,51 @@ class PageResponse(Response):
 
     media_type = JSON
 
-    def __init__(self, page: Page, slots: trio.CapacityLimiter) -> None:
+    def __init__(self, page: Page, feeds: Feeds) -> None:
         super().__init__()
         del self.headers["content-length"]
         self._page = page
-        self._slots = slots
+        self._feeds = feeds
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        async with self._slots:
-            async for piece in self._page.pieces():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        with self._feeds.holding() as may_hold:
+            pieces = self._page.pieces(self._feeds.slots, may_hold=may_hold)
+            async with aclosing(pieces):  # where the reader goes, so does what it began
+                async for piece in pieces:
+                    await send_part(send, piece)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def send_part(send: Any, data: bytes) -> None:
+    """A part of a body, a little at a time: below here it is copied."""
+    view = memoryview(data)
+    for first in range(0, len(view), SEND_BYTES):
+        some = view[first : first + SEND_BYTES]
+        await send({"type": "http.response.body", "body": some, "more_body": True})
 
 
 async def read_records(context: Context) -> Response:
     """One page; waits for its first record if there is none yet."""
     values = context.values
     place = await find_place(context.gateway, values["topic"], values["partition"])
-    reader = context.gateway.records.reader
+    feeds = context.gateway.records
+    reader = feeds.reader
     try:
         offset = await reader.resolve(place, values["offset"])
-        page = Page(reader, place, offset, limit=values["limit"], decode=values["decode"])
-        await page.begin(values["wait"], context.gateway.records.slots)
+        page = Page(
+            *(reader, place, offset, context.answer),
+            limit=values["limit"],
+            decode=values["decode"],
+        )
+        await page.begin(values["wait"], feeds.slots)
     except OffsetOutOfRange as error:
         raise texts_http.out_of_range(error) from error
-    if page.complete:
-        body = b"".join([piece async for piece in page.pieces()])
+    if page.complete and page.waiting_bytes <= FREE_BYTES:
+        body = b"".join([piece async for piece in page.pieces(feeds.slots, may_hold=False)])
         return Response(body, media_type=JSON)
-    return PageResponse(page, context.gateway.records.page_slots)
+    return PageResponse(page, feeds)
 
 
 async def find_place(gateway: Gateway, topic: str, partition: int) -> Place:

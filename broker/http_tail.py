@@ -15,7 +15,15 @@ from starlette.responses import Response
 from tailrace.broker.feeds import Feeds, Session, Source
 from tailrace.broker.http_endpoint import PARTITION_MAX, Context, Endpoint, Parameter
 from tailrace.broker.http_errors import error_body
-from tailrace.broker.http_records import DECODE, POSITION_PATTERN, TOPIC, place_of, read_position
+from tailrace.broker.http_guard import Account
+from tailrace.broker.http_records import (
+    DECODE,
+    POSITION_PATTERN,
+    TOPIC,
+    place_of,
+    read_position,
+    send_part,
+)
 from tailrace.broker.record_reading import Place
 from tailrace.broker.tail import Tail, parse_last_id
 from tailrace.protocol import texts_http
@@ -28,6 +36,7 @@ TAILS_MAX = 100
 PARTITIONS_MAX = 256  # of one tail: each of its ids names them all
 PIECE_BYTES = 32_768  # sent at once
 FILL_BYTES = 65_536  # read ahead of what is sent
+FREE_BYTES = 196_608  # of one tail, to be sent; what large records make more is bounded together
 FLUSH_S = 0.1
 FLUSHES_PER_S = 100
 RATE_MAX = 1_000_000
@@ -54,7 +63,7 @@ async def tail_records(context: Context) -> Response:
     places = {one: place_of(topic, one) for one in numbers}
     wanted = await _positions(context, places)
     tail = Tail(wanted, rate=values["rate"], now=trio.current_time())
-    return TailResponse(feeds, tail, places, values["decode"])
+    return TailResponse(feeds, tail, places, values["decode"], context.answer)
 
 
 async def _positions(context: Context, places: dict[int, Place]) -> dict[int, int]:
@@ -82,8 +91,16 @@ async def _positions(context: Context, places: dict[int, Place]) -> dict[int, in
 class TailResponse(Response):
     """The stream. Ends when the reader goes, or does not read, or with ``event: error``."""
 
-    def __init__(self, feeds: Feeds, tail: Tail, places: dict[int, Place], decode: Decode) -> None:
+    def __init__(
+        self,
+        feeds: Feeds,
+        tail: Tail,
+        places: dict[int, Place],
+        decode: Decode,
+        account: Account,
+    ) -> None:
         super().__init__()
+        self._account = account
         self._feeds = feeds
         self._session = Session(tail)
         self._places = places
@@ -140,7 +157,10 @@ class TailResponse(Response):
         """What waits; then what ended the tail, if something did."""
         tail = self._session.tail
         while tail.pending:
+            if tail.waiting_bytes > FREE_BYTES:  # what comes while it waits may be left out
+                await self._account.wait_for(max(tail.waiting_bytes, self._account.held_bytes))
             await stream.write(tail.take(PIECE_BYTES))
+        self._account.hold(0)
         if self._session.ended is not None:
             raise self._session.ended
 
@@ -157,6 +177,8 @@ class TailResponse(Response):
                 with self._feeds.holding() as may_hold:
                     async with self._feeds.slots:
                         more = await source.fill(self._session.tail, FILL_BYTES)
+                        if self._session.tail.waiting_bytes > FREE_BYTES:
+                            self._account.hold(self._session.tail.waiting_bytes)  # else T123
                         if not may_hold:
                             source.let_go()
                     await self._send_all(stream)
@@ -171,7 +193,7 @@ class _Stream:
         self._send = send
 
     async def write(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await send_part(self._send, data)
 
 
 async def _until_gone(receive: Any, scope: trio.CancelScope) -> None:

@@ -172,6 +172,30 @@ def test_clients_that_never_read_hold_next_to_nothing(cheap: Target) -> None:
         assert cheap.healthy()
 
 
+def test_clients_that_never_read_large_records_hold_next_to_nothing(cheap: Target) -> None:
+    records = f"{TOPICS}/orders/records"
+    for _ in range(6):
+        body = b'{"records":[{"value":"%b"}]}' % (b"x" * 1_000_000)
+        assert cheap.post(body, records)[0] == 200
+    for path, clients in (
+        (f"{records}?partition=0", 200),
+        (f"{records}?partition=0&limit=1", 200),
+        (f"{TOPICS}/orders/tail?from=start", 80),
+    ):
+        with ExitStack() as streams:
+            opened: list[socket.socket] = []
+            for _ in range(clients):
+                stream = streams.enter_context(socket.socket())
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                stream.settimeout(TIMEOUT_S)
+                stream.connect(cheap.address)
+                send(stream, cheap.head("GET", path))
+                opened.append(stream)
+            for stream in opened:
+                assert stream.recv(13) in (b"HTTP/1.1 200 ", b"HTTP/1.1 503 ")
+            assert cheap.healthy()
+
+
 def test_json_bombs_are_refused(cheap: Target) -> None:
     deep, many = JSON_BYTES_MAX // 2, JSON_BYTES_MAX // 3
     for body in (

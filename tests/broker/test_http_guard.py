@@ -10,8 +10,9 @@ from tailrace.broker import http_app
 from tailrace.broker.config import from_mapping
 from tailrace.broker.http_errors import Refused
 from tailrace.broker.http_guard import (
-    Bodies,
+    Budget,
     Gone,
+    bodies,
     host_name,
     is_own_host,
     own_hosts,
@@ -84,9 +85,9 @@ class Sender:
         return self.messages.pop(0)
 
 
-def read(bodies: Bodies, sender: Sender, limit: int, **headers: str) -> bytes:
+def read(budget: Budget, sender: Sender, limit: int, **headers: str) -> bytes:
     async def main() -> bytes:
-        with bodies.account() as account:
+        with budget.account() as account:
             given = {name.replace("_", "-"): value for name, value in headers.items()}
             return await read_body(sender, given, limit, account)
 
@@ -94,36 +95,58 @@ def read(bodies: Bodies, sender: Sender, limit: int, **headers: str) -> bytes:
 
 
 def test_a_body_is_joined_and_its_bytes_are_given_back() -> None:
-    bodies = Bodies()
-    assert read(bodies, Sender(b"ab", b"", b"c"), 3) == b"abc"
-    assert bodies.held_bytes == 0
+    budget = bodies()
+    assert read(budget, Sender(b"ab", b"", b"c"), 3) == b"abc"
+    assert budget.held_bytes == 0
 
 
 def test_a_body_is_too_large_by_what_it_says_or_by_what_comes() -> None:
-    bodies = Bodies()
+    budget = bodies()
     with pytest.raises(Refused, match=r"a body of 4 bytes exceeds the limit of 3 bytes") as said:
-        read(bodies, Sender(complete=False), 3, content_length="4")
+        read(budget, Sender(complete=False), 3, content_length="4")
     with pytest.raises(Refused, match=r"the body exceeds the limit of 3 bytes"):
-        read(bodies, Sender(b"ab", b"cd", complete=False), 3)
+        read(budget, Sender(b"ab", b"cd", complete=False), 3)
     assert said.value.status == 413
-    assert bodies.held_bytes == 0
+    assert budget.held_bytes == 0
 
 
 def test_a_body_that_does_not_come_is_given_up() -> None:
     with pytest.raises(RequestTimeout, match="did not arrive in 10 s"):
-        read(Bodies(), Sender(b"a", complete=False), 3)
+        read(bodies(), Sender(b"a", complete=False), 3)
     with pytest.raises(Gone):
-        read(Bodies(), Sender(b"a", complete=False, gone=True), 3)
+        read(bodies(), Sender(b"a", complete=False, gone=True), 3)
 
 
 def test_all_bodies_together_are_bounded() -> None:
-    bodies = Bodies(limit_bytes=10)
-    with bodies.account() as other:
-        other.take(8)
-        assert read(bodies, Sender(b"ab"), 20) == b"ab"
+    budget = Budget(10, "bytes of HTTP bodies")
+    with budget.account() as other:
+        other.hold(8)
+        assert read(budget, Sender(b"ab"), 20) == b"ab"
         with pytest.raises(ConnectError, match=r"T123: .* 10 bytes of HTTP bodies"):
-            read(bodies, Sender(b"abc"), 20)
-    assert read(bodies, Sender(b"x" * 20), 20) == b"x" * 20  # one alone always fits
+            read(budget, Sender(b"abc"), 20)
+    assert read(budget, Sender(b"x" * 20), 20) == b"x" * 20  # one alone always fits
+
+
+def test_who_waits_for_room_gets_it_when_others_give_it_back() -> None:
+    budget = Budget(10, "bytes of HTTP answers")
+
+    async def main() -> None:
+        with budget.account() as other, budget.account() as waiting:
+            other.hold(8)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(waiting.wait_for, 5)
+                await trio.testing.wait_all_tasks_blocked()
+                assert waiting.held_bytes == 0
+                other.hold(6)
+                await trio.testing.wait_all_tasks_blocked()
+                assert waiting.held_bytes == 0
+                other.hold(5)
+            assert (waiting.held_bytes, budget.held_bytes) == (5, 10)
+            with pytest.raises(ConnectError):
+                waiting.hold(6)
+        assert budget.held_bytes == 0
+
+    trio.run(main)
 
 
 # ── over a socket ────────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,7 @@
 """Records over HTTP: written by POST, read page by page."""
 
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from tailrace.broker import http_pages, http_records
+from tailrace.broker import http_guard, http_pages, http_records
 from tailrace.broker.server import Ready, Server
 from tailrace.protocol.routing import Router
 from tests.broker.browsing import Answer, Browser, browse
@@ -18,8 +19,8 @@ ACCESS_LOG = Path(__file__).parent.parent / "data" / "apache_access.log"
 T = "/api/v1/topics/t"
 
 
-async def topic(browser: Browser, partitions: int = 1, **config: str) -> None:
-    document = {"name": "t", "partitions": partitions, "config": config}
+async def topic(browser: Browser, partitions: int = 1, *, name: str = "t", **config: str) -> None:
+    document = {"name": name, "partitions": partitions, "config": config}
     assert (await browser.send("POST", "/api/v1/topics", document)).status == 201
 
 
@@ -320,6 +321,42 @@ def test_large_pages_are_sent_in_pieces_and_end_at_their_limits(
             got += [record["value"] for record in found["records"]]
             offset = found["next_offset"]
         assert [int(value.split()[0]) for value in got] == list(range(1_000))
+
+    browse(tmp_path, use)
+
+
+def test_who_does_not_read_keeps_nobody_from_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does what waits for such readers grow: large answers have one budget."""
+    monkeypatch.setattr(http_guard, "ANSWERS_BYTES_MAX", 1)  # one alone may be larger
+
+    async def use(browser: Browser, server: Server, ready: Ready) -> None:
+        await topic(browser)
+        await post(browser, *({"value": "x" * 1_000} for _ in range(3_000)))
+        await topic(browser, name="large")
+        large = "/api/v1/topics/large/records"
+        for _ in range(4):
+            document = {"records": [{"value": "x" * 1_000_000}]}
+            assert (await browser.send("POST", large, document)).status == 200
+        async with AsyncExitStack() as streams:
+            for path in [f"{large}?partition=0"] + 8 * [f"{T}/records?partition=0&limit=1000"]:
+                sock = trio.socket.socket()
+                sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4_096)
+                await sock.connect((browser.host, browser.port))
+                stream = await streams.enter_async_context(trio.SocketStream(sock))
+                await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                assert (await stream.receive_some(15)).startswith(b"HTTP/1.1 200")
+            assert len(await values(browser, "&limit=1000")) == 1_000
+            refused = await browser.get(f"{large}?partition=0&limit=1")
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+            assert refused.error.startswith("T123: request refused: the limit of 1 bytes of HTTP")
+            many = await post_lines(browser, b'{"value":1}\n' * 2_000)
+            assert (many.status, many.json["error"]["code"]) == (503, "T123")
+            assert (await page(browser, "&offset=end"))["high_watermark"] == 3_000
+        with trio.fail_after(20):
+            while (await browser.get(f"{large}?partition=0&limit=1")).status != 200:
+                pass
 
     browse(tmp_path, use)
 
