@@ -123,6 +123,11 @@ class Link:
                 await self._attempt()
         except ConnectError:
             pass  # the control link is over for good: waiters find out the same way
+        except BaseException as error:
+            # The client ends with what nobody foresaw, or has ended. Whoever waits meanwhile (a
+            # last commit may) would dial again at once, and fail again, as long as it has time.
+            self.close(f"dialling ended by {type(error).__name__}")
+            raise
         finally:
             self._dialling = False
             self._notify()

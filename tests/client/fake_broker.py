@@ -94,7 +94,7 @@ class FakeBroker:
         self.advertised = (host, port)
         self.topics: dict[str, Topic] = {}
         self.auto_create = False
-        self.refusing: OSError | None = None  # what connecting fails with
+        self.refusing: Exception | None = None  # what connecting fails with
         self.black_hole = False  # accepts, never answers
         self.script: deque[Step] = deque()
         self.metadata_script: deque[TailraceError] = deque()

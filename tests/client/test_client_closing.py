@@ -1,11 +1,14 @@
 """The end of a client with several consumers and producers: together, and with one exception."""
 
 import math
+from contextlib import suppress
 
 import anyio
 import pytest
 
 from tailrace.client.client import Client
+from tailrace.protocol.errors import ConnectError
+from tailrace.protocol.messages import FindCoordinatorRequest
 from tests.client.world import Run, World
 
 
@@ -116,3 +119,26 @@ def test_cancellation_reaches_all_of_them_and_leaves_as_it_came(run: Run, world:
         assert (consumers.ended, producers.ended) == (2, 1)
 
     run(main)
+
+
+def test_dial_that_fails_unforeseen_ends_the_client_and_is_not_repeated_meanwhile(
+    run: Run, world: World
+) -> None:
+    async def main() -> None:
+        async with world.client() as client:
+            (broker_id,) = client.cluster.brokers
+            before.append(world.broker.dialled)
+            world.broker.refusing = RuntimeError("no more threads")
+            for connection in list(world.broker.connections):
+                connection.break_off()
+            with anyio.move_on_after(0.05, shield=True):  # as a last commit is
+                question = FindCoordinatorRequest("g")
+                for _ in range(2):  # the first one finds out that the connection is gone
+                    with suppress(ConnectError):
+                        await client.cluster.leader_request(broker_id, question, timeout=1.0)
+
+    before: list[int] = []
+    with pytest.raises(RuntimeError, match="no more threads") as raised:
+        run(main)
+    assert world.broker.dialled == before[0] + 1
+    assert not hasattr(raised.value, "__notes__")
