@@ -39,6 +39,7 @@ from tailrace.protocol.messages import (
     Response,
     TopicMetadata,
 )
+from tailrace.protocol.units import counted
 
 R = TypeVar("R", bound=Response)
 
@@ -57,7 +58,7 @@ class Gateway:
 
     def __init__(self, node: Node, peers: Peers, who: str = "http") -> None:
         self.node = node
-        self.in_hand = 0  # requests of users, tails not counted
+        self._in_hand: dict[object, tuple[str, float]] = {}  # what, and when it began
         self.stopping = trio.Event()  # set by ``stop``: wait for nothing any more
         self._waiting: dict[trio.CancelScope, float] = {}  # and how long each may after a stop
         self.records = Feeds(self)
@@ -69,15 +70,28 @@ class Gateway:
         """For what is named by whoever asks for it."""
         return uuid.UUID(int=self._random.getrandbits(128), version=4)
 
+    @property
+    def in_hand(self) -> int:
+        """Requests of users, tails not counted."""
+        return len(self._in_hand)
+
     @contextmanager
-    def hand(self) -> Generator[None]:
+    def hand(self, what: str) -> Generator[None]:
         """While a user's request is in hand: a broker that stops answers it first."""
-        self.in_hand += 1
+        key = object()
+        self._in_hand[key] = what, trio.current_time()
         try:
             yield
         finally:
-            self.in_hand -= 1
+            del self._in_hand[key]
             self.node.left.ring()
+
+    def open_requests(self) -> list[str]:
+        """What is in hand, one line each, and how many tails there are."""
+        now = trio.current_time()
+        found = [f"{what} for {now - began:.1f} s" for what, began in self._in_hand.values()]
+        tails = len(self.records.sessions)
+        return [*found, counted(tails, "tail") + f" over {self._who}"] if tails else found
 
     def stop(self) -> None:
         """The broker stops: what is in hand is to end, and nobody waits for what may come."""

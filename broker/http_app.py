@@ -47,6 +47,7 @@ from tailrace.protocol import texts_http
 from tailrace.protocol.console import compact
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.shapes import to_json
+from tailrace.protocol.texts import shown
 
 logger = logging.getLogger("tailrace.broker.http")
 
@@ -70,6 +71,11 @@ class HttpView(Protocol):
 
     @property
     def metrics(self) -> Metrics: ...
+
+    @property
+    def config(self) -> Config:
+        """As it is now."""
+        ...
 
     @property
     def gateway(self) -> Gateway | None:
@@ -181,7 +187,9 @@ class _Application:
             if encoding.strip().lower() != "identity":
                 raise Refused(415, texts_http.wrong_content_encoding(encoding))
         values = endpoint.read(_path_values(scope), _query_values(scope))
-        with gateway.hand(), self._bodies.account() as account:
+        client: Any = scope.get("client") or ("", 0)
+        what = f"http {client[0]}:{client[1]}: {scope['method']} {shown(scope['path'])}"
+        with gateway.hand(what), self._bodies.account() as account:
             body, document = b"", None
             if endpoint.body is not None:
                 limit = min(endpoint.body.bytes_max, self._config.limits.request_size_bytes)
@@ -192,7 +200,7 @@ class _Application:
                 if endpoint.body.kind is not None:
                     document = _decode(body, endpoint.body.kind)
             context = Context(
-                *(gateway, self._config, values, scope["answer"]),
+                *(gateway, self._view.config, values, scope["answer"]),
                 *(headers, content_type, body, document),
             )
             return _response(await endpoint.handler(context))

@@ -201,7 +201,7 @@ class Process:
         except ConfigError as error:
             self._refused(error)
             taken = {k: v for k, v in taken.items() if not k.startswith("security.")}
-        self._config = build({**self._config.values, **taken})
+        self._config = self._server.config = build({**self._config.values, **taken})
         set_level(self._config.log.level)
         extra = {"event": "config.reread", "applied": ", ".join(taken)}
         logger.info("configuration reread", extra=extra)

@@ -79,11 +79,13 @@ class Server:
     def __init__(self, world: World, config: Config) -> None:
         self._world = world
         self._config = config
+        self.config = config  # as it is now: SIGHUP changes what may change
         self.health = Health()
         self.metrics = Metrics(
             version=VERSION, topics_max=config.metrics.topics_max, clock=world.clock.now
         )
         self.gateway: Gateway | None = None  # while the broker serves
+        self._stopping: Gateway | None = None  # the same from then on
         self._state: State = "starting"
         self._scope = trio.CancelScope()
         self._stop_asked = trio.Event()
@@ -173,7 +175,12 @@ class Server:
         """What every connection is waiting for, one line each."""
         if self._node is None:
             return []
-        return [line for one in self._node.connections for line in one.open_requests()]
+        gateway = self.gateway or self._stopping
+        over_http = [] if gateway is None else gateway.open_requests()
+        return [
+            *(line for one in self._node.connections for line in one.open_requests()),
+            *over_http,
+        ]
 
     # ── start ────────────────────────────────────────────────────────────────────────────────
 
@@ -371,6 +378,7 @@ class Server:
         self._state = "draining"
         gateway, self.gateway = self.gateway, None
         assert gateway is not None, "it serves"
+        self._stopping = gateway
         gateway.stop()
         self.health.draining = True
         self.health.listening = ()

@@ -33,6 +33,7 @@ class View:
         self.health = Health()
         self.metrics = Metrics(version="0.1.0", topics_max=10, clock=trio.current_time)
         self.gateway: Gateway | None = None
+        self.config = from_mapping({})
 
     def make_ready(self) -> None:
         self.health.recovered = True

@@ -276,7 +276,11 @@ def test_a_stop_waits_for_no_body_and_no_record(
             await waiting.send_all(poll.encode())
             while gateway.in_hand < 2:  # noqa: ASYNC110 there is no event for it
                 await trio.sleep(0.001)
+            opened = sorted(line.partition(": ")[2] for line in server.open_requests())
+            assert opened[0].startswith("GET /api/v1/topics/orders/records for ")
+            assert opened[1].startswith("POST /api/v1/topics for ")
             server.stop()
+            assert len(server.open_requests()) == 2
             with trio.fail_after(5):
                 for stream in (sending, waiting):
                     answers.append(bytes(await stream.receive_some(1_000)))

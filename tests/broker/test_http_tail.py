@@ -339,6 +339,7 @@ def test_there_are_only_so_many_tails(tmp_path: Path, monkeypatch: pytest.Monkey
     async def use(browser: Browser, server: Server, ready: Ready) -> None:
         await create(ready)
         async with tailing(browser.host, browser.port, T):
+            assert server.open_requests() == ["1 tail over http"]
             answer = await browser.get(T)
             assert answer.status == 503
             assert answer.headers["retry-after"] == "1"

@@ -199,6 +199,20 @@ def test_sighup_applies_what_is_dynamic_and_names_the_rest(start: Start, tmp_pat
     assert not [line for line in broker.logged() if line["event"] == "broker.stopping"]
 
 
+def test_what_sighup_changed_is_shown_over_http(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "tailrace.toml"
+    file.write_text('[log]\nlevel = "info"\n[storage]\nmin_free = "7%"\n')
+    broker = start(http="127.0.0.1:0")
+    url = broker.ready()["http"]
+    file.write_text('[log]\nlevel = "debug"\n[storage]\nmin_free = "8%"\n')
+    broker.process.send_signal(signal.SIGHUP)
+    broker.wait_logged("config.reread")
+    with urllib.request.urlopen(f"{url}/api/v1/config") as answer:
+        settings = {one["key"]: one["value"] for one in json.load(answer)["settings"]}
+    assert (settings["log.level"], settings["storage.min_free"]) == ("debug", "7%")
+    assert broker.stop() == 0
+
+
 def test_sighup_with_a_broken_file_changes_nothing(start: Start, tmp_path: Path) -> None:
     broker = start()
     broker.ready()
