@@ -7,10 +7,12 @@ ends with its last tail, or with an error that all of them are told.
 Invariants:
 - ``position`` is where the follower goes on; everything below it was offered to every tail that
   had joined, in order;
-- one look at the log per ``PACE_S``, however many tails there are, and nothing while nothing comes.
+- one look at the log per ``PACE_S``, however many tails there are, and nothing while nothing comes;
+- followers that are behind look one at a time, and rest longer: a fifth of the event loop.
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ from tailrace.broker.record_reading import (
     Place,
     RecordReader,
 )
-from tailrace.broker.tail import Tail
+from tailrace.broker.tail import QUEUE_BYTES, Tail
 from tailrace.protocol import texts_http
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.record_json import Decode
@@ -37,8 +39,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("tailrace.broker.http")
 
 PACE_S = 0.1
+PAUSES = 4  # after a look by a follower that is behind, times what it took
 WAIT_MS = 30_000
 RECENT_BYTES = 262_144
+HURRY_BYTES = QUEUE_BYTES // 2  # that wait for a tail: it sends them before its turn
+HURRIES_PER_S = 400  # of all tails together, some 10 % of the event loop
+STEP_S = 0.02  # for a tail that hurries
 FAREWELL_S = 0.5  # for the last events of tails when the broker stops
 READERS_AT_ONCE = 4  # that have batches in memory, and nobody to wait for
 HOLDERS_MAX = 4  # tails and pages that keep what they have fetched while it is sent
@@ -47,10 +53,20 @@ HOLDERS_MAX = 4  # tails and pages that keep what they have fetched while it is 
 class Follower:
     """One partition, one way of decoding."""
 
-    def __init__(self, reader: RecordReader, place: Place, decode: Decode, position: int) -> None:
+    def __init__(
+        self,
+        reader: RecordReader,
+        place: Place,
+        decode: Decode,
+        position: int,
+        hurries: "Hurries",
+        behind: trio.Lock,
+    ) -> None:
         self.position = position
         self.tails: dict[Session, None] = {}
         self.scope = trio.CancelScope()
+        self._behind = behind
+        self._hurries = hurries
         self._reader = reader
         self._place = place
         self._decode: Decode = decode
@@ -74,14 +90,21 @@ class Follower:
         with self.scope:
             try:
                 while True:
-                    await self._look()
+                    behind = await self._look()
                     await trio.sleep(PACE_S)
+                    while behind:
+                        async with self._behind:
+                            began = trio.current_time()
+                            behind = await self._look()
+                            took_s = trio.current_time() - began
+                            await trio.sleep(min(PACE_S, took_s * PAUSES))
             except TailraceError as error:
                 return error
         return None
 
-    async def _look(self) -> None:
-        """One fetch. Small batches are given together: each gift costs every tail the same."""
+    async def _look(self) -> bool:
+        """One fetch; whether there was more. Small batches are given together: each gift costs
+        every tail the same."""
         fetched = await self._reader.fetch(self._place, self.position, wait_ms=WAIT_MS)
         await trio.lowlevel.checkpoint()
         position, gathered = self.position, Chunk(self._place.partition, [], [], self.position, 0)
@@ -91,13 +114,14 @@ class Follower:
                 chunk = cursor.take(CHUNK_RECORDS)
                 position = chunk.next_offset
                 if not gathered.add(chunk):
-                    self._give(gathered)
+                    await self._give(gathered)
                     gathered = chunk
-                    await trio.lowlevel.checkpoint()
             position = gathered.next_offset = header.next_offset
-        self._give(gathered)
+        await self._give(gathered)
+        return self.position < fetched.high_watermark
 
-    def _give(self, chunk: Chunk) -> None:
+    async def _give(self, chunk: Chunk) -> None:
+        """To every tail; those that must hurry, and do, are let go first."""
         self.position = chunk.next_offset
         self._recent.append(chunk)
         self._recent_bytes += chunk.size_bytes
@@ -106,9 +130,14 @@ class Follower:
             self._recent_bytes -= old.size_bytes
             self._recent_from = old.next_offset
         now = trio.current_time()
+        hurrying: list[Session] = []
         for session in self.tails:
             session.tail.offer(chunk, now)
-            session.wake()
+            if session.wake(self._hurries):
+                hurrying.append(session)
+        await trio.lowlevel.checkpoint()
+        for session in hurrying:
+            await session.keep_step()
 
 
 class Source:
@@ -159,24 +188,72 @@ class Source:
             self._cursor = None
 
 
+class Hurries:
+    """How often tails may send before their turn, all of them together."""
+
+    def __init__(self) -> None:
+        self._left = float(HURRIES_PER_S)
+        self._counted_at = -math.inf
+
+    def take(self) -> bool:
+        """Whether one more may, now."""
+        now = trio.current_time()
+        self._left = min(HURRIES_PER_S, self._left + (now - self._counted_at) * HURRIES_PER_S)
+        self._counted_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Session:
-    """A tail and who waits for it."""
+    """A tail and who waits for it.
+
+    What comes at once may be more than it keeps until its turn: then it sends before it, and its
+    followers wait a little for it, so that a reader which takes everything at once misses nothing.
+    """
 
     def __init__(self, tail: Tail) -> None:
         self.tail = tail
         self.ended: TailraceError | None = None
         self.news = trio.Event()
-        self.over = trio.Event()
+        self.hurry = trio.Event()  # send before its turn; set at the end, too
+        self._sent = trio.Event()  # all that waited
+        self._slow = False  # it did not send all in time when it had to hurry
 
-    def wake(self) -> None:
-        """There may be something to send."""
+    def begin(self) -> None:
+        """What comes from now on is news."""
+        self.news = trio.Event()
+        if self.ended is None:
+            self.hurry = trio.Event()
+
+    def sent(self) -> None:
+        """Nothing waits any more."""
+        self._slow = False
+        self._sent.set()
+
+    def wake(self, hurries: Hurries) -> bool:
+        """There may be something to send. Whether it hurries."""
         self.news.set()
+        if self.tail.waiting_bytes < HURRY_BYTES or self._slow:
+            return False
+        if not self.hurry.is_set() and not hurries.take():
+            return False
+        self._sent = trio.Event()
+        self.hurry.set()
+        return True
+
+    async def keep_step(self) -> None:
+        """Wait until all is sent, for a moment."""
+        with trio.move_on_after(STEP_S) as waited:
+            await self._sent.wait()
+        self._slow = waited.cancelled_caught
 
     def end(self, error: TailraceError) -> None:
         """Nothing more will come."""
         self.ended = self.ended or error
         self.news.set()
-        self.over.set()
+        self.hurry.set()
 
 
 class Feeds:
@@ -187,6 +264,8 @@ class Feeds:
         self.slots = trio.CapacityLimiter(READERS_AT_ONCE)
         self.sessions: dict[Session, None] = {}
         self._followers: dict[tuple[Place, Decode], Follower] = {}
+        self._hurries = Hurries()
+        self._behind = trio.Lock()
         self._gateway = gateway
         self._nursery: trio.Nursery | None = None  # None: it does not run, or does no more
         self._turn = 0
@@ -258,7 +337,9 @@ class Feeds:
         key = (place, decode)
         follower = self._followers.get(key)
         if follower is None or follower.scope.cancel_called:
-            follower = self._followers[key] = Follower(self.reader, place, decode, position)
+            follower = self._followers[key] = Follower(
+                *(self.reader, place, decode, position, self._hurries, self._behind)
+            )
             assert self._nursery is not None, "tails are let in while this runs"
             self._nursery.start_soon(self._follow, key, follower)
         return follower

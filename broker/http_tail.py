@@ -130,8 +130,9 @@ class TailResponse(Response):
         while not (await self._read_on(stream)) or not self._join():
             pass
         while True:
-            session.news = trio.Event()
+            session.begin()
             await self._send_all(stream)
+            session.sent()
             # While something comes all the time its turns alone wake it: one wake-up for each.
             await self._turn()
             if session.news.is_set():
@@ -147,11 +148,11 @@ class TailResponse(Response):
         return self._feeds.join(self._session, self._places, self._decode)
 
     async def _turn(self) -> None:
-        """Wait until this tail may send again, or it is over."""
+        """Wait until this tail may send again, must, or it is over."""
         flush_s = max(FLUSH_S, len(self._feeds.sessions) / FLUSHES_PER_S)
         wait_s = flush_s * (1 - (trio.current_time() / flush_s - self._phase) % 1)
         with trio.move_on_after(wait_s):
-            await self._session.over.wait()
+            await self._session.hurry.wait()
 
     async def _send_all(self, stream: "_Stream") -> None:
         """What waits; then what ended the tail, if something did."""

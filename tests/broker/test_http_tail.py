@@ -120,6 +120,19 @@ def test_a_tail_that_is_cut_fifty_times_misses_nothing_and_sees_nothing_twice(
 
 
 @pytest.mark.slow
+def test_a_reader_that_takes_everything_at_once_misses_nothing_of_a_burst(tmp_path: Path) -> None:
+    async def use(browser: Browser, server: Server, ready: Ready) -> None:
+        topic_id = await create(ready)
+        async with connected(ready) as client, tailing(browser.host, browser.port, T) as tail:
+            await until_joined(server)
+            for number in range(10):
+                await client.produce(topic_id, [b"%d" % number + b"x" * 1_000] * 200)
+            events = await records(tail, 2_000)
+        assert [event.data["offset"] for event in events] == list(range(2_000))
+
+    browse(tmp_path, use)
+
+
 def test_a_slow_reader_is_told_exactly_what_it_missed(tmp_path: Path) -> None:
     async def use(browser: Browser, server: Server, ready: Ready) -> None:
         topic_id = await create(ready)

@@ -25,6 +25,7 @@ from tests.broker.tailing import Event, Reader, tailing
 
 PARTITIONS = 3
 LOOK_S = 0.05
+WRITE_S = 0.02  # between two batches of 200 kB: some 8 MB/s, far more than slow readers take
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,12 @@ async def read_slowly(broker: BrokerProcess, plan: Plan, found: Found) -> None:
             first = int(reader.last_id.partition(":")[2])
             joined.set()
             while not ended.is_set() or seen + dropped < written - first:
-                if not ended.is_set():
+                if ended.is_set():  # what waits in the system's buffers goes through a wider pipe
+                    tail.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 1 << 20)
+                    await tail.receive(1 << 16)
+                else:
                     await trio.sleep(0.02)
-                await tail.receive(2_000 if not ended.is_set() else 1 << 16)
+                    await tail.receive(2_000)
                 for event in tail.events():
                     seen += event.kind == "record"
                     dropped += event.data["records"] if event.kind == "dropped" else 0
@@ -192,6 +196,7 @@ async def read_slowly(broker: BrokerProcess, plan: Plan, found: Found) -> None:
             while trio.current_time() < until:
                 await client.produce(topic_id, [b"x" * 1_000] * 200)
                 written += 200
+                await trio.sleep(WRITE_S)
             ended.set()
             # A last one wakes readers that have taken everything, and wait.
             await client.produce(topic_id, [b"end"])

@@ -13,7 +13,7 @@ def test_tails_are_resumed_exactly_and_cost_a_broker_no_more_than_they_may(tmp_p
         cuts=10,
         batches=100,
         slow_readers=2,
-        slow_seconds=1.0,
+        slow_seconds=2.0,
         large_batches=2,
         bombs=2,
         silent_readers=10,
