@@ -12,7 +12,7 @@ from collections import deque
 from tailrace.broker.logs import document
 
 KEPT = 1000
-_LOGGER = "tailrace.broker"
+_LOGGER, _PARENT = "tailrace.broker", "tailrace"
 
 
 class EventLog(logging.Handler):
@@ -34,16 +34,18 @@ class EventLog(logging.Handler):
 class _Forward(logging.Handler):
     """Passes on what would have been passed on without us."""
 
+    def __init__(self, to: logging.Logger) -> None:
+        super().__init__()
+        self._to = to
+
     def emit(self, record: logging.LogRecord) -> None:
-        parent = logging.getLogger("tailrace")
-        if record.levelno >= parent.getEffectiveLevel():
-            parent.callHandlers(record)
+        if record.levelno >= self._to.getEffectiveLevel():
+            self._to.callHandlers(record)
 
 
 _installed: list[EventLog] = []
 _lock = threading.Lock()
-_forward = _Forward()
-_before: tuple[int, bool] = (logging.NOTSET, True)
+_before: tuple[int, logging.Logger | None] = (logging.NOTSET, None)
 
 
 def install(log: EventLog) -> None:
@@ -52,10 +54,15 @@ def install(log: EventLog) -> None:
     logger = logging.getLogger(_LOGGER)
     with _lock:
         if not _installed:
-            _before = logger.level, logger.propagate
-            logger.addHandler(_forward)
+            parent = logging.getLogger(_PARENT)
+            _before = logger.level, logger.parent
+            # Between the two, unknown to logging itself. Without propagation instead, pytest's
+            # caplog would listen here too, and hear every line twice.
+            gate = logging.Logger(f"{_LOGGER}.gate")
+            gate.propagate = False
+            gate.addHandler(_Forward(parent))
+            logger.parent = gate
             logger.setLevel(logging.INFO)
-            logger.propagate = False
         _installed.append(log)
         logger.addHandler(log)
 
@@ -68,5 +75,5 @@ def remove(log: EventLog) -> None:
             _installed.remove(log)
             logger.removeHandler(log)
             if not _installed:
-                logger.removeHandler(_forward)
-                logger.level, logger.propagate = _before
+                level, logger.parent = _before
+                logger.setLevel(level)

@@ -49,6 +49,7 @@ class Process:
         result = self._started.get()
         if isinstance(result, BaseException):
             self._thread.join()
+            events.remove(self._events)
             raise result
         return result
 
