@@ -4,9 +4,13 @@ A look ends in a ``Health``, also where nobody answers: then it is not healthy, 
 why. What one broker says of itself only (``--local``) leaves null what takes a look at all of them.
 """
 
+import signal
 import sys
 import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from tailrace.client.cli_ready import Readiness, ask_ready, local_http
@@ -63,11 +67,36 @@ def follow(console: Console, local: bool, *, wait_s: float | None, watch: bool) 
     ``watch`` shows every look, else the last one is shown.
     """
     ends = None if wait_s is None else time.monotonic() + wait_s
+    interrupts: list[int] = []
+    with noting_ctrl_c(interrupts):
+        return _follow(console, local, ends, watch, interrupts)
+
+
+@contextmanager
+def noting_ctrl_c(interrupts: list[int]) -> Generator[None]:
+    """Each Ctrl-C is kept besides being raised: a look that ends just then may swallow it."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _follow(
+    console: Console, local: bool, ends: float | None, watch: bool, interrupts: Sequence[int]
+) -> int:
     while True:
         allowed_s = console.timeout_seconds
         if ends is not None:
             allowed_s = min(allowed_s, max(LOOK_S_MIN, ends - time.monotonic()))
         found = look(replace(console, timeout_seconds=allowed_s), local)
+        if interrupts:
+            raise KeyboardInterrupt
         over = ends is not None and (found.code == 0 or time.monotonic() >= ends)
         if watch:
             show_watched(console, found)
