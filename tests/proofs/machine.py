@@ -42,6 +42,15 @@ sys.stdin.read()
 """
 
 
+# What a ``Machine`` needs, in a mount namespace that ends with it.
+TRIAL = """
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
+chroot /mnt/root true
+"""
+
+
 def reason_to_skip() -> str:
     """Why there can be no such machine here, or nothing."""
     if os.geteuid() != 0:
@@ -51,7 +60,7 @@ def reason_to_skip() -> str:
     if missing:
         return f"needs {', '.join(missing)}"
     tried = subprocess.run(
-        ["unshare", "--mount", "--net", "sh", "-c", "mount -t tmpfs tmpfs /mnt"],
+        ["unshare", "--mount", "--net", "sh", "-ec", TRIAL],
         capture_output=True,
     )
     return "" if tried.returncode == 0 else "may not mount here"
