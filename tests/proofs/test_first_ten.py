@@ -33,10 +33,11 @@ def test_lines_are_stamped_in_their_order_and_ctrl_c_is_typed(newcomer: Newcomer
 
 def test_text_on_a_terminal_nobody_waits_for_has_its_own_time(newcomer: Newcomer) -> None:
     with Terminal(newcomer, "sh", "-c", "echo early") as one:
-        with Terminal(newcomer, "sh", "-c", "read line; echo $line") as other:
+        with Terminal(newcomer, "sh", "-c", "echo there; read line") as other:
             one.end()
             between = time.monotonic()
             assert one.wait("early", seconds=SECONDS_MAX)[1] <= between
+            other.wait("^there$", seconds=SECONDS_MAX)  # and the terminal is its own
             assert other.ctrl_c() != 0
 
 
