@@ -328,7 +328,7 @@ class Connection:
         if self._writing or self._closed or not self._out:
             return
         if self._out_joinable and self._out_bytes <= JOIN_BYTES_MAX:
-            data = b"".join(self._out)  # type: ignore[arg-type]
+            data = b"".join(self._out)  # type: ignore[arg-type]  # joinable: no range is in it
             try:
                 sent = self._transport.send_nowait(data)
             except OSError as error:

@@ -111,13 +111,10 @@ def watch_lag(console: Console, name: str, every_s: float, fail_above: int | Non
 
     import anyio
 
-    from tailrace.protocol import shaping
-
     async def work(client: "Client") -> int:
         while True:
-            found = await client.admin.group(name)
-            behind = shaping.group_lag(found)
-            table = lag_table(shaping.group_detail(found), behind)
+            detail, behind = await look(client, name)
+            table = lag_table(detail, behind)
             if console.output == "table":
                 table = f"{CLEAR}{table}" if sys.stdout.isatty() else f"{table}\n"
             show(console, behind, table)
@@ -252,14 +249,16 @@ def delete(console: Console, names: tuple[str, ...], yes: bool) -> None:
 
 
 def ask(console: Console, name: str) -> "tuple[GroupDetail, GroupLag]":
+    """``look``, with a client of its own."""
+    return with_client(console, lambda client: look(client, name))
+
+
+async def look(client: "Client", name: str) -> "tuple[GroupDetail, GroupLag]":
     """A group, and how far behind it is, of one moment."""
     from tailrace.protocol import shaping
 
-    async def work(client: "Client") -> "tuple[GroupDetail, GroupLag]":
-        found = await client.admin.group(name)
-        return shaping.group_detail(found), shaping.group_lag(found)
-
-    return with_client(console, work)
+    found = await client.admin.group(name)
+    return shaping.group_detail(found), shaping.group_lag(found)
 
 
 def lag_table(detail: "GroupDetail", behind: "GroupLag") -> str:

@@ -222,3 +222,14 @@ def _flush_at_exit() -> None:
 
 
 atexit.register(_flush_at_exit)
+
+
+def close_after(close: Callable[[], object], exc: BaseException | None) -> None:
+    """End a ``with`` block: its own exception leaves unchanged, with ours as a note (C10)."""
+    try:
+        close()
+    except Exception as error:
+        if exc is None:
+            raise
+        if error is not exc:
+            exc.add_note(f"also failed: {error}")

@@ -15,7 +15,7 @@ from typing import Literal, Self
 
 from tailrace.client import client as async_client
 from tailrace.client.events import EventName, Hook
-from tailrace.client.portal import Portal
+from tailrace.client.portal import Portal, close_after
 from tailrace.client.records import At, ConfigValue
 from tailrace.client.shapes import ClientHealth
 from tailrace.client.sync_consumer import Consumer, PartitionStream
@@ -77,12 +77,7 @@ class Client(Opening):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            self._portal.close()
-        except Exception as error:
-            if exc is None:
-                raise
-            exc.add_note(f"also failed: {error}")
+        close_after(self._portal.close, exc)
 
     def close(self) -> None:
         """Close consumers, flush producers, disconnect; safe to call again.

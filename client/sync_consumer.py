@@ -26,7 +26,7 @@ from tailrace.client.commits import CommitPoint
 from tailrace.client.feed import Feed
 from tailrace.client.partition_buffer import PartitionBuffer
 from tailrace.client.policy import ErrorPolicy
-from tailrace.client.portal import Portal
+from tailrace.client.portal import Portal, close_after
 from tailrace.client.reading import BatchReader, RecordReader
 from tailrace.client.records import At, Batch as AsyncBatch, K, Record, Slice, V
 from tailrace.client.run import Run, in_main_thread, run
@@ -252,13 +252,7 @@ class Consumer(Generic[K, V]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            self.close()
-        except Exception as error:
-            if exc is None:
-                raise
-            if error is not exc:
-                exc.add_note(f"also failed: {error}")
+        close_after(self.close, exc)
 
     def close(self) -> None:
         """Stop reading; whoever waits gets UsageError T055. Safe to call again."""

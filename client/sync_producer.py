@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Generic, Self
 
 from tailrace.client import delivery, producer as async_producer
-from tailrace.client.portal import Portal
+from tailrace.client.portal import Portal, close_after
 from tailrace.client.records import Headers, K, RecordMetadata, V
 from tailrace.client.shapes import ProducerHealth
 from tailrace.protocol import texts_client
@@ -30,13 +30,7 @@ class Producer(Generic[K, V]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            self.close()
-        except Exception as error:
-            if exc is None:
-                raise
-            if error is not exc:
-                exc.add_note(f"also failed: {error}")
+        close_after(self.close, exc)
 
     def send(
         self,
