@@ -35,7 +35,7 @@ class PartitionRecord:
 
     key_first: int  # the range of xxh3-64(key) it owns, inclusive (D7)
     key_last: int
-    replicas: tuple[str, ...]  # broker ids, the preferred leader first
+    replicas: tuple[str, ...]  # broker ids as wanted, the preferred leader first
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,8 @@ class Leadership:
     leader: str | None
     leader_epoch: int  # rises by one with each election (S9); 0: never opened yet
     isr: tuple[str, ...]
-    elr: tuple[str, ...] = ()
+    elr: tuple[str, ...] = ()  # left the ISR below its minimum, yet hold all that counts (R9)
+    replicas: tuple[str, ...] = ()  # who holds a copy now, or fills one: wanted ones and leftovers
     revision: int = 0
 
     def elected(self, broker_id: str) -> "Leadership":
@@ -116,6 +117,7 @@ class Leadership:
                 "leader_epoch": self.leader_epoch,
                 "isr": self.isr,
                 "elr": self.elr,
+                "replicas": self.replicas,
             }
         )
 
@@ -127,6 +129,7 @@ class Leadership:
             document["leader_epoch"],
             tuple(document["isr"]),
             tuple(document["elr"]),
+            tuple(document.get("replicas", document["isr"])),
             revision,
         )
 

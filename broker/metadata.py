@@ -42,8 +42,11 @@ class Watch(Protocol):
 class MetadataStore(Protocol):
     async def get(self, key: str) -> Entry | None: ...
 
-    async def list(self, prefix: str) -> Sequence[Entry]:
-        """All entries whose key starts with ``prefix``, by key, as of one revision."""
+    async def list(self, prefix: str, since: int = 0) -> Sequence[Entry]:
+        """All entries whose key starts with ``prefix``, by key, as of one revision.
+
+        With ``since`` only those written by a later revision; what was deleted does not show.
+        """
         ...
 
     async def txn(

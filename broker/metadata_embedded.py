@@ -53,14 +53,13 @@ class EmbeddedStore:
         found = await self._query("SELECT key, value, revision FROM entries WHERE key = ?", key)
         return found[0] if found else None
 
-    async def list(self, prefix: str) -> Sequence[Entry]:
+    async def list(self, prefix: str, since: int = 0) -> Sequence[Entry]:
+        select = "SELECT key, value, revision FROM entries WHERE revision > ?"
         if not prefix:
-            return await self._query("SELECT key, value, revision FROM entries ORDER BY key")
+            return await self._query(f"{select} ORDER BY key", since)
         after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
         return await self._query(
-            "SELECT key, value, revision FROM entries WHERE key >= ? AND key < ? ORDER BY key",
-            prefix,
-            after,
+            f"{select} AND key >= ? AND key < ? ORDER BY key", since, prefix, after
         )
 
     async def txn(

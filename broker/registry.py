@@ -118,7 +118,9 @@ class Registry:
         The partitions' keys come first: until the topic's own key stands, they mean nothing.
         """
         fresh = {
-            (topic.topic_id, partition): Leadership(None, 0, record.replicas)
+            (topic.topic_id, partition): Leadership(
+                None, 0, isr=record.replicas, replicas=record.replicas
+            )
             for partition, record in enumerate(topic.partitions)
         }
         leaderships = await self._put(fresh)

@@ -128,10 +128,11 @@ class SimMeta:
         await self._travel()
         return self._keep.entries.get(key)
 
-    async def list(self, prefix: str) -> list[Entry]:
+    async def list(self, prefix: str, since: int = 0) -> list[Entry]:
         await self._travel()
         entries = self._keep.entries
-        return [entries[key] for key in sorted(entries) if key.startswith(prefix)]
+        found = [entries[key] for key in sorted(entries) if key.startswith(prefix)]
+        return [entry for entry in found if entry.revision > since]
 
     async def txn(
         self,

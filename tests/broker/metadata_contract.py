@@ -57,6 +57,20 @@ class MetadataContract:
 
         self.run(check)
 
+    def test_a_list_can_leave_out_what_is_known_by_its_revision(self) -> None:
+        async def check(store: MetadataStore) -> None:
+            await store.txn([], {"a/1": b"1", "a/2": b"2", "a/3": b"3"})
+            known = await store.txn([], {"a/2": b"2+"})
+            assert known is not None
+            assert await store.list("a/", since=known) == []
+            last = await store.txn([], {"a/1": b"1+", "b/1": b""}, ["a/3"])
+            assert [entry.key for entry in await store.list("a/", since=known)] == ["a/1"]
+            assert [entry.key for entry in await store.list("", since=known)] == ["a/1", "b/1"]
+            assert last is not None
+            assert await store.list("", since=last) == []
+
+        self.run(check)
+
     def test_a_transaction_applies_only_if_every_compare_holds(self) -> None:
         async def check(store: MetadataStore) -> None:
             revision = await store.txn([("k", 0)], {"k": b"1"})
