@@ -195,7 +195,7 @@ class Server:
             directory = await self._watched(lambda: run(self._open_directory))
             try:
                 await self._watched(lambda: run(self._prepare, directory))
-                store = await self._world.open_metadata(directory.path)
+                store = await self._world.open_metadata(directory.path, services)
                 try:
                     await self._run_on(directory, store, http, services, task_status)
                 finally:

@@ -4,6 +4,8 @@ import os
 import random
 import time
 
+import trio
+
 from tailrace.broker.heavy import ProcessHeavy
 from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.metadata_embedded import EmbeddedStore
@@ -29,7 +31,7 @@ def system_world() -> World:
     clock = SystemClock()
     offload = ThreadOffload()
 
-    async def open_metadata(directory: str) -> MetadataStore:
+    async def open_metadata(directory: str, _: trio.Nursery) -> MetadataStore:
         return await EmbeddedStore.open(f"{directory}/metadata.sqlite", offload, clock)
 
     def rng(name: str) -> random.Random:

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeVar
 
+import trio
+
 from tailrace.broker.metadata import MetadataStore
 from tailrace.protocol.messages import Api, WireError
 from tailrace.protocol.seams import Clock, Transport
@@ -177,7 +179,8 @@ def never(name: str, probability: float) -> bool:
 class World:
     """What a broker is given instead of the operating system.
 
-    Each of ``open_metadata``'s stores is closed by the broker; ``pid`` names the process in the
+    ``open_metadata`` takes the data directory's path and a nursery that outlives the store, for
+    what the store does in the background; the broker closes it. ``pid`` names the process in the
     lock file; ``rng(name)`` gives one stream of random numbers per name.
     """
 
@@ -186,7 +189,7 @@ class World:
     disk: Disk
     offload: Offload
     heavy: Heavy
-    open_metadata: Callable[[str], Awaitable[MetadataStore]]  # of the data directory's path
+    open_metadata: Callable[[str, trio.Nursery], Awaitable[MetadataStore]]
     rng: Callable[[str], random.Random]
     maybe: Callable[[str, float], bool] = never
     faults: Callable[[Api], Fault | None] = no_faults

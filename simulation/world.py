@@ -120,7 +120,7 @@ class SimNode:
         """The seams of one process on this machine."""
         start = str(self.starts)
 
-        async def open_metadata(directory: str) -> MetadataStore:
+        async def open_metadata(directory: str, _: trio.Nursery) -> MetadataStore:
             self.keep.end_all_leases()
             return SimMeta(self.keep, life)
 

@@ -181,7 +181,7 @@ class Machine:
         if self.data_dir:
             self._disk = ProbedDisk(self._unsynced, life)
 
-        async def open_metadata(directory: str) -> MetadataStore:
+        async def open_metadata(directory: str, _: trio.Nursery) -> MetadataStore:
             if self.data_dir is None:
                 self._keep.end_all_leases()
                 return SimMeta(self._keep, life)

@@ -381,8 +381,8 @@ def test_a_change_that_failed_is_made_good_by_the_next(
 
 
 def losing(world: World, stores: list[LosesReplies]) -> World:
-    async def open_metadata(directory: str) -> MetadataStore:
-        stores.append(LosesReplies(await world.open_metadata(directory)))
+    async def open_metadata(directory: str, nursery: trio.Nursery) -> MetadataStore:
+        stores.append(LosesReplies(await world.open_metadata(directory, nursery)))
         return stores[-1]  # type: ignore[return-value]
 
     return replace(world, open_metadata=open_metadata)
