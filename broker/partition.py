@@ -7,13 +7,15 @@ Invariants:
 - ``unacked`` holds exactly the batches with acks=all between the high watermark and the log's
   end, in order of arrival; a batch leaves it once, by the watermark (S1) or by an error;
 - nobody reads at or above the high watermark (S12);
+- only the leader takes batches, and only its high watermark follows the log by itself;
 - an offline partition serves nothing and appends nothing.
 """
 
 import logging
 from collections import deque
 from contextlib import suppress
-from typing import Protocol
+from dataclasses import replace
+from typing import Literal, Protocol
 
 import trio
 
@@ -35,6 +37,8 @@ log = logging.getLogger("tailrace.broker.partition")
 AHEAD_AGAIN_BYTES = 2 * 1024 * 1024  # appended since zeros were last written ahead
 AHEAD_START_BYTES = AHEAD_AGAIN_BYTES - 65_536  # one that is hardly used gets no zeros
 OLD_MS = 7 * 86_400_000  # event times older than that are counted, not refused (R20)
+
+Role = Literal["leader", "follower", "none"]
 
 
 class Producing(Protocol):
@@ -85,6 +89,8 @@ class Partition:
         log: Log,
         metrics: TopicMetrics,
         room: Room,
+        *,
+        broker_id: str,
     ) -> None:
         self.topic = topic.name
         self.internal = topic.internal
@@ -93,6 +99,8 @@ class Partition:
         self.config = config
         self.log = log
         self.metrics = metrics
+        self.broker_id = broker_id  # this broker's
+        self.role: Role = "none"  # until the metadata store has said who leads
         self.leadership = Leadership(None, 0, ())
         # Until everything recovered is synced nothing of it is shown (S12): see ``advance``.
         self.replica = Replica(0, config.durability, log.start)
@@ -123,12 +131,51 @@ class Partition:
         """Batches whose producers wait for the high watermark."""
         return len(self._unacked)
 
+    # ── who leads ────────────────────────────────────────────────────────────────────────────
+
     def lead(self, leadership: Leadership) -> None:
         """Begin the epoch in which this broker leads."""
+        assert leadership.leader == self.broker_id, "somebody else is the leader"
         assert leadership.leader_epoch > self.leadership.leader_epoch, "epochs only rise (S9)"
         assert self.log.epochs[-1].epoch == leadership.leader_epoch, "begun in the log first (R8)"
-        self.leadership = leadership
+        self._give_up_lead(leadership)
+        self.role = "leader"
         self.replica.leader_epoch = leadership.leader_epoch
+        self._tell_leader(leadership)
+        self.advance()
+
+    def follow(self, leadership: Leadership) -> None:
+        """Another broker leads, or nobody does: what waited here goes to whoever does.
+
+        The same epoch again is news of the replicas alone.
+        """
+        current = self.leadership
+        assert leadership.leader != self.broker_id, "this broker is the leader"
+        assert leadership.leader_epoch >= current.leader_epoch, "epochs only rise (S9)"
+        if self.role != "follower" or leadership.leader != current.leader:
+            self._give_up_lead(leadership)
+            self._tell_leader(leadership)
+        self.role = "follower"
+        self.leadership = leadership
+
+    def step_down(self) -> None:
+        """Lead no more, without knowing yet who will: as ``follow`` without a leader."""
+        self._give_up_lead(replace(self.leadership, leader=None))
+        self.role = "none"
+
+    def not_leader(self) -> TailraceError:
+        """T032, for whoever takes this broker for the leader."""
+        leader = self.leadership.leader if self.role == "follower" else None
+        return texts.not_leader(self.topic, self.number, broker=self.broker_id, leader=leader)
+
+    def _give_up_lead(self, leadership: Leadership) -> None:
+        """Let everybody who waits for this broker as it was look for the leader."""
+        self.leadership = leadership
+        self.role = "none"
+        self._refuse_all(self.not_leader())
+        self._wake_readers()
+
+    def _tell_leader(self, leadership: Leadership) -> None:
         log.info(
             "%s[%d]: %s leads in epoch %d from offset %d",
             *(self.topic, self.number, leadership.leader, leadership.leader_epoch, self.log.end),
@@ -165,6 +212,9 @@ class Partition:
         gathered, self._gathered = self._gathered, []
         if self.offline is not None:
             _refuse(gathered, self.offline)
+            return
+        if self.role != "leader":
+            _refuse(gathered, self.not_leader())
             return
         epoch, segments = self.leadership.leader_epoch, self.log.segment_count
         try:
@@ -207,6 +257,8 @@ class Partition:
 
     def advance(self) -> None:
         """Let the high watermark follow the log; settle and wake whoever waited for it."""
+        if self.role != "leader":
+            return
         if not self.replica.observe(end=self.log.end, flushed=self.log.flushed):
             return
         high_watermark, log_start = self.high_watermark, self.log.start
@@ -234,12 +286,16 @@ class Partition:
     def fail(self, error: TailraceError) -> None:
         """Go offline: whoever waits gets the error, and so does whoever comes."""
         self.offline = error
+        self._refuse_all(error)
+        self._wake_readers()
+
+    def _refuse_all(self, error: TailraceError) -> None:
+        """Whoever waits here is told."""
         for _, producing, slot, _ in self._unacked:
             producing.refuse(slot, error)
         self._unacked.clear()
         gathered, self._gathered = self._gathered, []
         _refuse(gathered, error)
-        self._wake_readers()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 

@@ -258,7 +258,8 @@ class Shelf:
             self._break(where, topic.name, error)
             return
         partition = Partition(
-            topic, number, opening.config, opened, self._metrics.topic(topic.name), self
+            *(topic, number, opening.config, opened, self._metrics.topic(topic.name), self),
+            broker_id=self._broker_id,
         )
         self._partitions[where] = partition
         partition.advance()

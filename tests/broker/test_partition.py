@@ -14,6 +14,7 @@ from tailrace.broker.partition import Partition
 from tailrace.broker.shelf import log_config
 from tailrace.protocol import texts
 from tailrace.protocol.errors import (
+    NotLeader,
     OffsetOutOfRange,
     OutOfOrderSequence,
     PartitionOffline,
@@ -95,8 +96,9 @@ class Bench:
         )
         topic = new_topic("orders", ID, partitions=1, replicas=None, config={}, broker_id="n1")
         metrics = Metrics(version="0", topics_max=10, clock=lambda: 0.0)
-        self.partition = Partition(topic, 0, config, self.log, metrics.topic("orders"), self)
-        self.partition.advance()
+        self.partition = Partition(
+            *(topic, 0, config, self.log, metrics.topic("orders"), self), broker_id="n1"
+        )
         self.log.begin_epoch(1)
         self.partition.lead(Leadership("n1", 1, ("n1",)))
 
@@ -279,3 +281,22 @@ def test_the_high_watermark_never_falls_when_durability_rises(tmp_path: Path) ->
 def test_epochs_only_rise(bench: Bench) -> None:
     with pytest.raises(AssertionError):
         bench.partition.lead(Leadership("n1", 1, ("n1",)))
+
+
+def test_whoever_waits_is_sent_to_the_new_leader(bench: Bench) -> None:
+    waiting, reader = bench.send(values(b"a")), Reader()
+    bench.partition.park(reader)
+    bench.partition.follow(Leadership("n2", 2, ("n1", "n2")))
+    error = waiting.outcomes[0]
+    assert isinstance(error, NotLeader)
+    assert error.details["leader"] == "n2"
+    assert reader.woken == 1
+    assert isinstance(bench.send(values(b"b"), acks=1).outcomes[0], NotLeader)
+    assert bench.log.end == 1
+
+
+def test_a_high_watermark_stays_where_it_was_when_the_lead_is_lost(bench: Bench) -> None:
+    bench.send(values(b"a"))
+    bench.partition.step_down()
+    bench.sync()
+    assert (bench.partition.role, bench.partition.high_watermark) == ("none", 0)
