@@ -165,8 +165,13 @@ class Partition:
 
     def not_leader(self) -> TailraceError:
         """T032, for whoever takes this broker for the leader."""
-        leader = self.leadership.leader if self.role == "follower" else None
-        return texts.not_leader(self.topic, self.number, broker=self.broker_id, leader=leader)
+        leader = self.leadership.leader
+        return texts.not_leader(
+            self.topic,
+            self.number,
+            broker=self.broker_id,
+            leader=leader if leader != self.broker_id else None,
+        )
 
     def _give_up_lead(self, leadership: Leadership) -> None:
         """Let everybody who waits for this broker as it was look for the leader."""
