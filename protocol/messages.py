@@ -265,7 +265,7 @@ class ProduceResponse:
 
 @dataclass(frozen=True, slots=True)
 class FetchPartition:
-    """What is wanted of one partition. The last three are a follower's (else -1)."""
+    """What is wanted of one partition. From ``last_fetched_epoch`` on: a follower's, else -1."""
 
     topic_id: bytes
     partition: I32
@@ -274,6 +274,8 @@ class FetchPartition:
     leader_epoch: I32  # the epoch the reader knows, -1: not checked
     last_fetched_epoch: I32
     flushed_end: I64
+    high_watermark: I64 = -1  # as the follower knows it: it is told of another one soon
+    cleaned: I64 = -1  # the follower has compacted all below it
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +289,7 @@ class FetchRequest:
     replica_id: str | None  # a follower's broker id, nil for a consumer
     broker_epoch: I64  # a follower's, else -1
     partitions: tuple[FetchPartition, ...]
+    rack: str | None = None  # of a consumer that would read from a follower near it
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,11 +304,18 @@ class FetchResult:
     last_stable_offset: I64
     log_end: I64
     length: Count  # bytes of the body: whole batches, the first may begin below ``offset``
+    diverging_epoch: I32 = -1  # a follower's log is another one behind the end of this epoch,
+    diverging_end: I64 = -1  # which is here: it truncates before it asks again
+    cleaned_min: I64 = -1  # every replica has compacted all below it
+    preferred_replica: str | None = None  # a broker near a consumer: ask it from now on
 
 
 @dataclass(frozen=True, slots=True)
 class FetchResponse:
-    """One result per partition asked, in the request's order; the body is their batches."""
+    """One result per partition asked, in the request's order; the body is their batches.
+
+    A follower hears only of those partitions of which there is news.
+    """
 
     results: tuple[FetchResult, ...]
 
