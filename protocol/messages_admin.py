@@ -133,6 +133,7 @@ class DescribeTopicsRequest:
 
     names: tuple[str, ...] | None  # a missing name fails the request with T010
     internal: bool  # with nil names: internal topics too
+    local: bool = False  # a broker asks: of what the answering one leads, no other is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,8 @@ class DescribeTopicsResponse:
 @dataclass(frozen=True, slots=True)
 class DescribeClusterRequest:
     """Describe the cluster and its brokers."""
+
+    local: bool = False  # a broker asks: of itself alone, no other is asked
 
 
 @dataclass(frozen=True, slots=True)
