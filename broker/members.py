@@ -41,6 +41,7 @@ class BrokerRecord:
     version: str
     since: int  # ms: when its process began to serve
     directory: str  # id of its data directory
+    lease: int = 0  # of this registration: no two are equal byte for byte (R16)
     epoch: int = 0  # revision of its key; 0 while it is not stored
 
     @property
@@ -58,6 +59,7 @@ class BrokerRecord:
             "version": self.version,
             "since": self.since,
             "directory": self.directory,
+            "lease": self.lease,
         }
         return json.dumps(document, separators=(",", ":")).encode()
 
@@ -75,5 +77,6 @@ class BrokerRecord:
             version=document["version"],
             since=document["since"],
             directory=document["directory"],
+            lease=document["lease"],
             epoch=revision,
         )

@@ -181,7 +181,8 @@ class World:
 
     ``open_metadata`` takes the data directory's path and a nursery that outlives the store, for
     what the store does in the background; the broker closes it. ``pid`` names the process in the
-    lock file; ``rng(name)`` gives one stream of random numbers per name.
+    lock file; ``rng(name)`` gives one stream of random numbers per name; ``boottime`` is a clock
+    in seconds that goes on while the machine is suspended: leases are measured by it (R14).
     """
 
     clock: Clock
@@ -191,6 +192,7 @@ class World:
     heavy: Heavy
     open_metadata: Callable[[str, trio.Nursery], Awaitable[MetadataStore]]
     rng: Callable[[str], random.Random]
+    boottime: Callable[[], float] = trio.current_time
     maybe: Callable[[str, float], bool] = never
     faults: Callable[[Api], Fault | None] = no_faults
     pid: int = 0
