@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 
 import trio
 
+from tailrace.broker import election
 from tailrace.broker.catalog import Leadership, Topic
 from tailrace.broker.config import TopicConfig
 from tailrace.broker.metrics import TopicMetrics
@@ -96,6 +97,7 @@ class Partition:
         self.internal = topic.internal
         self.topic_id = topic.topic_id
         self.number = number
+        self.copies = len(topic.partitions[number].replicas)  # as many are wanted
         self.config = config
         self.log = log
         self.metrics = metrics
@@ -103,7 +105,7 @@ class Partition:
         self.role: Role = "none"  # until the metadata store has said who leads
         self.leadership = Leadership(None, 0, ())
         # Until everything recovered is synced nothing of it is shown (S12): see ``advance``.
-        self.replica = Replica(0, config.durability, log.start)
+        self.replica = Replica(config.durability, log.start)
         self.offline: TailraceError | None = None
         self.unsynced_batches = 0
         self.ahead_bytes = AHEAD_START_BYTES  # written since zeros were last written ahead
@@ -140,7 +142,11 @@ class Partition:
         assert self.log.epochs[-1].epoch == leadership.leader_epoch, "begun in the log first (R8)"
         self._give_up_lead(leadership)
         self.role = "leader"
-        self.replica.leader_epoch = leadership.leader_epoch
+        self.replica.lead(
+            leadership,
+            epoch_start=self.log.end,
+            min_isr=election.min_isr(self.config.min_isr, self.copies),
+        )
         self._tell_leader(leadership)
         self.advance()
 
@@ -177,6 +183,7 @@ class Partition:
         """Let everybody who waits for this broker as it was look for the leader."""
         self.leadership = leadership
         self.role = "none"
+        self.replica.follow(leadership)
         self._refuse_all(self.not_leader())
         self._wake_readers()
 
@@ -197,7 +204,7 @@ class Partition:
 
     def reconfigure(self, config: TopicConfig) -> None:
         self.config = config
-        self.replica.durability = config.durability
+        self.replica.reconfigure(config.durability, election.min_isr(config.min_isr, self.copies))
         self.advance()
 
     # ── producing ────────────────────────────────────────────────────────────────────────────
@@ -264,7 +271,7 @@ class Partition:
         """Let the high watermark follow the log; settle and wake whoever waited for it."""
         if self.role != "leader":
             return
-        if not self.replica.observe(end=self.log.end, flushed=self.log.flushed):
+        if not self.replica.observe_own(self.log.end, self.log.flushed):
             return
         high_watermark, log_start = self.high_watermark, self.log.start
         unacked = self._unacked

@@ -27,7 +27,10 @@ WITHOUT: dict[str, set[str]] = {
 }
 PURE_FILES = {
     "protocol": {"shapes", "shaping"},
-    "broker": {"catalog", "forecast", "lag", "limits", "replica", "settings", "config"},
+    "broker": {
+        *("catalog", "cluster_view", "config", "election", "forecast", "lag", "limits", "members"),
+        *("replica", "settings"),
+    },
     "client": {"accumulator", "shapes", "codecs"},
 }
 IMPURE = {"trio", "anyio", "socket", "asyncio", "threading"}

@@ -1,0 +1,125 @@
+"""Who leads a partition, and who may: rules from one stored state to the next (pure).
+
+Every function takes a ``Leadership`` and returns another one with the *same revision*: what the
+compare-and-swap that stores it compares with (S30). None: nothing to change.
+
+- ISR: whoever counts for what is committed. ELR: whoever left the ISR while that was below its
+  minimum; nothing is committed then, so they hold all that ever was (R9, KIP-966).
+- A leader comes from the ISR, else from the ELR; from elsewhere only by an operator's command
+  (R10), which may lose what was acknowledged (S3).
+- Each new leader begins a new epoch (S9). Without a leader the epoch stays.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+
+from tailrace.broker.catalog import Leadership
+
+Test = Callable[[str], bool]  # of a broker id
+
+
+def min_isr(configured: int | None, replicas: int) -> int:
+    """What holds for a topic with so many replicas wanted: "auto" is a majority (R11)."""
+    return configured if configured is not None else replicas // 2 + 1
+
+
+def with_isr(current: Leadership, isr: Iterable[str], need: int) -> Leadership:
+    """The ISR as it shall be; who leaves it below ``need`` stays eligible (R9).
+
+    The members of ``isr`` that were not in it must be known to be complete (R5, or of the ELR).
+    """
+    isr = tuple(isr)
+    pool: Iterable[str] = ()
+    if len(isr) < need:
+        pool = (*current.elr, *(one for one in current.isr if one not in current.elr))
+    return replace(current, isr=isr, elr=tuple(one for one in pool if one not in isr))
+
+
+def fail_over(current: Leadership, need: int, *, alive: Test, may_lead: Test) -> Leadership | None:
+    """Take the dead out of the ISR, and find a leader if there is none among the living.
+
+    The first of the ISR in the order of the replicas that ``may_lead``, else any that lives, else
+    the same of the ELR; else nobody, until one comes back.
+    """
+    changed = with_isr(current, filter(alive, current.isr), need)
+    if changed.leader not in changed.isr:
+        changed = replace(changed, leader=None)
+        chosen = choose(changed.replicas, changed.isr, alive=alive, may_lead=may_lead)
+        if chosen is None:
+            chosen = choose(changed.replicas, changed.elr, alive=alive, may_lead=may_lead)
+            if chosen is not None:
+                changed = with_isr(changed, (*changed.isr, chosen), need)
+        if chosen is not None:
+            changed = changed.elected(chosen)
+    return None if changed == current else changed
+
+
+def choose(
+    order: Iterable[str], among: Collection[str], *, alive: Test, may_lead: Test
+) -> str | None:
+    """The first of ``among`` that should lead, else the first that could."""
+    ordered = list(dict.fromkeys((*(one for one in order if one in among), *among)))
+    living = [one for one in ordered if alive(one)]
+    return next(filter(may_lead, living), None) or next(iter(living), None)
+
+
+def hand_over(current: Leadership, holders: Iterable[str], *, may_lead: Test) -> Leadership | None:
+    """The leader gives the partition to the first of ``holders`` that should lead.
+
+    ``holders``: members of the ISR that have all of its log, so nothing has to be sent again.
+    """
+    fit = [one for one in holders if one in current.isr and one != current.leader]
+    order = (*(one for one in current.replicas if one in fit), *fit)
+    chosen = next(filter(may_lead, order), None)
+    return None if chosen is None else current.elected(chosen)
+
+
+def prefer(current: Leadership, preferred: str, *, may_lead: Test) -> Leadership | None:
+    """Give the partition back to the broker that is to lead it, if that is in sync."""
+    if current.leader in (None, preferred) or preferred not in current.isr:
+        return None
+    return current.elected(preferred) if may_lead(preferred) else None
+
+
+def unclean(current: Leadership, broker_id: str) -> Leadership:
+    """Make one the leader that may lack what was acknowledged: an operator's decision (R10).
+
+    Whatever others hold beyond it is given up. Tell of it: ``data-loss-possible`` (S3).
+    """
+    return replace(current.elected(broker_id), isr=(broker_id,), elr=())
+
+
+def candidates(current: Leadership) -> frozenset[str]:
+    """Who may be elected without losing anything."""
+    return frozenset(current.isr) | frozenset(current.elr)
+
+
+def wiped(current: Leadership, broker_id: str) -> Leadership | None:
+    """The broker came with another data directory: it holds nothing it was counted for (R7).
+
+    Also if nobody is left then: without an operator nobody leads a partition that is lost.
+    """
+    if broker_id not in candidates(current):
+        return None
+    return replace(
+        current,
+        leader=None if current.leader == broker_id else current.leader,
+        isr=tuple(one for one in current.isr if one != broker_id),
+        elr=tuple(one for one in current.elr if one != broker_id),
+    )
+
+
+def restarted_unclean(current: Leadership, broker_id: str) -> Leadership | None:
+    """The broker may have lost what it had not flushed, with a durability that counts that (R7).
+
+    As ``wiped`` while there are other candidates. The last one stays: None; whoever asks tells of
+    it, for what it lost is lost (S3).
+    """
+    if candidates(current) <= {broker_id}:
+        return None
+    return wiped(current, broker_id)
+
+
+def restarted(current: Leadership, broker_id: str) -> Leadership | None:
+    """A new life of the broker that leads, with all its data: a new epoch, before it serves."""
+    return current.elected(broker_id) if current.leader == broker_id else None
