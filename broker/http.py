@@ -1,6 +1,6 @@
-"""HTTP: probes, metrics and the api, by starlette and hypercorn.
+"""HTTP: probes, metrics and the api, by starlette and h11.
 
-The port is bound at once, before hypercorn and starlette are imported (0.2 s, in a thread, while
+The port is bound at once, before h11 and starlette are imported (0.2 s, in a thread, while
 the broker opens its partitions): a probe that comes in meanwhile waits in the backlog and is
 answered with 503 ``recovering`` as soon as there is somebody to answer. So HTTP costs the start of
 a broker next to nothing and is there before recovery begins.
@@ -76,14 +76,7 @@ async def bind(net: ServerNet, address: Address) -> Listener:
 
 def assemble(view: "HttpView", config: Config, token: str | None) -> "HttpServer":
     """What serves the application: all the imports of HTTP."""
-    from hypercorn.config import Config as Settings
-
     from tailrace.broker.http_app import application
     from tailrace.broker.http_server import HttpServer
 
-    settings = Settings()
-    settings.errorlog = logging.getLogger("tailrace.broker.http.hypercorn")
-    settings.errorlog.setLevel(logging.WARNING)
-    settings.accesslog = None
-    settings.include_server_header = False
-    return HttpServer(application(view, config, token), settings, view.metrics)
+    return HttpServer(application(view, config, token), view.metrics)

@@ -104,6 +104,8 @@ class _Application:
             by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
         self._paths = ("/", *PROBES, *METRICS, *by_path)
         routes = [Route(path, self._api(methods)) for path, methods in by_path.items()]
+        # What has no name in its path needs no router: a look-up in its place is what scrapes cost.
+        self._fixed: dict[str, Asgi] = {one.path: one.app for one in routes if "{" not in one.path}
         for path, answer in (
             ("/", self._index),
             ("/livez", self._livez),
@@ -111,13 +113,14 @@ class _Application:
             ("/startupz", self._startupz),
             *((path, self._metrics) for path in METRICS),
         ):
-            routes.append(Route(path, self._plain(answer)))
+            self._fixed[path] = self._plain(answer)
         self._router = Router(routes, redirect_slashes=False, default=self._unknown)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Names may hold a slash: paths are taken apart first and unquoted then.
-        scope["path"] = scope["raw_path"].decode("latin-1")
-        await self._router(scope, receive, send)
+        path = scope["path"] = scope["raw_path"].decode("latin-1")
+        scope["path_params"] = {}
+        await self._fixed.get(path, self._router)(scope, receive, send)
 
     # ── the border ───────────────────────────────────────────────────────────────────────────
 
@@ -137,11 +140,14 @@ class _Application:
         return self._guarded(respond)
 
     def _api(self, methods: Mapping[str, Endpoint]) -> "_Border":
+        allowed = sorted({*methods, "HEAD"} if "GET" in methods else methods)
+
         async def respond(scope: Scope, receive: Receive) -> Response:
             self._check_access(scope)
-            endpoint = methods.get(scope["method"])
+            method: str = scope["method"]
+            endpoint = methods.get("GET" if method == "HEAD" else method)
             if endpoint is None:
-                raise _not_allowed(scope, sorted(methods))
+                raise _not_allowed(scope, allowed)
             return await self._call(endpoint, scope, receive)
 
         return self._guarded(respond)
@@ -253,6 +259,8 @@ class _Border:
             scope["answer"] = account
             try:
                 response = await self._respond(scope, receive)
+                if scope["method"] == "HEAD":
+                    response = _head(response)
                 response = self._held(scope, response, account)
             except Gone:
                 return
@@ -296,9 +304,11 @@ class _Border:
 
 def headers_in(scope: Scope) -> dict[str, str]:
     """Names in lower case; of one that comes twice the first."""
-    found: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        found.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+    found: dict[str, str] | None = scope.get("by_name")
+    if found is None:
+        found = scope["by_name"] = {}
+        for name, value in scope["headers"]:
+            found.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
     return found
 
 
@@ -310,6 +320,8 @@ def _path_values(scope: Scope) -> dict[str, str]:
 
 
 def _query_values(scope: Scope) -> list[tuple[str, str]]:
+    if not scope["query_string"]:
+        return []
     try:
         text = scope["query_string"].decode("ascii")
         found = parse_qsl(
@@ -353,6 +365,13 @@ def _encode(document: object) -> bytes:
         return msgspec.json.encode(document)
     except UnicodeEncodeError:  # the name of a file may be none
         return compact(to_json(document)).encode(errors="replace")
+
+
+def _head(response: Response) -> Response:
+    """Its head: what streams or waits for its reader is not begun."""
+    plain = Response(status_code=response.status_code)
+    plain.raw_headers = response.raw_headers
+    return plain
 
 
 def _json(document: object, status: int = 200) -> Response:

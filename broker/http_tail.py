@@ -100,6 +100,7 @@ class TailResponse(Response):
         account: Account,
     ) -> None:
         super().__init__()
+        self.raw_headers = list(HEADERS)
         self._account = account
         self._feeds = feeds
         self._session = Session(tail)
@@ -113,7 +114,9 @@ class TailResponse(Response):
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
-                await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+                await send(
+                    {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                )
                 stream = _Stream(send)
                 try:
                     await self._tail(stream)

@@ -21,6 +21,7 @@ from tailrace.broker.http_guard import (
 from tailrace.broker.server import Ready, Server
 from tailrace.protocol.errors import ConnectError, RequestTimeout
 from tests.broker.browsing import Browser, browse
+from tests.broker.harness import connected
 
 TOPICS = "/api/v1/topics"
 
@@ -180,10 +181,26 @@ def test_with_a_token_the_host_does_not_matter_but_the_token_does(tmp_path: Path
     browse(tmp_path, use, token="s3cret")
 
 
+def test_a_head_is_that_of_get_and_begins_nothing(tmp_path: Path) -> None:
+    async def use(browser: Browser, server: Server, ready: Ready) -> None:
+        async with connected(ready) as client:
+            await client.create("t")
+        for path in (TOPICS, f"{TOPICS}/t", f"{TOPICS}/t/records?partition=0", f"{TOPICS}/none"):
+            told, shown = await browser.ask("HEAD", path), await browser.get(path)
+            assert (told.status, told.body) == (shown.status, b""), path
+            for name in ("content-type", "content-length"):
+                assert told.headers[name] == shown.headers[name]
+        told = await browser.ask("HEAD", f"{TOPICS}/t/tail")
+        assert (told.status, told.body) == (200, b"")
+        assert told.headers["content-type"].startswith("text/event-stream")
+
+    browse(tmp_path, use)
+
+
 def test_what_a_path_does_not_take_is_named(tmp_path: Path) -> None:
     async def use(browser: Browser, server: Server, ready: Ready) -> None:
         answer = await browser.ask("PUT", TOPICS)
-        assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
+        assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, POST")
         assert answer.error == "T062: /api/v1/topics does not take PUT"
         assert (await browser.ask("POST", "/livez")).status == 405
         for content_type in ("text/plain", "application/x-www-form-urlencoded", "", "json"):

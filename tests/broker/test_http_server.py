@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import trio
-from hypercorn.config import Config as Settings
 
-from tailrace.broker import http_server
+from tailrace.broker import http_connection, http_server
 from tailrace.broker.http_server import HttpServer
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.system import system_world
@@ -24,6 +23,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/read":
         while (message := await receive()).get("more_body"):
             length += len(message["body"])
+        if message["type"] == "http.disconnect":
+            return
     headers = [] if scope["path"] == "/big" else [(b"content-length", b"1")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     while scope["path"] == "/big":
@@ -40,9 +41,7 @@ def serve(
 
     async def main() -> None:
         metrics = Metrics(version="0", topics_max=1, clock=trio.current_time)
-        settings = Settings()
-        settings.errorlog = None
-        server = HttpServer(application, settings, metrics)
+        server = HttpServer(application, metrics)
         listener = await system_world().net.listen("127.0.0.1", 0, tls=None)
         try:
             async with trio.open_nursery() as nursery:
@@ -129,13 +128,13 @@ def test_with_none_idle_the_new_one_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_who_is_silent_or_slow_with_its_head_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(http_connection, "KEEP_ALIVE_S", 0.05)
 
     async def use(server: HttpServer, port: int) -> None:
         async with await connect(port) as silent:
             assert await rest(silent) == b""
-        monkeypatch.setattr(http_server, "KEEP_ALIVE_S", 1_000.0)
-        monkeypatch.setattr(http_server, "HEADER_S", 0.05)
+        monkeypatch.setattr(http_connection, "KEEP_ALIVE_S", 1_000.0)
+        monkeypatch.setattr(http_connection, "HEADER_S", 0.05)
         async with await connect(port) as slow:
             await slow.send_all(b"GET / HTTP/1.1\r\nX-")
             assert b"200" not in await rest(slow)
@@ -144,7 +143,7 @@ def test_who_is_silent_or_slow_with_its_head_is_closed(monkeypatch: pytest.Monke
 
 
 def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "WRITE_STALL_S", 0.05)
+    monkeypatch.setattr(http_connection, "WRITE_STALL_S", 0.05)
 
     async def use(server: HttpServer, port: int) -> None:
         async with await connect(port) as stream:
@@ -167,7 +166,7 @@ def test_a_stop_does_not_wait_for_who_does_not_read() -> None:
 
 
 def test_an_unread_body_does_not_cost_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "DISCARD_S", 1_000.0)
+    monkeypatch.setattr(http_connection, "DISCARD_S", 1_000.0)
 
     async def use(server: HttpServer, port: int) -> None:
         async with await connect(port) as stream:
@@ -175,10 +174,69 @@ def test_an_unread_body_does_not_cost_the_answer(monkeypatch: pytest.MonkeyPatch
             head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
             await stream.send_all(head.encode() + b"x" * length)
             assert (await rest(stream)).startswith(b"HTTP/1.1 200")
-        monkeypatch.setattr(http_server, "DISCARD_S", 0.05)
+        monkeypatch.setattr(http_connection, "DISCARD_S", 0.05)
         async with await connect(port) as stream:
             await stream.send_all(head.encode() + b"x" * 10_000)
             assert (await rest(stream)).startswith(b"HTTP/1.1 200")
+
+    serve(use)
+
+
+def test_who_waits_to_send_a_body_is_told_to_or_refused() -> None:
+    async def use(server: HttpServer, port: int) -> None:
+        expecting = b"Host: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        async with await connect(port) as stream:
+            await stream.send_all(b"POST /read HTTP/1.1\r\n" + expecting)
+            with trio.fail_after(20):
+                told = await stream.receive_some(65_536)
+            assert told.startswith(b"HTTP/1.1 100 ")
+            assert told.endswith(b"\r\n\r\n")
+            await stream.send_all(b"12345")
+            assert (await first(stream)).endswith(b"\r\n\r\n5")
+            await stream.send_all(GET)  # the connection goes on
+            assert (await first(stream)).startswith(b"HTTP/1.1 200")
+        async with await connect(port) as stream:
+            await stream.send_all(b"POST / HTTP/1.1\r\n" + expecting)
+            answer = await first(stream)  # of an application that does not want it
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" in answer.lower()
+
+    serve(use)
+
+
+def test_requests_that_come_together_are_answered_in_turn() -> None:
+    async def use(server: HttpServer, port: int) -> None:
+        post = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n123"
+        async with await connect(port) as stream:
+            last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            await stream.send_all((GET + post) * 50 + last)
+            answers = (await rest(stream)).split(b"HTTP/1.1 ")
+            bodies = [one.partition(b"\r\n\r\n")[2] for one in answers]
+            assert bodies == [b"", *[b"0", b"3"] * 50, b"0"]
+
+    serve(use)
+
+
+def test_a_head_is_answered_without_a_body() -> None:
+    async def use(server: HttpServer, port: int) -> None:
+        async with await connect(port) as stream:
+            await stream.send_all(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+            with trio.fail_after(20):
+                head = await stream.receive_some(65_536)
+            assert b"content-length: 1\r\n" in head
+            assert head.endswith(b"\r\n\r\n")
+            await stream.send_all(GET)
+            assert (await first(stream)).startswith(b"HTTP/1.1 200")
+
+    serve(use)
+
+
+def test_a_body_that_is_none_is_refused() -> None:
+    async def use(server: HttpServer, port: int) -> None:
+        async with await connect(port) as stream:
+            head = b"POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await stream.send_all(head + b"3\r\nabc\r\nxyz\r\n")
+            assert (await rest(stream)).startswith(b"HTTP/1.1 400")
 
     serve(use)
 

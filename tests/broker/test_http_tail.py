@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from tailrace.broker import http_server, http_tail, tail as tail_module
+from tailrace.broker import http_connection, http_tail, tail as tail_module
 from tailrace.broker.feeds import Feeds
 from tailrace.broker.record_reading import RecordReader
 from tailrace.broker.server import Ready, Server
@@ -283,7 +283,7 @@ def test_a_stop_of_the_broker_ends_tails_at_once(tmp_path: Path) -> None:
 def test_a_reader_that_takes_nothing_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_server, "WRITE_STALL_S", 0.05)
+    monkeypatch.setattr(http_connection, "WRITE_STALL_S", 0.05)
 
     async def use(browser: Browser, server: Server, ready: Ready) -> None:
         topic_id = await create(ready)
