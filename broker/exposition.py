@@ -14,6 +14,7 @@ that, as Prometheus does, sees every text new.
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import accumulate
 
 import trio
 
@@ -80,19 +81,24 @@ def pieces(metrics: Metrics, *, detailed: bool) -> Iterator[str]:
     for _ in read(metrics, readings, detailed=detailed):
         yield ""
     lines: list[str] = []
-    for spec in TABLE:
+    for spec, comment in COMMENTS:
         if spec.detailed and not detailed:
             continue
-        lines += (
-            f"# HELP {PREFIX}{spec.name} {spec.doc}\n",
-            f"# TYPE {PREFIX}{spec.name} {spec.kind}\n",
-        )
+        lines.append(comment)
         for some in _samples(metrics, spec, readings.of.get(spec.name)):
             lines += some
             if len(lines) >= LINES:
                 yield "".join(lines)
                 lines.clear()
     yield "".join(lines)
+
+
+def _comment(spec: Spec) -> str:
+    name = PREFIX + spec.name
+    return f"# HELP {name} {spec.doc}\n# TYPE {name} {spec.kind}\n"
+
+
+COMMENTS = tuple((spec, _comment(spec)) for spec in TABLE)
 
 
 def _samples(metrics: Metrics, spec: Spec, worked_out: Labelled | None) -> Iterator[list[str]]:
@@ -125,16 +131,25 @@ def _head(name: str, labels: Sequence[str], values: Sequence[str]) -> str:
 
 
 def _histogram(spec: Spec, values: tuple[str, ...], one: Histogram) -> list[str]:
+    """Its lines; those of the last time, if nothing was observed since: of most it is so."""
+    seen = (sum(one.counts), one.total)
+    if one.lines_of != seen:
+        one.heads = one.heads or _heads(spec, values, one)
+        numbers = (*accumulate(one.counts), *seen)
+        pairs = zip(one.heads, numbers, strict=True)
+        one.lines = [f"{head}{_number(number)}\n" for head, number in pairs]
+        one.lines_of = seen
+    return one.lines
+
+
+def _heads(spec: Spec, values: tuple[str, ...], one: Histogram) -> tuple[str, ...]:
     name, labels = PREFIX + spec.name, spec.labels
-    lines: list[str] = []
-    below = 0
-    for bound, count in zip((*one.bounds, math.inf), one.counts, strict=True):
-        below += count
-        head = _head(f"{name}_bucket", (*labels, "le"), (*values, _number(bound)))
-        lines.append(f"{head}{_number(below)}\n")
-    lines.append(f"{_head(f'{name}_count', labels, values)}{_number(below)}\n")
-    lines.append(f"{_head(f'{name}_sum', labels, values)}{_number(one.total)}\n")
-    return lines
+    buckets = [
+        _head(f"{name}_bucket", (*labels, "le"), (*values, _number(bound)))
+        for bound in (*one.bounds, math.inf)
+    ]
+    ends = [_head(f"{name}_{end}", labels, values) for end in ("count", "sum")]
+    return (*buckets, *ends)
 
 
 def _number(value: float) -> str:

@@ -44,14 +44,17 @@ class Series:
 
 
 class Histogram:
-    """Observations by upper bound."""
+    """Observations by upper bound. ``heads`` and ``lines`` are exposition.py's."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "heads", "lines", "lines_of", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)  # the last: above every bound
         self.total = 0.0
+        self.heads: tuple[str, ...] = ()  # of its lines
+        self.lines: list[str] = []  # as they were when so much was observed:
+        self.lines_of: tuple[int, float] | None = None  # count and total
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
