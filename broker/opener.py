@@ -13,6 +13,7 @@ import trio
 from tailrace.broker.health import Health
 from tailrace.broker.world import World
 from tailrace.protocol.units import counted, format_size
+from tailrace.storage.epochs import EpochHistory
 from tailrace.storage.log import Log
 from tailrace.storage.opening import (
     Beginning,
@@ -68,7 +69,19 @@ async def open_logs(
 
 async def begin_epochs(world: World, epochs: Mapping[Log, int]) -> dict[Log, OSError]:
     """Leader epochs begin at the ends of these logs, durably (R8); where that failed. T093."""
-    group = {log: Beginning(world.disk, log, epoch) for log, epoch in epochs.items()}
+    return await _begin(
+        world, {log: Beginning.leading(world.disk, log, epoch) for log, epoch in epochs.items()}
+    )
+
+
+async def follow_epochs(world: World, epochs: Mapping[Log, EpochHistory]) -> dict[Log, OSError]:
+    """The same for followers, before the first batch of an epoch that is not their own."""
+    return await _begin(
+        world, {log: Beginning(world.disk, log, history) for log, history in epochs.items()}
+    )
+
+
+async def _begin(world: World, group: dict[Log, Beginning]) -> dict[Log, OSError]:
     everyone = list(group.values())
     await _in_threads(world, stage_epochs, everyone)
     await _settle(world, everyone)

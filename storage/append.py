@@ -48,6 +48,7 @@ class Placed(NamedTuple):
     header: BatchHeader
     base_offset: int
     next_offset: int
+    append_time: int
 
 
 class Group:
@@ -61,6 +62,47 @@ class Group:
         self.buffers: list[memoryview] = []
         self.placed: list[Placed] = []
         self.size_bytes = 0
+
+
+class Placing:
+    """Where batches go, one behind the other: which begin a new segment."""
+
+    __slots__ = ("_base", "_config", "_length", "_since", "groups", "offset", "position")
+
+    def __init__(self, config: LogConfig, active: Segment) -> None:
+        self.groups: list[Group] = []
+        self.offset = active.next_offset  # of the next batch
+        self.position = active.size_bytes
+        self._config = config
+        self._base = active.base_offset  # of the segment that the next batch goes into
+        self._length = active.length
+        self._since = active.first_append_time
+
+    def place(self, header: BatchHeader, base: int, following: int, append_time: int) -> Group:
+        """The group that the batch joins: the last one, unless a segment ends before it."""
+        size_bytes = header.size_bytes
+        rolls = self.position > 0 and self._is_full(size_bytes, following, append_time)
+        if rolls:
+            self._base, self.position = base, 0
+            self._length, self._since = self._config.segment_bytes, -1
+        if self._since < 0:
+            self._since = append_time
+        if rolls or not self.groups:
+            self.groups.append(Group(base, rolls=rolls))
+        group = self.groups[-1]
+        group.placed.append(Placed(header, base, following, append_time))
+        group.size_bytes += size_bytes
+        self.position += size_bytes
+        self.offset = following
+        return group
+
+    def _is_full(self, size_bytes: int, following: int, append_time: int) -> bool:
+        age_max = self._config.segment_age_ms
+        return (
+            self.position + size_bytes > self._length
+            or following - self._base > OFFSETS_MAX
+            or (age_max is not None and append_time - self._since >= age_max)
+        )
 
 
 class AppendPlan:
@@ -80,18 +122,18 @@ class AppendPlan:
     ) -> None:
         self.producers = producers
         self.results: list[Appended | TailraceError] = []
-        self.groups: list[Group] = []
+        self._placing = Placing(config, active)
         self._name = name
         self._seed = seed
         self._config = config
         self._leader_epoch = leader_epoch
         self._now_ms = now_ms
         self._append_time = append_time
-        self._offset = active.next_offset
-        self._base = active.base_offset  # of the segment that the next batch goes into
-        self._position = active.size_bytes
-        self._length = active.length
-        self._since = active.first_append_time
+
+    @property
+    def groups(self) -> list[Group]:
+        """What is to be written."""
+        return self._placing.groups
 
     def take(self, batches: Sequence[memoryview]) -> None:
         """Plan these batches, in order."""
@@ -110,7 +152,7 @@ class AppendPlan:
         self._check_size(header)
         if (sent := self.producers.check(header)) is not None:
             return Appended(sent.base_offset, sent.next_offset, sent.append_time, duplicate=True)
-        base, time = self._offset, self._append_time
+        base, time = self._placing.offset, self._append_time
         patch(
             entry,
             seed=self._seed,
@@ -119,35 +161,9 @@ class AppendPlan:
             append_time=time,
         )
         following = base + header.last_offset_delta + 1
-        group = self._group(header, base, following)
-        size = len(entry)
-        group.buffers.append(entry)
-        group.placed.append(Placed(header, base, following))
-        group.size_bytes += size
-        self._position += size
-        self._offset = following
+        self._placing.place(header, base, following, time).buffers.append(entry)
         self.producers.add(header, base, time)
         return Appended(base, following, time)
-
-    def _group(self, header: BatchHeader, base: int, following: int) -> Group:
-        """The group that the batch joins: the last one, unless a segment ends before it."""
-        rolls = self._position > 0 and self._is_full(header.size_bytes, following)
-        if rolls:
-            self._base, self._position = base, 0
-            self._length, self._since = self._config.segment_bytes, -1
-        if self._since < 0:
-            self._since = self._append_time
-        if rolls or not self.groups:
-            self.groups.append(Group(base, rolls=rolls))
-        return self.groups[-1]
-
-    def _is_full(self, size_bytes: int, following: int) -> bool:
-        age_max = self._config.segment_age_ms
-        return (
-            self._position + size_bytes > self._length
-            or following - self._base > OFFSETS_MAX
-            or (age_max is not None and self._append_time - self._since >= age_max)
-        )
 
     def _check_size(self, header: BatchHeader) -> None:
         """Refuse what surely holds a record above the limit; columns stay closed."""

@@ -40,6 +40,7 @@ class Kind(IntEnum):
     CLEANED = 6
     CLOCK = 7
     RESUME = 8
+    RESET = 9
 
 
 def encode(kind: Kind, body: bytes | bytearray) -> bytes:

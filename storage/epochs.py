@@ -46,6 +46,17 @@ class EpochHistory:
         self._entries.append(EpochStart(epoch, offset))
         return True
 
+    def found(self, epoch: int, offset: int) -> bool:
+        """A follower's log goes on at its end ``offset`` with a batch of ``epoch``: whatever else
+        was to begin there has left nothing. Whether that changes anything."""
+        kept = [entry for entry in self._entries if entry.start_offset < offset]
+        assert not kept or kept[-1].epoch <= epoch, "epochs never fall along a log (S9)"
+        if not kept or kept[-1].epoch < epoch:
+            kept.append(EpochStart(epoch, offset))
+        changed = kept != self._entries
+        self._entries = kept
+        return changed
+
     def truncate_to(self, offset: int) -> bool:
         """Forget epochs that begin beyond the log end ``offset``; whether there were any."""
         kept = [entry for entry in self._entries if entry.start_offset <= offset]

@@ -10,25 +10,23 @@
   trust when the log was opened is verified before its first read (R24).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from tailrace.protocol.batch import header_seed
 from tailrace.protocol.errors import TailraceError
-from tailrace.storage import checkpoint
+from tailrace.storage import checkpoint, reset
 from tailrace.storage.append import Appended, AppendPlan, Group, LogConfig
 from tailrace.storage.disk import Disk
-from tailrace.storage.epochs import EpochHistory, EpochStart, encode_epochs
-from tailrace.storage.glance import Glance
-from tailrace.storage.maintenance import Maintenance, StartMove, SwapJob, TrimJob
+from tailrace.storage.epochs import EpochHistory, encode_epochs
+from tailrace.storage.maintenance import Maintenance, SwapJob, TrimJob
 from tailrace.storage.marks import Mark
-from tailrace.storage.producers import ProducerTable
+from tailrace.storage.readable import ReadableLog
 from tailrace.storage.reader import LogSlice, Reader
 from tailrace.storage.recovery import Recovered, RecoveryReport, recover
-from tailrace.storage.retention import SegmentFacts
+from tailrace.storage.replicating import ReplicaPlan
 from tailrace.storage.rewrite import Rewritten, SegmentSource
 from tailrace.storage.rounds import SyncPoint, Unsynced, sync_round
-from tailrace.storage.segment import Quarantine
 from tailrace.storage.segments import Segments
 from tailrace.storage.sidecars import Sidecars
 from tailrace.storage.tail import Tail
@@ -37,7 +35,7 @@ from tailrace.storage.truncate import truncate
 __all__ = ["Appended", "Log", "LogConfig", "LogSlice", "RecoveryReport"]
 
 
-class Log:
+class Log(ReadableLog):
     """See the module. Made by ``open``; not used after ``close``."""
 
     def __init__(
@@ -148,64 +146,6 @@ class Log:
         found.producers.expire(now_ms)
         return cls(disk, path, name=name, broker=broker, seed=seed, config=config, recovered=found)
 
-    # ── facts ────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def start(self) -> int:
-        """The first offset that may be read; may stand inside a segment, or in a batch."""
-        return self._maintenance.start
-
-    @property
-    def start_moves(self) -> Iterable[StartMove]:
-        """How the start went up since the log was opened, the newest last; a few are kept."""
-        return self._maintenance.moves
-
-    @property
-    def end(self) -> int:
-        """The next offset to be written."""
-        return self._segments.active.next_offset
-
-    @property
-    def flushed(self) -> int:
-        """All offsets below are durable."""
-        return self._unsynced.flushed
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(segment.size_bytes for segment in self._segments)
-
-    @property
-    def segment_count(self) -> int:
-        return len(self._segments)
-
-    @property
-    def last_append_time(self) -> int | None:
-        """In ms; None while nothing was ever appended."""
-        return self._tail.append_time if self._tail.append_time >= 0 else None
-
-    @property
-    def epochs(self) -> Sequence[EpochStart]:
-        """Which leader epoch began at which offset; empty before the first."""
-        return self._epochs.entries
-
-    @property
-    def producers(self) -> ProducerTable:
-        """To be read only."""
-        return self._producers
-
-    @property
-    def quarantined(self) -> list[Quarantine]:
-        """Damaged ranges, by offset: never served, never removed."""
-        return self._reader.holes
-
-    def segments(self) -> list[SegmentFacts]:
-        """For retention: oldest first, the active one last."""
-        return [segment.facts() for segment in self._segments]
-
-    def segments_since(self, offset: int) -> Iterator[SegmentFacts]:
-        """The segment that holds an offset, and all behind it."""
-        return (segment.facts() for segment in self._segments.since(offset))
-
     # ── appending ────────────────────────────────────────────────────────────────────────────
 
     def begin_epoch(self, epoch: int) -> None:
@@ -246,10 +186,38 @@ class Log:
         )
         plan.take(batches)
         if plan.groups:
-            self._tail.write(plan.groups, time, self._config)
+            self._tail.write(plan.groups, self._config)
             plan.producers.commit()
             self._sidecars.appended(self._segments.active, self._producers)
         return plan.results
+
+    def plan_replica(self, batches: memoryview, *, leader_epoch: int) -> ReplicaPlan:
+        """What taking over these whole batches of a leader in this epoch will do: they are
+        verified here. ``plan.epochs``, if any, is best made durable for many logs at once first.
+
+        Raises ReplicaRefused, and BeginsBelow of it.
+        """
+        return ReplicaPlan(
+            batches,
+            self._seed,
+            self._config,
+            self._segments.active,
+            self._epochs,
+            append_time=self._tail.append_time,
+            leader_epoch=leader_epoch,
+        )
+
+    def append_replica(self, plan: ReplicaPlan) -> None:
+        """Write them at the end as they are, in one gathered write. Errors are ``append``'s."""
+        self._tail.ready()
+        assert plan.begins_at == self.end, "the log changed since it was planned"
+        if plan.epochs is not None and plan.epochs is not self._epochs:
+            checkpoint.write(self._disk, f"{self.path}/epochs", encode_epochs(plan.epochs))
+            self._epochs = plan.epochs
+        if plan.groups:
+            self._tail.write(plan.groups, self._config)
+            plan.replay(self._producers)
+            self._sidecars.appended(self._segments.active, self._producers)
 
     def expire_producers(self, now_ms: int) -> int:
         """Forget producers that were silent for a day; how many they were."""
@@ -270,7 +238,7 @@ class Log:
         if active.next_offset == active.base_offset:
             return False
         group = Group(active.next_offset, rolls=True)
-        self._tail.write([group], self._tail.append_time, self._config)
+        self._tail.write([group], self._config)
         self._sidecars.appended(self._segments.active, self._producers)
         return True
 
@@ -312,50 +280,6 @@ class Log:
         except OSError as error:
             raise self._tail.sync_failed(error) from error
         self.mark_synced(point)
-
-    # ── reading ──────────────────────────────────────────────────────────────────────────────
-
-    def read(self, offset: int, bytes_max: int, up_to: int) -> LogSlice:
-        """Whole batches from the one that holds ``offset`` on, all below ``up_to``.
-
-        At most ``bytes_max`` bytes, but the first batch whole even if it is larger; stops before
-        a quarantined range and before a segment that is still to be verified. Empty at
-        ``up_to``. Raises OffsetOutOfRange T041 and CorruptBatch T035.
-        """
-        return self._reader.read(self.start, offset, bytes_max, min(up_to, self.end))
-
-    def offset_for_time(self, time_ms: int, up_to: int) -> tuple[int, int] | None:
-        """The first batch below ``up_to`` appended at or after a time: its offset, append time.
-
-        The offset is never below the log start. None: there is no such batch.
-        """
-        return self._reader.offset_for_time(self.start, time_ms, up_to)
-
-    def glance(self, offset: int) -> Glance | None:
-        """When the first record at or above an offset was appended; None: there is none yet.
-
-        Cheap, and nothing to read by (``storage.glance``). Raises ``OSError``.
-        """
-        return self._reader.glance(max(offset, self.start))
-
-    def verify_pending(self, offset: int) -> Callable[[], None] | None:
-        """Work to run in a thread before ``offset`` is first read, if its segment needs it.
-
-        What is damaged is quarantined by it. ``read`` would do the same work on the spot.
-        """
-        return self._reader.pending(offset) if self.start <= offset < self.end else None
-
-    def doubt(self, offset: int) -> None:
-        """Damage was found in the segment that holds ``offset``: no read before it is verified."""
-        if self.start <= offset < self.end:
-            self._reader.doubt(offset)
-
-    def doubtful_for_time(self, time_ms: int) -> int | None:
-        """An offset for ``verify_pending``, before ``offset_for_time`` looks at its segment.
-
-        None: nothing needs to be verified first. Ask again when it was: the search may go on.
-        """
-        return self._reader.doubtful_for_time(self.start, time_ms)
 
     # ── trimming and rewriting (storage.maintenance) ─────────────────────────────────────────
 
@@ -435,6 +359,32 @@ class Log:
             flushed=self.flushed,
             offset=offset,
         )
+        self._reopen()
+
+    def truncate_for(self, epoch: int, end: int) -> None:
+        """A leader's log is another one behind ``end``, where its ``epoch`` ends: remove what this
+        one holds behind the end of that epoch (R1). Otherwise as ``truncate_to``."""
+        self.cut_back(min(end, self._epochs.end_of(epoch, self.end).start_offset))
+
+    def cut_back(self, offset: int) -> None:
+        """``truncate_to``, and to before the log start if need be: then the log is empty."""
+        if offset >= self.end:
+            return
+        if offset >= self.start and self._reader.boundary(offset)[2] >= self.start:
+            self.truncate_to(offset)
+        else:
+            self.reset_to(offset)
+
+    def reset_to(self, offset: int) -> None:
+        """Remove everything, durably: an empty log that starts at ``offset``. As ``truncate_to``.
+
+        An ``OSError`` leaves the log to the next attempt, or start: nothing may be read until then.
+        """
+        self._tail.ready()
+        reset.begin(self._disk, self.path, offset)
+        self._reopen()
+
+    def _reopen(self) -> None:
         self._unsynced.close()
         self._segments.release_all()
         self._adopt(

@@ -98,16 +98,23 @@ class Unopened(Candidate):
 
 
 class Beginning(Candidate):
-    """A leader epoch is to begin at the end of a log (R8), which nobody else uses meanwhile."""
+    """A log is to have these epochs, before a batch of the last one (R8). Nobody else changes the
+    log meanwhile."""
 
-    def __init__(self, disk: Disk, log: Log, epoch: int) -> None:
+    def __init__(self, disk: Disk, log: Log, epochs: EpochHistory) -> None:
         super().__init__(disk, Unsettled())
         self._log = log
-        self._epochs = EpochHistory(log.epochs)
-        self._changed = self._epochs.begin(epoch, log.end)
+        self._epochs = epochs
+
+    @classmethod
+    def leading(cls, disk: Disk, log: Log, epoch: int) -> "Beginning":
+        """This broker's own epoch as the leader begins at the end of the log."""
+        epochs = EpochHistory(log.epochs)
+        epochs.begin(epoch, log.end)
+        return cls(disk, log, epochs)
 
     def stage(self) -> None:
-        if self._changed:
+        if self._epochs.entries != self._log.epochs:
             path = f"{self._log.path}/epochs"
             self.unsettled.stage(self.disk, path, encode_epochs(self._epochs))
 
@@ -166,7 +173,7 @@ def settle(group: Sequence[Candidate]) -> None:
 
 def begin_epochs(disk: Disk, epochs: Mapping[Log, int]) -> dict[Log, OSError]:
     """Begin leader epochs, here and now; where that failed. BrokerError T093."""
-    group = {log: Beginning(disk, log, epoch) for log, epoch in epochs.items()}
+    group = {log: Beginning.leading(disk, log, epoch) for log, epoch in epochs.items()}
     stage_epochs(group.values())
     settle(list(group.values()))
     return end_epochs(group)

@@ -20,7 +20,7 @@ The flushed mark says up to where the log was durable, and what its segment adds
 from dataclasses import dataclass
 from typing import Literal
 
-from tailrace.storage import checkpoint, marks
+from tailrace.storage import checkpoint, marks, reset
 from tailrace.storage.adoption import Adoption
 from tailrace.storage.disk import Disk, File
 from tailrace.storage.epochs import EpochHistory, decode_epochs, encode_epochs
@@ -163,6 +163,8 @@ class Recovery:
         """Read the small files, estimate what else there is to be read. ``OSError``, T093."""
         complete(self.disk, self.path)
         self._names = self._list()
+        if reset.complete(self.disk, self.path, self._names):
+            self._names = self._list()
         self._bases = numbered(self._names, "", ".log")
         self._read_marks(self._names, self._bases)
         self._resumes = read_resumes(self.disk, self.path, self._names)

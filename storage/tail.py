@@ -53,7 +53,7 @@ class Tail:
             self._stray()
             self._stray = None
 
-    def write(self, groups: list[Group], append_time: int, config: LogConfig) -> None:
+    def write(self, groups: list[Group], config: LogConfig) -> None:
         """Put planned batches at the end; ``OSError``: nothing has changed."""
         active = self._segments.active
         made: list[Segment] = []
@@ -75,7 +75,7 @@ class Tail:
             if group.rolls:
                 self._save_index(self._segments.roll(segment))
                 self._unsynced.named()
-            for header, base_offset, next_offset in group.placed:
+            for header, base_offset, next_offset, append_time in group.placed:
                 segment.add(
                     header.size_bytes,
                     base_offset,
@@ -84,8 +84,8 @@ class Tail:
                     header.record_count,
                     config.index_interval_bytes,
                 )
+                self.append_time = append_time
             self._unsynced.wrote(segment)
-        self.append_time = append_time
 
     def write_ahead(self, bytes_max: int) -> int:
         """See ``Log.write_ahead``."""
