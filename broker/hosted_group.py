@@ -125,6 +125,19 @@ class HostedGroup:
         for one in list(self._overdue):
             self._send_away(one, error)
 
+    def turn_away(self, error: TailraceError) -> None:
+        """Whoever waits gets the error, and looks for the coordinator anew."""
+        for one in dict.fromkeys([*self._overdue, *self._held.values()]):
+            self._put_down(one)
+            one.call.fail(error)
+
+    def drop(self, error: TailraceError) -> None:
+        """Another broker has the group from now on; as ``turn_away``, and nothing is due here."""
+        self.turn_away(error)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def forget(self) -> None:
         """The group is no more. Who waits for an answer gets one."""
         self.group.written = self.group.changes

@@ -1,10 +1,11 @@
 """One partition of an internal topic as the memory of a part of the broker (charter D15).
 
 What has to be remembered is appended, at most one batch at a time, and told of once it is durable;
-at a start it is read again, of each key what was written last. Compaction sees to it that this does
-not become more and more.
+whoever takes the lead reads it again, of each key what was written last. Compaction sees to it that
+this does not become more and more.
 
 Invariants:
+- it is bound to one epoch of this broker's lead: in another one nothing is written or read (T032);
 - a batch is in the log wholly or not at all, so what is written together holds together;
 - the next batch begins only when the one before was settled: the log has them in their order, and
   nothing that came later stands there without what came before.
@@ -14,7 +15,10 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import trio
+
 from tailrace.broker.appender import Appender
+from tailrace.broker.partition import Partition
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.world import Offload
 from tailrace.protocol import texts
@@ -34,12 +38,19 @@ Done = Callable[[TailraceError | None], None]
 
 
 class OffsetsLog:
-    """Appends to one partition and reads it again."""
+    """Appends to one partition and reads it again, while this broker leads it in ``epoch``."""
 
     def __init__(
-        self, shelf: Shelf, appender: Appender, clock: Clock, topic_id: bytes, number: int
+        self,
+        shelf: Shelf,
+        appender: Appender,
+        clock: Clock,
+        topic_id: bytes,
+        number: int,
+        epoch: int,
     ) -> None:
         self.number = number
+        self.epoch = epoch
         self.busy = False  # an append is under way
         self._shelf = shelf
         self._appender = appender
@@ -50,8 +61,9 @@ class OffsetsLog:
     def append(self, records: Mapping[bytes, bytes | None], done: Done) -> None:
         """Write values by key, as one batch; None: a tombstone.
 
-        ``done`` is called once, perhaps before this returns: with None when they are durable, else
-        with what went wrong (T031, T033, T093), and then they are not in the log.
+        ``done`` is called once, perhaps before this returns: with None when they are durable on all
+        in-sync replicas, else with what went wrong (T031, T033, T093), and then they are not in the
+        log. With T032 another broker leads, and they may be in its log.
         """
         assert not self.busy, "one append at a time"
         assert records, "nothing to append"
@@ -68,21 +80,30 @@ class OffsetsLog:
             done(error)
 
         try:
-            partition = self._shelf.serving(self._topic_id, self.number)
+            partition = self.led()
         except TailraceError as error:
             settled(error)
             return
         self._appender.add(partition, memoryview(bytearray(entry)), _Writing(settled), 0)
 
-    async def replay(self, offload: Offload) -> dict[bytes, bytes]:
-        """The last value of each key; in chunks, off the event loop. T031, T033.
-
-        A damaged range is named and passed over: what it held counts as never written.
-        """
+    def led(self) -> Partition:
+        """The partition. T031, T033; T032 if this broker does not lead it in this epoch."""
         partition = self._shelf.serving(self._topic_id, self.number)
+        if partition.role != "leader" or partition.leadership.leader_epoch != self.epoch:
+            raise partition.not_leader()
+        return partition
+
+    async def replay(self, offload: Offload) -> dict[bytes, bytes]:
+        """The last value of each key; in chunks, off the event loop. T031, T032, T033.
+
+        Waits until the high watermark is past all that an earlier leader may have acknowledged
+        (R12). A damaged range is named and passed over: what it held counts as never written.
+        """
+        while (partition := self.led()).replica.shown_high_watermark is None:
+            await _moved(partition)
         values: dict[bytes, bytes] = {}
         offset = partition.log.start
-        while offset < partition.high_watermark:
+        while offset < self.led().high_watermark:
             try:
                 await partition.verify(offset, offload)
                 piece = partition.read(offset, READ_BYTES)
@@ -108,6 +129,26 @@ class OffsetsLog:
         """Whether nothing was ever written, as far as it can be seen."""
         partition = self._shelf.get(self._topic_id, self.number)
         return partition is not None and partition.serving and partition.log.end == 0
+
+
+async def _moved(partition: Partition) -> None:
+    """Return when the high watermark has moved, or somebody else leads, or nobody serves it."""
+    waker = _Waker()
+    partition.park(waker)
+    try:
+        await waker.woken.wait()
+    finally:
+        partition.unpark(waker)
+
+
+class _Waker:
+    """Who waits, as the partition sees a reader."""
+
+    def __init__(self) -> None:
+        self.woken = trio.Event()
+
+    def wake(self) -> None:
+        self.woken.set()
 
 
 class _Writing:

@@ -7,7 +7,9 @@ Invariants:
   and a group's state never before an entry that was decided earlier;
 - an entry is answered by ``done`` once, when it is durable or when it failed; one that failed takes
   with it all that were decided after it, as they were decided on top of it;
-- the state of a group is written until it is: nobody is told of it before.
+- the state of a group is written until it is: nobody is told of it before;
+- a shard lives for one epoch of this broker's lead: with the lead goes all of it, and whoever waits
+  is told to look for the coordinator anew (T032). The next epoch begins with what the log says.
 """
 
 import logging
@@ -32,6 +34,7 @@ BATCH_RECORDS = 5_000
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 5.0
 RECORD_BYTES = 16  # of a record beside key and value, about
+NOT_LEADER = "T032"
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +61,7 @@ class Shard:
         self.groups: dict[str, HostedGroup] = {}
         self.loaded = False
         self.refusal: TailraceError | None = None  # why it could not be loaded yet
+        self.gone: TailraceError | None = None  # this broker leads it no more
         self._timers = timers
         self._wake = wake
         self._flush = flush
@@ -69,7 +73,9 @@ class Shard:
 
     def submit(self, entry: Entry) -> None:
         """Write it, or refuse it at once while nothing can be written."""
-        if self._failure is not None and not entry.lasting:
+        if self.gone is not None:
+            _refuse(entry, self.gone)
+        elif self._failure is not None and not entry.lasting:
             entry.done(self._failure)
         elif not entry.records and not self._entries and not self.log.busy:
             entry.done(None)  # nothing is under way that it would have to wait for
@@ -80,6 +86,8 @@ class Shard:
 
     def changed(self, hosted: HostedGroup) -> None:
         """Its state has to be written."""
+        if self.gone is not None:
+            return
         self._changed[hosted] = self._submitted
         if self._failure is not None:
             hosted.stuck = self._failure
@@ -87,12 +95,25 @@ class Shard:
 
     def forget(self, hosted: HostedGroup) -> None:
         """It is deleted: what of it was still to be written is not."""
-        del self.groups[hosted.group.name]
+        self.groups.pop(hosted.group.name, None)
         self._changed.pop(hosted, None)
+
+    def drop(self, error: TailraceError) -> None:
+        """Another broker leads: let go of everything; who waits gets the error (T032)."""
+        if self.gone is not None:
+            return
+        self.gone, self.loaded = error, False
+        entries, self._entries = self._entries, deque()
+        self._changed.clear()
+        for entry in entries:
+            _refuse(entry, error)
+        groups, self.groups = self.groups, {}
+        for hosted in groups.values():
+            hosted.drop(error)
 
     def write(self) -> None:
         """Begin to write what there is, unless a write is under way or must wait."""
-        if self.log.busy or self._failure is not None:
+        if self.log.busy or self._failure is not None or self.gone is not None:
             return
         records: dict[bytes, bytes | None] = {}
         size_bytes = 0
@@ -127,6 +148,12 @@ class Shard:
         error: TailraceError | None,
     ) -> None:
         """The write came to its end."""
+        if error is not None and (self.gone is not None or error.code == NOT_LEADER):
+            for entry in entries:
+                _refuse(entry, error)
+            self.drop(error)
+            self._flush()
+            return
         if error is not None:
             self._failed(entries, states, error)
             return
@@ -140,7 +167,8 @@ class Shard:
         for entry in entries:
             entry.done(None)
         for hosted, changes in states:
-            hosted.written(changes)
+            if self.gone is None:
+                hosted.written(changes)
         if self._entries or self._changed:
             self._wake()
 
@@ -173,6 +201,12 @@ class Shard:
     def _try_again(self) -> None:
         self._failure = None
         self._wake()
+
+
+def _refuse(entry: Entry, error: TailraceError) -> None:
+    """A lasting one is left to whoever leads now: it finds the same to be done."""
+    if not entry.lasting:
+        entry.done(error)
 
 
 def _size_bytes(record: tuple[bytes, bytes | None]) -> int:

@@ -12,6 +12,7 @@ from tailrace.broker.metrics import Metrics
 from tailrace.broker.offsets_log import Done, OffsetsLog
 from tailrace.broker.offsets_shard import BATCH_RECORDS, Entry, Shard
 from tailrace.broker.timers import Timers
+from tailrace.protocol import texts
 from tailrace.protocol.errors import TailraceError
 from tests.broker.grouping import HELLO, request, shapes, who
 
@@ -108,3 +109,48 @@ def test_a_state_is_not_written_before_what_was_decided_earlier() -> None:
     stage.drain()
     written = [state_key("app") in batch for batch in stage.log.batches[before:]]
     assert written == [False, True]
+
+
+# ── the lead is lost ─────────────────────────────────────────────────────────────────────────
+
+
+def lost() -> TailraceError:
+    return texts.not_leader("__offsets", 0, broker="b1", leader="b2")
+
+
+def test_with_the_lead_everything_that_waits_is_told_to_look_elsewhere() -> None:
+    stage = Stage()
+    told: list[TailraceError | None] = []
+    stage.shard.submit(Entry({b"a": b"1"}, told.append))
+    stage.shard.write()
+    stage.shard.submit(Entry({b"b": b"2"}, told.append))
+    stage.shard.submit(Entry({b"c": None}, told.append, lasting=True))
+    stage.log.settle(lost())
+    assert [error and error.code for error in told] == ["T032", "T032"]
+    assert not stage.shard.groups
+    stage.shard.submit(Entry({b"d": b"3"}, told.append))
+    stage.shard.write()
+    assert told[-1] is not None
+    assert not stage.log.busy
+    assert len(stage.log.batches) == 1
+
+
+def test_what_was_durable_before_the_lead_was_lost_is_acknowledged() -> None:
+    stage = Stage()
+    told: list[TailraceError | None] = []
+    stage.shard.submit(Entry({b"a": b"1"}, told.append))
+    stage.shard.write()
+    stage.shard.drop(lost())
+    stage.log.settle()
+    assert told == [None]
+
+
+def test_a_deletion_under_way_when_the_lead_goes_is_told_so_once() -> None:
+    stage = Stage()
+    stage.drain()
+    told = stage.delete()
+    stage.shard.write()
+    stage.shard.drop(lost())
+    if stage.log.busy:
+        stage.log.settle(lost())
+    assert [error and error.code for error in told] == ["T032"]
