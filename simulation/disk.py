@@ -85,6 +85,25 @@ class Folder:
         return left
 
 
+class Witness:
+    """Is told what becomes of files that have a name, after it was done. Here it takes no note."""
+
+    def written(self, path: str, content: Content, position: int, end: int) -> None:
+        """Bytes of a file were written; where they end, after an error perhaps too early."""
+
+    def resized(self, path: str, content: Content, size: int) -> None:
+        """A file has another size, or the same again."""
+
+    def removed(self, path: str, content: Content) -> None:
+        """A file lost its name."""
+
+    def renamed(self, source: str, target: str) -> None:
+        """A file or folder has another name."""
+
+    def other_disk(self) -> None:
+        """Power failed, or the disk was exchanged: anything may have changed."""
+
+
 class Platter:
     """The disk itself. ``ordered=False``: a power cut drops all that is not synced, nothing else.
 
@@ -103,6 +122,7 @@ class Platter:
         self.owners: dict[str, Life] = {}  # lock files
         # Told of every file that is about to lose its name, whoever still has it open.
         self.on_removed: Callable[[str, Content], None] = lambda path, content: None
+        self.witness: Witness = Witness()
         self._ordered = ordered
 
     @property
@@ -119,6 +139,16 @@ class Platter:
             self.used_bytes = sum(_stored(inode) for inode in _files(self.root))
             self.owners.clear()
             self.failing_syncs = 0
+        self.witness.other_disk()
+
+    def wipe(self) -> None:
+        """Another disk, an empty one, takes its place; whoever used the old one must be dead."""
+        with self.lock:
+            self.root = Folder()
+            self.used_bytes = 0
+            self.owners.clear()
+            self.failing_syncs = 0
+        self.witness.other_disk()
 
     def crashed(self, pick: Pick) -> "Platter":
         """A copy as a power cut now would leave it; this platter stays as it is."""
@@ -212,8 +242,10 @@ class SimFile:
             until = self._platter.take_space(content, end)
             if until < end:
                 content.write([b"".join(buffers)[: max(0, until - position)]], position)
+                self._platter.witness.written(self._path, content, position, until)
                 raise OSError(errno.ENOSPC, "No space left on device", self._path)
             content.write(buffers, position)
+        self._platter.witness.written(self._path, content, position, end)
 
     def read(self, length: int, position: int) -> bytes:
         self._life.check()
@@ -240,6 +272,7 @@ class SimFile:
             before = _stored(self.inode)
             self.inode.content.resize(length)
             self._platter.used_bytes += _stored(self.inode) - before
+        self._platter.witness.resized(self._path, self.inode.content, length)
 
     def close(self) -> None:
         pass
@@ -341,6 +374,7 @@ class SimDisk:
         else:
             new.change({new_name: node})
             old.change({old_name: None})
+        self.platter.witness.renamed(source, target)
 
     def remove(self, path: str) -> None:
         self._life.check()
@@ -348,8 +382,11 @@ class SimDisk:
         folder = self.platter.find(parent)
         if isinstance(folder, Folder) and name in folder.entries:
             self._life.step()
-            self._forget(path, folder.entries[name])
+            node = folder.entries[name]
+            self._forget(path, node)
             folder.change({name: None})
+            if isinstance(node, Inode):
+                self.platter.witness.removed(path, node.content)
 
     def remove_directory(self, path: str) -> None:
         self._life.check()

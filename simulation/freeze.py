@@ -1,14 +1,17 @@
-"""A simulated client process that stands still: as after SIGSTOP, none of its code runs.
+"""A simulated process that stands still: as after SIGSTOP, none of its code runs.
 
-Each of its tasks is driven by ``drive``. While the process is frozen timers end, bytes arrive and
-locks are handed on as always, but whoever is woken by that goes on only after the thaw. So a member
-of a group can be silent for longer than its session, and finish then what it was about.
+Each of its tasks is driven by ``drive``, which a client calls for its tasks and which ``adopt``
+does for every task that is spawned where ``FREEZER`` is set. While the process is frozen timers
+end, bytes arrive and locks are handed on as always, but whoever is woken by that goes on only
+after the thaw. So a member of a group can be silent for longer than its session, and finish then
+what it was about; and so can a broker.
 """
 
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import ContextVar
 from types import coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import trio
 
@@ -59,6 +62,16 @@ class FreezableClient(Client):
 
     async def _drive(self, fn: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         await self.freezer.drive(fn(*args))
+
+
+FREEZER: ContextVar[Freezer] = ContextVar("FREEZER")  # of the process that a task belongs to
+
+
+def adopt(task: trio.lowlevel.Task) -> None:
+    """For a task that was spawned just now: it stands still whenever its process does."""
+    freezer = task.context.get(FREEZER)
+    if freezer is not None:
+        task.coro = cast(Any, freezer.drive(task.coro))
 
 
 @coroutine

@@ -23,6 +23,7 @@ BACKLOG = 128
 FIRST_FREE_PORT = 49_152
 
 Tap = Callable[["Connection", bool, bytes], None]  # connection, to the client?, bytes
+Wall = Callable[[str, str], bool]  # source, target -> whether nothing passes
 
 
 class Connection:
@@ -191,6 +192,7 @@ class SimNet:
         self._off: set[str] = set()  # machines without power
         self._refusing: set[str] = set()
         self._held: set[str] = set()
+        self._wall: Wall | None = None
         self._numbers = itertools.count(1)
         self._ports = itertools.count(FIRST_FREE_PORT)
 
@@ -206,7 +208,7 @@ class SimNet:
         if key not in self._links:
             rng = seeded(self._seed, "link", source, target)
             self._links[key] = Link(rng, delay_min=self.delay_min, delay_mean=self.delay_mean)
-            self._links[key].cut = bool({source, target} & self._held)
+            self._links[key].cut = bool({source, target} & self._held) or self._walled(*key)
         return self._links[key]
 
     def links(self) -> Iterable[Link]:
@@ -224,9 +226,22 @@ class SimNet:
                 self.cut(one, other)
                 self.cut(other, one)
 
+    def wall(self, wall: Wall | None) -> None:
+        """Cut all links, also those of hosts that come later, of which ``wall`` says so; all others
+        pass. One wall at a time; None: no more."""
+        self._wall = wall
+        for ends, link in self._links.items():
+            cut = bool({*ends} & self._held) or self._walled(*ends)
+            if cut != link.cut:
+                link.cut = cut
+
+    def _walled(self, source: str, target: str) -> bool:
+        return self._wall is not None and self._wall(source, target)
+
     def heal(self) -> None:
         """All links pass again, and no connection breaks by itself any more."""
         self.reset_share = 0.0
+        self._wall = None
         for link in self._links.values():
             link.clogged_until = 0.0
             link.cut = False
@@ -248,6 +263,12 @@ class SimNet:
         """Reset every connection of a host."""
         for connection in self._alive():
             if host in (connection.client.name, connection.server.name):
+                connection.reset()
+
+    def reset_between(self, some: str, other: str) -> None:
+        """Reset every connection between two hosts."""
+        for connection in self._alive():
+            if {connection.client.name, connection.server.name} == {some, other}:
                 connection.reset()
 
     def refuse(self, host: str, on: bool) -> None:

@@ -10,6 +10,10 @@ The oracle decodes nothing but what everybody can see, and shares no state with 
 - S32: what a restart recovers is a prefix of what was written and holds all that was durable;
 - S10, S15 in the log itself: offsets without gaps, each producer's sequences without repeats.
 
+In a cluster each broker has an oracle of its own. They share what was shown to clients (S11 holds
+over elections), a ``ClusterJudge`` hears of every promise, and what no promise covers may be lost
+at a start: a follower cuts off what its leader does not have.
+
 Records may be gone by the time of an acknowledgement: a retry that comes after its answer was lost
 is answered as the first try was, though the record has expired or its topic was deleted meanwhile;
 and an answer for several partitions waits for the last of them. So a batch that is not there now
@@ -21,6 +25,7 @@ starts rose is kept for them (``log_starts``).
 from dataclasses import dataclass, field
 
 import trio
+from xxhash import xxh3_64_intdigest
 
 from tailrace.protocol.batch import header_seed, parse_header
 from tailrace.protocol.codec import decode_message
@@ -28,11 +33,13 @@ from tailrace.protocol.frame import PREAMBLE, FrameLimits, FrameReader
 from tailrace.protocol.messages import (
     ACKS_ALL,
     Api,
+    FetchRequest,
     FetchResponse,
     ProduceRequest,
     ProduceResponse,
 )
 from tailrace.simulation.checkers import Violation
+from tailrace.simulation.cluster_judge import ClusterJudge
 from tailrace.simulation.content import Content
 from tailrace.simulation.disk import Folder, Platter
 from tailrace.simulation.log_files import (
@@ -71,6 +78,7 @@ class Dialogue:
 
     requests: Stream = field(default_factory=Stream)
     answers: Stream = field(default_factory=Stream)
+    following: set[int] = field(default_factory=set[int])  # fetches of another broker
     produced: dict[int, list[tuple[PartitionKey, bytes]]] = field(
         default_factory=dict[int, list[tuple[PartitionKey, bytes]]]
     )
@@ -108,7 +116,14 @@ class Scan:
 class Oracle:
     """See the module. ``violations`` grows as the broker goes wrong."""
 
-    def __init__(self, name: str, platter: Platter, data_dir: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        platter: Platter,
+        data_dir: str,
+        judge: ClusterJudge | None = None,
+        shown: Shown | None = None,
+    ) -> None:
         self.violations: list[Violation] = []
         self.acked_batches = 0
         self.delivered_batches = 0
@@ -119,7 +134,8 @@ class Oracle:
         self._topics = f"{data_dir}/topics"
         self._dialogues: dict[int, Dialogue] = {}
         self._scans: dict[str, Scan] = {}
-        self._high_watermarks: dict[PartitionKey, int] = {}
+        self._judge = judge
+        self._high_watermarks: Shown = {} if shown is None else shown
         self._starts: dict[PartitionKey, int] = {}
         self._left: tuple[Logs, Logs] | None = None  # by the last process: written, durable
         self._removed = Removed(platter, self._topics, self.rot)
@@ -136,13 +152,15 @@ class Oracle:
                     request = decode_message(ProduceRequest, frame.head)
                     self._see_produce(dialogue, frame.correlation_id, request, frame.body)
                 elif frame.api == Api.FETCH:
-                    dialogue.fetching[frame.correlation_id] = dict(self._high_watermarks)
+                    self._see_fetch(dialogue, frame.correlation_id, frame.head)
             return
         dialogue.answers.feed(data)
         while (frame := dialogue.answers.reader.next()) is not None:
             if frame.api == Api.PRODUCE:
                 produced = dialogue.produced.pop(frame.correlation_id, [])
                 self._check_acks(produced, decode_message(ProduceResponse, frame.head))
+            elif frame.api == Api.FETCH and frame.correlation_id in dialogue.following:
+                dialogue.following.discard(frame.correlation_id)
             elif frame.api == Api.FETCH:
                 before = dialogue.fetching.pop(frame.correlation_id, {})
                 response = decode_message(FetchResponse, frame.head)
@@ -165,6 +183,9 @@ class Oracle:
         for key, old in written.items():
             recovered = set(now.get(key, []))
             safe = [e for e in durable.get(key, []) if self._is_lost(key, e, recovered)]
+            if self._judge is not None:
+                end = self._judge.true_end(key)
+                safe = [e for e in safe if parse_header(e).next_offset <= end]
             if safe:
                 at = parse_header(safe[0]).base_offset
                 self._violated("S32", f"{_name(key)}@{at}: {len(safe)} durable batches are lost")
@@ -208,6 +229,13 @@ class Oracle:
         offset = parse_header(entry).base_offset
         return not self._removed.held(key, offset, entry[PAYLOAD_AT:])
 
+    def _see_fetch(self, dialogue: Dialogue, correlation_id: int, head: bytes) -> None:
+        clustered = self._judge is not None
+        if clustered and decode_message(FetchRequest, head).replica_id is not None:
+            dialogue.following.add(correlation_id)
+            return
+        dialogue.fetching[correlation_id] = dict(self._high_watermarks)
+
     def _see_produce(
         self, dialogue: Dialogue, correlation_id: int, request: ProduceRequest, body: memoryview
     ) -> None:
@@ -227,6 +255,11 @@ class Oracle:
         for (key, payload), result in zip(produced, response.results, strict=True):
             if result.error is None:
                 self.acked_batches += 1
+                if self._judge is not None:
+                    records = 1 + int.from_bytes(payload[2:6])  # the last offset's delta
+                    end, check = result.base_offset + records, xxh3_64_intdigest(payload)
+                    self._judge.acked(self._name, key, result.base_offset, end, check)
+                    continue
                 wrong = self._not_durable(key, result.base_offset, payload)
                 if wrong and not self._removed.held(key, result.base_offset, payload):
                     self._violated("S1", f"{_name(key)}@{result.base_offset} acked: {wrong}")
@@ -280,6 +313,8 @@ class Oracle:
                 newest = max(self._high_watermarks.get(key, 0), result.high_watermark)
                 dialogue.shown[key] = max(shown, result.high_watermark)
                 self._high_watermarks[key] = newest
+                if self._judge is not None:
+                    self._judge.promised(self._name, key, result.high_watermark, "showed")
                 if result.log_start > self._starts.get(key, 0):
                     self._starts[key] = result.log_start
                     self.log_starts.append((trio.current_time(), key, result.log_start))

@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import trio
 import trio.abc
 
+from tailrace.simulation.freeze import adopt
+
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
@@ -74,6 +76,7 @@ class Trace(trio.abc.Instrument):
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         self._numbers[task] = next(self._tasks)
+        adopt(task)
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
         self._numbers.pop(task, None)

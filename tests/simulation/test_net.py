@@ -219,3 +219,19 @@ def test_a_dead_receiver_task_does_not_wait_for_ever() -> None:
             pair.server.close()
 
     with_pair(scenario)
+
+
+def test_a_wall_stands_also_before_hosts_that_come_later() -> None:
+    async def main() -> None:
+        net = SimNet(1)
+        early = net.link("a", "b")
+        net.wall(lambda source, target: target == "b")
+        assert early.cut
+        assert net.link("c", "b").cut
+        assert not net.link("b", "c").cut
+        net.wall(lambda source, target: source == "b")
+        assert (early.cut, net.link("b", "c").cut) == (False, True)
+        net.heal()
+        assert not any(link.cut for link in net.links())
+
+    trio.run(main)

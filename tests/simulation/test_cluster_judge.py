@@ -1,0 +1,301 @@
+"""What the judges of the cluster find, each in a small course of events that has it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tailrace.broker.catalog import Leadership, PartitionRecord, Topic, partition_key
+from tailrace.broker.members import BrokerRecord
+from tailrace.broker.metadata import Entry as Stored
+from tailrace.simulation.cluster_judge import ClusterJudge, PartitionFacts
+from tailrace.simulation.content import Content
+from tailrace.simulation.meta import StoreChange
+from tailrace.simulation.replica_logs import Entry, ReplicaLog
+from tailrace.simulation.store_judge import StoreJudge
+
+KEY = (b"t" * 16, 0)
+PATH = partition_key(*KEY)
+CONTENT = Content(ordered=False)
+THREE = ("a", "b", "c")
+LED = Leadership("a", 1, THREE, (), THREE, 10)
+
+
+def batch(base: int, epoch: int = 1, check: int = 7) -> Entry:
+    return Entry(base, base + 10, epoch, check, "f", CONTENT, 0, 0, durable=True)
+
+
+@dataclass
+class FakeLogs:
+    """One broker's disk."""
+
+    of: ReplicaLog = field(default_factory=ReplicaLog)
+
+    def log(self, key: object) -> ReplicaLog:
+        return self.of
+
+    def is_durable(self, entry: Entry) -> bool:
+        return entry.durable
+
+
+class World:
+    def __init__(self, led: Leadership = LED) -> None:
+        self.logs = {name: FakeLogs() for name in THREE}
+        self.judge = ClusterJudge(self.logs, lambda name: True)
+        self.judge.led(KEY, PartitionFacts(led, 2, compacted=False), elected=True)
+
+    def write(self, names: str, entry: Entry) -> None:
+        for name in names:
+            log = self.logs[name].of
+            before = log.entries[-1] if log.entries else None
+            own = replace(entry)
+            log.add(own)
+            self.judge.appended(name, KEY, own, before)
+
+    def lead(self, led: Leadership) -> None:
+        self.judge.led(KEY, PartitionFacts(led, 2, compacted=False), elected=True)
+
+    def found(self) -> set[str]:
+        return {one.invariant for one in self.judge.violations}
+
+
+def test_a_good_course_is_accepted() -> None:
+    world = World()
+    world.write("abc", batch(0))
+    world.judge.acked("a", KEY, 0, 10, 7)
+    world.write("abc", batch(10))
+    world.judge.promised("a", KEY, 20, "showed")
+    world.lead(Leadership("b", 2, ("b", "c"), (), THREE, 11))
+    world.write("bc", batch(20, epoch=2))
+    world.judge.acked("b", KEY, 20, 30, 7)
+    world.judge.acked("b", KEY, 0, 10, 7)  # a repeat
+    assert world.found() == set()
+    assert world.judge.promises == 3
+    assert world.judge.true_end(KEY) == 30
+
+
+def test_an_ack_that_a_candidate_lacks_is_found() -> None:
+    world = World()
+    world.write("ab", batch(0))
+    world.judge.acked("a", KEY, 0, 10, 7)
+    assert world.found() == {"S1"}
+
+
+def test_an_ack_that_is_not_durable_is_found() -> None:
+    world = World()
+    world.write("abc", batch(0))
+    world.logs["c"].of.entries[0].durable = False
+    world.judge.acked("a", KEY, 0, 10, 7)
+    assert world.found() == {"S1"}
+
+
+def test_an_ack_with_too_few_in_the_isr_is_found() -> None:
+    world = World(Leadership("a", 1, ("a",), ("b",), THREE, 10))
+    world.write("a", batch(0))
+    world.judge.acked("a", KEY, 0, 10, 7)
+    assert world.found() == {"S1"}
+
+
+def test_a_wiped_disk_counts_for_nothing() -> None:
+    world = World()
+    world.write("ab", batch(0))
+    world.judge.wiped.add("c")
+    world.judge.acked("a", KEY, 0, 10, 7)
+    assert world.found() == set()
+
+
+def test_a_promise_that_the_leader_itself_cannot_keep_is_found() -> None:
+    world = World()
+    world.write("abc", batch(0))
+    world.judge.promised("a", KEY, 20, "showed")
+    assert world.found() == {"S6"}
+
+
+def test_an_elected_leader_without_everything_is_found() -> None:
+    world = World(Leadership("a", 1, ("a", "b"), (), THREE, 10))
+    world.write("ab", batch(0))
+    world.judge.acked("a", KEY, 0, 10, 7)
+    world.lead(Leadership("c", 2, ("c",), (), THREE, 11))
+    assert world.found() == {"S6"}
+    world.write("c", batch(0, epoch=2))
+    world.judge.acked("c", KEY, 0, 10, 8)
+    assert world.found() == {"S6", "S2"}
+
+
+def test_a_candidate_without_everything_is_found() -> None:
+    world = World(Leadership("a", 1, ("a", "b"), (), THREE, 10))
+    world.write("ab", batch(0))
+    world.judge.acked("a", KEY, 0, 10, 7)
+    world.lead(Leadership("a", 1, THREE, (), THREE, 11))
+    assert world.found() == {"S7"}
+
+
+def test_cutting_what_is_committed_is_found() -> None:
+    world = World()
+    world.write("abc", batch(0))
+    world.judge.acked("a", KEY, 0, 10, 7)
+    world.write("b", batch(10))
+    world.judge.cut("b", KEY, world.logs["b"].of.cut(1))
+    assert world.found() == {"S5"}, "of what b wrote itself"
+    world.judge.cut("b", KEY, world.logs["b"].of.cut(0))
+    assert world.found() == {"S5", "S13"}
+
+
+def test_a_power_cut_that_takes_what_is_committed_is_found() -> None:
+    world = World()
+    world.write("abc", batch(0))
+    world.judge.acked("a", KEY, 0, 10, 7)
+    world.judge.other_disk("b")
+    assert world.found() == set()
+    world.logs["b"].of.cut(0)
+    world.judge.other_disk("b")
+    assert world.found() == {"S1"}
+
+
+def test_logs_that_differ_are_found() -> None:
+    world = World()
+    world.write("a", batch(0))
+    world.write("b", batch(0, check=8))
+    assert world.found() == {"S4"}
+
+
+def test_logs_that_differ_before_a_common_batch_are_found() -> None:
+    world = World()
+    world.write("ab", batch(0))
+    world.write("a", batch(10))
+    world.lead(Leadership("b", 2, THREE, (), THREE, 11))
+    world.write("b", batch(10, epoch=2))
+    world.write("b", batch(20, epoch=2))
+    assert world.found() == set()
+    world.write("a", batch(20, epoch=2))
+    assert world.found() == {"S4"}
+
+
+def test_two_writers_falling_epochs_and_gaps_are_found() -> None:
+    world = World()
+    world.write("b", batch(0))
+    assert world.found() == {"S5"}
+    world = World(replace(LED, leader_epoch=2))
+    world.write("a", batch(0, epoch=2))
+    world.judge.appended("b", KEY, batch(0, epoch=2), batch(-10, epoch=3))
+    assert world.found() == {"S9"}
+    world = World()
+    world.write("a", batch(0))
+    world.write("a", batch(11))
+    assert world.found() == {"S10"}
+
+
+# ── the metadata store ───────────────────────────────────────────────────────────────────────
+
+
+class Store:
+    """A topic of one partition, and three brokers; changes of it as the tap gets them."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.judge = StoreJudge(self.world.judge)
+        self.entries: dict[str, Stored] = {}
+        self.revision = 10
+        topic = Topic("t", KEY[0], {}, (PartitionRecord(0, 2**64 - 1, THREE),), None)
+        self.put({topic.key: topic.to_json()})
+        for name in THREE:
+            self.register(name, "disk")
+        self.put({PATH: LED.to_json()})
+
+    def put(self, puts: Mapping[str, bytes], compare: Mapping[str, int] | None = None) -> None:
+        self.revision += 1
+        if compare is None:
+            compare = {key: self.revision_of(key) for key in puts}
+        before = {key: self.entries.get(key) for key in puts}
+        after = {key: Stored(key, value, self.revision) for key, value in puts.items()}
+        self.entries.update(after)
+        self.judge.tap(StoreChange(compare, before, after))
+
+    def revision_of(self, key: str) -> int:
+        return self.entries[key].revision if key in self.entries else 0
+
+    def register(self, name: str, directory: str) -> None:
+        record = BrokerRecord(name, {}, None, None, "1", 0, directory)
+        self.put({record.key: record.to_json()})
+
+    def change(self, compare: Mapping[str, int] | None = None, **how: Any) -> None:
+        old = Leadership.from_json(self.entries[PATH].value, 0)
+        compare = {PATH: self.revision_of(PATH), **(compare or {})}
+        self.put({PATH: replace(old, **how).to_json()}, compare)
+
+    def found(self) -> set[str]:
+        return self.world.found()
+
+
+def test_elections_and_shrinking_are_accepted() -> None:
+    store = Store()
+    store.change(isr=("a", "b"))
+    store.change(isr=("a",), elr=("b",))
+    store.change(leader=None, isr=(), elr=("a", "b"))
+    store.change(leader="b", leader_epoch=2, isr=("b",), elr=("a",))
+    store.change({"brokers/a": store.revision_of("brokers/a")}, isr=("b", "a"), elr=())
+    assert store.found() == set()
+    assert store.judge.changes == {
+        **{"elections": 1, "leaderless": 1, "isr shrunk": 3, "isr grown": 2}
+    }
+
+
+def test_a_change_without_looking_is_found() -> None:
+    store = Store()
+    store.put({PATH: replace(LED, isr=("a", "b")).to_json()}, {})
+    assert store.found() == {"S30"}
+
+
+def test_epochs_that_jump_or_stand_still_are_found() -> None:
+    store = Store()
+    store.change(leader_epoch=3)
+    assert store.found() == {"S9"}
+    store = Store()
+    store.change(leader="b")
+    assert store.found() == {"S9", "S5"}
+
+
+def test_an_election_from_outside_is_found_unless_it_was_asked_for() -> None:
+    store = Store()
+    store.change(isr=("a", "b"))
+    store.change(leader="c", leader_epoch=2, isr=("c",), elr=("a", "b"))
+    assert store.found() == {"S3"}
+    store = Store()
+    store.judge.unclean.add(KEY)
+    store.change(isr=("a", "b"))
+    store.change(leader="c", leader_epoch=2, isr=("c",), elr=("a", "b"))
+    assert store.found() == set()
+
+
+def test_too_few_candidates_are_found() -> None:
+    store = Store()
+    store.change(isr=("a",))
+    assert store.found() == {"R9"}
+
+
+def test_joining_by_an_old_broker_epoch_is_found() -> None:
+    store = Store()
+    store.change(isr=("a", "b"))
+    old = store.revision_of("brokers/c")
+    store.register("c", "disk")
+    store.change({"brokers/c": old}, isr=THREE)
+    assert store.found() == {"S31"}
+
+
+def test_joining_without_what_the_leader_began_with_is_found() -> None:
+    store = Store()
+    store.change(isr=("a", "b"))
+    store.world.write("ab", batch(0))
+    store.change({"brokers/c": store.revision_of("brokers/c")}, isr=THREE)
+    assert store.found() == set(), "not committed, and of this epoch"
+    store.change(isr=("a", "b"))
+    store.change(leader_epoch=2)
+    store.change({"brokers/c": store.revision_of("brokers/c")}, isr=THREE)
+    assert store.found() == {"S31"}
+
+
+def test_another_disk_in_the_isr_is_found() -> None:
+    store = Store()
+    store.world.judge.wiped.add("c")
+    store.register("c", "another disk")
+    assert store.found() == {"R7"}
+    assert not store.world.judge.wiped
