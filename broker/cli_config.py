@@ -98,7 +98,7 @@ def report_check(console: Console, sources: Sources) -> int:
 
 def check_files(config: Config) -> list[TailraceError]:
     """What is wrong with the files the configuration names."""
-    from tailrace.broker.security import read_token, server_context
+    from tailrace.broker.security import etcd_context, read_password, read_token, server_context
 
     problems: list[TailraceError] = []
     checks: list[Callable[[], object]] = []
@@ -106,6 +106,10 @@ def check_files(config: Config) -> list[TailraceError]:
         checks.append(lambda: server_context(config.security))
     if config.http.bind is not None and config.http.token_file:
         checks.append(lambda: read_token(config.http.token_file))
+    if any(url.startswith("https:") for url in config.cluster.etcd):
+        checks.append(lambda: etcd_context(config.cluster))
+    if config.cluster.etcd_user:
+        checks.append(lambda: read_password(config.cluster))
     for check in checks:
         try:
             check()
@@ -144,6 +148,8 @@ def console_of(ctx: click.Context) -> Console:
 
 
 def toml_value(setting: Setting, text: str) -> str:
-    """A canonical text as TOML: numbers and booleans bare, all else quoted."""
+    """A canonical text as TOML: numbers and booleans bare, lists in brackets, all else quoted."""
+    if list in setting.kind.toml:
+        return json.dumps([part for part in text.split(",") if part])
     bare = text in ("true", "false") or text.isdigit()
     return text if setting.kind.toml and bare else json.dumps(text)

@@ -96,6 +96,20 @@ class TopicConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """[cluster]"""
+
+    metadata: Literal["embedded", "etcd"] = "embedded"
+    etcd: tuple[str, ...] = ()  # all http:// or all https://; not empty with metadata "etcd"
+    prefix: str = "/tailrace"
+    etcd_ca: str = ""
+    etcd_cert: str = ""
+    etcd_key: str = ""
+    etcd_user: str = ""
+    etcd_password_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GroupConfig:
     """[group]"""
 
@@ -160,6 +174,7 @@ class Config:
     listeners: tuple[ListenerConfig, ...]  # sorted by name
     storage: StorageConfig
     topic: TopicConfig
+    cluster: ClusterConfig
     group: GroupConfig
     limits: LimitsConfig
     http: HttpConfig
@@ -264,6 +279,16 @@ def build(values: Mapping[str, Value]) -> Config:
         ),
         topic=build_topic(
             {k.removeprefix("topic."): v for k, v in values.items() if k.startswith("topic.")}
+        ),
+        cluster=ClusterConfig(
+            metadata=get("cluster.metadata"),
+            etcd=get("cluster.etcd"),
+            prefix=get("cluster.prefix"),
+            etcd_ca=get("cluster.etcd_ca"),
+            etcd_cert=get("cluster.etcd_cert"),
+            etcd_key=get("cluster.etcd_key"),
+            etcd_user=get("cluster.etcd_user"),
+            etcd_password_file=get("cluster.etcd_password_file"),
         ),
         group=GroupConfig(
             session_timeout_min_ms=round(get("group.session_timeout_min") * 1000),

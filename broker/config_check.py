@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tailrace.broker.config_values import Value
-from tailrace.broker.kinds import KIB, Address
+from tailrace.broker.kinds import KIB, Address, parse_address
 from tailrace.protocol import texts_config as texts
 from tailrace.protocol.errors import ConfigError
 from tailrace.protocol.units import format_size
@@ -24,6 +24,7 @@ def check(values: Mapping[str, Value]) -> list[ConfigError]:
         *_check_tls_files(values, listeners),
         *_check_loopback(values, listeners),
         *_check_sessions(values),
+        *_check_etcd(values),
         *check_topic(
             {key.removeprefix("topic."): v for key, v in values.items() if key[:6] == "topic."},
             request_size_bytes=values["limits.request_size"].parsed,
@@ -71,6 +72,77 @@ def _check_sessions(values: Mapping[str, Value]) -> Iterator[ConfigError]:
             problem=f"session_timeout_min {low.text} > session_timeout_max {high.text}",
             hint="Lower session_timeout_min or raise session_timeout_max.",
         )
+
+
+def _check_etcd(values: Mapping[str, Value]) -> Iterator[ConfigError]:
+    cluster = {key[8:]: value for key, value in values.items() if key.startswith("cluster.")}
+    given = [value for name, value in cluster.items() if name[:4] == "etcd" and value.parsed]
+    if cluster["metadata"].parsed != "etcd":
+        for one in given[:1]:
+            yield texts.settings_contradict(
+                one.key,
+                origin=one.origin,
+                problem=f"{one.key} is given, and metadata is {cluster['metadata'].text}",
+                hint='Set cluster.metadata = "etcd", or remove it.',
+            )
+        return
+    broker_id, origin = values["broker.id"], cluster["metadata"].origin
+    if broker_id.source == "default":
+        yield texts.settings_contradict(
+            broker_id.key,
+            origin=origin,
+            problem="metadata etcd needs broker.id",
+            hint="Give each broker of the cluster a name of its own.",
+        )
+    urls: Value = cluster["etcd"]
+    if not urls.parsed:
+        yield texts.settings_contradict(
+            urls.key,
+            origin=origin,
+            problem="metadata etcd needs cluster.etcd",
+            hint='Set cluster.etcd = ["http://127.0.0.1:2379"], with every member.',
+        )
+        return
+    yield from _check_etcd_tls(cluster)
+    for first, second in (("etcd_cert", "etcd_key"), ("etcd_user", "etcd_password_file")):
+        if bool(cluster[first].parsed) != bool(cluster[second].parsed):
+            there, missing = (first, second) if cluster[first].parsed else (second, first)
+            yield texts.settings_contradict(
+                cluster[missing].key,
+                origin=cluster[there].origin,
+                problem=f"{there} needs {missing}",
+                hint=f"Set cluster.{missing}, or remove cluster.{there}.",
+            )
+    yield from _check_etcd_password(cluster, values["security.allow_insecure"])
+
+
+def _check_etcd_tls(cluster: Mapping[str, Value]) -> Iterator[ConfigError]:
+    plain = [url for url in cluster["etcd"].parsed if url.startswith("http:")]
+    secure = len(plain) < len(cluster["etcd"].parsed)
+    wants = [name for name in ("etcd_ca", "etcd_cert", "etcd_key") if cluster[name].parsed]
+    if plain and (secure or wants):
+        yield texts.settings_contradict(
+            cluster["etcd"].key,
+            origin=cluster["etcd"].origin,
+            problem=f"{plain[0]} is without TLS, and "
+            + (f"{wants[0]} is given" if wants else "others are https://"),
+            hint="Write all of them as https://, or none, and then without etcd_ca and etcd_cert.",
+        )
+
+
+def _check_etcd_password(cluster: Mapping[str, Value], insecure: Value) -> Iterator[ConfigError]:
+    if not cluster["etcd_user"].parsed or insecure.parsed:
+        return
+    for url in cluster["etcd"].parsed:
+        scheme, _, address = url.partition("://")
+        if scheme == "http" and not parse_address(address).is_loopback:
+            yield texts.settings_contradict(
+                cluster["etcd"].key,
+                origin=cluster["etcd"].origin,
+                problem=f"a password would go to {url} in the clear",
+                hint="Use https://, or set security.allow_insecure = true.",
+            )
+            return
 
 
 def _written(*values: Value) -> str:

@@ -209,7 +209,7 @@ def parse(given: Given, defaults: Mapping[str, str]) -> Value:
 def parse_value(setting: Setting, key: str, value: object, origin: str) -> tuple[str, Any]:
     """(canonical text, parsed value) of what was written; ConfigError T082 or T086."""
     kind = setting.kind
-    text = with_unit("", value) if isinstance(value, Plain) else str(value)
+    text = with_unit("", value) if isinstance(value, Plain) else _text_of(value)
     if text in setting.later_values:
         raise texts.value_later(origin, key, value=text, release=setting.later)
     try:
@@ -219,6 +219,13 @@ def parse_value(setting: Setting, key: str, value: object, origin: str) -> tuple
     except ValueError as error:
         raise texts.setting_invalid(origin, key, value=repr(value), wanted=str(error)) from None
     return kind.text(parsed), parsed
+
+
+def _text_of(value: object) -> str:
+    """A list as its kind parses it; anything else no kind takes."""
+    if isinstance(value, list):
+        return ",".join(map(str, cast(list[object], value)))
+    return str(value)
 
 
 def _unknown(given: Given) -> ConfigError:

@@ -166,7 +166,8 @@ def ratio() -> Kind:
     return Kind("share", parse, lambda value: f"{value:g}", (int, float))
 
 
-def _address(text: str) -> Address:
+def parse_address(text: str) -> Address:
+    """Host and port; ValueError says what it wants."""
     wanted = 'an address such as "127.0.0.1:7400" or "[::1]:7400"'
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -180,7 +181,7 @@ def _address(text: str) -> Address:
 
 
 def _address_or_empty(text: str) -> Address | None:
-    return _address(text) if text else None
+    return parse_address(text) if text else None
 
 
 def _free(text: str) -> Free:
@@ -209,8 +210,29 @@ def is_id(text: str) -> bool:
     return 1 <= len(text) <= 64 and all(c.isascii() and (c.isalnum() or c in "._-") for c in text)
 
 
+def _urls(text: str) -> tuple[str, ...]:
+    wanted = 'addresses such as ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]'
+    urls = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+    for url in urls:
+        scheme, _, address = url.partition("://")
+        _check(scheme in ("http", "https") and "@" not in address, wanted)
+        try:
+            _check(parse_address(address).port > 0, wanted)
+        except ValueError:
+            raise ValueError(wanted) from None
+    _check(len(set(urls)) == len(urls), f"{wanted}, each once")
+    return urls
+
+
+def _prefix(text: str) -> bool:
+    parts = text.split("/")
+    return len(text) <= 255 and len(parts) > 1 and parts[0] == "" and all(map(is_id, parts[1:]))
+
+
 TEXT = text_of()
+URLS = Kind("addresses", _urls, ",".join, (list,))
+PREFIX = text_of('a path such as "/tailrace", of letters, digits, ".", "_", "-" and "/"', _prefix)
 BOOL = Kind("true | false", _bool, lambda value: "true" if value else "false", (bool,))
-ADDRESS = Kind("address", _address, str)
+ADDRESS = Kind("address", parse_address, str)
 ADDRESS_OR_EMPTY = Kind("address", _address_or_empty, lambda value: str(value or ""))
 FREE = Kind("share | size", _free, _free_text)

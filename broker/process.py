@@ -99,7 +99,7 @@ class Process:
         self._sources = sources
         self._announce = announce
         self._handler = handler
-        self._server = Server(system_world(), config)
+        self._server = Server(system_world(config.cluster), config)
         self._reading = trio.Lock()  # one SIGHUP after another
         self._ready = False
         self._stopping = False

@@ -1,12 +1,15 @@
-"""TLS for listeners: TLS 1.2 or newer, no compression, no renegotiation (safety 9.3).
+"""TLS for listeners and to etcd, and the secrets that stand in files.
+
+TLS is 1.2 or newer; listeners have no compression and no renegotiation (safety 9.3).
 
 Which addresses may be bound without TLS (T085) is decided in ``config_check``.
 """
 
 import ssl
 
-from tailrace.broker.config import SecurityConfig
+from tailrace.broker.config import ClusterConfig, SecurityConfig
 from tailrace.protocol import texts_config as texts
+from tailrace.protocol.errors import ConfigError
 
 
 class Certificate:
@@ -67,6 +70,54 @@ def _readable(path: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def etcd_context(cluster: ClusterConfig) -> ssl.SSLContext:
+    """The context of connections to etcd; ConfigError T082 if its files are of no use.
+
+    Reads up to three files.
+    """
+    try:
+        context = ssl.create_default_context(cafile=cluster.etcd_ca or None)
+    except (ssl.SSLError, OSError) as error:
+        raise _unusable("cluster.etcd_ca", cluster.etcd_ca, "no certificates", error) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if cluster.etcd_cert:
+        cert, key = cluster.etcd_cert, cluster.etcd_key
+        try:
+            context.load_cert_chain(cert, key, password=_no_password)
+        except (ssl.SSLError, OSError) as error:
+            path = key if _readable(cert) and not _readable(key) else cert
+            what = f"no certificate that goes with {key}"
+            raise _unusable("cluster.etcd_cert", path, what, error) from error
+    return context
+
+
+def _unusable(key: str, path: str, what: str, error: OSError) -> ConfigError:
+    if not isinstance(error, ssl.SSLError):
+        return texts.file_unreadable(path, reason=error.strerror or str(error))
+    problem = f"{what}: {error.reason or 'not PEM'}"
+    return texts.settings_contradict(key, origin=path, problem=problem, hint="Give it as PEM.")
+
+
+def read_password(cluster: ClusterConfig) -> str:
+    """The password of ``cluster.etcd_user``; ConfigError T082 if there is none in the file."""
+    path = cluster.etcd_password_file
+    try:
+        with open(path, encoding="utf-8") as file:
+            password = file.read(4_097).rstrip("\r\n")
+    except OSError as error:
+        raise texts.file_unreadable(path, reason=error.strerror or str(error)) from error
+    except UnicodeDecodeError:
+        password = ""
+    if not password or len(password) > 4_096 or "\n" in password:
+        raise texts.settings_contradict(
+            "cluster.etcd_password_file",
+            origin=path,
+            problem="holds no password: one line of 1-4,096 characters",
+            hint="Write the password of cluster.etcd_user into it, and nothing else.",
+        )
+    return password
 
 
 def read_token(path: str) -> str:

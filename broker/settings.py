@@ -15,7 +15,9 @@ from tailrace.broker.kinds import (
     GIB,
     KIB,
     MIB,
+    PREFIX,
     TEXT,
+    URLS,
     Kind,
     choice,
     duration,
@@ -248,12 +250,32 @@ _CLUSTER_SECTION = (
         "cluster.metadata",
         choice("embedded", "etcd"),
         "embedded",
-        "Where the cluster's metadata lives: embedded is one broker with its own store.",
-        later=_CLUSTER,
-        later_values=("etcd",),
+        "Where the cluster's metadata lives. embedded: one broker with its own store. etcd: the"
+        " etcd of `etcd`, 3.4 or newer; `broker.id` must be given.",
     ),
-    Setting("cluster.etcd", TEXT, "", "Addresses of etcd.", later=_CLUSTER),
-    Setting("cluster.prefix", TEXT, "/tailrace", "Prefix of the keys in etcd.", later=_CLUSTER),
+    Setting(
+        "cluster.etcd",
+        URLS,
+        "",
+        "Addresses of etcd's members, http:// or https://. In an environment variable: with commas"
+        " between them.",
+    ),
+    Setting(
+        "cluster.prefix",
+        PREFIX,
+        "/tailrace",
+        "Everything in etcd stands below this and a slash; one per cluster.",
+    ),
+    Setting(
+        "cluster.etcd_ca",
+        TEXT,
+        "",
+        "File with the certificates (PEM) that etcd's are signed by; empty: those of the system.",
+    ),
+    Setting("cluster.etcd_cert", TEXT, "", "File with our certificate for etcd (PEM)."),
+    Setting("cluster.etcd_key", TEXT, "", "File with its private key (PEM)."),
+    Setting("cluster.etcd_user", TEXT, "", "The user in etcd; empty: none."),
+    Setting("cluster.etcd_password_file", TEXT, "", "File with the user's password."),
     Setting(
         "cluster.session_timeout", duration(), "6s", "The broker's lease in etcd.", later=_CLUSTER
     ),

@@ -57,7 +57,7 @@ COMMANDS: dict[str, Place] = {
     "explain": Place("tailrace.cli_explain", "explain", "Say why: a code, record, topic, group."),
     "completion": Place("tailrace.cli_explain", "completion", "Print shell completion."),
 }
-EXTRAS = ("trio", "msgspec", "starlette", "h11")  # what [server] brings
+EXTRAS = ("trio", "msgspec", "starlette", "h11", "httpx2")  # what [server] brings
 # Reserved names: refused with T086, so that a script learns why (interfaces: "later").
 LATER = frozenset(
     ("queue", "txn", "stream", "connect", "schema", "acl", "user", "profile", "metrics", "debug")

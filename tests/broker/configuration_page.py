@@ -40,6 +40,10 @@ TOGETHER = """\
 | `tls = true` has `security.tls_cert` and `security.tls_key` | T082 |
 | `topic.durability = "replicated"` has two or more replicas | T083 |
 | `topic.on_full = "drop_oldest"` is not with `topic.cleanup = "compact"` | T083 |
+| `metadata = "etcd"` has `broker.id` and `cluster.etcd`; `embedded` nothing of etcd's | T082 |
+| `cluster.etcd` is all https://, or all http:// and then without `etcd_ca` and `etcd_cert` | T082 |
+| `etcd_cert` is with `etcd_key`, `etcd_user` with `etcd_password_file` | T082 |
+| off loopback a password for etcd has TLS, or `security.allow_insecure = true` | T082 |
 | off loopback a listener has TLS and HTTP has a token, or `security.allow_insecure = true` | T085 |
 """
 

@@ -15,6 +15,8 @@ from tailrace.broker.metadata import TXN_CHANGES_MAX, MetadataStore
 class MetadataContract:
     """Each test gets an empty store; ``run`` runs it on a mock clock."""
 
+    lease_s = 10.0  # where real time passes: long enough for a machine that stands still
+
     def open(self) -> AbstractAsyncContextManager[MetadataStore]:
         raise NotImplementedError
 
@@ -31,6 +33,10 @@ class MetadataContract:
     async def pass_seconds(self, seconds: float) -> None:
         """Let the clock that leases go by move on."""
         raise NotImplementedError
+
+    async def outlive(self, store: MetadataStore, lease: int, key: str) -> None:
+        """Let a lease end that nobody keeps alive; ``key`` is bound to it."""
+        await self.pass_seconds(1.2 * self.lease_s)
 
     def test_what_was_put_is_read_with_its_revision(self) -> None:
         async def check(store: MetadataStore) -> None:
@@ -114,6 +120,52 @@ class MetadataContract:
 
         self.run(check)
 
+    def test_a_hundred_changes_and_compares_happen_together(self) -> None:
+        async def check(store: MetadataStore) -> None:
+            old = {f"old{number:02}": b"1" for number in range(TXN_CHANGES_MAX // 2)}
+            new = {f"new{number:02}": b"2" for number in range(TXN_CHANGES_MAX // 2)}
+            first = await store.txn([], old)
+            assert first is not None
+            compare = [*((key, first) for key in old), *((key, 0) for key in new)]
+            assert await store.txn([*compare[:-1], (compare[-1][0], 7)], new, [*old]) is None
+            assert [entry.key for entry in await store.list("")] == sorted(old)
+            second = await store.txn(compare, new, [*old])
+            assert {(entry.key, entry.revision) for entry in await store.list("")} == {
+                (key, second) for key in new
+            }
+
+        self.run(check)
+
+    def test_a_long_list_is_of_one_revision(self) -> None:
+        """However many pages it takes: first and last key are always changed together."""
+
+        async def check(store: MetadataStore) -> None:
+            keys = [f"l/{number:04}" for number in range(1_200)]
+            for first in range(0, len(keys), TXN_CHANGES_MAX):
+                await store.txn([], dict.fromkeys(keys[first : first + TXN_CHANGES_MAX], b"0"))
+            await store.txn([], {keys[0]: b"0", keys[-1]: b"0"})
+            done = trio.Event()
+
+            async def change() -> None:
+                changes = 0
+                while not done.is_set():
+                    changes += 1
+                    value = b"%d" % changes
+                    await store.txn([], {keys[0]: value, keys[-1]: value, "other": value})
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(change)
+                try:
+                    for _ in range(5):
+                        found = await store.list("l/")
+                        assert [entry.key for entry in found] == keys
+                        assert found[0].value == found[-1].value
+                        assert found[0].revision == found[-1].revision
+                finally:
+                    done.set()
+
+        self.run(check)
+
     def test_of_two_racing_transactions_one_wins(self) -> None:
         async def check(store: MetadataStore) -> None:
             outcomes: list[int | None] = []
@@ -144,15 +196,31 @@ class MetadataContract:
 
     def test_a_lease_lives_by_keepalive(self) -> None:
         async def check(store: MetadataStore) -> None:
-            lease = await store.grant(10)
+            lease = await store.grant(self.lease_s)
             await store.txn([], {"mine": b""}, lease=lease)
-            await self.pass_seconds(6)
-            assert await store.keepalive(lease)
-            await self.pass_seconds(6)
+            for _ in range(3):
+                await self.pass_seconds(0.4 * self.lease_s)
+                assert await store.keepalive(lease)
             assert await store.get("mine") is not None
-            await self.pass_seconds(6)
+            watch = store.watch("mine")
+            await self.outlive(store, lease, "mine")
             assert await store.get("mine") is None
             assert not await store.keepalive(lease)
+            with pytest.raises(KeyError):
+                await store.txn([], {"mine": b""}, lease=lease)
+            with trio.fail_after(5):
+                await watch.wait()
+            watch.close()
+
+        self.run(check)
+
+    def test_a_lease_that_never_was_has_ended(self) -> None:
+        async def check(store: MetadataStore) -> None:
+            assert not await store.keepalive(12_345)
+            await store.revoke(12_345)
+            with pytest.raises(KeyError):
+                await store.txn([], {"mine": b""}, lease=12_345)
+            assert not await store.list("")
 
         self.run(check)
 

@@ -96,9 +96,9 @@ def test_names_without_two_underscores_are_no_settings() -> None:
             "T080: tailrace.toml:2: listeners.peer.bnd unknown. Did you mean listeners.peer.bind?",
         ),
         (
-            "[cluster]\nmetadata = 'etcd'",
-            "T086: tailrace.toml:2: cluster.metadata = 'etcd' comes with a later release"
-            " (clusters). Look: tailrace config explain cluster.metadata",
+            "[cluster]\nmetadata = 'zookeeper'",
+            "T082: tailrace.toml:2: cluster.metadata = 'zookeeper' is not one of embedded, etcd."
+            " Look: tailrace config explain cluster.metadata",
         ),
         (
             "[topic]\nretention = 604800",
@@ -198,10 +198,10 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, said: s
             " Did you mean storage.data_dir?",
         ),
         (
-            "TAILRACE_CLUSTER__ETCD",
-            "http://e:2379",
-            "T080: TAILRACE_CLUSTER__ETCD: cluster.etcd unknown. Remove it: it comes with a later"
-            " release (clusters).",
+            "TAILRACE_CLUSTER__REPLICA_LAG_MAX",
+            "10s",
+            "T080: TAILRACE_CLUSTER__REPLICA_LAG_MAX: cluster.replica_lag_max unknown. Remove it:"
+            " it comes with a later release (clusters).",
         ),
         (
             "TAILRACE_LIMITS__CONNECTIONS",

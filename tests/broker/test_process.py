@@ -144,7 +144,7 @@ def test_taken_address_is_exit_1_and_named(start: Start) -> None:
         ((), {"TAILRACE_LIMITS__CONNECTIONS": "many"}, "T082"),
         (("-c", "missing.toml"), {}, "T082"),
         (("--set", "http.bind=0.0.0.0:0"), {}, "T085"),
-        (("--set", "cluster.metadata=etcd"), {}, "T086"),
+        (("--set", "cluster.metadata=etcd"), {}, "T082"),
     ],
 )
 def test_wrong_configuration_is_exit_2(

@@ -52,11 +52,14 @@ SERVE = [
         "[listeners.client]\nbind = '10.0.0.1:7400'\n",
         *("T085", r"listeners\.client binds 10\.0\.0\.1:7400 without TLS"),
     ),
-    ("[cluster]\nmetadata = 'etcd'\n", "T086", r".*:2: cluster\.metadata = 'etcd' comes with .+"),
+    (
+        "[broker]\nid = 'n1'\n[cluster]\nmetadata = 'etcd'\n",
+        *("T082", r".*:4: metadata etcd needs cluster\.etcd"),
+    ),
 ]
 
 
-@pytest.mark.provokes("T080", "T081", "T082", "T083", "T085", "T086")
+@pytest.mark.provokes("T080", "T081", "T082", "T083", "T085")
 @pytest.mark.parametrize(("text", "code", "message"), SERVE)
 def test_a_file_that_the_broker_does_not_start_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, code: str, message: str
