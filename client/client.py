@@ -40,13 +40,16 @@ def connect(
     request_timeout: float = 10.0,
     max_outage: float | None = None,
     close_timeout: float = 10.0,
+    rack: str | None = None,
 ) -> "Client":
     """A client of the cluster at ``url``; it connects at ``async with``.
 
     ``url``: None is ``$TAILRACE_URL``, else ``tailrace://localhost:7400``. ``client_id``: None is
     ``<program>-<pid>``. ``tls``: None is as the URL's scheme says. Durations are seconds:
     ``connect_timeout`` over all addresses together, ``request_timeout`` for one request,
-    ``max_outage`` None to reconnect for ever, ``close_timeout`` for flushing at the end.
+    ``max_outage`` None to reconnect for ever, ``close_timeout`` for flushing at the end. ``rack``:
+    where this client is, as brokers' ``broker.rack`` has it; consumers then read from an in-sync
+    replica in the same rack where there is one.
 
     Raises ConfigError T080 or T082 for a URL or an argument that cannot be.
     """
@@ -58,6 +61,7 @@ def connect(
         request_timeout=request_timeout,
         max_outage=max_outage,
         close_timeout=close_timeout,
+        rack=rack,
     )
     return Client(options)
 

@@ -4,28 +4,37 @@ Opened through the bootstrap addresses; from then on brokers are reached where t
 Topics are remembered until somebody finds them wrong (``invalidate``), and all of them are asked
 for again every few minutes, which also keeps the control connection from falling idle.
 
+Where there are several brokers, one that is gone costs nobody else a request: what any can answer
+is asked of another (``asking.py``), what only one can answer is an error (T001) as soon as that one
+is known to be unreachable, so that the caller finds out who has taken over. While a broker owes an
+answer the others are asked about it (``look_again``): if it has left, it is disconnected. When none
+is left the given addresses are tried again: brokers may be there that nobody has named.
+
 Does not: retry what a caller asked for (``leader_request`` is one attempt), except ``topic``.
 """
 
 import copy
-import difflib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import anyio
 
-from tailrace.client.channel import Body, Channel, name_of, open_channel
+from tailrace.client import bootstrap
+from tailrace.client.asking import Asking
+from tailrace.client.brokers import Broker, Brokers
+from tailrace.client.channel import Body, Channel, name_of
 from tailrace.client.link import Kind, Link
 from tailrace.client.metrics import instruments
-from tailrace.client.net import reason_of
 from tailrace.client.options import Address
 from tailrace.client.retry import Backoff
 from tailrace.client.runtime import Runtime
 from tailrace.client.shapes import ClientHealth
+from tailrace.client.topic_news import LeaderEpochs
 from tailrace.protocol import texts_client
-from tailrace.protocol.errors import ConnectError, TailraceError, from_wire
+from tailrace.protocol.errors import TailraceError, from_wire
 from tailrace.protocol.messages import (
     MetadataRequest,
     MetadataResponse,
@@ -35,37 +44,8 @@ from tailrace.protocol.messages import (
 )
 
 REFRESH_S = 300.0
-_CONTINUES_WHICH = {
-    "connection refused": "refuses connections",
-    "timed out": "does not answer",
-    "does not resolve": "does not resolve",
-}
+SLOW_S = 1.0  # a broker that owes an answer for so long may be gone: others are asked
 _log = logging.getLogger("tailrace.client")
-
-
-class Broker:
-    """One broker and its three connections."""
-
-    def __init__(self, runtime: Runtime, cluster: "Cluster", broker_id: str, address: Address):
-        self.broker_id = broker_id
-        self.address = address
-        self.control = Link(runtime, cluster, address)
-        self._produce = Link(runtime, cluster, address, self.control)
-        self._fetch = Link(runtime, cluster, address, self.control)
-
-    def link(self, kind: Kind) -> Link:
-        """The connection of a kind."""
-        return {"control": self.control, "produce": self._produce, "fetch": self._fetch}[kind]
-
-    @property
-    def links(self) -> tuple[Link, Link, Link]:
-        """All three."""
-        return self.control, self._produce, self._fetch
-
-    def close(self, reason: str) -> None:
-        """For good."""
-        for link in self.links:
-            link.close(reason)
 
 
 @dataclass(slots=True)
@@ -82,18 +62,20 @@ class Cluster:
 
     def __init__(self, runtime: Runtime) -> None:
         self.failure: TailraceError | None = None
-        self.brokers: dict[str, Broker] = {}
+        self._known = Brokers(runtime, self)
         self._runtime = runtime
         self._cluster_id = ""
         self._state: Literal["connecting", "open", "closed"] = "connecting"
         self._topics: dict[str, TopicMetadata] = {}
+        self._epochs = LeaderEpochs()
+        self._askings: list[Asking] = []
+        self._looking = False
         self._fetches: dict[tuple[str, bool], _Fetch] = {}
         self._watchers: list[Callable[[], None]] = []
         self._changed = anyio.Event()
         self._outage_began: float | None = None
         self._outage = 0  # number of the outage, so that a timer knows its own
         self._reason: str | None = None
-        self._home: Broker | None = None  # whom to ask what anybody can answer
 
     # ── opening and closing ──────────────────────────────────────────────────────────────────
 
@@ -102,70 +84,19 @@ class Cluster:
         """The cluster's id; empty before ``open``."""
         return self._cluster_id
 
+    @property
+    def brokers(self) -> dict[str, Broker]:
+        """Those that are known, by id; for any thread."""
+        return self._known.by_id
+
     async def open(self) -> None:
         """Reach the cluster within ``connect_timeout``, or raise ConnectError T001-T004, T120."""
-        options, clock = self._runtime.options, self._runtime.clock
-        began = clock.now()
-        attempts: list[tuple[Address, str]] = []
-        wrong: ConnectError | None = None
-        for number, address in enumerate(options.addresses):
-            left_s = options.connect_timeout - (clock.now() - began)
-            share_s = max(0.0, left_s) / (len(options.addresses) - number)
-            try:
-                with anyio.fail_after(share_s):
-                    channel = await open_channel(self._runtime, address, None, share_s)
-                    await self._settle(channel, began)
-                return
-            except OSError as error:
-                attempts.append((address, reason_of(error)))
-            except ConnectError as error:
-                if error.code == "T003":
-                    raise
-                wrong = wrong or error
-                attempts.append((address, error.message))
-        if wrong is not None:
-            raise wrong
-        raise _unreachable(attempts, clock.now() - began)
-
-    async def _settle(self, channel: Channel, began: float) -> None:
-        """Learn the brokers over the bootstrap connection, and go where they say they are."""
+        channel = await bootstrap.reach(self._runtime, self._known, self._learn)
         self._cluster_id = channel.hello.cluster_id
-        question = MetadataRequest(topics=(), auto_create=False)
-        response, _ = await channel.request(question)
-        assert isinstance(response, MetadataResponse)
-        self._learn(response)
-        broker_id = channel.hello.broker_id
-        home = self.brokers.get(broker_id)
-        if home is None:
-            home = Broker(self._runtime, self, broker_id, channel.address)
-            self.brokers[broker_id] = home
-        if home.address != channel.address:
-            bootstrap, channel = channel, await self._advertised(channel, home, began)
-            bootstrap.close()
-        self._home = home
         self._state = "open"
-        home.control.adopt(channel)
+        assert self._known.home is not None
+        self._known.home.control.adopt(channel)
         self._runtime.start_soon(self._keep_fresh, channel.hello.idle_ms / 1000)
-
-    async def _advertised(self, bootstrap: Channel, home: Broker, began: float) -> Channel:
-        clock = self._runtime.clock
-        left_s = self._runtime.options.connect_timeout - (clock.now() - began)
-        try:
-            return await open_channel(
-                self._runtime, home.address, self._cluster_id, max(0.01, left_s * 0.9)
-            )
-        except OSError as error:
-            reason = _CONTINUES_WHICH.get(reason_of(error), f"fails ({reason_of(error)})")
-        except ConnectError as error:
-            reason = f"fails ({error.message})"
-        bootstrap.close()
-        raise texts_client.advertised_unreachable(
-            str(bootstrap.address),
-            broker=home.broker_id,
-            advertised=str(home.address),
-            reason=reason,
-            elapsed_s=clock.now() - began,
-        )
 
     def close(self) -> None:
         """Close every connection; whoever waits is told."""
@@ -201,9 +132,29 @@ class Cluster:
         Raises what ``leader_request`` raises. Cancelled: the answer is dropped.
         """
         question = MetadataRequest(topics=tuple(self._topics), auto_create=False)
-        response, _ = await self.leader_request(None, question, timeout=timeout)
+        response = await self.ask_any(question, timeout=timeout)
         assert isinstance(response, MetadataResponse)
         self._learn(response)
+
+    def look_again(self, broker_id: str) -> None:
+        """A broker owes an answer: see, in the background, what others say of the cluster."""
+        self._known.doubt(broker_id)
+        if not self._looking and len(self.brokers) > 1 and self._state == "open":
+            self._looking = True
+            self._runtime.start_soon(self._look_again)
+
+    async def _look_again(self) -> None:
+        try:
+            await self.refresh(timeout=self._runtime.options.request_timeout)
+        except TailraceError as error:
+            _log.debug("metadata not refreshed: %s", error)
+        finally:
+            self._looking = False
+
+    def reachable(self, broker_id: str) -> bool:
+        """Whether nothing is known against asking it."""
+        link = self.link(broker_id, "control")
+        return link is not None and not link.troubled
 
     def known(self, name: str) -> TopicMetadata | None:
         """What is remembered of a topic, without asking."""
@@ -223,7 +174,8 @@ class Cluster:
 
     def health(self) -> ClientHealth:
         """For ``Client.health``."""
-        address = str(self._home.address) if self._home else None
+        home = self._known.home
+        address = None if home is None else str(home.address)
         if self._state != "open":
             return ClientHealth(self._state, False, self._reason, address)
         if self.failure is not None:
@@ -239,6 +191,37 @@ class Cluster:
         broker = self.brokers.get(broker_id)
         return None if broker is None else broker.link(kind)
 
+    async def channel(self, broker_id: str, kind: Kind) -> Channel:
+        """An open connection to one broker.
+
+        ConnectError T001 if it has left the cluster or, while others are known, cannot be reached;
+        else this waits through the outage. T005. Cancelled: the dialling goes on.
+        """
+        link = self.link(broker_id, kind)
+        if link is None:
+            raise texts_client.no_broker([(broker_id, "left the cluster")], elapsed_s=0.0)
+        return await link.get(patient=len(self.brokers) < 2)
+
+    async def ask_any(self, message: Request, *, timeout: float) -> Response:
+        """What any broker answers to a question that changes nothing.
+
+        Raises what it answered, RequestTimeout T034 if nobody answers in ``timeout`` seconds,
+        ConnectError T001 if the connections broke meanwhile, T005. Cancelled: nothing is changed.
+        """
+        if len(self.brokers) < 2:
+            response, _ = await self.leader_request(None, message, timeout=timeout)
+            return response
+        self._check()
+        asking = Asking(self._runtime, self._known, message)
+        self._askings.append(asking)
+        try:
+            return await asking.ask(timeout)
+        except TailraceError:
+            self._check()
+            raise
+        finally:
+            self._askings.remove(asking)
+
     async def leader_request(
         self,
         broker_id: str | None,
@@ -250,9 +233,10 @@ class Cluster:
     ) -> tuple[Response, memoryview]:
         """One request to one broker (None: to any), its answer and the answer's body.
 
-        Waits for the connection, through an outage if need be, and for the answer: both within
-        ``timeout`` seconds, else RequestTimeout T034. Raises what the broker answered, ConnectError
-        T001 if the connection broke meanwhile (the request may have been carried out) and T005.
+        Waits for the connection, as ``channel`` does (None: through an outage), and for the answer:
+        both within ``timeout`` seconds, else RequestTimeout T034. Raises what the broker answered,
+        ConnectError T001 if it cannot be reached or the connection broke meanwhile (the request may
+        have been carried out) and T005.
         """
         clock = self._runtime.clock
         began = clock.now()
@@ -264,33 +248,46 @@ class Cluster:
             address = self.health().address or "the cluster"
             where = f"{address} ({self._reason})" if self._reason else address
             raise texts_client.request_timeout(name_of(message), address=where, waited_s=waited_s)
-        return await channel.request(message, body, timeout=max(0.001, timeout - waited_s))
+        with self.owing(channel.hello.broker_id):
+            return await channel.request(message, body, timeout=max(0.001, timeout - waited_s))
+
+    @contextmanager
+    def owing(self, broker_id: str, wait_s: float = 0.0) -> Generator[None]:
+        """While a broker owes an answer, which it may hold back for ``wait_s`` seconds."""
+        if len(self.brokers) < 2:
+            yield
+            return
+        done = anyio.Event()
+        self._runtime.start_soon(self._watch_answer, broker_id, wait_s + SLOW_S, done)
+        try:
+            yield
+        finally:
+            done.set()
+
+    async def _watch_answer(self, broker_id: str, patience_s: float, done: anyio.Event) -> None:
+        """Look again at the cluster when the answer is late, and as long as it is."""
+        while not done.is_set() and self._state == "open":
+            with anyio.move_on_after(patience_s):
+                await done.wait()
+            if not done.is_set():
+                self.look_again(broker_id)
+                patience_s = SLOW_S
 
     async def _channel(self, broker_id: str | None, kind: Kind) -> Channel:
         while True:
-            if self.failure is not None:
-                raise copy.copy(self.failure)
-            if self._state == "closed":
-                raise texts_client.already_closed("Client")
+            self._check()
             if broker_id is not None:
-                link = self.link(broker_id, kind)
-                if link is None:
-                    raise texts_client.no_broker([(broker_id, "left the cluster")], elapsed_s=0.0)
-                return await link.get()
-            if (broker := self._reachable()) is not None:
+                return await self.channel(broker_id, kind)
+            if (broker := self._known.reachable()) is not None:
                 return await broker.link(kind).get()
+            self._known.wake()
             await self._changed.wait()
 
-    def _reachable(self) -> Broker | None:
-        """A broker with an open control connection, the same one as long as it lasts."""
-        if self._home is None or self._home.control.channel is None:
-            up = [b for b in self.brokers.values() if b.control.channel is not None]
-            if not up:
-                for broker in self.brokers.values():
-                    broker.control.wake()
-                return None
-            self._home = up[0]
-        return self._home
+    def _check(self) -> None:
+        if self.failure is not None:
+            raise copy.copy(self.failure)
+        if self._state == "closed":
+            raise texts_client.already_closed("Client")
 
     async def _fetch_topic(self, name: str, auto_create: bool, fetch: _Fetch) -> None:
         clock = self._runtime.clock
@@ -314,14 +311,29 @@ class Cluster:
             fetch.done.set()
 
     async def _ask_topic(self, name: str, auto_create: bool, timeout: float) -> TopicMetadata:
-        question = MetadataRequest(topics=(name,), auto_create=auto_create)
-        response, _ = await self.leader_request(None, question, timeout=timeout)
+        question = MetadataRequest(topics=(name,), auto_create=False)
+        if not auto_create:
+            response = await self.ask_any(question, timeout=timeout)
+        elif len(self.brokers) < 2 or await self._is_missing(question, timeout):
+            question = MetadataRequest(topics=(name,), auto_create=True)  # asked of one broker only
+            response, _ = await self.leader_request(None, question, timeout=timeout)
+        else:
+            return self._topics[name]
         assert isinstance(response, MetadataResponse)
         self._learn(response)
         topic = response.topics[0]
         if topic.error is not None:
             raise from_wire(topic.error)
-        return topic
+        return self._topics[name]
+
+    async def _is_missing(self, question: MetadataRequest, timeout: float) -> bool:
+        response = await self.ask_any(question, timeout=timeout)
+        assert isinstance(response, MetadataResponse)
+        self._learn(response)
+        error = response.topics[0].error
+        if error is not None and from_wire(error).code != "T010":
+            raise from_wire(error)
+        return error is not None
 
     async def _keep_fresh(self, idle_s: float) -> None:
         period_s = min(REFRESH_S, idle_s / 2) if idle_s else REFRESH_S
@@ -334,38 +346,30 @@ class Cluster:
                 _log.debug("metadata not refreshed: %s", error)
 
     def _learn(self, response: MetadataResponse) -> None:
-        now_known: set[str] = set()
-        for told in response.brokers:
-            now_known.add(told.broker_id)
-            address = Address(told.host, told.port)
-            known = self.brokers.get(told.broker_id)
-            if known is None or known.address != address:
-                self.brokers[told.broker_id] = Broker(self._runtime, self, told.broker_id, address)
-                if known is not None:
-                    known.close("the broker moved")
-        if now_known:
-            for broker_id in self.brokers.keys() - now_known:
-                self.brokers.pop(broker_id).close("the broker left the cluster")
+        self._known.learn(response.brokers)
         for topic in response.topics:
             if topic.error is None:
-                self._topics[topic.name] = topic
+                self._topics[topic.name] = self._epochs.newest(topic)
             else:
                 self._topics.pop(topic.name, None)
+                self._epochs.forget(topic.name)
         self._tell()
 
     # ── outages (link.Watcher) ───────────────────────────────────────────────────────────────
 
     def link_down(self, link: Link, reason: str) -> None:
         """See ``link.Watcher``."""
-        self._reason = reason
-        if any(broker.control.channel is not None for broker in self.brokers.values()):
+        if any(broker.up for broker in self.brokers.values()):
             return
+        self._reason = reason
+        self._known.wake()
         if self._outage_began is None and self._state == "open":
             self._outage_began = self._runtime.clock.now()
             self._outage += 1
             max_outage = self._runtime.options.max_outage
             if max_outage is not None:
                 self._runtime.start_soon(self._end_outage, self._outage, link.address, max_outage)
+            self._runtime.start_soon(self._bootstrap_again, self._outage)
 
     def link_up(self, link: Link) -> None:
         """See ``link.Watcher``."""
@@ -373,6 +377,24 @@ class Cluster:
         self._reason = None
         self._runtime.events.emit("connected", str(link.address), address=str(link.address))
         self._tell()
+
+    async def _bootstrap_again(self, outage: int) -> None:
+        """Ask at the given addresses that are nobody's whom we know, until the outage is over."""
+        backoff = Backoff(self._runtime.random)
+        while self._outage == outage and self._outage_began is not None and self.failure is None:
+            known = {broker.address for broker in self.brokers.values()}
+            strange = [one for one in self._runtime.options.addresses if one not in known]
+            if not strange or self._state != "open":
+                return
+            await anyio.sleep(backoff.next())
+            for address in strange:
+                try:
+                    told = await bootstrap.look_up(self._runtime, address, self._cluster_id)
+                except (OSError, TailraceError) as error:
+                    _log.debug("no broker found at %s: %s", address, error)
+                else:
+                    self._learn(told)
+                    self._known.wake()
 
     async def _end_outage(self, outage: int, address: Address, max_outage_s: float) -> None:
         await anyio.sleep(max_outage_s)
@@ -393,17 +415,7 @@ class Cluster:
     def _tell(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
-        for changed in self._watchers:
+        for asking in self._askings:
+            asking.poke()
+        for changed in list(self._watchers):
             changed()
-
-
-def _unreachable(attempts: list[tuple[Address, str]], elapsed_s: float) -> ConnectError:
-    """T002 if only names are the problem, else T001."""
-    told = [(str(address), reason) for address, reason in attempts]
-    if all(reason == "does not resolve" for _, reason in attempts):
-        host = attempts[0][0].host
-        similar = difflib.get_close_matches(host, ["localhost"], 1)
-        return texts_client.host_unresolved(
-            host, elapsed_s=elapsed_s, similar=similar[0] if similar else None, attempts=told
-        )
-    return texts_client.no_broker(told, elapsed_s=elapsed_s)

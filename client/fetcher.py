@@ -9,11 +9,13 @@ resume calls ``pump`` again. Invariants:
 - a partition at its end waits in a long poll, which holds up no other partition: those that want
   more meanwhile get a request of their own, and the last one a broker may be sent is kept short;
 - what fails is asked again after a pause, from the offset where it stopped (C11); only what will
-  not pass by waiting ends the consumer.
+  not pass by waiting ends the consumer;
+- a partition whose leader has moved is asked for there at once: what the old one still owes no
+  longer counts.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -23,10 +25,16 @@ from tailrace.client.errands import Errands
 from tailrace.client.metrics import instruments
 from tailrace.client.offsets import partition_of
 from tailrace.client.partition_buffer import Budget, PartitionBuffer
-from tailrace.client.retry import Backoff
-from tailrace.protocol import texts, texts_client
+from tailrace.client.retry import LEADER_LIMIT_S, Backoff
+from tailrace.protocol import texts
 from tailrace.protocol.errors import OffsetOutOfRange, TailraceError, from_wire
-from tailrace.protocol.messages import FetchPartition, FetchRequest, FetchResponse, FetchResult
+from tailrace.protocol.messages import (
+    FetchPartition,
+    FetchRequest,
+    FetchResponse,
+    FetchResult,
+    TopicMetadata,
+)
 from tailrace.protocol.units import format_count
 
 if TYPE_CHECKING:
@@ -36,7 +44,7 @@ PARTITION_BYTES_MAX = 1 << 20  # of one answer
 PARTITIONS_MAX = 1_000  # of one request (safety 9.1)
 REQUESTS_MAX = 4  # to one broker at a time
 LAST_WAIT_S = 0.1  # the wait of the last of them
-_LEADER_CHANGED = ("T001", "T010", "T032", "T033", "T034", "T037", "T045")
+_LEADER_CHANGED = ("T001", "T010", "T032", "T033", "T034", "T037", "T045", "T100")
 _log = logging.getLogger("tailrace.client")
 
 OutOfRange = Literal["raise", "earliest", "latest"]
@@ -56,7 +64,8 @@ class FetchOptions:
 class _Question:
     """One request: which buffers, as of which generation of each."""
 
-    leader: str
+    broker: str
+    rack: str | None  # None: it is not to name a follower
     buffers: tuple[tuple[PartitionBuffer, int], ...]
     bytes_max: int
     wait_s: float
@@ -92,9 +101,11 @@ class Fetcher:
         self._buffers: dict[str, list[PartitionBuffer]] = {}  # by topic
         self._requests: dict[str, int] = {}  # under way, by broker
         self._locating: set[str] = set()
+        self._seen: dict[str, TopicMetadata] = {}  # by topic, as ``_learnt`` has taken it in
         self._backoffs: dict[str, Backoff] = {}
         self._errands = Errands(client)
         self._closed = False
+        client.cluster.watch(self._learnt)
         instruments.begin()
 
     def add(self, buffer: PartitionBuffer) -> None:
@@ -119,19 +130,24 @@ class Fetcher:
         """Start every request that is wanted and allowed now."""
         if self._closed or self.failure is not None or not self._budget.next_fetch_bytes():
             return
-        by_leader: dict[str, list[PartitionBuffer]] = {}
+        now, rack = self._client.clock.now(), self._client.options.rack
+        by_broker: dict[tuple[str, str | None], list[PartitionBuffer]] = {}
         for buffer in list(self._wanting):
+            served_by = buffer.served_by
             if not buffer.wants(PARTITION_BYTES_MAX):
                 del self._wanting[buffer]
-            elif buffer.leader is None:
+            elif (broker := served_by.broker(now)) is None:
                 self._locate(buffer.at.topic)
             else:
-                by_leader.setdefault(buffer.leader, []).append(buffer)
-        for leader, buffers in by_leader.items():
-            self._ask(leader, buffers)
+                told = rack if served_by.tells_rack(now) else None
+                by_broker.setdefault((broker, told), []).append(buffer)
+        for (broker, told), buffers in by_broker.items():
+            self._ask(broker, told, buffers)
 
     def close(self) -> None:
         """Stop asking; answers under way are dropped."""
+        if not self._closed:
+            self._client.cluster.unwatch(self._learnt)
         self._closed = True
         self._errands.close()
         for buffers in self._buffers.values():
@@ -140,8 +156,8 @@ class Fetcher:
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────
 
-    def _ask(self, leader: str, buffers: list[PartitionBuffer]) -> None:
-        under_way = self._requests.get(leader, 0)
+    def _ask(self, broker: str, rack: str | None, buffers: list[PartitionBuffer]) -> None:
+        under_way = self._requests.get(broker, 0)
         bytes_max = self._budget.next_fetch_bytes()
         if under_way >= REQUESTS_MAX or bytes_max == 0:
             return
@@ -155,22 +171,20 @@ class Fetcher:
             del self._wanting[buffer]
             buffer.in_flight = True
         asked = tuple((buffer, buffer.generation) for buffer in chosen)
-        self._requests[leader] = under_way + 1
+        self._requests[broker] = under_way + 1
         self._budget.reserved += bytes_max
-        self._errands.start(self._fetch, _Question(leader, asked, bytes_max, wait_s))
+        self._errands.start(self._fetch, _Question(broker, rack, asked, bytes_max, wait_s))
 
     async def _fetch(self, question: _Question) -> None:
-        clock = self._client.clock
+        clock, cluster = self._client.clock, self._client.cluster
         try:
-            link = self._client.cluster.link(question.leader, "fetch")
-            if link is None:
-                raise texts_client.no_broker([(question.leader, "left the cluster")], elapsed_s=0.0)
-            channel = await link.get()
+            channel = await cluster.channel(question.broker, "fetch")
             began = clock.now()
-            response, body = await channel.request(
-                self._request(question),
-                timeout=question.wait_s + self._client.options.request_timeout,
-            )
+            with cluster.owing(question.broker, question.wait_s):
+                response, body = await channel.request(
+                    self._request(question),
+                    timeout=question.wait_s + self._client.options.request_timeout,
+                )
             assert isinstance(response, FetchResponse)
         except TailraceError as error:
             self._failed(question, error)
@@ -178,7 +192,7 @@ class Fetcher:
             self._answered(question, response, body, clock.now() - began)
         finally:
             self._budget.reserved -= question.bytes_max
-            self._requests[question.leader] -= 1
+            self._requests[question.broker] -= 1
         self.pump()
 
     def _request(self, question: _Question) -> FetchRequest:
@@ -196,19 +210,20 @@ class Fetcher:
                     partition=buffer.at.partition,
                     offset=buffer.fetch_offset,
                     bytes_max=each,
-                    leader_epoch=-1,
+                    leader_epoch=buffer.served_by.leader_epoch,
                     last_fetched_epoch=-1,
                     flushed_end=-1,
                 )
                 for buffer, _ in question.buffers
             ),
+            rack=question.rack,
         )
 
     def _answered(
         self, question: _Question, response: FetchResponse, body: memoryview, took_s: float
     ) -> None:
         self.trouble = None
-        brought, place = False, 0
+        brought, place, now = False, 0, self._client.clock.now()
         quiet, fed = list[PartitionBuffer](), list[PartitionBuffer]()
         for (buffer, asked), result in zip(question.buffers, response.results, strict=True):
             part = body[place : place + result.length]
@@ -220,25 +235,31 @@ class Fetcher:
             if result.error is not None:
                 self.refused(buffer, from_wire(result.error))
                 continue
+            near = result.preferred_replica
+            if near is not None and question.rack and near in self._client.cluster.brokers:
+                buffer.served_by.go_near(near, now)
+                self._wanting[buffer] = None
+                brought = True
+                continue
             # A view would keep the whole answer alive, as long as one partition is not read.
             mine = part if len(response.results) == 1 else memoryview(bytes(part))
-            self._take(buffer, result, mine, question.leader)
+            self._take(buffer, result, mine, question.broker)
             (fed if part else quiet).append(buffer)
         for buffer in (*quiet, *fed):  # those that got nothing are served first next time
             self._wanting.pop(buffer, None)
             self._wanting[buffer] = None
         if not brought and took_s < question.wait_s / 2:
             # The broker did not wait as it was asked to: do not ask in a tight loop.
-            self._rest(quiet, question.leader)
+            self._rest(quiet, question.broker)
         elif all(result.error is None for result in response.results):
-            self._backoffs.pop(question.leader, None)
+            self._backoffs.pop(question.broker, None)
 
     def _take(
-        self, buffer: PartitionBuffer, result: FetchResult, part: memoryview, leader: str
+        self, buffer: PartitionBuffer, result: FetchResult, part: memoryview, broker: str
     ) -> None:
         committed = self._options.isolation != 0
         end = result.last_stable_offset if committed else result.high_watermark
-        buffer.take_answer(part, end=end, broker=leader, now=self._client.clock.now())
+        buffer.take_answer(part, end=end, broker=broker, now=self._client.clock.now())
         if part:
             self._on_change(buffer)
 
@@ -251,17 +272,24 @@ class Fetcher:
             return
         self.trouble = error.message
         instruments.retried(error.code)
-        live = question.live()
+        live = [buffer for buffer in question.live() if not self._left_near(buffer)]
         for buffer in live:
+            buffer.in_flight = True  # until it has rested
             self._forget_leader(buffer)
-        self._rest(live, question.leader)
+            self._locate(buffer.at.topic)
+        self._rest(live, question.broker)
 
     def refused(self, buffer: PartitionBuffer, error: TailraceError) -> None:
         """One partition of it."""
+        if self._left_near(buffer):
+            return
+        leader = buffer.served_by.leader or ""
         if error.code in _LEADER_CHANGED:
             instruments.retried(error.code)
-            leader = buffer.leader or ""
+            buffer.in_flight = True
             self._forget_leader(buffer)
+            if error.code != "T010":  # a topic that is new may not be known there yet
+                self._locate(buffer.at.topic)
             self._rest([buffer], leader)
         elif isinstance(error, OffsetOutOfRange) and self._explain is not None:
             buffer.in_flight = True
@@ -271,7 +299,7 @@ class Fetcher:
         elif error.retriable:
             instruments.retried(error.code)
             self.trouble = error.message
-            self._rest([buffer], buffer.leader or "")
+            self._rest([buffer], leader)
         else:
             buffer.failure = error
             self._on_change(buffer)
@@ -312,20 +340,35 @@ class Fetcher:
         self.failure = error
         self._on_change(None)
 
+    def _left_near(self, buffer: PartitionBuffer) -> bool:
+        """Whether it was a follower that failed: the leader is asked at once."""
+        served_by = buffer.served_by
+        if served_by.near is None:
+            return False
+        served_by.leave_near(self._client.clock.now())
+        buffer.in_flight = False
+        self._wanting[buffer] = None
+        return True
+
     def _forget_leader(self, buffer: PartitionBuffer) -> None:
-        buffer.leader = None
+        buffer.served_by.forget()
         self._client.cluster.invalidate(buffer.at.topic)
 
-    def _rest(self, buffers: list[PartitionBuffer], leader: str) -> None:
+    def _rest(self, buffers: list[PartitionBuffer], broker: str) -> None:
         """Ask for these again after a pause."""
         if not buffers:
             return
-        backoff = self._backoffs.setdefault(leader, Backoff(self._client.random))
+        backoff = self._backoffs.setdefault(broker, self._new_backoff())
         for buffer in buffers:
             buffer.in_flight = True
             self._wanting.pop(buffer, None)
         asked = tuple((buffer, buffer.generation) for buffer in buffers)
-        self._errands.start(self._wake_later, _Question(leader, asked, 0, backoff.next()))
+        self._errands.start(self._wake_later, _Question(broker, None, asked, 0, backoff.next()))
+
+    def _new_backoff(self) -> Backoff:
+        """Short pauses where somebody else may take over."""
+        several = len(self._client.cluster.brokers) > 1
+        return Backoff(self._client.random, LEADER_LIMIT_S if several else None)
 
     async def _wake_later(self, question: _Question) -> None:
         await anyio.sleep(question.wait_s)
@@ -342,26 +385,48 @@ class Fetcher:
             self._errands.start(self._find_leaders, topic)
 
     async def _find_leaders(self, topic: str) -> None:
-        backoff = Backoff(self._client.random)
+        backoff = self._new_backoff()
         try:
-            while lost := [b for b in self._buffers[topic] if b.leader is None]:
+            while lost := [b for b in self._buffers[topic] if b.served_by.leader is None]:
                 try:
                     metadata = await self._client.cluster.topic(topic)
-                    for buffer in lost:
-                        if buffer.topic_id != metadata.topic_id:
-                            broker = self._client.cluster.cluster_id
-                            raise texts.topic_id_not_found(buffer.topic_id, broker=broker)
-                        buffer.leader = partition_of(metadata, buffer.at.partition).leader
+                    self._found(lost, metadata)
                 except TailraceError as error:
                     if not error.retriable or error.code == "T005":
                         self.fail(error)
                         return
                     self.trouble = error.message
                     instruments.retried(error.code)
-                if all(buffer.leader is not None for buffer in lost):
+                if all(buffer.served_by.leader is not None for buffer in lost):
                     break
                 self._client.cluster.invalidate(topic)
                 await anyio.sleep(backoff.next())
         finally:
             self._locating.discard(topic)
         self.pump()
+
+    def _found(self, buffers: Sequence[PartitionBuffer], metadata: TopicMetadata) -> None:
+        """Whoever leads now is asked at once if it is another one than before, or leads anew."""
+        told = {one.partition: one for one in metadata.partitions}
+        for buffer in buffers:
+            if buffer.topic_id != metadata.topic_id:
+                broker = self._client.cluster.cluster_id
+                raise texts.topic_id_not_found(buffer.topic_id, broker=broker)
+            partition = buffer.at.partition
+            one = told.get(partition) or partition_of(metadata, partition)
+            if buffer.served_by.led_by(one.leader, one.leader_epoch):
+                buffer.ask_anew()
+                self._wanting[buffer] = None
+
+    def _learnt(self) -> None:
+        """The cluster told us something: a leader may have moved away from who is being asked."""
+        if self._closed or self.failure is not None:
+            return
+        for topic, buffers in self._buffers.items():
+            known = self._client.cluster.known(topic)
+            if known is not None and known is not self._seen.get(topic):
+                self._seen[topic] = known
+                led = [buffer for buffer in buffers if buffer.served_by.leader is not None]
+                self._found([b for b in led if b.topic_id == known.topic_id], known)
+        if self._wanting:
+            self.pump()

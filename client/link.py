@@ -20,6 +20,8 @@ from tailrace.client.retry import LIMIT_S, Backoff, reconnected, reconnecting
 from tailrace.client.runtime import Runtime
 from tailrace.protocol.errors import ConnectError, TailraceError
 
+DIAL_S = 1.0  # what somebody who could ask elsewhere waits for a connection
+
 Kind = Literal["control", "produce", "fetch"]
 _log = logging.getLogger("tailrace.client")
 
@@ -64,18 +66,41 @@ class Link:
         self._dialling = False
         self._changed = anyio.Event()
 
-    async def get(self) -> Channel:
+    @property
+    def troubled(self) -> bool:
+        """Whether the last attempt to open it, or the control link, has failed."""
+        if self.channel is not None:
+            return False
+        control = self._control
+        return self._down_since is not None or (control is not None and control.troubled)
+
+    async def get(self, *, patient: bool = True) -> Channel:
         """The open channel, waiting through an outage for as long as it takes.
+
+        Not ``patient``: only for an attempt that is under way, and for no more than ``DIAL_S``
+        seconds; T001 says that it failed, and it goes on in the background all the same.
 
         Raises ConnectError T005 when ``max_outage`` passed, T001 when the broker has left the
         cluster. Cancelled: the dialling goes on in the background.
         """
+        if not patient:
+            with anyio.move_on_after(DIAL_S):
+                return await self._get(patient=False)
+            raise Lost(self.address, self.reason or "no connection yet").error(DIAL_S)
+        return await self._get(patient=True)
+
+    async def _get(self, *, patient: bool) -> Channel:
         while self.channel is None:
             if self._watcher.failure is not None:
                 raise copy.copy(self._watcher.failure)
             if self.closed:
                 raise Lost(self.address, self.reason or "closed").error(0.0)
             self.wake()
+            if not patient and self.troubled:
+                raise Lost(self.address, self.reason or "no connection yet").error(0.0)
+            if not patient and self._control is not None and self._control.channel is None:
+                await self._control.get(patient=False)
+                continue
             await self._changed.wait()
         return self.channel
 
@@ -177,6 +202,7 @@ class Link:
         _log.warning(text, extra={"event": "client.reconnecting", "code": None})
         details = {"address": str(self.address), "attempt": attempt, "next_seconds": delay_s}
         self._runtime.events.emit("reconnecting", reason, **details)
+        self._notify()
         if self._control is None:
             self._watcher.link_down(self, reason)
 

@@ -18,7 +18,7 @@ DEFAULT_PORT = 7400
 CALL = "tailrace.connect()"
 _SCHEMES = {"tailrace": False, "tailraces": True}
 _SECONDS = {"connect_timeout": 5.0, "request_timeout": 10.0, "close_timeout": 10.0}
-_KNOWN = ("client_id", "tls", *_SECONDS, "max_outage")
+_KNOWN = ("client_id", "tls", *_SECONDS, "max_outage", "rack")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -43,6 +43,7 @@ class ClientOptions:
     request_timeout: float = _SECONDS["request_timeout"]
     close_timeout: float = _SECONDS["close_timeout"]
     max_outage: float | None = None  # None: reconnect for ever
+    rack: str | None = None  # where the client is; None: only leaders are read from
 
 
 def resolve(
@@ -54,6 +55,7 @@ def resolve(
     request_timeout: float,
     max_outage: float | None,
     close_timeout: float,
+    rack: str | None = None,
 ) -> ClientOptions:
     """Arguments and URL put together; an argument that is not at its default beats the URL.
 
@@ -83,6 +85,9 @@ def resolve(
     name = client_id or asked.get("client_id") or _program_and_pid()
     if not 1 <= len(name) <= 255 or not name.isprintable():
         raise texts.invalid_id("client id", name)
+    rack = rack if rack is not None else asked.get("rack")
+    if rack is not None and not (1 <= len(rack) <= 255 and rack.isprintable()):
+        raise _bad("rack", rack, "1-255 printable characters", "Example: rack='eu-west-1a'")
     if tls is None and "tls" in asked:
         tls = _boolean("tls", asked["tls"])
     addresses = tuple(dict.fromkeys(a for one in parsed for a in one.addresses))
@@ -94,6 +99,7 @@ def resolve(
         request_timeout=seconds["request_timeout"] or 0.0,
         close_timeout=seconds["close_timeout"] or 0.0,
         max_outage=seconds["max_outage"],
+        rack=rack,
     )
 
 

@@ -21,11 +21,10 @@ import anyio
 
 from tailrace.client.accumulator import Identity, Lane, PendingBatch
 from tailrace.client.channel import WRITTEN, Channel, Lost, Outcome, Written
-from tailrace.client.cluster import Cluster
-from tailrace.client.link import Link
+from tailrace.client.cluster import SLOW_S, Cluster
 from tailrace.client.metrics import instruments
 from tailrace.client.producer_options import ProducerOptions
-from tailrace.client.retry import Backoff
+from tailrace.client.retry import LEADER_LIMIT_S, Backoff
 from tailrace.client.runtime import Runtime
 from tailrace.protocol import texts
 from tailrace.protocol.errors import (
@@ -46,7 +45,7 @@ from tailrace.protocol.messages import (
 from tailrace.protocol.units import format_seconds
 
 REQUEST_BYTES_MAX = 4 << 20  # of batches, uncompressed; a single larger batch goes alone
-STALE = frozenset({"T010", "T011", "T032", "T033", "T045"})  # the metadata may be old
+STALE = frozenset({"T010", "T011", "T032", "T033", "T045", "T100"})  # the metadata may be old
 UNCERTAIN = frozenset({"T034"})  # the leader has it, but its replicas were not heard in time
 _log = logging.getLogger("tailrace.client")
 
@@ -91,6 +90,7 @@ class Outlet:
         self.sent: dict[Sent, None] = {}  # oldest first
         self.connecting = False
         self.pumping = False
+        self.looked_at = -math.inf  # when others were last asked about it
 
 
 class Outlets:
@@ -136,6 +136,8 @@ class Outlets:
         outlet = self.by_leader.get(old_leader or "")
         if outlet is not None:
             outlet.busy.pop(lane, None)
+        if lane.leader is not None:  # what the old one refused, the new one may take
+            lane.not_before = 0.0
         if lane.waiting:
             self.add(lane)
 
@@ -210,6 +212,7 @@ class Outlets:
             error = outcome.error(elapsed_s)
             for batch in sent.batches:
                 batch.lane.came_back(batch, error, uncertain=True)
+                self._leader_gone(batch.lane)
         elif outcome is WRITTEN:
             for batch in sent.batches:
                 self._acknowledged(batch, -1, -1)
@@ -256,6 +259,8 @@ class Outlets:
             self._owner.finish(batch, -1, -1, error)
         elif not batch.out_of_sequence:
             pause_s = lane.backoff.next()
+            if error.code in STALE:
+                pause_s = min(pause_s, LEADER_LIMIT_S)
             if isinstance(error, StorageFull):
                 pause_s = max(pause_s, min(error.retry_after, 5.0))
             self._pause(lane, pause_s, error)
@@ -338,18 +343,24 @@ class Outlets:
             return None
         if link.channel is None and not outlet.connecting:
             outlet.connecting = True
-            self._runtime.start_soon(self._connect, outlet, link)
+            self._runtime.start_soon(self._connect, outlet)
         return link.channel
 
-    async def _connect(self, outlet: Outlet, link: Link) -> None:
+    async def _connect(self, outlet: Outlet) -> None:
         try:
-            await link.get()
+            await self._cluster.channel(outlet.leader, "produce")
         except ConnectError:  # after max_outage the owner has been told already
             for lane in list(outlet.busy):
                 self._owner.refresh(lane.topic)
+            return
         finally:
             outlet.connecting = False
         self.pump(outlet)
+
+    def _leader_gone(self, lane: Lane) -> None:
+        """Another broker may lead by now; where there is only one, it is waited for."""
+        if len(self._cluster.brokers) > 1:
+            self._owner.refresh(lane.topic)
 
     def trouble(self, lane: Lane) -> TailraceError | None:
         """Why nothing could be sent for the lane: it pauses after a refusal, nobody leads it, or
@@ -371,7 +382,18 @@ class Outlets:
         for outlet in list(self.by_leader.values()):
             for sent in list(outlet.sent):
                 if sent.at + timeout > now:
-                    due = min(due, sent.at + timeout)
+                    due = min(due, sent.at + timeout, self._check_slow(outlet, sent, now))
                     break
                 sent.channel.close(f"no answer in {format_seconds(timeout)} s")
         return due
+
+    def _check_slow(self, outlet: Outlet, oldest: Sent, now: float) -> float:
+        """See now and then whether a leader that owes an answer still is one; when next."""
+        if len(self._cluster.brokers) < 2:
+            return math.inf
+        due = max(oldest.at, outlet.looked_at) + SLOW_S
+        if now < due:
+            return due
+        outlet.looked_at = now
+        self._cluster.look_again(outlet.leader)
+        return now + SLOW_S

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tailrace.client.codecs import BoundCodec, Undecodable, decode_into
 from tailrace.client.commits import CommitPoint
 from tailrace.client.records import Record, Slice, StoredBatch
+from tailrace.client.served_by import ServedBy
 from tailrace.protocol import texts
 from tailrace.protocol.batch import (
     BadBatch,
@@ -99,7 +100,7 @@ class PartitionBuffer:
         self.at = at
         self.topic_id = topic_id
         self.source: Source | None = None  # who reads it, or did when it went
-        self.leader: str | None = None  # broker id, as last heard
+        self.served_by = ServedBy()
         self.generation = 0  # of questions that may still be answered
         self.in_flight = False  # one of them is asked, or a pause before asking again runs
         self.paused = False
@@ -197,6 +198,11 @@ class PartitionBuffer:
         self.fetch_offset = offset
         if self.stored is None and not self._entries:
             self._position = offset
+
+    def ask_anew(self) -> None:
+        """Somebody else serves it: what is on its way no longer counts, what is at hand does."""
+        self.generation += 1
+        self.in_flight = False
 
     def _keep(self, header: BatchHeader, entry: memoryview) -> None:
         self._entries.append((header, entry))
@@ -335,7 +341,7 @@ class PartitionBuffer:
             columns = decode_columns(entry, header)
         except BatchError as error:
             self._refetch(self._position)
-            self.stalled = self._corrupt(self._position, self.leader or "?", error.reason)
+            self.stalled = self._corrupt(self._position, self.served_by.leader or "?", error.reason)
             raise self.stalled from error
         codecs, count = self._codecs, len(columns.values)
         decode_keys = codecs.key.decode is not None and columns.keys is not None

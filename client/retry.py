@@ -6,6 +6,7 @@ from tailrace.protocol.units import format_count, format_seconds
 
 FIRST_MAX_S = 0.2
 LIMIT_S = 5.0
+LEADER_LIMIT_S = 0.5  # while a new leader is awaited: it may be there at any moment
 
 
 class Backoff:
@@ -13,15 +14,19 @@ class Backoff:
 
     Half of each delay is jitter, so that the clients of a broker that comes back do not all
     knock at the same moment. The randomness is the client's, which makes a simulation repeat.
+    ``limit_s``: no delay is longer.
     """
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, limit_s: float | None = None) -> None:
         self.attempts = 0
         self._random = random
+        self._limit_s = limit_s
 
     def next(self) -> float:
         """Seconds to wait before the next attempt, which is number ``attempts`` from now on."""
         longest = min(LIMIT_S, FIRST_MAX_S * 2.0 ** min(self.attempts, 32))
+        if self._limit_s is not None:
+            longest = min(longest, self._limit_s)
         self.attempts += 1
         return longest * (0.5 + self._random.random() / 2)
 

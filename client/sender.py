@@ -32,7 +32,7 @@ from tailrace.client.guard import Guard
 from tailrace.client.metrics import instruments
 from tailrace.client.outlet import Outlets
 from tailrace.client.producer_options import ProducerOptions
-from tailrace.client.retry import Backoff
+from tailrace.client.retry import LEADER_LIMIT_S, Backoff
 from tailrace.client.room import Room
 from tailrace.client.routes import Routes
 from tailrace.client.runtime import Runtime
@@ -203,7 +203,7 @@ class Sender:
             self._runtime.start_soon(self._refresh, topic)
 
     async def _refresh(self, topic: str) -> None:
-        backoff = Backoff(self._runtime.random)
+        backoff = Backoff(self._runtime.random, LEADER_LIMIT_S)
         try:
             while not self._ended:
                 self._cluster.invalidate(topic)
@@ -214,11 +214,17 @@ class Sender:
                         self.routes.by_topic.pop(topic, None)
                         self._fail(self._lanes(topic), error)
                         return
-                if not any(lane.leader is None for lane in self._lanes(topic) if lane.pending):
+                if not any(self._astray(lane) for lane in self._lanes(topic) if lane.pending):
                     return
                 await anyio.sleep(backoff.next())
         finally:
             self._refreshing.discard(topic)
+
+    def _astray(self, lane: Lane) -> bool:
+        """Whether somebody else has to lead it before anything can be sent."""
+        if lane.leader is None:
+            return True
+        return len(self._cluster.brokers) > 1 and not self._cluster.reachable(lane.leader)
 
     def _lanes(self, topic: str) -> list[Lane]:
         return [lane for lane in self._active if lane.topic == topic]

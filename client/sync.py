@@ -45,6 +45,7 @@ def connect(
     request_timeout: float = 10.0,
     max_outage: float | None = None,
     close_timeout: float = 10.0,
+    rack: str | None = None,
 ) -> "Client":
     """A client of the cluster at ``url``; it connects at ``with``. See ``tailrace.connect``."""
     inner = async_client.connect(
@@ -55,6 +56,7 @@ def connect(
         request_timeout=request_timeout,
         max_outage=max_outage,
         close_timeout=close_timeout,
+        rack=rack,
     )
     return Client(Portal(inner))
 

@@ -1,0 +1,107 @@
+"""The brokers that a client knows, and which of them to ask what any of them can answer.
+
+One of them is *home*: it is asked first, as long as it answers. A broker that did not is doubted
+for a while: the others come first, as what it knows of the cluster may be old, too.
+"""
+
+from collections.abc import Iterator
+
+from tailrace.client.link import Kind, Link, Watcher
+from tailrace.client.options import Address
+from tailrace.client.runtime import Runtime
+from tailrace.protocol.messages import BrokerAddress
+
+DOUBTED_S = 10.0
+
+
+class Broker:
+    """One broker and its three connections."""
+
+    def __init__(self, runtime: Runtime, watcher: Watcher, broker_id: str, address: Address):
+        self.broker_id = broker_id
+        self.address = address
+        self.control = Link(runtime, watcher, address)
+        self._produce = Link(runtime, watcher, address, self.control)
+        self._fetch = Link(runtime, watcher, address, self.control)
+
+    def link(self, kind: Kind) -> Link:
+        """The connection of a kind."""
+        return {"control": self.control, "produce": self._produce, "fetch": self._fetch}[kind]
+
+    @property
+    def up(self) -> bool:
+        """Whether it can be asked right now."""
+        return self.control.channel is not None
+
+    @property
+    def links(self) -> tuple[Link, Link, Link]:
+        """All three."""
+        return self.control, self._produce, self._fetch
+
+    def close(self, reason: str) -> None:
+        """For good."""
+        for link in self.links:
+            link.close(reason)
+
+
+class Brokers:
+    """See the module. ``by_id`` is read by other threads, too."""
+
+    def __init__(self, runtime: Runtime, watcher: Watcher) -> None:
+        self.by_id: dict[str, Broker] = {}
+        self.home: Broker | None = None
+        self._runtime = runtime
+        self._watcher = watcher
+        self._doubted: dict[str, float] = {}  # since when
+
+    def add(self, broker_id: str, address: Address) -> Broker:
+        """One that nobody has named yet."""
+        broker = self.by_id[broker_id] = Broker(self._runtime, self._watcher, broker_id, address)
+        return broker
+
+    def learn(self, told: tuple[BrokerAddress, ...]) -> None:
+        """What a broker says; whoever it does not name has left. An empty answer says nothing."""
+        for one in told:
+            address = Address(one.host, one.port)
+            known = self.by_id.get(one.broker_id)
+            if known is None or known.address != address:
+                moved = self.add(one.broker_id, address)
+                if known is not None:
+                    self.home = moved if self.home is known else self.home
+                    known.close("the broker moved")
+        if told:
+            for broker_id in self.by_id.keys() - {one.broker_id for one in told}:
+                self.by_id.pop(broker_id).close("the broker left the cluster")
+
+    def doubt(self, broker_id: str) -> None:
+        """It did not answer, or not as one that knows how things are."""
+        self._doubted.pop(broker_id, None)
+        self._doubted[broker_id] = self._runtime.clock.now()
+
+    def trust(self, broker_id: str) -> None:
+        """It has answered."""
+        self._doubted.pop(broker_id, None)
+
+    def in_turn(self) -> Iterator[Broker]:
+        """All of them, whom to ask first first."""
+        since = self._runtime.clock.now() - DOUBTED_S
+        doubted = {name: at for name, at in self._doubted.items() if at > since}
+        places = {name: place for place, name in enumerate(self.by_id)}
+
+        def rank(broker: Broker) -> tuple[float, bool, int]:
+            name = broker.broker_id
+            return doubted.get(name, 0.0), broker is not self.home, places[name]
+
+        return iter(sorted(self.by_id.values(), key=rank))
+
+    def reachable(self) -> Broker | None:
+        """The first in turn with an open connection; it is home from then on."""
+        found = next((broker for broker in self.in_turn() if broker.up), None)
+        if found is not None:
+            self.home = found
+        return found
+
+    def wake(self) -> None:
+        """Dial those that are not connected."""
+        for broker in self.by_id.values():
+            broker.control.wake()
