@@ -18,7 +18,7 @@ Pure: everything that happens is told, in order. A disk that was wiped counts fo
 broker has registered with the new one (R7).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -68,14 +68,13 @@ class PartitionFacts:
 class ClusterJudge:
     """See the module. ``violations`` grows as the cluster goes wrong."""
 
-    def __init__(self, logs: Mapping[str, Logs], running: Callable[[str], bool]) -> None:
+    def __init__(self, logs: Mapping[str, Logs]) -> None:
         self.violations: list[Violation] = []
         self.partitions: dict[PartitionKey, PartitionFacts] = {}
         self.wiped: set[str] = set()
         self.promises = 0
         self.elections = 0
         self._logs = logs
-        self._running = running
         self._true: dict[PartitionKey, TrueLog] = {}
         self._written: dict[tuple[PartitionKey, int, int], Written] = {}
         self._named: dict[tuple[PartitionKey, int], str] = {}  # epoch -> its leader, by the store

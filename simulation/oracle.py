@@ -193,6 +193,11 @@ class Oracle:
             if lost and recovered.intersection(old[lost[0] :]):
                 self._violated("S32", f"{_name(key)}: batches behind a lost one came back")
 
+    def forget(self) -> None:
+        """The disk is about to be exchanged: what it held will not come back."""
+        self._left = None
+        self._scans.clear()
+
     def check_logs(self) -> None:
         """S10 and S15 in the log files as they are now."""
         for key, entries in self._logs(self._platter).items():

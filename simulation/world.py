@@ -2,7 +2,10 @@
 
 The machine (disk, metadata, clock) outlives its processes. A process ends by ``kill`` (the page
 cache survives), by ``power_cut`` (what was not synced is subject to chance) or by itself; it is
-marked dead before its tasks are cancelled.
+marked dead before its tasks are cancelled. ``freeze`` lets it stand still as SIGSTOP does.
+
+A machine alone has a metadata store of its own; those of a cluster share one (``Common``), to
+which each has a ``link`` that may fail.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,18 +21,34 @@ from tailrace.broker.world import Fault, World
 from tailrace.protocol.messages import Api
 from tailrace.simulation.chance import Pick, random_pick, seeded
 from tailrace.simulation.clock import SimClock
+from tailrace.simulation.cluster_judge import ClusterJudge
 from tailrace.simulation.disk import Platter, SimDisk
+from tailrace.simulation.freeze import FREEZER, Freezer
 from tailrace.simulation.life import Life
-from tailrace.simulation.meta import MetaKeep, SimMeta
+from tailrace.simulation.meta import MetaKeep, MetaLink, SimMeta
 from tailrace.simulation.net import SimNet
 from tailrace.simulation.offload import Pace, SimOffload
-from tailrace.simulation.oracle import Oracle
+from tailrace.simulation.oracle import Oracle, Shown
+from tailrace.simulation.replica_logs import LogWitness
 from tailrace.simulation.seeding import Trace
+from tailrace.simulation.store_judge import StoreJudge
 
 DATA_DIR = "/data"
 PORT = 7400
 
 Settings = Mapping[str, str | int | float | bool]
+
+
+class Common:
+    """What the brokers of one cluster share, and who judges them."""
+
+    def __init__(self, seed: int) -> None:
+        self.keep = MetaKeep(seeded(seed, "metadata"))
+        self.logs: dict[str, LogWitness] = {}  # of each broker
+        self.shown: Shown = {}
+        self.judge = ClusterJudge(self.logs)
+        self.store_judge = StoreJudge(self.judge)
+        self.keep.taps.append(self.store_judge.tap)
 
 
 class SimNode:
@@ -43,11 +62,14 @@ class SimNode:
         net: SimNet,
         trace: Trace,
         settings: Settings,
+        common: Common | None = None,
     ) -> None:
         self.name = name
         self.platter = Platter()
-        self.keep = MetaKeep(seeded(seed, name, "metadata"))
+        self.keep = common.keep if common is not None else MetaKeep(seeded(seed, name, "metadata"))
+        self.link = MetaLink()
         self.clock = SimClock()
+        self.freezer = Freezer()
         self.pace = Pace()
         self.faults: Callable[[Api], Fault | None] = lambda api: None
         self.buggify = 0.0  # share of the product's ``maybe`` points that fire
@@ -55,6 +77,8 @@ class SimNode:
         self.ready: Ready | None = None  # of the running process, once it serves
         self.failure: BaseException | None = None  # why the last process ended by itself
         self.starts = 0
+        self.server: Server | None = None  # of the last process
+        self._common = common
         self._nursery = nursery
         self._seed = seed
         self._net = net
@@ -70,7 +94,11 @@ class SimNode:
                 **settings,
             }
         )
-        self.oracle = Oracle(name, self.platter, DATA_DIR)
+        if common is None:
+            self.oracle = Oracle(name, self.platter, DATA_DIR)
+        else:
+            self.oracle = Oracle(name, self.platter, DATA_DIR, common.judge, common.shown)
+            common.logs[name] = LogWitness(name, self.platter, DATA_DIR, common.judge)
         net.taps.append(self.oracle.tap)
         self._ended = trio.Event()
         self._ended.set()
@@ -112,6 +140,23 @@ class SimNode:
             self._net.power_off(self.life)
         self.platter.power_cut(pick or random_pick(self._rng))
 
+    def stop(self) -> None:
+        """SIGTERM: it hands over what it leads, and ends by itself."""
+        if self.running and self.server is not None:
+            self.server.stop()
+
+    def freeze(self, seconds: float) -> None:
+        """SIGSTOP: for so long it does nothing."""
+        self.freezer.freeze(seconds)
+
+    def wipe(self) -> None:
+        """The machine stops and gets another, empty disk."""
+        self.power_cut()
+        if self._common is not None:
+            self._common.judge.wiped.add(self.name)
+        self.oracle.forget()
+        self.platter.wipe()
+
     async def ended(self) -> None:
         """Wait until the process is gone."""
         await self._ended.wait()
@@ -121,8 +166,9 @@ class SimNode:
         start = str(self.starts)
 
         async def open_metadata(directory: str, _: trio.Nursery) -> MetadataStore:
-            self.keep.end_all_leases()
-            return SimMeta(self.keep, life)
+            if self._common is None:
+                self.keep.end_all_leases()
+            return SimMeta(self.keep, life, self.link)
 
         def rng(name: str) -> Random:
             return seeded(self._seed, self.name, start, name)
@@ -138,6 +184,7 @@ class SimNode:
             heavy=OffloadHeavy(offload, disk),
             open_metadata=open_metadata,
             rng=rng,
+            boottime=self.clock.boottime,
             maybe=lambda name, probability: chance.random() < probability * self.buggify,
             faults=lambda api: self.faults(api),
             pid=self.starts,
@@ -146,12 +193,16 @@ class SimNode:
     async def _run(
         self, life: Life, ended: trio.Event, scope: trio.CancelScope, serving: trio.Event
     ) -> None:
+        if self._common is not None:
+            FREEZER.set(self.freezer)  # of this task and those it starts
         try:
             with scope:
                 async with trio.open_nursery() as nursery:
-                    server = Server(self.world(life), self._config)
-                    self.ready = await nursery.start(server.run)
+                    self.server = Server(self.world(life), self._config)
+                    self.ready = await nursery.start(self.server.run)
                     self.oracle.process_serves()
+                    if self._common is not None:
+                        self._common.judge.serves(self.name)
                     serving.set()
         except BaseException as error:
             # After its death nothing a process does or raises has any meaning.
@@ -171,4 +222,5 @@ class SimNode:
         life.dead = True
         self.oracle.process_ended()
         self._trace.note("died", self.name, self.starts)
+        self.freezer.thaw()
         self._scope.cancel()

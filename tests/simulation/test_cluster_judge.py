@@ -40,7 +40,7 @@ class FakeLogs:
 class World:
     def __init__(self, led: Leadership = LED) -> None:
         self.logs = {name: FakeLogs() for name in THREE}
-        self.judge = ClusterJudge(self.logs, lambda name: True)
+        self.judge = ClusterJudge(self.logs)
         self.judge.led(KEY, PartitionFacts(led, 2, compacted=False), elected=True)
 
     def write(self, names: str, entry: Entry) -> None:
