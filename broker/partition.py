@@ -1,4 +1,4 @@
-"""One partition: its log, its leadership, and those who wait for it.
+"""One partition: its log, its part in leading or following, and those who wait for it.
 
 Appending, syncing and reading meet here; all of it is synchronous, so nothing needs a lock.
 
@@ -14,7 +14,7 @@ Invariants:
 import logging
 from collections import deque
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import trio
@@ -22,16 +22,16 @@ import trio
 from tailrace.broker import election
 from tailrace.broker.catalog import Leadership, Topic
 from tailrace.broker.config import TopicConfig
+from tailrace.broker.local_copy import LocalCopy
 from tailrace.broker.metrics import TopicMetrics
 from tailrace.broker.replica import Replica
-from tailrace.broker.world import Offload
 from tailrace.protocol import texts
 from tailrace.protocol.batch_header import base_timestamp
 from tailrace.protocol.errors import TailraceError
-from tailrace.protocol.messages import ACKS_ALL
+from tailrace.protocol.messages import ACKS_ALL, FetchPartition
 from tailrace.storage.disk import NO_ROOM
+from tailrace.storage.epochs import EpochStart
 from tailrace.storage.log import Appended, Log, LogSlice
-from tailrace.storage.segment import Quarantine
 
 log = logging.getLogger("tailrace.broker.partition")
 
@@ -78,10 +78,30 @@ class Reader(Protocol):
         ...
 
 
+class Copier(Protocol):
+    """A follower's fetch that waits. Neither must raise, or change who waits."""
+
+    def written(self, partition: "Partition") -> None:
+        """It has more, or will not serve followers any more."""
+        ...
+
+    def moved(self, partition: "Partition") -> None:
+        """Its high watermark rose."""
+        ...
+
+
+@dataclass(slots=True)
+class Following:
+    """What a follower was told by its leader in this epoch."""
+
+    high_watermark: int = -1
+    log_start: int = -1
+
+
 Gathered = tuple[memoryview, Producing, int]
 
 
-class Partition:
+class Partition(LocalCopy):
     def __init__(
         self,
         topic: Topic,
@@ -93,40 +113,28 @@ class Partition:
         *,
         broker_id: str,
     ) -> None:
-        self.topic = topic.name
-        self.internal = topic.internal
-        self.topic_id = topic.topic_id
-        self.number = number
-        self.copies = len(topic.partitions[number].replicas)  # as many are wanted
-        self.config = config
-        self.log = log
-        self.metrics = metrics
+        super().__init__(topic, number, config, log, metrics)
         self.broker_id = broker_id  # this broker's
         self.role: Role = "none"  # until the metadata store has said who leads
         self.leadership = Leadership(None, 0, ())
         # Until everything recovered is synced nothing of it is shown (S12): see ``advance``.
         self.replica = Replica(config.durability, log.start)
-        self.offline: TailraceError | None = None
+        self.frozen = False  # takes no batches: the lead is being handed over
+        self.cutting = False  # a thread changes the log: nobody may read or sync it
+        self.following = Following()
         self.unsynced_batches = 0
         self.ahead_bytes = AHEAD_START_BYTES  # written since zeros were last written ahead
         self._room = room
         self._gathered: list[Gathered] = []
         self._unacked: deque[tuple[int, Producing, int, Appended]] = deque()
-        self.maintenance = trio.Lock()  # held by whoever removes or rewrites segments
-        self._verifying = trio.Lock()
         self._readers: dict[Reader, None] = {}  # in order of arrival
-        self._told: set[Quarantine] = set()
-
-    def __repr__(self) -> str:
-        return f"<Partition {self.topic}[{self.number}]>"
+        self._copiers: dict[Copier, None] = {}  # followers that wait
+        self._news: dict[str, tuple[int, int]] = {}  # told followers: log start, ``cleaned_min``
+        self._held = trio.Event()  # set when a follower fetched while the partition is frozen
 
     @property
     def high_watermark(self) -> int:
         return self.replica.high_watermark
-
-    @property
-    def serving(self) -> bool:
-        return self.offline is None
 
     @property
     def waiting_batches(self) -> int:
@@ -140,8 +148,10 @@ class Partition:
         assert leadership.leader == self.broker_id, "somebody else is the leader"
         assert leadership.leader_epoch > self.leadership.leader_epoch, "epochs only rise (S9)"
         assert self.log.epochs[-1].epoch == leadership.leader_epoch, "begun in the log first (R8)"
+        assert not self.cutting, "a thread changes the log"
         self._give_up_lead(leadership)
-        self.role = "leader"
+        self.role, self.frozen = "leader", False
+        self._news.clear()
         self.replica.lead(
             leadership,
             epoch_start=self.log.end,
@@ -149,6 +159,12 @@ class Partition:
         )
         self._tell_leader(leadership)
         self.advance()
+
+    def learn(self, leadership: Leadership) -> None:
+        """The store has this now, of the epoch in which this broker leads; or had it once."""
+        if self.replica.commit_change(leadership):
+            self._risen()
+        self.leadership = self.replica.leadership
 
     def follow(self, leadership: Leadership) -> None:
         """Another broker leads, or nobody does: what waited here goes to whoever does.
@@ -158,16 +174,31 @@ class Partition:
         current = self.leadership
         assert leadership.leader != self.broker_id, "this broker is the leader"
         assert leadership.leader_epoch >= current.leader_epoch, "epochs only rise (S9)"
-        if self.role != "follower" or leadership.leader != current.leader:
+        if self.role != "follower" or leadership.leader_epoch > current.leader_epoch:
             self._give_up_lead(leadership)
             self._tell_leader(leadership)
         self.role = "follower"
         self.leadership = leadership
+        self.replica.follow(leadership)
 
     def step_down(self) -> None:
         """Lead no more, without knowing yet who will: as ``follow`` without a leader."""
         self._give_up_lead(replace(self.leadership, leader=None))
-        self.role = "none"
+
+    def freeze(self) -> None:
+        """Take no more batches (T032): the lead is about to be another broker's."""
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """Take batches again: nobody took the lead."""
+        self.frozen = False
+
+    async def holder(self) -> str:
+        """Wait, while the partition is frozen, for a follower of the ISR that has everything."""
+        while not (found := self.replica.holders()):
+            self._held = trio.Event()
+            await self._held.wait()
+        return found[0]
 
     def not_leader(self) -> TailraceError:
         """T032, for whoever takes this broker for the leader."""
@@ -184,27 +215,25 @@ class Partition:
         self.leadership = leadership
         self.role = "none"
         self.replica.follow(leadership)
+        self.following = Following()
         self._refuse_all(self.not_leader())
-        self._wake_readers()
+        self._wake_everybody()
 
     def _tell_leader(self, leadership: Leadership) -> None:
         log.info(
             "%s[%d]: %s leads in epoch %d from offset %d",
             *(self.topic, self.number, leadership.leader, leadership.leader_epoch, self.log.end),
             extra={
-                **{"event": "partition.leader_changed", "code": None, **self._name},
+                **{"event": "partition.leader_changed", "code": None, **self.where},
                 **{"leader": leadership.leader, "leader_epoch": leadership.leader_epoch},
             },
         )
 
-    @property
-    def _name(self) -> dict[str, object]:
-        """The fields of a log line that say which it is."""
-        return {"topic": self.topic, "partition": self.number}
-
     def reconfigure(self, config: TopicConfig) -> None:
         self.config = config
-        self.replica.reconfigure(config.durability, election.min_isr(config.min_isr, self.copies))
+        min_isr = election.min_isr(config.min_isr, self.copies)
+        if self.replica.reconfigure(config.durability, min_isr):
+            self._risen()
         self.advance()
 
     # ── producing ────────────────────────────────────────────────────────────────────────────
@@ -225,9 +254,11 @@ class Partition:
         if self.offline is not None:
             _refuse(gathered, self.offline)
             return
-        if self.role != "leader":
+        if self.role != "leader" or self.frozen:
             _refuse(gathered, self.not_leader())
             return
+        if not self.replica.enough:
+            gathered = self._without_acks_all(gathered)
         epoch, segments = self.leadership.leader_epoch, self.log.segment_count
         try:
             outcomes = self.log.append(
@@ -258,27 +289,44 @@ class Partition:
                 producing.settle(slot, outcome, log_start)
         self._room.appended(self.ahead_bytes - before_bytes)
         self.advance()
+        for copier in self._copiers:
+            copier.written(self)
 
-    def tell_rolled(self) -> None:
-        """Log that a new segment was begun."""
-        log.info(
-            "%s[%d]: new segment, %d in all",
-            *(self.topic, self.number, self.log.segment_count),
-            extra={"event": "segment.rolled", "code": None, **self._name},
+    def _without_acks_all(self, gathered: list[Gathered]) -> list[Gathered]:
+        """Too few replicas are in sync to promise anything: refuse those who want it (R3)."""
+        isr = self.leadership.isr
+        missing = [(one, "is not in sync") for one in self.leadership.replicas if one not in isr]
+        error = texts.not_enough_replicas(
+            *(self.topic, self.number),
+            have=len(isr),
+            need=self.replica.min_isr,
+            missing=missing or [("another broker", "is no replica yet")],
+            waited_s=0.0,
         )
+        _refuse([one for one in gathered if one[1].acks == ACKS_ALL], error)
+        return [one for one in gathered if one[1].acks != ACKS_ALL]
 
     def advance(self) -> None:
-        """Let the high watermark follow the log; settle and wake whoever waited for it."""
-        if self.role != "leader":
-            return
-        if not self.replica.observe_own(self.log.end, self.log.flushed):
-            return
+        """The log was written to or synced: let the high watermark follow."""
+        end, flushed = self.log.end, self.log.flushed
+        if self.role == "leader":
+            if self.replica.observe_own(end, flushed):
+                self._risen()
+        elif self.role == "follower" and self.replica.observe_leader(
+            self.following.high_watermark, end, flushed
+        ):
+            self._wake_readers()
+
+    def _risen(self) -> None:
+        """The high watermark rose: settle and wake whoever waited for it."""
         high_watermark, log_start = self.high_watermark, self.log.start
         unacked = self._unacked
         while unacked and unacked[0][0] <= high_watermark:
             _, producing, slot, written = unacked.popleft()
             producing.settle(slot, written, log_start)
         self._wake_readers()
+        for copier in self._copiers:
+            copier.moved(self)
 
     def expire(self, now: float) -> bool:
         """Give up on batches that are not committed in their time; whether there were any."""
@@ -299,7 +347,7 @@ class Partition:
         """Go offline: whoever waits gets the error, and so does whoever comes."""
         self.offline = error
         self._refuse_all(error)
-        self._wake_readers()
+        self._wake_everybody()
 
     def _refuse_all(self, error: TailraceError) -> None:
         """Whoever waits here is told."""
@@ -311,71 +359,35 @@ class Partition:
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def shown_high_watermark(self) -> int | None:
+        """What clients are told; None: they have to ask again (S11)."""
+        if self.role == "leader":
+            return self.replica.shown_high_watermark
+        return min(self.high_watermark, self.log.end)
+
+    def offset_not_available(self) -> TailraceError:
+        """T037: what is committed is not known here yet."""
+        epoch = self.leadership.leader_epoch
+        return texts.offset_not_available(self.topic, self.number, epoch=epoch)
+
     def read(self, offset: int, bytes_max: int) -> LogSlice:
         """Whole batches from the one that holds ``offset``, below the high watermark.
 
-        Empty at the high watermark. T033 offline, T041 out of range, T035 damaged there.
+        Empty at the high watermark. T033 offline, T037, T041 out of range, T035 damaged there.
         """
         if self.offline is not None:
             raise self.offline
-        if not self.log.start <= offset <= self.high_watermark:
-            raise texts.offset_out_of_range(
-                self.topic,
-                self.number,
-                requested=offset,
-                start=self.log.start,
-                end=self.high_watermark,
-            )
-        return self.log.read(offset, bytes_max, self.high_watermark)
-
-    def unreadable(self, error: OSError) -> TailraceError:
-        """What a reader is told when a file could not be read; the partition stays online."""
-        log.error(
-            "%s[%d] cannot be read: %s",
-            *(self.topic, self.number, error),
-            extra={"event": "partition.unreadable", "code": "T033", "topic": self.topic},
+        limit = self.shown_high_watermark
+        if limit is None or self.cutting:
+            raise self.offset_not_available()
+        if self.log.start <= offset <= limit:
+            return self.log.read(offset, bytes_max, limit)
+        if offset > limit and self.role == "follower":
+            raise self.offset_not_available()
+        raise texts.offset_out_of_range(
+            self.topic, self.number, requested=offset, start=self.log.start, end=limit
         )
-        return texts.partition_offline(self.topic, self.number, reason=str(error))
-
-    async def verify(self, offset: int, offload: Offload) -> None:
-        """Verify the segment that holds ``offset``, in a thread, if that was not done (R24)."""
-        async with self._verifying:  # many may wait for the same segment: it is read once
-            work = self.log.verify_pending(offset)
-            if work is not None:
-                await offload.run(work)
-                self.tell_damage()
-
-    async def doubt(self, offset: int, offload: Offload) -> None:
-        """Somebody found damage in the segment that holds ``offset``: fence it in (R25)."""
-        offset = max(offset, self.log.start)
-        self.log.doubt(offset)
-        if offset < self.log.end:
-            await self.verify(offset, offload)
-
-    def tell_damage(self) -> None:
-        """Log and count every damaged range once, whenever it was found (R24, R25)."""
-        for damage in self.log.quarantined:
-            if damage in self._told:
-                continue
-            self._told.add(damage)
-            self.metrics.corrupt_batches.inc()
-            error = texts.corruption_found(
-                damage.file,
-                position=damage.position,
-                reason=damage.reason,
-                first_offset=damage.first_offset,
-                next_offset=damage.next_offset,
-            )
-            log.error("%s", error, extra={"event": "log.corruption", "code": error.code})
-
-    def damage(self) -> list[str]:
-        """Its damaged ranges, for people."""
-        return [
-            f"{texts.partition_name(self.topic, self.number)}: offsets {one.first_offset:,} to"
-            f" {one.next_offset - 1:,} are damaged and not served"
-            for one in self.log.quarantined
-            if one.next_offset > self.log.start
-        ]
 
     def park(self, reader: Reader) -> None:
         self._readers[reader] = None
@@ -386,6 +398,69 @@ class Partition:
     def _wake_readers(self) -> None:
         for reader in list(self._readers):
             reader.wake()
+
+    def _wake_everybody(self) -> None:
+        """This broker does not serve them any more."""
+        self._wake_readers()
+        for copier in self._copiers:
+            copier.written(self)
+        self._held.set()
+
+    # ── followers ────────────────────────────────────────────────────────────────────────────
+
+    def admit(self, broker_id: str, broker_epoch: int, leader_epoch: int) -> None:
+        """Let a follower fetch, or T032, T033, T045 (R2, R6)."""
+        if self.offline is not None:
+            raise self.offline
+        if self.role != "leader":
+            raise self.not_leader()
+        follower, current = self.replica.followers.get(broker_id), self.leadership.leader_epoch
+        if leader_epoch != current or follower is None or broker_epoch < follower.broker_epoch:
+            raise texts.epoch_fenced(self.topic, self.number, yours=leader_epoch, current=current)
+
+    def divergence(self, last_epoch: int, offset: int) -> EpochStart | None:
+        """Where a log that ends at ``offset`` with a batch of ``last_epoch`` is not this one's
+        beginning (R1): its epoch, and where that ends here. T041 if it begins too late or ends too
+        early for that."""
+        if offset < self.log.start:
+            raise self._out_of_range(offset)
+        if last_epoch >= 0:
+            found = self.log.end_of_epoch(last_epoch)
+            if found.epoch != last_epoch or found.start_offset < offset:
+                return found
+        if offset > self.log.end:
+            raise self._out_of_range(offset)
+        return None
+
+    def observe(self, broker_id: str, broker_epoch: int, asked: FetchPartition, now: float) -> None:
+        """A follower that was admitted, and whose log is this one's beginning, has so much."""
+        if self.replica.observe_fetch(
+            broker_id, asked.offset, asked.flushed_end, broker_epoch, now, asked.cleaned
+        ):
+            self._risen()
+        if self.frozen:
+            self._held.set()
+
+    def news(self, broker_id: str, asked: FetchPartition, cleaned_min: int) -> bool:
+        """Whether a follower that asks so has to hear of something but batches."""
+        if asked.high_watermark < 0:
+            self._news.pop(broker_id, None)
+        told = (self.log.start, cleaned_min)
+        if asked.high_watermark == self.high_watermark and self._news.get(broker_id) == told:
+            return False
+        self._news[broker_id] = told
+        return True
+
+    def park_copier(self, copier: Copier) -> None:
+        self._copiers[copier] = None
+
+    def unpark_copier(self, copier: Copier) -> None:
+        self._copiers.pop(copier, None)
+
+    def _out_of_range(self, offset: int) -> TailraceError:
+        return texts.offset_out_of_range(
+            self.topic, self.number, requested=offset, start=self.log.start, end=self.log.end
+        )
 
     def _count(self, entry: memoryview, written: Appended) -> None:
         if not written.duplicate:
