@@ -11,6 +11,10 @@ which somebody else is at work is passed by.
 A failure concerns its partition alone: it is logged, shown in the partition's status, and tried
 again later and later. A damaged segment is left out from then on, and so are the tombstones that
 stand behind it. A failed sync ends the broker (R21).
+
+Each replica cleans by itself, below its high watermark. A tombstone goes only when every assigned
+replica has cleaned past it (S27): each tells its leader how far it is (``clean_offset``), which
+tells the least of them to all (``cleaned_min``, ``told``), and forgets with its epoch (R39).
 """
 
 import logging
@@ -35,6 +39,7 @@ from tailrace.broker.world import WorkerLost, World
 from tailrace.protocol.units import format_size
 from tailrace.storage import cleaned as cleaned_file
 from tailrace.storage.cleaned import Cleaned
+from tailrace.storage.compaction import EVERYWHERE
 from tailrace.storage.rewrite import RewriteRefused, SegmentSource
 
 log = logging.getLogger("tailrace.broker.cleaner")
@@ -47,6 +52,8 @@ GIVE_WAY_MAX = 4  # surveys in a row that are given up for somebody
 RETRY_FIRST_S = 10.0
 RETRY_MAX_S = 900.0
 RESULTS = ("ok", "failed")  # of a run, as metrics have it
+UNKNOWN = -1  # how far somebody has cleaned
+NOBODY = -1  # an epoch
 
 State = Literal["idle", "due", "running", "failed"]
 
@@ -79,6 +86,9 @@ class _Known:
     closed: int = 0  # batches that cannot be decoded, likewise
     given_up: int = 0  # surveys in a row
     damaged: dict[SegmentSource, str] = field(default_factory=dict[SegmentSource, str])  # and why
+    found: object = None  # the log as it was opened: another one after a truncation
+    told: tuple[int, int] = (NOBODY, UNKNOWN)  # by a leader, in its epoch: how far all replicas are
+    tried: int = UNKNOWN  # tombstones went up to there at the last run, by the other replicas
 
 
 class Cleaner:
@@ -170,6 +180,46 @@ class Cleaner:
             last_error=known.error,
         )
 
+    # ── replicas ─────────────────────────────────────────────────────────────────────────────
+
+    def clean_offset(self, partition: Partition) -> int:
+        """How far this replica has cleaned, durably; -1: not known, or the topic is not compacted.
+
+        What a follower tells its leader with each fetch.
+        """
+        known = self._known.get(_where(partition))
+        if known is None or not partition.config.compacts or self._is_another(partition, known):
+            return UNKNOWN
+        return known.cleaned.whole_below
+
+    def cleaned_min(self, partition: Partition) -> int:
+        """How far all replicas of a partition that is led here have cleaned; -1: not known.
+
+        What a leader answers to each fetch of a follower.
+        """
+        if not partition.config.compacts:
+            return UNKNOWN
+        return partition.replica.cleaned_min(self.clean_offset(partition))
+
+    def told(self, partition: Partition, leader_epoch: int, cleaned_min: int) -> None:
+        """What the leader of that epoch has answered. On the path of every fetch of a follower."""
+        if partition.config.compacts:
+            known = self._known.get(_where(partition))
+            if known is not None:
+                known.told = (leader_epoch, cleaned_min)
+
+    def _others(self, partition: Partition, known: _Known) -> int:
+        """Up to where every other replica has cleaned; -1: not known."""
+        if partition.role == "leader":
+            return partition.replica.cleaned_min(EVERYWHERE)
+        epoch, offset = known.told
+        follows = partition.role == "follower" and epoch == partition.leadership.leader_epoch
+        return offset if follows else UNKNOWN
+
+    def _is_another(self, partition: Partition, known: _Known) -> bool:
+        """Whether the log was cut or begun anew since it was looked at."""
+        return known.found is not partition.log.recovery
+
     # ── whose turn it is ─────────────────────────────────────────────────────────────────────
 
     async def _round(self) -> None:
@@ -205,12 +255,16 @@ class Cleaner:
 
     async def _look(self, partition: Partition) -> None:
         """Close the open segment if it is old enough, and see what there is to clean."""
-        known = self._known.get(_where(partition))
+        known, log_ = self._known.get(_where(partition)), partition.log
         try:
-            if known is None:
-                began = partition.log.epochs[-1].start_offset  # the end as this start found it
-                read = bind(cleaned_file.read, self._world.disk, partition.log.path, began)
-                known = self._known[_where(partition)] = _Known(await self._world.offload.run(read))
+            if known is None or self._is_another(partition, known):
+                found = log_.recovery
+                read = bind(
+                    *(cleaned_file.read, self._world.disk, log_.path),
+                    *(log_.found_end, tuple(log_.epochs)),
+                )
+                known = _Known(await self._world.offload.run(read), found=found)
+                self._known[_where(partition)] = known
                 for result in RESULTS:
                     partition.metrics.compaction_runs(result)  # at 0: its first may be a failure
             if partition.serving and partition.log.roll_if_old(self._time.now_ms()):
@@ -247,6 +301,7 @@ class Cleaner:
             partition.config,
             now_ms=self._time.now_ms(),
             age_ms=self._time.age_ms,
+            others_moved=self._others(partition, known) > known.tried,
         )
         return known.dirt
 
@@ -270,7 +325,9 @@ class Cleaner:
         async with partition.maintenance:
             if not self._here(partition):
                 return
-            dirt = self._see(partition, known)
+            if self._is_another(partition, known):
+                return  # the next look knows how far that one is
+            dirt, others = self._see(partition, known), self._others(partition, known)
             run = known.run = Compaction(
                 self._world,
                 self._flusher,
@@ -282,6 +339,7 @@ class Cleaner:
                 rate_bytes=self._rate_bytes,
                 here=bind(self._here, partition),
                 gives_way=known.given_up < GIVE_WAY_MAX,
+                cleaned_min=others,
             )
             try:
                 await run.run()
@@ -298,6 +356,7 @@ class Cleaner:
                 self._failed(partition, known, str(error))
             else:
                 known.error, known.pause_s, known.given_up = None, 0.0, 0
+                known.tried = others
                 known.keyless, known.closed = run.tally.keyless, run.tally.closed
                 self._done(partition, run.tally, trio.current_time() - began)
             finally:

@@ -57,10 +57,12 @@ def look(
     *,
     now_ms: int,
     age_ms: Callable[[int], int],
+    others_moved: bool = True,
 ) -> Dirt:
     """What there is to clean. ``sources``: which of the segments can be rewritten.
 
-    ``now_ms`` and ``age_ms`` (of an append time) must not follow a jump of the wall clock.
+    ``others_moved``: whether tombstones may go further up than at the last run: every other replica
+    has to be as far (R39). ``now_ms`` and ``age_ms`` (of an append time) must not follow a jump of the wall clock.
     """
     possible = {source.base_offset for source in sources}
     out = [one for one in segments if one.base_offset not in possible]
@@ -81,11 +83,13 @@ def look(
         due=False,
         reason="",
     )
-    due = _why_due(dirt, cleaned, config, now_ms)
+    due = _why_due(dirt, cleaned, config, now_ms, others_moved=others_moved)
     return replace(dirt, due=bool(due), reason=due or _why_not(dirt, segments, config))
 
 
-def _why_due(dirt: Dirt, cleaned: Cleaned, config: TopicConfig, now_ms: int) -> str:
+def _why_due(
+    dirt: Dirt, cleaned: Cleaned, config: TopicConfig, now_ms: int, *, others_moved: bool
+) -> str:
     """Empty: it is not."""
     if dirt.oldest_age_ms is not None:
         if dirt.ratio >= config.compaction_dirty_ratio:
@@ -96,6 +100,8 @@ def _why_due(dirt: Dirt, cleaned: Cleaned, config: TopicConfig, now_ms: int) -> 
     horizon_ms, late_ms = cleaned.next_horizon_ms, config.tombstone_retention_ms // HORIZON_SHARE
     if horizon_ms is not None and now_ms > horizon_ms + late_ms and dirt.sources:
         return "tombstones have been kept for their time"
+    if cleaned.waits and others_moved and dirt.sources:
+        return "all replicas are as far as some tombstones, which may go now"
     return ""
 
 

@@ -66,8 +66,9 @@ class Compaction:
         rate_bytes: int | None,
         here: Callable[[], bool],
         gives_way: bool,
+        cleaned_min: int,
     ) -> None:
-        """``here``: whether the partition is still to be cleaned; asked from any thread.
+        """``cleaned_min``: how far all other replicas are (S27). ``here``: whether the partition is still to be cleaned; asked from any thread.
 
         ``gives_way``: whether the survey is given up as soon as somebody waits for the partition.
         """
@@ -84,7 +85,9 @@ class Compaction:
         self._rate_bytes = rate_bytes
         self._here = here
         self._gives_way = gives_way
+        self._cleaned_min = cleaned_min
         self._horizons: dict[int, int | None] = {}  # by base offset of segments as they were
+        self._waits: dict[int, bool] = {}  # likewise
         self._done_bytes = 0
         self._expected_bytes = max(1, 3 * (dirt.clean_bytes + dirt.dirty_bytes))
 
@@ -101,6 +104,7 @@ class Compaction:
                 whole_below=dirt.whole_below,
                 now_ms=now_ms,
                 hash_seed=self._world.rng("compaction").getrandbits(64),
+                cleaned_min=self._cleaned_min,
             )
         )
         assert isinstance(survey, Survey)
@@ -121,6 +125,7 @@ class Compaction:
                     tombstone_retention_ms=self._partition.config.tombstone_retention_ms,
                     whole_below=dirt.whole_below,
                     index_interval=self._config.index_interval_bytes,
+                    cleaned_min=self._cleaned_min,
                 )
             )
             assert isinstance(compacted, Compacted)
@@ -159,6 +164,7 @@ class Compaction:
             tally.keyless += one.keyless
             tally.closed += one.closed
             self._horizons[one.source.base_offset] = one.next_horizon_ms
+            self._waits[one.source.base_offset] = one.waits
         tally.after_bytes = tally.before_bytes
         tally.read_bytes = survey.read_bytes
 
@@ -182,7 +188,9 @@ class Compaction:
             tally.after_bytes -= sum(one.source.size_bytes for one in piece)
         for one in piece:
             self._horizons[one.source.base_offset] = None
+            self._waits[one.source.base_offset] = False
         self._horizons[piece[0].source.base_offset] = compacted.next_horizon_ms
+        self._waits[piece[0].source.base_offset] = compacted.waits
 
     async def _swap(self, rewritten: Rewritten) -> None:
         if not self._here():
@@ -204,6 +212,8 @@ class Compaction:
             whole_below=max(was.whole_below, min(self._dirt.whole_below, end)),
             next_horizon_ms=min(horizons, default=None),
             ended_at=ended_at,
+            epoch=self._partition.log.epochs[-1].epoch,
+            waits=any(self._waits.values()),
         )
         path = self._partition.log.path
         await self._world.offload.run(cleaned_file.write, self._world.disk, path, now)

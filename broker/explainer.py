@@ -205,7 +205,8 @@ def _erasure(one: Erasure, number: int, offset: int) -> ErasureFacts:
 def _compacted_below(node: Node, partition: Partition) -> int:
     """In a thread."""
     try:
-        return cleaned_file.read(node.world.disk, partition.log.path, partition.log.end).below
+        log = partition.log
+        return cleaned_file.read(node.world.disk, log.path, log.end, log.epochs).below
     except OSError:
         return 0
 

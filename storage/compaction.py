@@ -11,7 +11,8 @@ superseded. Then the clean part: a record is superseded if its key was seen in t
 - Records without a key are never superseded, nor is anything in a batch that cannot be decoded.
 - A tombstone is a record with a key and no value. Its first cleaning writes into its batch until
   when it stays (KIP-534); it goes when that has passed, and only where nothing older of its key
-  can be left (S27): below ``whole_below``, everything older was cleaned before or is in this run.
+  can be left (S27): below ``whole_below``, everything older was cleaned before or is in this run;
+  below ``cleaned_min`` every other replica has done so (R39).
 
 Per batch everything is a handful of calls into C; only what survives is looked at one by one.
 """
@@ -29,6 +30,7 @@ from tailrace.storage.rewrite import Glance, Kept
 # A set of so many is just below the size at which it doubles its table: 32 MB and 64 B a digest.
 KEYS_PER_PASS_MAX = 1_250_000
 DIGEST_BITS = 128
+EVERYWHERE = 1 << 62  # an offset: there is no other replica to wait for
 FILL = 0.9  # of ``keys_max`` that the next walk aims at
 
 Keys = Sequence[bytes | None]
@@ -245,13 +247,16 @@ class Cleaning:
         now_ms: int,
         tombstone_retention_ms: int,
         whole_below: int,
+        cleaned_min: int = EVERYWHERE,
     ) -> None:
         self.next_horizon_ms: int | None = None  # of the tombstones that stay, the first
+        self.waits = False  # some that could go wait for other replicas
         self.tombstones_removed = 0
         self._marks = marks
         self._now_ms = now_ms
         self._new_horizon_ms = now_ms + tombstone_retention_ms
         self._whole_below = whole_below
+        self._cleaned_min = cleaned_min
         self._at = 0  # where the marks of the next batch are
         self._opened = 0  # where those of the batch to be opened are
 
@@ -272,7 +277,7 @@ class Cleaning:
             if self._passed(header):
                 return "open"
             if not superseded:
-                self._outstanding(header.base_timestamp)
+                self._outstanding(header.base_timestamp, header)
         elif flags & _TOMBSTONES:
             return "open"
         return "open" if superseded else "keep"
@@ -288,10 +293,10 @@ class Cleaning:
                 self.tombstones_removed += len(gone)
                 keep = [index for index in keep if index not in gone]
             elif header.attributes & ATTRIBUTE_DELETE_HORIZON:
-                self._outstanding(header.base_timestamp)
+                self._outstanding(header.base_timestamp, header)
             else:
                 horizon_ms = self._new_horizon_ms
-                self._outstanding(horizon_ms)
+                self._outstanding(horizon_ms, header)
         if horizon_ms is None and len(keep) == header.record_count:
             return None
         return Kept(keep, horizon_ms)
@@ -306,15 +311,15 @@ class Cleaning:
         return (
             bool(header.attributes & ATTRIBUTE_DELETE_HORIZON)
             and header.base_timestamp < self._now_ms
-            and header.next_offset <= self._whole_below
+            and header.next_offset <= min(self._whole_below, self._cleaned_min)
         )
 
-    def _outstanding(self, horizon_ms: int) -> None:
-        # One that passed but has to stay is nothing to wait for: another run will not move it.
-        if horizon_ms >= self._now_ms and (
-            self.next_horizon_ms is None or horizon_ms < self.next_horizon_ms
-        ):
-            self.next_horizon_ms = horizon_ms
+    def _outstanding(self, horizon_ms: int, header: BatchHeader) -> None:
+        if horizon_ms >= self._now_ms:
+            self.next_horizon_ms = min(horizon_ms, self.next_horizon_ms or horizon_ms)
+        elif header.next_offset <= self._whole_below:
+            self.waits = True
+        # Else it passed but has to stay: nothing to wait for, another run will not move it.
 
 
 def tombstones(columns: Columns, keep: Sequence[int]) -> set[int]:

@@ -61,6 +61,7 @@ class Log(ReadableLog):
         """Take what was found on the disk for the truth."""
         self.recovery: RecoveryReport = found.report
         self._segments = Segments(self._disk, found.segments)
+        self.found_end = self._segments.active.next_offset  # where it ended when it was opened
         self._producers = found.producers
         self._epochs = found.epochs
         mark = Mark.of(self._segments.active.summary())

@@ -26,6 +26,7 @@ from tailrace.protocol.batch import (
 )
 from tailrace.storage.checkpoint import TEMPORARY
 from tailrace.storage.compaction import (
+    EVERYWHERE,
     KEYS_PER_PASS_MAX,
     Cleaning,
     KeyBatch,
@@ -60,6 +61,7 @@ class SurveyJob:
     now_ms: int
     hash_seed: int
     keys_max: int = KEYS_PER_PASS_MAX
+    cleaned_min: int = EVERYWHERE  # and only below this: other replicas have what is older (R39)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Surveyed:
     removable: int  # batches whose tombstones may go
     unstamped: int  # batches whose tombstones have no delete horizon yet
     next_horizon_ms: int | None  # the first that is still to pass
+    waits: bool  # tombstones whose horizon has passed wait for other replicas
     marks_at: int  # where its marks begin in the file
     marks_end: int
     marks_check: int  # xxh3-64 of them
@@ -106,6 +109,7 @@ class CompactJob:
     tombstone_retention_ms: int
     whole_below: int
     index_interval: int
+    cleaned_min: int = EVERYWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,7 @@ class Compacted:
     rewritten: Rewritten
     tombstones_removed: int
     next_horizon_ms: int | None
+    waits: bool  # as of what was surveyed
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,7 @@ def run_compaction(disk: Disk, job: CompactJob, pace: Pace) -> Compacted:
         now_ms=job.now_ms,
         tombstone_retention_ms=job.tombstone_retention_ms,
         whole_below=job.whole_below,
+        cleaned_min=job.cleaned_min,
     )
     rewritten = rewrite(
         disk,
@@ -168,7 +174,8 @@ def run_compaction(disk: Disk, job: CompactJob, pace: Pace) -> Compacted:
         pace=pace,
         glance=cleaning.glance,
     )
-    return Compacted(rewritten, cleaning.tombstones_removed, cleaning.next_horizon_ms)
+    removed = cleaning.tombstones_removed
+    return Compacted(rewritten, removed, cleaning.next_horizon_ms, cleaning.waits)
 
 
 def _surveyed(
@@ -183,6 +190,7 @@ def _surveyed(
         removable=plan.removable,
         unstamped=found.unstamped,
         next_horizon_ms=plan.next_horizon_ms,
+        waits=plan.waits,
         marks_at=plan.marks_at,
         marks_end=plan.marks_end,
         marks_check=xxh3_64_intdigest(memoryview(marks.data)[plan.marks_at : plan.marks_end]),
@@ -225,6 +233,7 @@ class _Plan:
     records: int = 0
     removable: int = 0
     next_horizon_ms: int | None = None
+    waits: bool = False
 
 
 class _Reading:
@@ -297,8 +306,12 @@ class _Reading:
         horizon_ms = header.base_timestamp
         if horizon_ms >= self._job.now_ms:
             plan.next_horizon_ms = min(horizon_ms, plan.next_horizon_ms or horizon_ms)
-        elif header.next_offset <= self._job.whole_below:
+        elif header.next_offset > self._job.whole_below:
+            return
+        elif header.next_offset <= self._job.cleaned_min:
             plan.removable += 1
+        else:
+            plan.waits = True
 
     def _headers(self, source: SegmentSource) -> Iterator[tuple[int, BatchHeader]]:
         file = self._disk.open(source.path)

@@ -50,10 +50,14 @@ def seen(
     without: tuple[int, ...] = (),
     now_ms: int = NOW_MS,
     config: TopicConfig = CONFIG,
+    others_moved: bool = True,
 ) -> Dirt:
     sources = [source(one) for one in facts if one.sealed and one.base_offset not in without]
     return look(
-        facts, sources, cleaned, config, now_ms=now_ms, age_ms=lambda append: now_ms - append
+        *(facts, sources, cleaned, config),
+        now_ms=now_ms,
+        age_ms=lambda append: now_ms - append,
+        others_moved=others_moved,
     )
 
 
@@ -131,6 +135,7 @@ def surveyed(at: int, size: int, superseded: int = 0, **changed: int) -> Surveye
         removable=changed.get("removable", 0),
         unstamped=changed.get("unstamped", 0),
         next_horizon_ms=None,
+        waits=False,
         marks_at=0,
         marks_end=0,
         marks_check=0,
@@ -142,6 +147,14 @@ def pieces(*found: Surveyed) -> list[list[int]]:
         [one.source.base_offset // 100 for one in group]
         for group in groups(found, segment_bytes=1_000)
     ]
+
+
+def test_tombstones_that_waited_for_other_replicas_make_it_due_when_these_are_further() -> None:
+    facts = segments(60, 10)
+    waiting = Cleaned(200, 200, waits=True)
+    assert seen(facts, waiting).due
+    assert not seen(facts, waiting, others_moved=False).due
+    assert not seen(facts, Cleaned(200, 200)).due
 
 
 def test_neighbours_are_joined_while_what_stays_of_them_fits() -> None:

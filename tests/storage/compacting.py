@@ -102,7 +102,7 @@ class Cleaner:
                 self.log.replaced(swap)
                 replaced += len(group)
         self.log.sync()
-        self.cleaned = Cleaned(end, end)
+        self.cleaned = Cleaned(end, end, epoch=self.log.epochs[-1].epoch)
         cleaned_file.write(self.disk, self.log.path, self.cleaned)
         self.disk.remove(survey.marks_path)
         return replaced

@@ -52,7 +52,7 @@ class Lives:
         self.life = Life("n1")
         disk = SimDisk(self.platter, self.life)
         cleaner = Cleaner(disk, open_log(disk, make_parent=make_parent), 3, segment_bytes=250)
-        cleaner.cleaned = cleaned_file.read(disk, DIRECTORY, cleaner.log.end)
+        cleaner.cleaned = cleaned_file.read(disk, DIRECTORY, cleaner.log.end, cleaner.log.epochs)
         return cleaner
 
     def write(self, *entries: Entry) -> None:
@@ -93,7 +93,7 @@ def check(platter: Platter, history: dict[int, Entry]) -> None:
     """What is found has the newest of every key at its offset, and nothing deleted."""
     disk = SimDisk(platter, Life("next"))
     cleaner = Cleaner(disk, open_log(disk), keys_max=3, segment_bytes=250)
-    cleaner.cleaned = cleaned_file.read(disk, DIRECTORY, cleaner.log.end)
+    cleaner.cleaned = cleaned_file.read(disk, DIRECTORY, cleaner.log.end, cleaner.log.epochs)
     assert not cleaner.log.quarantined
     assert values(records(cleaner.log)) == values(history)
     seal(cleaner.log)

@@ -144,6 +144,7 @@ def cleaning(
     tombstones: bool = False,
     now_ms: int = 1000,
     whole_below: int = 1 << 62,
+    cleaned_min: int = 1 << 62,
 ) -> Cleaning:
     places: list[int] = []
     end = 0
@@ -156,7 +157,13 @@ def cleaning(
     if tombstones:
         for at in places:
             marks.flag(at, 1)
-    return Cleaning(marks, now_ms=now_ms, tombstone_retention_ms=500, whole_below=whole_below)
+    return Cleaning(
+        marks,
+        now_ms=now_ms,
+        tombstone_retention_ms=500,
+        whole_below=whole_below,
+        cleaned_min=cleaned_min,
+    )
 
 
 def test_batches_stay_go_or_are_opened() -> None:
@@ -196,6 +203,25 @@ def test_a_tombstone_goes_when_its_time_has_come_and_nothing_older_is_left(
     decide = cleaning(found, now_ms=now_ms, whole_below=whole_below)
     assert judge(decide, found) == (Kept([0]) if goes else "keep")
     assert decide.tombstones_removed == int(goes)
+
+
+@pytest.mark.parametrize("cleaned_min", [-1, 0, 1])
+def test_a_tombstone_waits_until_every_replica_has_cleaned_past_it(cleaned_min: int) -> None:
+    """S27: one that comes back with something older must still find it."""
+    found = batch([b"a", b"b"], [b"1", None], horizon_ms=1500)
+    decide = cleaning(found, now_ms=9999, cleaned_min=cleaned_min)
+    assert judge(decide, found) == "keep"
+    assert (decide.waits, decide.tombstones_removed, decide.next_horizon_ms) == (True, 0, None)
+    decide = cleaning(found, now_ms=9999, cleaned_min=2)
+    assert judge(decide, found) == Kept([0])
+    assert (decide.waits, decide.tombstones_removed) == (False, 1)
+
+
+def test_a_tombstone_that_something_else_keeps_does_not_wait_for_replicas() -> None:
+    found = batch([b"a", b"b"], [b"1", None], horizon_ms=1500)
+    decide = cleaning(found, now_ms=9999, whole_below=1, cleaned_min=0)
+    assert judge(decide, found) == "keep"
+    assert not decide.waits
 
 
 def test_a_horizon_that_was_given_is_not_given_anew() -> None:
