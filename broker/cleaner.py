@@ -259,11 +259,9 @@ class Cleaner:
         try:
             if known is None or self._is_another(partition, known):
                 found = log_.recovery
-                read = bind(
-                    *(cleaned_file.read, self._world.disk, log_.path),
-                    *(log_.found_end, tuple(log_.epochs)),
-                )
-                known = _Known(await self._world.offload.run(read), found=found)
+                read = bind(cleaned_file.read, self._world.disk, log_.path, log_.found_end)
+                cleaned = await self._world.offload.run(read, tuple(log_.epochs))
+                known = _Known(cleaned, found=found)
                 self._known[_where(partition)] = known
                 for result in RESULTS:
                     partition.metrics.compaction_runs(result)  # at 0: its first may be a failure
