@@ -52,6 +52,7 @@ class OffsetsLog:
         self.number = number
         self.epoch = epoch
         self.busy = False  # an append is under way
+        self._idle = trio.Event()  # set when it has ended
         self._shelf = shelf
         self._appender = appender
         self._clock = clock
@@ -73,10 +74,11 @@ class OffsetsLog:
             values=list(records.values()),
             timestamps=self._clock.wall_ms(),
         )
-        self.busy = True
+        self.busy, self._idle = True, trio.Event()
 
         def settled(error: TailraceError | None) -> None:
             self.busy = False
+            self._idle.set()
             done(error)
 
         try:
@@ -89,17 +91,25 @@ class OffsetsLog:
     def led(self) -> Partition:
         """The partition. T031, T033; T032 if this broker does not lead it in this epoch."""
         partition = self._shelf.serving(self._topic_id, self.number)
-        if partition.role != "leader" or partition.leadership.leader_epoch != self.epoch:
+        if not leads(partition) or partition.leadership.leader_epoch != self.epoch:
             raise partition.not_leader()
         return partition
+
+    async def idle(self) -> None:
+        """Return once no append is under way."""
+        if self.busy:
+            await self._idle.wait()
 
     async def replay(self, offload: Offload) -> dict[bytes, bytes]:
         """The last value of each key; in chunks, off the event loop. T031, T032, T033.
 
-        Waits until the high watermark is past all that an earlier leader may have acknowledged
-        (R12). A damaged range is named and passed over: what it held counts as never written.
+        Waits until the high watermark is past all that was acknowledged, or may be, by an earlier
+        leader (R12) or before by this one. A damaged range is named and passed over: what it held
+        counts as never written.
         """
-        while (partition := self.led()).replica.shown_high_watermark is None:
+        partition = self.led()
+        end = partition.log.end
+        while (self.led().replica.shown_high_watermark or 0) < end:
             await _moved(partition)
         values: dict[bytes, bytes] = {}
         offset = partition.log.start
@@ -129,6 +139,11 @@ class OffsetsLog:
         """Whether nothing was ever written, as far as it can be seen."""
         partition = self._shelf.get(self._topic_id, self.number)
         return partition is not None and partition.serving and partition.log.end == 0
+
+
+def leads(partition: Partition) -> bool:
+    """Whether groups live in it: it is led here, and not about to be handed over."""
+    return partition.role == "leader" and not partition.frozen
 
 
 async def _moved(partition: Partition) -> None:

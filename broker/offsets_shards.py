@@ -18,7 +18,7 @@ from tailrace.broker.bell import Bell
 from tailrace.broker.catalog import Topic
 from tailrace.broker.group_record import RecordError
 from tailrace.broker.hosted_group import HostedGroup
-from tailrace.broker.offsets_log import OffsetsLog
+from tailrace.broker.offsets_log import OffsetsLog, leads
 from tailrace.broker.offsets_shard import NOT_LEADER, Shard
 from tailrace.broker.partition import Partition
 from tailrace.broker.shelf import Shelf
@@ -57,6 +57,7 @@ class Shards:
         self._topic: Topic | None = None
         self._router: Router | None = None
         self._led: dict[int, Shard] = {}
+        self._busy: dict[int, OffsetsLog] = {}  # of shards that ended, and still write
         self._bell = Bell()  # there is something to be loaded
         self._waiting: list[Shard] = []  # to be loaded
 
@@ -116,7 +117,7 @@ class Shards:
         shard = self._led.get(number)
         try:
             partition = self._shelf.serving(self._topic.topic_id, number)
-            if partition.role != "leader":
+            if not leads(partition):
                 raise partition.not_leader()
         except TailraceError as error:
             if error.code == NOT_LEADER and shard is not None:
@@ -133,7 +134,7 @@ class Shards:
             *(partition.topic_id, number, partition.leadership.leader_epoch),
         )
         shard = Shard(one, self._timers, wake=self._wake, flush=self._flush)
-        shard.loaded = one.empty
+        shard.loaded = one.empty and number not in self._busy
         self._led[number] = shard
         if not shard.loaded:
             self._waiting.append(shard)
@@ -142,6 +143,8 @@ class Shards:
 
     def _end(self, number: int, shard: Shard, error: TailraceError) -> None:
         del self._led[number]
+        if shard.log.busy:
+            self._busy[number] = shard.log
         count = len(shard.groups)
         shard.drop(error)
         if count:
@@ -171,6 +174,9 @@ class Shards:
     async def _try_load(self, shard: Shard) -> None:
         number = shard.log.number
         try:
+            if (busy := self._busy.get(number)) is not None:
+                await busy.idle()  # else what it is about to write would be missed
+                self._busy.pop(number, None)
             await self._load(shard)
         except (TailraceError, RecordError) as error:
             if isinstance(error, RecordError):

@@ -16,6 +16,7 @@ from tailrace.broker.replica import Replica
 from tailrace.protocol.errors import CoordinatorLoading, NotLeader, TailraceError
 from tailrace.protocol.messages import (
     CommitOffsetsRequest,
+    CommitOffsetsResponse,
     DeleteGroupRequest,
     DeleteGroupResponse,
     DescribeGroupRequest,
@@ -213,5 +214,52 @@ def test_without_a_lease_nothing_is_answered_and_nobody_is_late(tmp_path: Path) 
                 await trio.sleep(0.05)
             groups._valid = lambda: True  # pyright: ignore[reportPrivateUsage]
             assert (await member.beat()).members == 2
+
+    run(main)
+
+
+def test_a_lead_that_is_handed_over_takes_nothing_more_and_may_come_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with leading(tmp_path) as (lead, client):
+            member = Member(client, "m1")
+            await member.join()
+            assert (await member.commit(lead.orders, 0, 41)).error is None
+            held = await client.send(member.request(wait_ms=30_000))
+            lead.partition.freeze()
+            lead.tell()
+            assert isinstance((await client.wait(held)).message, NotLeader)
+            with pytest.raises(NotLeader):
+                await member.commit(lead.orders, 0, 42)
+            lead.partition.thaw()  # nobody took it
+            assert await loaded(client, "g") == {(lead.orders, 0): 41}
+            assert (await member.beat()).members == 1
+
+    run(main)
+
+
+def test_what_was_being_written_when_a_lead_went_and_came_back_is_not_missed(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with leading(tmp_path) as (lead, client):
+            member = Member(client, "m1")
+            await member.join()
+            replica = lead.partition.replica
+            replica._halted = True  # pyright: ignore[reportPrivateUsage]
+            since = member.owned[lead.orders, 0]
+            request = CommitOffsetsRequest("g", "m1", (committing(lead.orders, 0, 7, since),))
+            waiting = await client.send(request)
+            with trio.move_on_after(0.05):
+                await client.wait(waiting)
+            lead.partition.freeze()
+            lead.tell()
+            lead.partition.thaw()
+            with pytest.raises(CoordinatorLoading):
+                await committed(client, "g")
+            replica._halted = False  # pyright: ignore[reportPrivateUsage]
+            lead.partition.advance()
+            answer = await client.wait(waiting)
+            assert isinstance(answer.message, CommitOffsetsResponse)
+            assert await loaded(client, "g") == {(lead.orders, 0): 7}
 
     run(main)
