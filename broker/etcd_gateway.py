@@ -8,6 +8,8 @@
 """
 
 import logging
+import os
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -214,8 +216,10 @@ def reason_of(error: httpx2.TransportError) -> str:
     """What the system said, where the library only says that it failed."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is refused: {cause.verify_message}"
+        if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
+            return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
         if isinstance(cause, BaseExceptionGroup):  # one per address of the host
             cause = first_of(cast(BaseExceptionGroup[BaseException], cause))
         else:
