@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tailrace.broker.bell import Bell
+from tailrace.broker.http_turns import Turns
 from tailrace.broker.record_reading import (
     CHUNK_RECORDS,
     Chunk,
@@ -45,6 +47,8 @@ RECENT_BYTES = 262_144
 HURRY_BYTES = QUEUE_BYTES // 2  # that wait for a tail: it sends them before its turn
 HURRIES_PER_S = 400  # of all tails together, some 10 % of the event loop
 STEP_S = 0.02  # for a tail that hurries
+FLUSH_S = 0.1  # between two goes of all tails
+FLUSHES_PER_S = 100  # of all of them together, beyond which the goes become rarer
 FAREWELL_S = 0.5  # for the last events of tails when the broker stops
 READERS_AT_ONCE = 4  # that have batches in memory, and nobody to wait for
 HOLDERS_MAX = 4  # tails and pages that keep what they have fetched while it is sent
@@ -213,19 +217,18 @@ class Session:
     followers wait a little for it, so that a reader which takes everything at once misses nothing.
     """
 
-    def __init__(self, tail: Tail) -> None:
+    def __init__(self, tail: Tail, turns: Turns) -> None:
         self.tail = tail
         self.ended: TailraceError | None = None
-        self.news = trio.Event()
-        self.hurry = trio.Event()  # send before its turn; set at the end, too
+        self.bell = Bell()  # send what waits, now
+        self._turns = turns
+        self._hurries = False  # it was told to, before its turn
         self._sent = trio.Event()  # all that waited
         self._slow = False  # it did not send all in time when it had to hurry
 
     def begin(self) -> None:
         """What comes from now on is news."""
-        self.news = trio.Event()
-        if self.ended is None:
-            self.hurry = trio.Event()
+        self._hurries = False
 
     def sent(self) -> None:
         """Nothing waits any more."""
@@ -234,14 +237,21 @@ class Session:
 
     def wake(self, hurries: Hurries) -> bool:
         """There may be something to send. Whether it hurries."""
-        self.news.set()
         if self.tail.waiting_bytes < HURRY_BYTES or self._slow:
+            self._turns.ask(self._let)
             return False
-        if not self.hurry.is_set() and not hurries.take():
+        if not self._hurries and not hurries.take():
+            self._turns.ask(self._let)
             return False
         self._sent = trio.Event()
-        self.hurry.set()
+        self._hurries = True
+        self.bell.ring()
         return True
+
+    def _let(self) -> None:
+        """It is its turn."""
+        if self.tail.pending:
+            self.bell.ring()
 
     async def keep_step(self) -> None:
         """Wait until all is sent, for a moment."""
@@ -252,8 +262,7 @@ class Session:
     def end(self, error: TailraceError) -> None:
         """Nothing more will come."""
         self.ended = self.ended or error
-        self.news.set()
-        self.hurry.set()
+        self.bell.ring()
 
 
 class Feeds:
@@ -264,6 +273,7 @@ class Feeds:
         self.slots = trio.CapacityLimiter(READERS_AT_ONCE)
         self.sessions: dict[Session, None] = {}
         self._followers: dict[tuple[Place, Decode], Follower] = {}
+        self.turns = Turns(lambda: max(FLUSH_S, len(self.sessions) / FLUSHES_PER_S))
         self._hurries = Hurries()
         self._behind = trio.Lock()
         self._gateway = gateway
@@ -295,6 +305,7 @@ class Feeds:
         """Until the broker stops: then every tail ends, at once."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self.turns.run)
             task_status.started()
             await self._gateway.stopping.wait()
             stopped = texts_http.not_serving(self._gateway.node.broker_id, what="is stopping")

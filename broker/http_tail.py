@@ -2,9 +2,8 @@
 
 A tail first reads by itself what lies behind, at its reader's pace and without leaving anything
 out. At the end of the log it joins the shared followers (``feeds.py``); what comes from there is
-sent each ``FLUSH_S`` at the most, each tail at a time of its own: twenty that woke together would
-hold everybody else up for as long as all of them take. All tails together send ``FLUSHES_PER_S``
-times per second, so that many of them take longer, not more of the event loop (0.25 ms each time).
+sent when it is its turn (``http_turns.py``): each ``FLUSH_S`` at the most, or all tails together
+``FLUSHES_PER_S`` times per second, so that many of them take longer, not more of the event loop.
 """
 
 from typing import Any
@@ -37,8 +36,6 @@ PARTITIONS_MAX = 256  # of one tail: each of its ids names them all
 PIECE_BYTES = 32_768  # sent at once
 FILL_BYTES = 65_536  # read ahead of what is sent
 FREE_BYTES = 196_608  # of one tail, to be sent; what large records make more is bounded together
-FLUSH_S = 0.1
-FLUSHES_PER_S = 100
 RATE_MAX = 1_000_000
 KEEP_ALIVE_S = 15.0
 HEADERS = [
@@ -103,11 +100,9 @@ class TailResponse(Response):
         self.raw_headers = list(HEADERS)
         self._account = account
         self._feeds = feeds
-        self._session = Session(tail)
+        self._session = Session(tail, feeds.turns)
         self._places = places
         self._decode: Decode = decode
-        # Spread evenly, however many there are: multiples of the golden ratio.
-        self._phase = feeds.next_turn() * 0.618
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self._feeds.sessions[self._session] = None
@@ -136,26 +131,13 @@ class TailResponse(Response):
             session.begin()
             await self._send_all(stream)
             session.sent()
-            # While something comes all the time its turns alone wake it: one wake-up for each.
-            await self._turn()
-            if session.news.is_set():
-                continue
             with trio.move_on_after(KEEP_ALIVE_S) as waited:
-                await session.news.wait()
+                await session.bell.wait()
             if waited.cancelled_caught:
                 await stream.write(b": keep-alive\n\n")
-            else:
-                await self._turn()
 
     def _join(self) -> bool:
         return self._feeds.join(self._session, self._places, self._decode)
-
-    async def _turn(self) -> None:
-        """Wait until this tail may send again, must, or it is over."""
-        flush_s = max(FLUSH_S, len(self._feeds.sessions) / FLUSHES_PER_S)
-        wait_s = flush_s * (1 - (trio.current_time() / flush_s - self._phase) % 1)
-        with trio.move_on_after(wait_s):
-            await self._session.hurry.wait()
 
     async def _send_all(self, stream: "_Stream") -> None:
         """What waits; then what ended the tail, if something did."""

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from tailrace.broker import http_connection, http_tail, tail as tail_module
+from tailrace.broker import feeds as feeds_module, http_connection, http_tail, tail as tail_module
 from tailrace.broker.feeds import Feeds
 from tailrace.broker.record_reading import RecordReader
 from tailrace.broker.server import Ready, Server
@@ -327,8 +327,8 @@ def test_what_is_wrong_with_a_tail_is_said_before_it_begins(
 def test_many_tails_take_longer_and_not_more_of_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_tail, "FLUSHES_PER_S", 1_000)
-    monkeypatch.setattr(http_tail, "FLUSH_S", 0.001)
+    monkeypatch.setattr(feeds_module, "FLUSHES_PER_S", 1_000)
+    monkeypatch.setattr(feeds_module, "FLUSH_S", 0.001)
 
     async def use(browser: Browser, server: Server, ready: Ready) -> None:
         topic_id = await create(ready)
