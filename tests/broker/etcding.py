@@ -1,7 +1,8 @@
 """Opening stores on etcd, and what stands between a store and etcd in tests."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from types import MappingProxyType
 from typing import Any
 
 import trio
@@ -15,10 +16,14 @@ LONG_S = 30.0  # for one call: a machine that stands still is no outage
 
 @asynccontextmanager
 async def opened(
-    urls: list[str], prefix: str = "/t", *, call_s: float = LONG_S, **more: Any
+    urls: list[str],
+    prefix: str = "/t",
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    call_s: float = LONG_S,
 ) -> AsyncGenerator[EtcdStore, None]:
     """A store. What goes wrong inside is raised as it is, not as a group."""
-    cluster = ClusterConfig("etcd", tuple(urls), prefix, **more)
+    cluster = ClusterConfig("etcd", tuple(urls), prefix, **settings)
     try:
         async with trio.open_nursery() as nursery:
             store = await open_etcd(cluster, nursery, ThreadOffload(), call_s=call_s)

@@ -4,7 +4,7 @@ Nothing here needs etcd: ``httpx2.MockTransport`` stands for the network, a mock
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
 import httpx2
 import pytest
@@ -17,7 +17,7 @@ from tailrace.broker.metadata_etcd import EtcdStore
 from tailrace.protocol.errors import MetadataUnavailable
 
 A, B = "http://a:1", "http://b:1"
-Handler = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
+Handler = Callable[[httpx2.Request], Coroutine[None, None, httpx2.Response]]
 HEADER = {"cluster_id": "1", "revision": "10"}
 EMPTY = {"header": HEADER}
 
@@ -75,9 +75,7 @@ def test_a_change_that_etcd_gave_up_may_have_been_made(code: int) -> None:
         with pytest.raises(MetadataUnavailable, match="request timed out; whether the change"):
             await store.txn([], {"k": b""})
         assert len(seen) == 1
-        with pytest.raises(
-            MetadataUnavailable, match="http://b:1 failed: etcd.*; http://a:1: etcd"
-        ):
+        with pytest.raises(MetadataUnavailable, match=r"http://b:1 failed: .*; http://a:1: etcd"):
             await store.get("k")
         assert len(seen) == 3
 
@@ -236,7 +234,7 @@ def test_however_a_stream_ends_the_next_one_wakes_everybody(first: Lines) -> Non
 
 
 def test_only_those_below_whose_prefix_it_happened_are_woken() -> None:
-    event = {"header": HEADER, "events": [{"kv": {"key": "L3QvYS8x"}}]}  # /t/a/1
+    event: dict[str, object] = {"header": HEADER, "events": [{"kv": {"key": "L3QvYS8x"}}]}  # /t/a/1
     stream = Lines(CREATED, 1, event, FOREVER)
 
     async def handler(request: httpx2.Request) -> httpx2.Response:

@@ -50,7 +50,9 @@ def test_a_client_certificate_opens_the_store(
     secured: Etcd, authority: trustme.CA, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        async with opened(secured.urls, **files(tmp_path, "broker.example", authority)) as store:
+        async with opened(
+            secured.urls, settings=files(tmp_path, "broker.example", authority)
+        ) as store:
             watch = store.watch("")
             await store.txn([], {"k": b"1"})
             await woken(watch.wait)
@@ -66,7 +68,7 @@ def test_without_a_client_certificate_nobody_gets_in(
 
     async def main() -> None:
         with pytest.raises(MetadataUnavailable, match="T100"):
-            async with opened(secured.urls, **only_ca):
+            async with opened(secured.urls, settings=only_ca):
                 pass
 
     trio.run(main)
@@ -75,7 +77,9 @@ def test_without_a_client_certificate_nobody_gets_in(
 def test_an_etcd_that_somebody_else_signed_is_not_believed(secured: Etcd, tmp_path: Path) -> None:
     async def main() -> None:
         with pytest.raises(MetadataUnavailable, match="its certificate is refused: "):
-            async with opened(secured.urls, **files(tmp_path, "broker.example", trustme.CA())):
+            async with opened(
+                secured.urls, settings=files(tmp_path, "broker.example", trustme.CA())
+            ):
                 pass
 
     trio.run(main)
@@ -89,7 +93,7 @@ def test_files_that_do_not_fit_are_named(
 
     async def main() -> None:
         with pytest.raises(ConfigError, match="no certificate that goes with") as raised:
-            async with opened(secured.urls, **{**one, "etcd_key": other["etcd_key"]}):
+            async with opened(secured.urls, settings={**one, "etcd_key": other["etcd_key"]}):
                 pass
         assert raised.value.code == "T082"
 
@@ -131,16 +135,17 @@ def as_root(etcd: Etcd, path: str, question: dict[str, Any]) -> Any:
 
 def test_a_role_for_the_prefix_is_enough(users: Etcd, login: dict[str, str]) -> None:
     async def main() -> None:
-        async with opened(users.urls, **login) as store:
+        async with opened(users.urls, settings=login) as store:
             watch = store.watch("a/")
             lease = await store.grant(60)
             revision = await store.txn([("a/1", 0)], {"a/1": b"1"}, lease=lease)
             await woken(watch.wait)
+            assert revision is not None
             assert await store.txn([("a/1", revision)], {"a/2": b"2"}, ["a/1"]) is not None
             assert await store.keepalive(lease)
             await store.revoke(lease)
             assert [entry.key for entry in await store.list("")] == ["a/2"]
-        async with opened(users.urls, "/other", **login) as store:
+        async with opened(users.urls, "/other", login) as store:
             with pytest.raises(MetadataUnavailable, match="permission denied"):
                 await store.get("k")
             with pytest.raises(MetadataUnavailable, match="permission denied"):
@@ -153,19 +158,18 @@ def test_a_token_that_etcd_does_not_know_any_more_is_replaced(
     users: Etcd, login: dict[str, str]
 ) -> None:
     async def main() -> None:
-        async with opened(users.urls, **login) as store:
+        async with opened(users.urls, settings=login) as store:
             revision = await store.txn([], {"b/1": b"1"})
             watch = store.watch("b/")
             users.members[0].kill()  # it keeps tokens in memory
             users.members[0].start()
             await trio.to_thread.run_sync(users.wait_ready)
             revision = await store.txn([("b/1", revision or 0)], {"b/1": b"2"})
-            assert revision is not None
             await woken(watch.wait)
             as_root(users, "auth/role/add", {"name": "more"})  # tokens are older than that now
             for _ in range(2):
-                revision = await store.txn([("b/1", revision or 0)], {"b/1": b"3"})
                 assert revision is not None
+                revision = await store.txn([("b/1", revision)], {"b/1": b"3"})
             async with trio.open_nursery() as nursery:
                 for _ in range(10):
                     nursery.start_soon(store.get, "b/1")
@@ -184,7 +188,7 @@ def test_who_is_not_known_is_refused(
 
     async def main() -> None:
         with pytest.raises(MetadataUnavailable) as raised:
-            async with opened(users.urls, **login):
+            async with opened(users.urls, settings=login):
                 pass
         assert f"refused user '{login['etcd_user']}': " in str(raised.value)
         assert "authentication failed" in str(raised.value)
@@ -206,7 +210,7 @@ def test_password_and_token_are_not_told(
     users: Etcd, login: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        async with opened(users.urls, **login) as store:
+        async with opened(users.urls, settings=login) as store:
             watch = store.watch("c/")
             await store.txn([], {"c/1": b"1"})
             await woken(watch.wait)
