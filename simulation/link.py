@@ -41,6 +41,7 @@ class Link:
         self.delay_min = delay_min
         self.delay_mean = delay_mean
         self.clogged_until = 0.0
+        self.flips = 0.0  # this share of reads has a bit that was never sent so
         self.pipes: list[Pipe] = []
         self.healed = Signal()
         self._cut = False
@@ -133,6 +134,8 @@ class Pipe:
             return b"" if self.ended and not self._chunks and self._end_arrives <= now else None
         data = b"".join(found)
         rng = self.link.rng
+        if self.link.flips and rng.random() < self.link.flips:
+            data = _flipped(data, rng.randrange(8 * len(data)))
         if rng.random() >= WHOLE_READS and size > 1:
             part = rng.randrange(1, size)
             self._chunks.appendleft((now, memoryview(data)[part:]))
@@ -182,3 +185,9 @@ class Pipe:
 
     def _last_arrival(self) -> float:
         return self._chunks[-1][0] if self._chunks else 0.0
+
+
+def _flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)

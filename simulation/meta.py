@@ -57,6 +57,7 @@ class MetaKeep:
         self.leases: dict[int, Lease] = {}
         self.changed: dict[int, tuple[str, Signal]] = {}  # watches
         self.taps: list[Callable[[StoreChange], None]] = []
+        self.heard: dict[str, float] = {}  # by host: when it last got a lease, or gave it its time
         self.delay_mean = 0.0005
         self.lost_replies = 0.0  # this share of transactions is applied, then fails
         self.down = False
@@ -263,6 +264,7 @@ class SimMeta:
         number = keep.number()
         keep.leases[number] = lease = Lease(ttl, 0.0, set())
         keep.renew(lease)
+        keep.heard[self._life.name] = trio.current_time()
         await self._return()
         return number
 
@@ -271,6 +273,7 @@ class SimMeta:
         found = self._keep.leases.get(lease)
         if found is not None:
             self._keep.renew(found)
+            self._keep.heard[self._life.name] = trio.current_time()
         await self._return()
         return found is not None
 

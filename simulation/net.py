@@ -244,6 +244,7 @@ class SimNet:
         self._wall = None
         for link in self._links.values():
             link.clogged_until = 0.0
+            link.flips = 0.0
             link.cut = False
         for connection in self._connections:
             connection.there.breaks_at = connection.back.breaks_at = None

@@ -22,6 +22,8 @@ alike. Whether it was right to remove it is for S2, S26, S29, S30 and those who 
 starts rose is kept for them (``log_starts``).
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -78,6 +80,7 @@ class Dialogue:
 
     requests: Stream = field(default_factory=Stream)
     answers: Stream = field(default_factory=Stream)
+    asked: dict[int, float] = field(default_factory=dict[int, float])  # when
     following: set[int] = field(default_factory=set[int])  # fetches of another broker
     produced: dict[int, list[tuple[PartitionKey, bytes]]] = field(
         default_factory=dict[int, list[tuple[PartitionKey, bytes]]]
@@ -123,6 +126,7 @@ class Oracle:
         data_dir: str,
         judge: ClusterJudge | None = None,
         shown: Shown | None = None,
+        lease_ends: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self.violations: list[Violation] = []
         self.acked_batches = 0
@@ -135,8 +139,10 @@ class Oracle:
         self._dialogues: dict[int, Dialogue] = {}
         self._scans: dict[str, Scan] = {}
         self._judge = judge
+        self._lease_ends = lease_ends
         self._high_watermarks: Shown = {} if shown is None else shown
         self._starts: dict[PartitionKey, int] = {}
+        self._asked_at = 0.0  # what is being answered
         self._left: tuple[Logs, Logs] | None = None  # by the last process: written, durable
         self._removed = Removed(platter, self._topics, self.rot)
 
@@ -148,6 +154,8 @@ class Oracle:
         if not to_client:
             dialogue.requests.feed(data)
             while (frame := dialogue.requests.reader.next()) is not None:
+                if self._judge is not None:
+                    dialogue.asked[frame.correlation_id] = trio.current_time()
                 if frame.api == Api.PRODUCE:
                     request = decode_message(ProduceRequest, frame.head)
                     self._see_produce(dialogue, frame.correlation_id, request, frame.body)
@@ -156,12 +164,15 @@ class Oracle:
             return
         dialogue.answers.feed(data)
         while (frame := dialogue.answers.reader.next()) is not None:
+            asked_at = dialogue.asked.pop(frame.correlation_id, 0.0)
             if frame.api == Api.PRODUCE:
+                self._asked_at = asked_at
                 produced = dialogue.produced.pop(frame.correlation_id, [])
                 self._check_acks(produced, decode_message(ProduceResponse, frame.head))
             elif frame.api == Api.FETCH and frame.correlation_id in dialogue.following:
                 dialogue.following.discard(frame.correlation_id)
             elif frame.api == Api.FETCH:
+                self._asked_at = asked_at
                 before = dialogue.fetching.pop(frame.correlation_id, {})
                 response = decode_message(FetchResponse, frame.head)
                 self._check_fetch(dialogue, before, response, frame.body)
@@ -260,6 +271,7 @@ class Oracle:
         for (key, payload), result in zip(produced, response.results, strict=True):
             if result.error is None:
                 self.acked_batches += 1
+                self._check_lease(key)
                 if self._judge is not None:
                     records = 1 + int.from_bytes(payload[2:6])  # the last offset's delta
                     end, check = result.base_offset + records, xxh3_64_intdigest(payload)
@@ -311,6 +323,7 @@ class Oracle:
         for result in response.results:
             key = result.topic_id, result.partition
             if result.error is None:
+                self._check_lease(key)
                 shown = max(before.get(key, 0), dialogue.shown.get(key, 0))
                 if result.high_watermark < shown:
                     what = f"{_name(key)}: {result.high_watermark} after {shown} was shown"
@@ -331,6 +344,13 @@ class Oracle:
                     what = f"{_name(key)}@{header.base_offset} reaches beyond the high watermark"
                     self._violated("S12", what)
                 at += header.size_bytes
+
+    def _check_lease(self, key: PartitionKey) -> None:
+        """R14: who was asked when its lease was over, and has none since, says so."""
+        ended_at = self._lease_ends()
+        if self._asked_at > ended_at:
+            what = f"{_name(key)}: {self._name} served, asked at {self._asked_at:.1f} s"
+            self._violated("R14", f"{what}, with a lease that was over at {ended_at:.1f} s")
 
     def _violated(self, invariant: str, what: str) -> None:
         self.violations.append(Violation(invariant, what))

@@ -4,8 +4,9 @@ A ``LogWitness`` hangs on a platter and knows every whole batch of every partiti
 in the files. It tells a ``LogListener`` of what is appended, of what is cut off at the end, and of
 whatever goes otherwise: at the front (retention), by rewriting (compaction), with the disk.
 
-Headers only are looked at while somebody writes; after a power cut, and where a rewritten file took
-the place of others, checksums are verified, as recovery would do it.
+A batch is known by the checksum of the bytes that are there, whatever its header says. After a
+power cut, and where a rewritten file took the place of others, bytes that recovery would not take
+are left out.
 """
 
 from bisect import bisect_right
@@ -13,14 +14,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from xxhash import xxh3_64_intdigest
+
 from tailrace.protocol.batch import BatchHeader, header_seed
-from tailrace.protocol.batch_header import HEADER_BYTES, foreign, malformed, read_header
+from tailrace.protocol.batch_header import (
+    HEADER_BYTES,
+    PAYLOAD_FROM,
+    foreign,
+    malformed,
+    read_header,
+)
 from tailrace.simulation.content import Content
 from tailrace.simulation.disk import Folder, Inode, Platter, Witness
 from tailrace.simulation.log_files import PartitionKey, batches
 from tailrace.storage.directory import parse_partition_name
 
-Identity = tuple[int, int, int]  # leader epoch, next offset, payload checksum
+Identity = tuple[int, int, int]  # leader epoch, next offset, checksum of the payload
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +39,7 @@ class Entry:
     base: int
     next: int
     epoch: int
-    check: int  # payload checksum
+    check: int  # of its payload as it is
     path: str
     content: Content
     position: int
@@ -239,11 +248,12 @@ class LogWitness(Witness):
 
 
 def _entry(header: BatchHeader, path: str, content: Content, position: int) -> Entry:
+    payload = content.view(position + PAYLOAD_FROM, header.size_bytes - PAYLOAD_FROM)
     return Entry(
         header.base_offset,
         header.next_offset,
         header.leader_epoch,
-        header.payload_checksum,
+        xxh3_64_intdigest(payload),
         path,
         content,
         position,

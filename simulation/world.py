@@ -35,6 +35,7 @@ from tailrace.simulation.store_judge import StoreJudge
 
 DATA_DIR = "/data"
 PORT = 7400
+SESSION_S = 6.0  # cluster.session_timeout
 
 Settings = Mapping[str, str | int | float | bool]
 
@@ -97,7 +98,10 @@ class SimNode:
         if common is None:
             self.oracle = Oracle(name, self.platter, DATA_DIR)
         else:
-            self.oracle = Oracle(name, self.platter, DATA_DIR, common.judge, common.shown)
+            self.oracle = Oracle(
+                *(name, self.platter, DATA_DIR, common.judge, common.shown),
+                lease_ends=lambda: common.keep.heard.get(name, 0.0) + SESSION_S,
+            )
             common.logs[name] = LogWitness(name, self.platter, DATA_DIR, common.judge)
         net.taps.append(self.oracle.tap)
         self._ended = trio.Event()

@@ -1,6 +1,7 @@
 """Runs many seeds of a scenario: ``python -m tests.simulation.sweep --seeds 0-299``.
 
-``--scenario streams`` (``scenario.py``) is the default, ``keeping`` and ``groups`` are the others.
+``--scenario streams`` (``scenario.py``) is the default; ``keeping``, ``groups`` and ``cluster`` are
+the others.
 A failure prints seed, commit, trio's version and the command that replays it, first. ``--planted``
 puts a known bug in; then failures are what is hoped for.
 """
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 import trio
 
 from tailrace.simulation.seeding import Outcome
+from tests.simulation.cluster import run_cluster_seed
 from tests.simulation.groups import run_groups
 from tests.simulation.keeping import run_keeping
 from tests.simulation.planted import BUGS, plant
@@ -27,11 +29,12 @@ from tests.simulation.scenario import Report, run_seed
 
 PROCESSES = os.cpu_count() or 1
 SHOWN = 4_000  # characters of what is wrong
-STREAMS, KEEPING, GROUPS = "streams", "keeping", "groups"
+STREAMS, KEEPING, GROUPS, CLUSTER = "streams", "keeping", "groups", "cluster"
 SCENARIOS: dict[str, Callable[[int], Outcome[Report]]] = {
     STREAMS: run_seed,
     KEEPING: run_keeping,
     GROUPS: run_groups,
+    CLUSTER: run_cluster_seed,
 }
 
 
@@ -106,6 +109,18 @@ def parse_seeds(text: str) -> list[int]:
     return list(range(int(first), int(last or first) + 1))
 
 
+def tell_speed(total: Counter[str], seconds: float, processes: int) -> None:
+    """How much a core got through. Beside other work it gets less than all of a core."""
+    core_s = seconds * processes
+    if total["virtual_s"] and core_s:
+        ops = total["sent"] + total["read"]
+        print(
+            f"{total['virtual_s'] / 3600:.2f} virtual hours, {total['virtual_s'] / core_s:.1f}"
+            f" times real time, {ops / core_s:,.0f} client ops and {total['steps'] / core_s:,.0f}"
+            " task steps per second and process"
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.sweep")
     parser.add_argument("--seeds", type=parse_seeds, default=parse_seeds("0-299"), metavar="A-B")
@@ -130,6 +145,7 @@ def main() -> int:
         elif options.verbose and result.outcome is not None:
             print(f"seed {result.seed} {result.outcome.trace} {result.outcome.value}", flush=True)
     seconds = time.perf_counter() - began
+    tell_speed(total, seconds, min(options.processes, len(options.seeds)))
     rate = len(options.seeds) / seconds * 60
     print(f"{len(options.seeds)} seeds, {failed} failed, {seconds:.0f} s, {rate:.0f} seeds/min")
     print(", ".join(f"{count:,} {name}" for name, count in total.items()))

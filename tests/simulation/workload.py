@@ -35,13 +35,20 @@ class Producing:
     """One producer after the other, under one name."""
 
     def __init__(
-        self, cluster: SimCluster, history: History, topic: str, name: str, rng: Random
+        self,
+        cluster: SimCluster,
+        history: History,
+        topic: str,
+        name: str,
+        rng: Random,
+        pace: float = 12.0,  # calls per second
     ) -> None:
         self._cluster = cluster
         self._history = history
         self._topic = topic
         self._name = name
         self._rng = rng
+        self._pace = pace
         self._lives = 0
         self._count = 0
 
@@ -73,7 +80,7 @@ class Producing:
                     ways: tuple[Way, ...] = (self._send, self._enqueue, self._send_many)
                     how = rng.choices(ways, (2, 1, 1))[0]
                     nursery.start_soon(how, producer, f"{self._name}.{self._lives}")
-                    await trio.sleep(rng.expovariate(12.0))
+                    await trio.sleep(rng.expovariate(self._pace))
 
     async def _send(self, producer: Producer[bytes, bytes], who: str) -> bool:
         """Whether it was acked."""
@@ -135,13 +142,20 @@ class Reading:
     """One reader after the other, each from the beginning."""
 
     def __init__(
-        self, cluster: SimCluster, history: History, topic: str, name: str, rng: Random
+        self,
+        cluster: SimCluster,
+        history: History,
+        topic: str,
+        name: str,
+        rng: Random,
+        lives_s: tuple[float, float] = (2, 12),
     ) -> None:
         self._cluster = cluster
         self._history = history
         self._topic = topic
         self._name = name
         self._rng = rng
+        self._lives_s = lives_s
 
     async def for_ever(self) -> None:
         """Until cancelled."""
@@ -151,7 +165,7 @@ class Reading:
             reader = f"{self._name}.{lives}"
             try:
                 async with self._cluster.client(reader) as client:
-                    with trio.move_on_after(self._rng.uniform(2, 12)):
+                    with trio.move_on_after(self._rng.uniform(*self._lives_s)):
                         await self._use(client, reader)
             except TailraceError:
                 await trio.sleep(self._rng.random())
