@@ -1,6 +1,6 @@
 """A cluster of three real brokers and etcd on loopback, under what may happen to all of it at once.
 
-    python -m tests.proofs.cluster_outage --power-cuts 20   all three at once (root: mounts ext4 loop
+    python -m tests.proofs.cluster_outage --power-cuts 20   all three at once (root: mounts loop
                                                             files); only what was synced is left
     python -m tests.proofs.cluster_outage --etcd-away 60    etcd stands still for so many seconds
     python -m tests.proofs.cluster_outage --graceful 6      brokers stopped and started in turn
