@@ -1,0 +1,173 @@
+"""Three real brokers and etcd on this machine: what copies cost, failover at scale, idleness.
+
+python -m tests.proofs.cluster_speed --replicated       throughput of 3 copies against 1
+python -m tests.proofs.cluster_speed --partitions 2000  all with 3 copies: how long until all
+                                                        leaders of a killed broker have moved;
+                                                        processor time while idle
+python -m tests.proofs.cluster_speed --refill 2048      MiB that a broker with an empty disk
+                                                        copies, and what sends feel of it
+"""
+
+import argparse
+import asyncio
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import tailrace
+from tailrace.bench.run import single_sends
+from tailrace.bench.workload import percentiles
+from tests.proofs.cluster_faults import HEAL_SECONDS_MAX, ask, healthy
+from tests.proofs.cluster_machine import Machine, machine, wait_until
+
+IDLE_SECONDS = 30.0
+TOPIC_PARTITIONS = 500
+FAILOVER_SECONDS_MAX = 120.0
+RECORD_BYTES = 10_000
+REFILL_SECONDS_MAX = 600.0
+
+
+def replicated(cluster: Machine) -> None:
+    """The bench of that name."""
+    command = [sys.executable, "-m", "tailrace.bench.replicated", "--url", cluster.url]
+    subprocess.run(command, check=True)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+async def create(url: str, topics: list[str], partitions: int) -> None:
+    async with tailrace.connect(url) as client:
+        for name in topics:
+            await client.admin.create_topic(name, partitions=partitions, replicas=3)
+
+
+async def leaderless(url: str, topics: list[str], gone: str) -> int:
+    """How many partitions have no leader but the one that is gone."""
+    async with tailrace.connect(url, connect_timeout=5) as client:
+        found = [await client.admin.describe_topic(name) for name in topics]
+    partitions = [one for detail in found for one in detail.partition_list]
+    return sum(one.leader in (None, gone) for one in partitions)
+
+
+def scale(cluster: Machine, partitions: int) -> None:
+    """Must be quick to move, and quiet while nothing happens."""
+    topics = [f"scale-{number}" for number in range(-(-partitions // TOPIC_PARTITIONS))]
+    began = time.monotonic()
+    asyncio.run(create(cluster.url, topics, partitions // len(topics)))
+    wait_until(lambda: healthy(cluster), HEAL_SECONDS_MAX, "healthy with all partitions")
+    print(f"{partitions} partitions with 3 copies made in {time.monotonic() - began:.1f} s")
+    time.sleep(10.0)
+    before = {name: cpu_seconds(host.pid) for name, host in cluster.brokers.items()}
+    time.sleep(IDLE_SECONDS)
+    for name, host in cluster.brokers.items():
+        share = (cpu_seconds(host.pid) - before[name]) / IDLE_SECONDS
+        print(f"  {name}: {share:.1%} of a core while idle")
+    victim = "n1"
+    led: Any = ask(cluster, victim, "/api/v1/cluster")
+    leaders = {one["id"]: one["leaders"] for one in led["brokers"]}
+    cluster.brokers[victim].kill()
+    killed_at = time.monotonic()
+    rest = "tailrace://" + ",".join(cluster.url.removeprefix("tailrace://").split(",")[1:])
+    while left := asyncio.run(leaderless(rest, topics, victim)):
+        assert time.monotonic() - killed_at < FAILOVER_SECONDS_MAX, f"{left} without a leader"
+        time.sleep(0.2)
+    took_s = time.monotonic() - killed_at
+    print(f"ok: {leaders[victim]} leaders of {victim} moved {took_s:.1f} s after kill -9")
+
+
+async def fill(url: str, mebibytes: int) -> None:
+    """About so much, in one topic of six partitions."""
+    async with tailrace.connect(url) as client:
+        await client.admin.create_topic("refill", partitions=6, replicas=3)
+        async with client.producer() as producer:
+            values: list[bytes | None] = [bytes(RECORD_BYTES)] * 500
+            for _ in range((mebibytes << 20) // (RECORD_BYTES * 500)):
+                await producer.send_many("refill", values)
+
+
+async def sends(url: str, seconds: float) -> dict[str, float]:
+    """Latencies of durable sends, 100 per second."""
+    async with tailrace.connect(url) as client:
+        await client.admin.create_topic("beside", partitions=3, replicas=3, exist_ok=True)
+        found = await single_sends(
+            client, "beside", rate_per_s=100.0, seconds=seconds, size_bytes=100
+        )
+    return percentiles(found)
+
+
+async def standing(url: str, broker: str) -> tuple[int, int, int]:
+    """Of the topic ``refill``: how often a broker is in sync, is a leader, and partitions."""
+    async with tailrace.connect(url, connect_timeout=5) as client:
+        detail = await client.admin.describe_topic("refill")
+    found = detail.partition_list
+    return sum(broker in p.isr for p in found), sum(p.leader == broker for p in found), len(found)
+
+
+def refill(cluster: Machine, mebibytes: int) -> None:
+    """A broker comes back with nothing, under the same id."""
+    asyncio.run(fill(cluster.url, mebibytes))
+    alone = asyncio.run(sends(cluster.url, 20.0))
+    victim = cluster.brokers["n3"]
+    victim.kill()
+    shutil.rmtree(cluster.data["n3"])
+    rest = "tailrace://" + ",".join(cluster.url.removeprefix("tailrace://").split(",")[:2])
+    time.sleep(10.0)
+    victim.start()
+    began = time.monotonic()
+    topic_bytes: Any = ask(cluster, "n1", "/api/v1/topics/refill")["size_bytes"]
+    beside: list[dict[str, float]] = []
+    while True:
+        in_sync, leads, partitions = asyncio.run(standing(rest, "n3"))
+        held = sum(path.stat().st_blocks * 512 for path in cluster.data["n3"].rglob("*.log"))
+        assert not (leads and in_sync < leads), "it leads what it is not in sync for"
+        if in_sync == partitions:
+            break
+        print(
+            f"  {time.monotonic() - began:5.0f} s: in sync for {in_sync} of {partitions},"
+            f" holds {held / 2**20:,.0f} MiB",
+            flush=True,
+        )
+        assert time.monotonic() - began < REFILL_SECONDS_MAX, "it did not come to its end"
+        beside.append(asyncio.run(sends(rest, 5.0)))
+    took_s = time.monotonic() - began
+    assert held >= topic_bytes * 0.95, f"in sync with {held:,} of {topic_bytes:,} bytes"
+    worst = max((one["p99"] for one in beside), default=0.0)
+    median = sorted(one["p99"] for one in beside)[len(beside) // 2] if beside else 0.0
+    print(
+        f"ok: {topic_bytes / 2**20:,.0f} MiB in {took_s:.0f} s; p99 of sends alone"
+        f" {alone['p99']:.2f} ms, beside it {median:.2f} (median of 5 s each; worst {worst:.2f})"
+    )
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--replicated", action="store_true")
+    parser.add_argument("--partitions", type=int, default=0)
+    parser.add_argument("--refill", type=int, default=0, metavar="MIB")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="tailrace-speed-"))
+    try:
+        with machine(folder) as cluster:
+            wait_until(lambda: healthy(cluster), HEAL_SECONDS_MAX, "healthy at the start")
+            if options.replicated:
+                replicated(cluster)
+            if options.partitions:
+                scale(cluster, options.partitions)
+            if options.refill:
+                refill(cluster, options.refill)
+    except (AssertionError, RuntimeError) as error:
+        sys.exit(f"FAILED: {error}; kept {folder}")
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
