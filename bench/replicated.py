@@ -41,10 +41,8 @@ def main(url: str, rounds: int, records: int, size: int, partitions: int, batch:
             rates.append(rate)
             sends.append(f"{found['p50']:.2f}, {found['p99']:.2f} ms")
         ratios.append(rates[1] / rates[0])
-        texts = [f"{rate:,.0f}/s" for rate in rates]
-        print(
-            f"| {number + 1} | {texts[0]} | {texts[1]} | {ratios[-1]:.2f} | {sends[0]} | {sends[1]} |"
-        )
+        cells = [f"{rate:,.0f}/s" for rate in rates] + [f"{ratios[-1]:.2f}", *sends]
+        print(f"| {number + 1} | {' | '.join(cells)} |", flush=True)
     ratios.sort()
     print(f"ratio: {ratios[len(ratios) // 2]:.2f} (median; {ratios[0]:.2f} to {ratios[-1]:.2f})")
 
