@@ -33,7 +33,7 @@ from tailrace.broker.config import StorageConfig
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.partition import Partition
-from tailrace.broker.registry import PartitionId
+from tailrace.broker.cluster_view import PartitionId
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.world import WorkerLost, World
 from tailrace.protocol.units import format_size
