@@ -33,6 +33,7 @@ class Appender:
         self._maybe = maybe
         self._answered = answered  # called once answers were made: sends them
         self._failed = failed  # told of a log that can no more be trusted, which ends the broker
+        self.appended: Callable[[], None] = lambda: None  # followers are served what was written
         self._pending: list[Partition] = []
         self._bell = Bell()
 
@@ -65,4 +66,5 @@ class Appender:
                 raise
             self._metrics.append_duration.observe(self._clock.now() - before)
             self._flusher.written(partition)
+        self.appended()
         self._answered()

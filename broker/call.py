@@ -13,10 +13,19 @@ from tailrace.protocol.seams import FileRange
 Later = Callable[[], Awaitable[Response]]  # work for a task of its own, and its answer
 
 
+class Standing(Protocol):
+    """What a connection asked for once and still stands."""
+
+    def close(self) -> None:
+        """Nobody wants it any more."""
+        ...
+
+
 class Caller(Protocol):
     """Who asked: a connection, or a room of the broker's own (``local.py``)."""
 
     who: str
+    standing: Standing | None
 
     @property
     def hello(self) -> HelloRequest: ...
@@ -77,6 +86,17 @@ class Call:
     def greeted(self, client_id: str) -> None:
         """The client said hello, and who it is."""
         self._caller.greeted(client_id)
+
+    @property
+    def standing(self) -> Standing | None:
+        """What its connection asked for before."""
+        return self._caller.standing
+
+    def stand(self, standing: Standing) -> None:
+        """Let this stand from now on, until the connection ends, instead of what did."""
+        if self._caller.standing is not None:
+            self._caller.standing.close()
+        self._caller.standing = standing
 
     def answer(
         self,

@@ -20,7 +20,7 @@ import trio
 
 from tailrace.broker import handlers, limits
 from tailrace.broker.bell import Bell
-from tailrace.broker.call import Call
+from tailrace.broker.call import Call, Standing
 from tailrace.broker.node import Node
 from tailrace.broker.pulse import Pulse
 from tailrace.broker.world import Delay, Drop, Fail, Hold, ServerTransport
@@ -45,6 +45,7 @@ class Connection:
         self.node = node
         self.advertised = node.addresses[listener]
         self.who = transport.peer
+        self.standing: Standing | None = None
         self.pulse = Pulse(trio.current_time(), node.config.limits.idle_connection_s)
         self._transport = transport
         self._protocol = ServerConnection(
@@ -119,6 +120,8 @@ class Connection:
         for call in calls:
             if call.abandoned is not None:
                 call.abandoned()
+        if self.standing is not None:
+            self.standing.close()
         self.node.metrics.requests_in_flight.dec(len(calls))
         self.node.memory.give(self._reserved_bytes + sum(call.held_bytes for call in calls))
         self._reserved_bytes = 0

@@ -8,6 +8,9 @@
   it up again.
 - A sealed segment is verified once, in a worker thread, before its bytes are served (R24).
 - Bytes are passed on as ranges of files; nothing is decoded or copied.
+- A leader that does not know yet what is committed lets a reader wait, and says T037 in the end.
+- A consumer that names its rack may be sent to a follower there, which serves what it knows to be
+  committed (KIP-392). Followers' own fetches are another matter (``copying``).
 """
 
 from collections.abc import Sequence
@@ -55,9 +58,18 @@ class Collected:
     code: str = "ok"  # or the first error's
     unverified: list[tuple[Partition, int]] = field(default_factory=list[tuple[Partition, int]])
 
+    def again(self) -> "Collected":
+        """A copy to go on from."""
+        return Collected(list(self.results), code=self.code)
+
     def refuse(self, wanted: FetchPartition, error: TailraceError) -> None:
+        """The answer has an error, and does not wait for anything else."""
         if self.code == "ok":
             self.code = error.code
+        self.hold_back(wanted, error)
+
+    def hold_back(self, wanted: FetchPartition, error: TailraceError) -> None:
+        """It is an error if nothing else becomes of it until the answer."""
         self.results.append(
             FetchResult(wanted.topic_id, wanted.partition, to_wire(error), -1, -1, -1, -1, 0)
         )
@@ -130,7 +142,7 @@ class Fetch:
         self._timer = self._node.timers.at(self._deadline, self._expire)
         self._node.parked[self] = None
         for wanted in self._request.partitions:
-            self._node.shelf.find(wanted.topic_id, wanted.partition).park(self)
+            self._partition(wanted).park(self)
 
     def _unpark(self) -> None:
         if self._timer is None:
@@ -167,13 +179,27 @@ class Fetch:
             except TailraceError as error:
                 found.refuse(wanted, error)
             except OSError as error:  # a file that cannot be opened or read just now
-                partition = self._node.shelf.find(wanted.topic_id, wanted.partition)
-                found.refuse(wanted, partition.unreadable(error))
+                found.refuse(wanted, self._partition(wanted).unreadable(error))
         return found
 
+    def _partition(self, wanted: FetchPartition) -> Partition:
+        """The one this broker leads; or its copy, if the consumer may read that."""
+        shelf = self._node.shelf
+        if self._request.rack is not None:
+            copy = shelf.get(wanted.topic_id, wanted.partition)
+            if copy is not None and copy.role == "follower":
+                return copy
+        return shelf.find(wanted.topic_id, wanted.partition)
+
     def _read(self, wanted: FetchPartition, bytes_max: int, found: Collected) -> None:
-        partition = self._node.shelf.find(wanted.topic_id, wanted.partition)
+        partition = self._partition(wanted)
         _check_epoch(partition, wanted)
+        high_watermark = partition.shown_high_watermark
+        if high_watermark is None:
+            found.hold_back(wanted, partition.offset_not_available())
+            return
+        if self._request.rack is not None and self._send_elsewhere(partition, wanted, found):
+            return
         if partition.log.verify_pending(wanted.offset) is not None:
             if partition in self._unreadable:
                 raise self._unreadable[partition]
@@ -186,7 +212,6 @@ class Fetch:
         if length:
             found.slices.append((partition, piece))
             found.length += length
-        high_watermark = partition.high_watermark
         found.full |= (piece.next_offset if length else wanted.offset) < high_watermark
         found.results.append(
             FetchResult(
@@ -200,6 +225,44 @@ class Fetch:
                 length,
             )
         )
+
+    def _send_elsewhere(
+        self, partition: Partition, wanted: FetchPartition, found: Collected
+    ) -> bool:
+        """Name a follower near the consumer, if there is one that has what is wanted."""
+        if partition.role != "leader":
+            return False
+        near = nearest(self._node, partition, self._request.rack, wanted.offset)
+        if near is None:
+            return False
+        where = partition.log.start, partition.high_watermark
+        found.results.append(
+            FetchResult(
+                *(wanted.topic_id, wanted.partition, None, where[0], where[1], where[1]),
+                *(partition.log.end, 0),
+                preferred_replica=near,
+            )
+        )
+        found.full = True  # the consumer has something to do
+        return True
+
+
+def nearest(node: Node, partition: Partition, rack: str | None, offset: int) -> str | None:
+    """A live follower of the ISR in a rack that holds the record at an offset, or is at it.
+
+    None: the leader is in that rack itself, or there is no such follower.
+    """
+    brokers = node.views.view.brokers
+    racks = {one: brokers[one].rack for one in partition.leadership.isr if one in brokers}
+    if rack is None or racks.get(node.broker_id) == rack:
+        return None
+    followers = partition.replica.followers
+    there = [
+        one
+        for one, its_rack in racks.items()
+        if its_rack == rack and one in followers and followers[one].end >= offset
+    ]
+    return min(there, default=None)
 
 
 def check_isolation(isolation: int) -> None:
@@ -217,12 +280,15 @@ def _check_epoch(partition: Partition, wanted: FetchPartition) -> None:
         )
 
 
-def fetch(node: Node, call: Call, request: FetchRequest) -> None:
-    """Answer at once if there is enough, else when there is."""
-    if request.replica_id is not None or request.broker_epoch != -1:
-        raise texts_wire.malformed_frame("this broker has no followers; replica_id must be nil")
-    if any((one.last_fetched_epoch, one.flushed_end) != (-1, -1) for one in request.partitions):
-        raise texts_wire.malformed_frame("a consumer has no last_fetched_epoch or flushed_end")
+def fetch_records(node: Node, call: Call, request: FetchRequest) -> None:
+    """A consumer's: answer at once if there is enough, else when there is."""
+    for_followers = (-1, -1, -1, -1)
+    for one in request.partitions:
+        told = (one.last_fetched_epoch, one.flushed_end, one.high_watermark, one.cleaned)
+        if told != for_followers:
+            raise texts_wire.malformed_frame("a consumer has nothing that is a follower's to tell")
+    if request.broker_epoch != -1:
+        raise texts_wire.malformed_frame("a consumer has no broker_epoch")
     check_isolation(request.isolation)
     check_count(len(request.partitions), PARTITIONS_PER_REQUEST_MAX, of="partitions")
     pending = Fetch(node, call, request)

@@ -16,7 +16,8 @@ from tailrace.broker import (
     handlers_records as records,
 )
 from tailrace.broker.call import Call, Later
-from tailrace.broker.fetch import check_isolation, fetch
+from tailrace.broker.copying import fetch
+from tailrace.broker.fetch import check_isolation
 from tailrace.broker.limits import (
     IN_FLIGHT_MAX,
     PARTITIONS_PER_REQUEST_MAX,
@@ -133,6 +134,8 @@ def _find_offset(node: Node, query: OffsetQuery) -> OffsetFound:
             return OffsetFound(*where, to_wire(partition.unreadable(error)), -1, -1, -1)
         if found is not None:
             return OffsetFound(*where, None, *found, epoch)
+    if partition.shown_high_watermark is None:
+        return OffsetFound(*where, to_wire(partition.offset_not_available()), -1, -1, -1)
     return OffsetFound(*where, None, end, -1, epoch)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from tailrace.broker import handlers
-from tailrace.broker.call import Call
+from tailrace.broker.call import Call, Standing
 from tailrace.broker.node import Node
 from tailrace.protocol.connection import Incoming
 from tailrace.protocol.errors import TailraceError
@@ -27,6 +27,7 @@ class LocalCaller:
 
     def __init__(self, node: Node, who: str) -> None:
         self.who = who
+        self.standing: Standing | None = None
         self._node = node
         self._outcome: Response | TailraceError | None = None
         self._ranges: Sequence[FileRange] = ()

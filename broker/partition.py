@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import trio
 
@@ -90,6 +90,17 @@ class Copier(Protocol):
         ...
 
 
+class Told(NamedTuple):
+    """What a follower knows of its leader's partition; -1: nothing."""
+
+    high_watermark: int
+    log_start: int
+    cleaned_min: int
+
+
+UNTOLD = Told(-1, -1, -1)
+
+
 @dataclass(slots=True)
 class Following:
     """What a follower was told by its leader in this epoch."""
@@ -129,7 +140,7 @@ class Partition(LocalCopy):
         self._unacked: deque[tuple[int, Producing, int, Appended]] = deque()
         self._readers: dict[Reader, None] = {}  # in order of arrival
         self._copiers: dict[Copier, None] = {}  # followers that wait
-        self._news: dict[str, tuple[int, int]] = {}  # told followers: log start, ``cleaned_min``
+        self._news: dict[str, Told] = {}  # what followers know, by broker id
         self._held = trio.Event()  # set when a follower fetched while the partition is frozen
 
     @property
@@ -438,18 +449,26 @@ class Partition(LocalCopy):
             broker_id, asked.offset, asked.flushed_end, broker_epoch, now, asked.cleaned
         ):
             self._risen()
+        self._news[broker_id] = self._news.get(broker_id, UNTOLD)._replace(
+            high_watermark=asked.high_watermark
+        )
         if self.frozen:
             self._held.set()
 
-    def news(self, broker_id: str, asked: FetchPartition, cleaned_min: int) -> bool:
-        """Whether a follower that asks so has to hear of something but batches."""
-        if asked.high_watermark < 0:
-            self._news.pop(broker_id, None)
-        told = (self.log.start, cleaned_min)
-        if asked.high_watermark == self.high_watermark and self._news.get(broker_id) == told:
-            return False
-        self._news[broker_id] = told
-        return True
+    def kept_up(self, broker_id: str, now: float) -> None:
+        """Until the append of just now a follower had nothing to ask for."""
+        follower = self.replica.followers.get(broker_id)
+        if follower is not None and follower.counted >= follower.leader_end:
+            follower.caught_up_at = max(follower.caught_up_at, now)
+
+    def has_news(self, broker_id: str, cleaned_min: int) -> bool:
+        """Whether a follower does not know how things are, batches aside."""
+        now = Told(self.high_watermark, self.log.start, cleaned_min)
+        return self._news.get(broker_id, UNTOLD) != now
+
+    def told(self, broker_id: str, cleaned_min: int) -> None:
+        """Now it is being told."""
+        self._news[broker_id] = Told(self.high_watermark, self.log.start, cleaned_min)
 
     def park_copier(self, copier: Copier) -> None:
         self._copiers[copier] = None

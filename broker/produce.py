@@ -75,6 +75,8 @@ def produce(node: Node, call: Call, request: ProduceRequest) -> None:
         position += wanted.length
         try:
             partition = node.shelf.find(wanted.topic_id, wanted.partition)
+            if not node.session.valid():  # the lead may be somebody else's by now (R14)
+                node.session.check()
             if partition.internal:
                 raise texts.reserved_topic_name(partition.topic)
             node.shelf.check_room(partition)

@@ -290,6 +290,7 @@ class FetchRequest:
     broker_epoch: I64  # a follower's, else -1
     partitions: tuple[FetchPartition, ...]
     rack: str | None = None  # of a consumer that would read from a follower near it
+    sequence: I32 = 0  # a follower's: 0 begins anew; else what is not named stands as it was asked
 
 
 @dataclass(frozen=True, slots=True)
