@@ -29,6 +29,7 @@ class Asking:
         self._answer: Response | None = None
         self._error: TailraceError | None = None  # the last one
         self._news = anyio.Event()
+        self._waited = False
 
     async def ask(self, timeout: float) -> Response:
         """The first answer within ``timeout`` seconds.
@@ -62,10 +63,19 @@ class Asking:
             channel = broker.control.channel
             if broker.broker_id in self._asked or channel is None:
                 continue
+            if self._brokers.doubted(broker) and not self._waited and self._others_may_come():
+                continue
             if channel.in_flight < channel.hello.in_flight_max:
                 return broker
         self._brokers.wake()
         return None
+
+    def _others_may_come(self) -> bool:
+        """Whether somebody who is not doubted is not connected, and nothing speaks against it."""
+        return any(
+            not (broker.up or broker.control.troubled or self._brokers.doubted(broker))
+            for broker in self._brokers.by_id.values()
+        )
 
     def _post(self, broker: Broker) -> None:
         channel = broker.control.channel
@@ -90,6 +100,7 @@ class Asking:
             await self._news.wait()
         self._news = anyio.Event()
         if limit.cancelled_caught:
+            self._waited = True
             for broker_id, silent in self._asked.items():
                 if silent:
                     self._brokers.doubt(broker_id)

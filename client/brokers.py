@@ -4,6 +4,7 @@ One of them is *home*: it is asked first, as long as it answers. A broker that d
 for a while: the others come first, as what it knows of the cluster may be old, too.
 """
 
+import math
 from collections.abc import Iterator
 
 from tailrace.client.link import Kind, Link, Watcher
@@ -82,15 +83,19 @@ class Brokers:
         """It has answered."""
         self._doubted.pop(broker_id, None)
 
+    def doubted(self, broker: Broker) -> bool:
+        """Whether that is so, and not long ago."""
+        since = self._doubted.get(broker.broker_id, -math.inf)
+        return self._runtime.clock.now() < since + DOUBTED_S
+
     def in_turn(self) -> Iterator[Broker]:
         """All of them, whom to ask first first."""
-        since = self._runtime.clock.now() - DOUBTED_S
-        doubted = {name: at for name, at in self._doubted.items() if at > since}
         places = {name: place for place, name in enumerate(self.by_id)}
 
         def rank(broker: Broker) -> tuple[float, bool, int]:
             name = broker.broker_id
-            return doubted.get(name, 0.0), broker is not self.home, places[name]
+            since = self._doubted[name] if self.doubted(broker) else -math.inf
+            return since, broker is not self.home, places[name]
 
         return iter(sorted(self.by_id.values(), key=rank))
 

@@ -29,7 +29,7 @@ from tailrace.client.channel import Body, Channel, name_of
 from tailrace.client.link import Kind, Link
 from tailrace.client.metrics import instruments
 from tailrace.client.options import Address
-from tailrace.client.retry import Backoff
+from tailrace.client.retry import DOUBTFUL, Backoff
 from tailrace.client.runtime import Runtime
 from tailrace.client.shapes import ClientHealth
 from tailrace.client.topic_news import LeaderEpochs
@@ -136,6 +136,10 @@ class Cluster:
         assert isinstance(response, MetadataResponse)
         self._learn(response)
 
+    def doubt(self, broker_id: str) -> None:
+        """It did not answer, or not as one that knows how things are: others are asked first."""
+        self._known.doubt(broker_id)
+
     def look_again(self, broker_id: str) -> None:
         """A broker owes an answer: see, in the background, what others say of the cluster."""
         self._known.doubt(broker_id)
@@ -200,7 +204,11 @@ class Cluster:
         link = self.link(broker_id, kind)
         if link is None:
             raise texts_client.no_broker([(broker_id, "left the cluster")], elapsed_s=0.0)
-        return await link.get(patient=len(self.brokers) < 2)
+        try:
+            return await link.get(patient=len(self.brokers) < 2)
+        except TailraceError:
+            self.doubt(broker_id)
+            raise
 
     async def ask_any(self, message: Request, *, timeout: float) -> Response:
         """What any broker answers to a question that changes nothing.
@@ -248,8 +256,14 @@ class Cluster:
             address = self.health().address or "the cluster"
             where = f"{address} ({self._reason})" if self._reason else address
             raise texts_client.request_timeout(name_of(message), address=where, waited_s=waited_s)
-        with self.owing(channel.hello.broker_id):
-            return await channel.request(message, body, timeout=max(0.001, timeout - waited_s))
+        asked = channel.hello.broker_id
+        try:
+            with self.owing(asked):
+                return await channel.request(message, body, timeout=max(0.001, timeout - waited_s))
+        except TailraceError as error:
+            if error.code in DOUBTFUL:
+                self.doubt(asked)
+            raise
 
     @contextmanager
     def owing(self, broker_id: str, wait_s: float = 0.0) -> Generator[None]:

@@ -13,7 +13,7 @@ from tailrace.client.channel import name_of
 from tailrace.client.metrics import instruments
 from tailrace.client.options import Address
 from tailrace.client.pulse import ASTRAY
-from tailrace.client.retry import Backoff
+from tailrace.client.retry import LEADER_LIMIT_S, Backoff
 from tailrace.protocol import texts_client
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import (
@@ -82,7 +82,8 @@ class Coordinator:
     ) -> T:
         clock, options = self._client.clock, self._client.options
         began = clock.now()
-        backoff = Backoff(self._client.random)
+        several = len(self._client.cluster.brokers) > 1
+        backoff = Backoff(self._client.random, LEADER_LIMIT_S if several else None)
         while True:
             left_s = max(0.001, timeout - (clock.now() - began))
             try:
@@ -108,7 +109,7 @@ async def find_coordinator(client: "Client", group: str, *, timeout: float) -> s
     """Its broker id, of a broker that is known. Raises what the request raises."""
     ends_at = client.clock.now() + timeout
     question = FindCoordinatorRequest(group)
-    response, _ = await client.cluster.leader_request(None, question, timeout=timeout)
+    response = await client.cluster.ask_any(question, timeout=timeout)
     assert isinstance(response, FindCoordinatorResponse)
     if response.broker_id not in client.cluster.brokers:
         await client.cluster.refresh(timeout=max(0.001, ends_at - client.clock.now()))

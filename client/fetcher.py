@@ -25,7 +25,7 @@ from tailrace.client.errands import Errands
 from tailrace.client.metrics import instruments
 from tailrace.client.offsets import partition_of
 from tailrace.client.partition_buffer import Budget, PartitionBuffer
-from tailrace.client.retry import LEADER_LIMIT_S, Backoff
+from tailrace.client.retry import DOUBTFUL, LEADER_LIMIT_S, Backoff
 from tailrace.protocol import texts
 from tailrace.protocol.errors import OffsetOutOfRange, TailraceError, from_wire
 from tailrace.protocol.messages import (
@@ -236,8 +236,11 @@ class Fetcher:
                 self.refused(buffer, from_wire(result.error))
                 continue
             near = result.preferred_replica
-            if near is not None and question.rack and near in self._client.cluster.brokers:
-                buffer.served_by.go_near(near, now)
+            if near is not None and question.rack:
+                if near in self._client.cluster.brokers:
+                    buffer.served_by.go_near(near, now)
+                else:
+                    buffer.served_by.leave_near(now)
                 self._wanting[buffer] = None
                 brought = True
                 continue
@@ -272,6 +275,8 @@ class Fetcher:
             return
         self.trouble = error.message
         instruments.retried(error.code)
+        if error.code in DOUBTFUL:
+            self._client.cluster.doubt(question.broker)
         live = [buffer for buffer in question.live() if not self._left_near(buffer)]
         for buffer in live:
             buffer.in_flight = True  # until it has rested
@@ -286,6 +291,8 @@ class Fetcher:
         leader = buffer.served_by.leader or ""
         if error.code in _LEADER_CHANGED:
             instruments.retried(error.code)
+            if error.code in DOUBTFUL:
+                self._client.cluster.doubt(leader)
             buffer.in_flight = True
             self._forget_leader(buffer)
             if error.code != "T010":  # a topic that is new may not be known there yet

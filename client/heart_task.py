@@ -143,8 +143,10 @@ class _Beating:
             cluster_id = self._client.cluster.cluster_id
             channel = await open_channel(runtime, address, cluster_id, limit_s)
         except OSError as error:
+            self._look_elsewhere()
             self._teller.lost(address, reason_of(error), self._now())
         except ConnectError as error:
+            self._look_elsewhere()
             self._teller.lost(address, error.message, self._now())
         except TailraceError as error:
             if error.retriable:
@@ -156,6 +158,11 @@ class _Beating:
             pulse.astray = False
             channel.on_lost = self._lost
             self.channel = channel
+
+    def _look_elsewhere(self) -> None:
+        """Another broker may have taken over; the only one there is, is waited for."""
+        if len(self._client.cluster.brokers) > 1:
+            self._coordinator.forget()
 
     def _send(self, channel: Channel) -> None:
         while self._pulse.next_at() <= self._now():
@@ -180,5 +187,6 @@ class _Beating:
 
     def _lost(self, lost: Lost) -> None:
         self.channel = None
+        self._look_elsewhere()
         self._teller.lost(lost.address, lost.reason, self._now())
         self.wake()

@@ -8,7 +8,7 @@ import anyio
 
 from tailrace.client.metrics import instruments
 from tailrace.client.records import At
-from tailrace.client.retry import Backoff
+from tailrace.client.retry import LEADER_LIMIT_S, Backoff
 from tailrace.protocol import texts, texts_config
 from tailrace.protocol.errors import TailraceError, from_wire
 from tailrace.protocol.messages import (
@@ -26,7 +26,7 @@ from tailrace.protocol.shapes import TopicPartition
 if TYPE_CHECKING:
     from tailrace.client.client import Client
 
-_STALE = ("T010", "T032", "T033", "T037", "T045", "T001")  # ask for the metadata again
+_STALE = ("T010", "T032", "T033", "T037", "T045", "T001", "T100")  # ask for the metadata again
 
 
 def time_of(at: object, *, call: str, key: str) -> int:
@@ -62,7 +62,8 @@ async def list_offsets(
     time_ms = at if isinstance(at, int) else time_of(at, call="offsets", key="at")
     left = list(dict.fromkeys(partitions))
     found: dict[TopicPartition, int] = {}
-    backoff = Backoff(client.random)
+    several = len(client.cluster.brokers) > 1
+    backoff = Backoff(client.random, LEADER_LIMIT_S if several else None)
     ends_at = client.clock.now() + client.options.request_timeout
     while left:
         try:

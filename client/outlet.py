@@ -24,7 +24,7 @@ from tailrace.client.channel import WRITTEN, Channel, Lost, Outcome, Written
 from tailrace.client.cluster import SLOW_S, Cluster
 from tailrace.client.metrics import instruments
 from tailrace.client.producer_options import ProducerOptions
-from tailrace.client.retry import LEADER_LIMIT_S, Backoff
+from tailrace.client.retry import DOUBTFUL, LEADER_LIMIT_S, Backoff
 from tailrace.client.runtime import Runtime
 from tailrace.protocol import texts
 from tailrace.protocol.errors import (
@@ -247,6 +247,8 @@ class Outlets:
 
     def _refused(self, batch: PendingBatch, error: TailraceError) -> None:
         lane = batch.lane
+        if error.code in DOUBTFUL and lane.leader is not None:
+            self._cluster.doubt(lane.leader)
         if error.code in STALE:
             self._owner.refresh(lane.topic)
         lane.came_back(batch, error, uncertain=error.code in UNCERTAIN)
@@ -359,7 +361,8 @@ class Outlets:
 
     def _leader_gone(self, lane: Lane) -> None:
         """Another broker may lead by now; where there is only one, it is waited for."""
-        if len(self._cluster.brokers) > 1:
+        if len(self._cluster.brokers) > 1 and lane.leader is not None:
+            self._cluster.doubt(lane.leader)
             self._owner.refresh(lane.topic)
 
     def trouble(self, lane: Lane) -> TailraceError | None:

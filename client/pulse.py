@@ -18,7 +18,7 @@ from tailrace.protocol.messages_group import HeartbeatRequest, HeartbeatResponse
 
 UNDER_WAY_MAX = 2
 QUICK_S = 0.05  # an answer that says nothing new was not held back as it should have been
-ASTRAY = frozenset({"T001", "T005", "T032", "T033"})  # somebody else may be the coordinator
+ASTRAY = frozenset({"T001", "T005", "T032", "T033", "T100"})  # somebody else may be the coordinator
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,10 @@ LIMIT_S = 5.0
 LEADER_LIMIT_S = 0.5  # while a new leader is awaited: it may be there at any moment
 
 
+# What a broker answers, or is answered for, whose view of the cluster may be old, too.
+DOUBTFUL = frozenset({"T001", "T032", "T034", "T045", "T100"})
+
+
 class Backoff:
     """Delays of one thing that keeps failing: 0.1-0.2 s, then twice that, up to 2.5-5 s.
 
