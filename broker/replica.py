@@ -75,6 +75,7 @@ class Replica:
         "high_watermark",
         "leadership",
         "leading",
+        "maximal_isr",
         "min_isr",
     )
 
@@ -87,6 +88,9 @@ class Replica:
         self.epoch_start = high_watermark  # the leader's end when its epoch began (LESO)
         self.min_isr = 1
         self.followers: dict[str, Follower] = {}  # every other replica
+        self.maximal_isr: frozenset[str] = (
+            frozenset()
+        )  # every broker that is, or may be, in the ISR (R4)
         self._own = UNKNOWN  # what this broker itself counts for
         self._counting: tuple[Follower, ...] = ()  # of the maximal ISR, without this broker
         self._halted = True  # nothing may be committed, whoever holds it
@@ -227,11 +231,6 @@ class Replica:
         """Whether a change is under way; the next one waits for ``commit_change`` and so on."""
         return self._pending is not None
 
-    @property
-    def maximal_isr(self) -> frozenset[str]:
-        """Every broker that is, or may be, in the ISR (R4)."""
-        return frozenset(self.leadership.isr).union(*(one.isr for one in self._proposed()))
-
     def isr_change(self, now: float, lag_max: float) -> IsrChange | None:
         """The change that is due, if any: ``begin_change`` before it is sent.
 
@@ -253,7 +252,9 @@ class Replica:
         }
         isr = (*(one for one in current.isr if one not in removed), *added)
         proposed = election.with_isr(current, isr, self.min_isr)
-        return None if proposed == current else IsrChange(proposed, added, removed)
+        if proposed == current and not self._doubtful:
+            return None
+        return IsrChange(proposed, added, removed)
 
     def begin_change(self, change: IsrChange) -> None:
         """It is about to be sent: from now on it may be stored."""
@@ -268,8 +269,7 @@ class Replica:
         Whatever was proposed before can no longer be stored: it was compared with a revision
         that is past. Older news than what is known changes nothing. Whether the watermark rose.
         """
-        assert self.leading, "not the leader"
-        if leadership.revision <= self.leadership.revision:
+        if not self.leading or leadership.revision <= self.leadership.revision:
             return False
         assert leadership.leader_epoch == self.leader_epoch, "another epoch: lead or follow"
         self.leadership = leadership
@@ -277,22 +277,30 @@ class Replica:
         self._regroup()
         return self._advance()
 
-    def abort_change(self) -> bool:
-        """The store refused it, and it was sent once: it never will be stored. See commit."""
-        assert self._pending is not None, "nothing is under way"
+    def abort_change(self, change: IsrChange) -> bool:
+        """The store refused it, and had still the known revision when it was read after that.
+
+        What was refused stays refused: revisions do not come back. (A store with a later revision
+        is ``commit_change``: whose change that was does not matter.) Nothing if the change is
+        past already. Whether the watermark rose.
+        """
+        if self._pending != change.leadership:
+            return False
+        self._doubtful = tuple(one for one in self._doubtful if one != self._pending)
         self._pending = None
         self._regroup()
         return self._advance()
 
-    def doubt_change(self) -> None:
+    def doubt_change(self, change: IsrChange) -> None:
         """The outcome is unknown (R16): it may be stored yet, even if the store does not have it.
 
-        Its members count until the store is known to have a later revision. Another change may
-        be tried; it makes one.
+        Its members count until the store is known to have a later revision; the next change, one
+        that changes nothing if need be, makes one. Nothing if the change is past already.
         """
-        assert self._pending is not None, "nothing is under way"
-        if self._pending not in self._doubtful:
-            self._doubtful = (*self._doubtful, self._pending)
+        if self._pending != change.leadership:
+            return
+        if change.leadership not in self._doubtful:
+            self._doubtful = (*self._doubtful, change.leadership)
         self._pending = None
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────
@@ -317,12 +325,15 @@ class Replica:
         """Work out who counts, after a change of the sets."""
         current, proposed = self.leadership, self._proposed()
         if not self.leading:
+            self.maximal_isr = frozenset[str]()
             self._counting, self._halted = (), True
             return
-        others = [one for one in current.replicas or current.isr if one != current.leader]
-        others += [one for one in self.maximal_isr if one not in others and one != current.leader]
+        maximal = frozenset(current.isr).union(*(one.isr for one in proposed))
+        everybody = dict.fromkeys((*current.replicas, *current.isr, *maximal))
+        others = [one for one in everybody if one != current.leader]
+        self.maximal_isr = maximal
         self.followers = {one: self.followers.get(one) or Follower() for one in others}
-        self._counting = tuple(self.followers[one] for one in others if one in self.maximal_isr)
+        self._counting = tuple(self.followers[one] for one in others if one in maximal)
         smallest = min(len(one.isr) for one in (current, *proposed))
         self._halted = smallest < self.min_isr or bool(current.elr)
 

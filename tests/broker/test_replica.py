@@ -262,42 +262,71 @@ def test_a_refused_change_is_as_if_it_never_was() -> None:
     replica.observe_own(10, 10)
     fetch(replica, "b", 10)
     fetch(replica, "c", 10)
-    replica.begin_change(due(replica, 0.0))
+    change = due(replica, 0.0)
+    replica.begin_change(change)
     replica.observe_own(12, 12)
     fetch(replica, "b", 12)
-    assert replica.abort_change()
+    assert replica.abort_change(change)
+    assert not replica.abort_change(change)
     assert replica.high_watermark == 12
     assert replica.maximal_isr == {"a", "b"}
 
 
-def test_with_an_unknown_outcome_all_proposed_members_count_until_a_later_revision() -> None:
+def doubting() -> Replica:
+    """Whether c came in is unknown."""
     replica = leading("ab")
     replica.observe_own(10, 10)
     fetch(replica, "b", 10)
     fetch(replica, "c", 10)
-    replica.begin_change(due(replica, 0.0))
-    replica.doubt_change()
+    change = due(replica, 0.0)
+    replica.begin_change(change)
+    replica.doubt_change(change)
+    replica.observe_own(12, 12)
+    return replica
+
+
+def test_with_an_unknown_outcome_all_proposed_members_count_until_a_later_revision() -> None:
+    replica = doubting()
     # The store still has the old revision: the change may be stored yet, when it arrives.
     assert not replica.commit_change(leadership("ab"))
     assert replica.maximal_isr == {"a", "b", "c"}
-    replica.observe_own(12, 12)
     assert not fetch(replica, "b", 12)
-    again = due(replica, 0.0)
-    replica.begin_change(again)
-    assert not replica.abort_change()
-    assert replica.maximal_isr == {"a", "b", "c"}
     assert replica.commit_change(replace(leadership("ab"), revision=9))
     assert replica.high_watermark == 12
+
+
+def test_what_the_store_refused_is_past_even_if_it_was_tried_before() -> None:
+    replica = doubting()
+    fetch(replica, "b", 12)
+    change = due(replica, 0.0)
+    replica.begin_change(change)
+    assert replica.abort_change(change)
+    assert replica.maximal_isr == {"a", "b"}
+
+
+def test_a_change_that_changes_nothing_ends_a_doubt() -> None:
+    replica = doubting()
+    fetch(replica, "b", 12, now=11.0)
+    change = due(replica, 11.0)  # c did not fetch again: it need not come in any more
+    assert change.leadership == leadership("ab")
+    replica.begin_change(change)
+    assert replica.maximal_isr == {"a", "b", "c"}
+    assert replica.commit_change(stored(change))
+    assert replica.isr_change(11.0, LAG_MAX) is None
 
 
 def test_news_from_the_controller_settles_what_was_proposed() -> None:
     replica = leading()
     replica.observe_own(10, 10)
     fetch(replica, "b", 10, now=11.0)
-    replica.begin_change(due(replica, 11.0))
+    change = due(replica, 11.0)
+    replica.begin_change(change)
     assert replica.commit_change(replace(leadership("ab"), revision=6))
     assert not replica.change_pending
     assert replica.high_watermark == 10
+    replica.doubt_change(change)  # its own outcome comes late
+    assert not replica.abort_change(change)
+    assert replica.maximal_isr == {"a", "b"}
 
 
 def test_only_holders_of_everything_are_handed_the_partition() -> None:
