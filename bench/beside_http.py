@@ -4,6 +4,9 @@ The latency of durable sends (100/s, one after the other's time, whoever waits),
 20 tails of the same topic and 50 requests/s of ``/metrics`` and ``/api/v1/topics``, in rounds
 A B A B: the machine drifts, ratios of neighbours are what counts. Broker, sender and whoever uses
 HTTP are three processes; the last one does next to nothing with what it gets.
+
+``loop`` is the processor time of the broker's event loop, in ms per second: where others use the
+machine, too, it tells more than latencies do.
 """
 
 import select
@@ -50,19 +53,24 @@ def main(
         touch_disk(Path(folder))
         with BrokerProcess(Path(folder) / "data") as broker:
             anyio.run(create, broker.url, backend="asyncio")
-            print("| round | alone p50 | p99 | beside HTTP p50 | p99 | p50 ratio | p99 ratio |")
-            print("|---|---|---|---|---|---|---|")
+            print("| round | alone p50 | p99 | loop | beside p50 | p99 | loop | p50 ratio | p99 |")
+            print("|---|---|---|---|---|---|---|---|---|")
             found: list[tuple[float, float]] = []
+            loops: list[float] = []
             all_alone, all_beside = list[float](), list[float]()
             measure(broker.url, sends, 2.0)
             for number in range(rounds):
-                all_alone += (latencies := measure(broker.url, sends, seconds))
+                latencies, loop_alone = timed(broker, sends, seconds)
+                all_alone += latencies
                 alone = percentiles(latencies)
                 with loaded(broker.http_url, tails, requests):
-                    all_beside += (latencies := measure(broker.url, sends, seconds))
+                    latencies, loop_beside = timed(broker, sends, seconds)
+                all_beside += latencies
                 beside = percentiles(latencies)
                 found.append((beside["p50"] / alone["p50"], beside["p99"] / alone["p99"]))
-                figures = (alone["p50"], alone["p99"], beside["p50"], beside["p99"])
+                loops.append(loop_beside - loop_alone)
+                figures = [alone["p50"], alone["p99"], loop_alone]
+                figures += [beside["p50"], beside["p99"], loop_beside]
                 texts = [f"{value:.2f} ms" for value in figures]
                 texts += [f"{ratio:.2f}" for ratio in found[-1]]
                 print(f"| {number + 1} | {' | '.join(texts)} |", flush=True)
@@ -74,6 +82,7 @@ def main(
             f"{name}: {median:.2f} times (median of rounds; {low:.2f} to {high:.2f});"
             f" of all sends {before:.2f} to {after:.2f} ms, {after / before:.2f} times"
         )
+    print(f"loop: {sorted(loops)[len(loops) // 2]:.0f} ms per second more (median of rounds)")
 
 
 async def create(url: str) -> None:
@@ -91,6 +100,15 @@ def measure(url: str, rate_per_s: float, seconds: float) -> list[float]:
             )
 
     return anyio.run(work, backend="asyncio")
+
+
+def timed(broker: BrokerProcess, rate_per_s: float, seconds: float) -> tuple[list[float], float]:
+    """The latencies of a round, and what the broker's event loop took, both in ms."""
+    schedule = Path(f"/proc/{broker.pid}/task/{broker.pid}/schedstat")  # of the first thread
+    before_ns, began = int(schedule.read_text().split()[0]), time.monotonic()
+    latencies = measure(broker.url, rate_per_s, seconds)
+    took_ns, took_s = int(schedule.read_text().split()[0]) - before_ns, time.monotonic() - began
+    return latencies, took_ns / 1e6 / took_s
 
 
 @contextmanager
