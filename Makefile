@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test checked lint types pytest format first-ten sim proofs proofs-groups proofs-http \
+.PHONY: demo test checked lint types pytest format first-ten sim sim-cluster model proofs proofs-groups proofs-http \
 	proofs-storage bench-quick vectors clean
 
 demo: $(VENV)/.server
@@ -42,7 +42,16 @@ sim: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation.sweep --seeds $(SEEDS)
 	$(BIN)/python -m tests.simulation.sweep --seeds $(SEEDS) --scenario keeping
 	$(BIN)/python -m tests.simulation.sweep --seeds $(SEEDS) --scenario groups
+	$(BIN)/python -m tests.simulation.sweep --seeds $(SEEDS) --scenario cluster
 	$(BIN)/python -m tests.simulation.measure
+
+# The scenario of a cluster alone; SEEDS=0-1999 takes hours.
+sim-cluster: $(VENV)/.dev
+	$(BIN)/python -m tests.simulation.sweep --seeds $(SEEDS) --scenario cluster
+
+# All states of a small cluster, within larger bounds than `make test` has, and ways by chance.
+model: $(VENV)/.dev
+	$(BIN)/python -m tests.model.explore
 
 # Real processes: kill -9 under load 20 times, 5 power cuts (root: mounts an ext4 loop file).
 proofs: $(VENV)/.dev

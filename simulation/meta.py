@@ -40,8 +40,10 @@ class Lease:
 
 @dataclass(frozen=True)
 class StoreChange:
-    """One transaction that was applied. ``compare`` is what it was compared with."""
+    """One transaction that was applied. ``compare`` is what it was compared with, ``host`` who
+    asked for it; None: the store itself, as a lease ended."""
 
+    host: str | None
     compare: Mapping[str, int]
     before: Mapping[str, Entry | None]  # of every key that it wrote or removed
     after: Mapping[str, Entry | None]
@@ -92,7 +94,7 @@ class MetaKeep:
         lease = self.leases.pop(number, None)
         if lease is not None and lease.keys:
             self.revision += 1
-            self._change({}, {}, sorted(lease.keys), None)
+            self._change(None, {}, {}, sorted(lease.keys), None)
 
     def end_all_leases(self) -> None:
         """A single node's store was opened anew: whoever held a lease is dead."""
@@ -113,6 +115,7 @@ class MetaKeep:
         puts: Mapping[str, bytes],
         deletes: Sequence[str],
         lease: int | None,
+        host: str | None = None,
     ) -> int | None:
         if lease is not None and lease not in self.leases:
             raise KeyError(lease)
@@ -121,11 +124,12 @@ class MetaKeep:
             if (entry.revision if entry is not None else 0) != expected:
                 return None
         self.revision += 1
-        self._change(dict(compare), puts, deletes, lease)
+        self._change(host, dict(compare), puts, deletes, lease)
         return self.revision
 
     def _change(
         self,
+        host: str | None,
         compare: Mapping[str, int],
         puts: Mapping[str, bytes],
         deletes: Sequence[str],
@@ -146,7 +150,7 @@ class MetaKeep:
         if self.taps:
             after = {key: self.entries.get(key) for key in keys}
             for tap in self.taps:
-                tap(StoreChange(compare, before, after))
+                tap(StoreChange(host, compare, before, after))
 
 
 @dataclass
@@ -249,7 +253,7 @@ class SimMeta:
         keep = self._keep
         if keep.full and puts:
             raise texts.metadata_unavailable(WHERE, "it has no space left")
-        revision = keep.transact(compare, puts, deletes, lease)
+        revision = keep.transact(compare, puts, deletes, lease, self._life.name)
         lost = keep.rng.random() < keep.lost_replies
         await self._travel(back=True)
         if lost:
@@ -299,7 +303,7 @@ class SimMeta:
         """A request that everybody had given up: nobody hears what became of it."""
         keep = self._keep
         if not keep.down and not keep.full and (lease is None or lease in keep.leases):
-            keep.transact(compare, puts, deletes, lease)
+            keep.transact(compare, puts, deletes, lease, self._life.name)
 
     async def _return(self) -> None:
         """The answer to what changed nothing: lost only where the link is cut."""

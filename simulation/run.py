@@ -35,7 +35,7 @@ class SimCluster:
         self.seed = seed
         self.trace = trace
         self.net = SimNet(seed)
-        self.common = Common(seed) if brokers > 1 else None
+        self.common = Common(seed, settings) if brokers > 1 else None
         if brokers > 1:
             settings = {**CLUSTERED, **settings}
         self.nodes = {

@@ -4,7 +4,7 @@ Every change of a partition compares its revision (S30). Epochs rise by one with
 nobody is elected from outside ISR and ELR (S3). Whoever enters the ISR is named with its broker
 epoch as it is now, and has everything that is committed and all that its leader had when its epoch
 began (S31). A broker that comes with another disk is in no set any more when it registers (R7), and
-candidates never get fewer than ``min_isr`` but by that (R9).
+candidates never get fewer than ``min_isr`` but by that, or by their own wish (R9).
 
 Pure, but for the texts that it takes from the broker: keys and documents are the store's format.
 """
@@ -20,10 +20,12 @@ from tailrace.simulation.meta import StoreChange
 class StoreJudge:
     """For ``MetaKeep.taps``."""
 
-    def __init__(self, judge: ClusterJudge) -> None:
+    def __init__(self, judge: ClusterJudge, min_isr: str = "auto") -> None:
+        """``min_isr``: where a topic says nothing of it."""
         self.unclean: set[PartitionKey] = set()  # an operator asked for such an election
         self.changes: dict[str, int] = {}  # by kind: how often
         self._judge = judge
+        self._min_isr = min_isr
         self._topics: dict[bytes, Topic] = {}
         self._early: dict[PartitionKey, Leadership] = {}  # stored before their topic
         self._directories: dict[str, str] = {}
@@ -66,9 +68,8 @@ class StoreJudge:
             self._early.pop(key, None)
             return
         compared = change.compare.get(path)
-        expected = before.revision if before is not None else 0
-        if compared != expected:
-            what = f"{path} was {expected}, it was changed without looking ({compared})"
+        if before is not None and compared != before.revision:  # a new one has a new topic's id
+            what = f"{path} was {before.revision}, it was changed without looking ({compared})"
             self._judge.violated("S30", key, what)
         new = Leadership.from_json(now.value, now.revision)
         old = None if before is None else Leadership.from_json(before.value, before.revision)
@@ -102,7 +103,7 @@ class StoreJudge:
         ):
             if wrong:
                 violated("S8", key, f"{what}: {new}")
-        lost = pool - {*new.isr, *new.elr} - self._judge.wiped
+        lost = pool - {*new.isr, *new.elr} - self._judge.wiped - {change.host}  # it said so itself
         gone = lost & {*new.replicas}
         if gone and len(new.isr) + len(new.elr) < min(facts.min_isr, len(pool)):
             violated("R9", key, f"{old} became {new}: too few candidates, min_isr {facts.min_isr}")
@@ -141,7 +142,7 @@ class StoreJudge:
     def _facts(self, key: PartitionKey, leadership: Leadership) -> PartitionFacts:
         topic = self._topics[key[0]]
         wanted = len(topic.partitions[key[1]].replicas)
-        asked = topic.config.get("min_isr", "auto")
+        asked = topic.config.get("min_isr", self._min_isr)
         min_isr = wanted // 2 + 1 if asked == "auto" else int(asked)
         compacted = topic.internal or "compact" in topic.config.get("cleanup", "")
         return PartitionFacts(leadership, min_isr, compacted)

@@ -43,12 +43,12 @@ Settings = Mapping[str, str | int | float | bool]
 class Common:
     """What the brokers of one cluster share, and who judges them."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, settings: Settings) -> None:
         self.keep = MetaKeep(seeded(seed, "metadata"))
         self.logs: dict[str, LogWitness] = {}  # of each broker
         self.shown: Shown = {}
         self.judge = ClusterJudge(self.logs)
-        self.store_judge = StoreJudge(self.judge)
+        self.store_judge = StoreJudge(self.judge, str(settings.get("topic.min_isr", "auto")))
         self.keep.taps.append(self.store_judge.tap)
 
 

@@ -1,7 +1,7 @@
 """Runs many seeds of a scenario: ``python -m tests.simulation.sweep --seeds 0-299``.
 
 ``--scenario streams`` (``scenario.py``) is the default; ``keeping``, ``groups`` and ``cluster`` are
-the others.
+the others, and ``brief``, which is a smaller ``cluster``.
 A failure prints seed, commit, trio's version and the command that replays it, first. ``--planted``
 puts a known bug in; then failures are what is hoped for.
 """
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import trio
 
 from tailrace.simulation.seeding import Outcome
-from tests.simulation.cluster import run_cluster_seed
+from tests.simulation.cluster import run_brief_seed, run_cluster_seed
 from tests.simulation.groups import run_groups
 from tests.simulation.keeping import run_keeping
 from tests.simulation.planted import BUGS, plant
@@ -29,12 +29,14 @@ from tests.simulation.scenario import Report, run_seed
 
 PROCESSES = os.cpu_count() or 1
 SHOWN = 4_000  # characters of what is wrong
-STREAMS, KEEPING, GROUPS, CLUSTER = "streams", "keeping", "groups", "cluster"
+STREAMS, KEEPING, GROUPS = "streams", "keeping", "groups"
+CLUSTER, BRIEF = "cluster", "brief"
 SCENARIOS: dict[str, Callable[[int], Outcome[Report]]] = {
     STREAMS: run_seed,
     KEEPING: run_keeping,
     GROUPS: run_groups,
     CLUSTER: run_cluster_seed,
+    BRIEF: run_brief_seed,
 }
 
 

@@ -208,7 +208,7 @@ class Store:
         before = {key: self.entries.get(key) for key in puts}
         after = {key: Stored(key, value, self.revision) for key, value in puts.items()}
         self.entries.update(after)
-        self.judge.tap(StoreChange(compare, before, after))
+        self.judge.tap(StoreChange("a", compare, before, after))
 
     def revision_of(self, key: str) -> int:
         return self.entries[key].revision if key in self.entries else 0
@@ -268,7 +268,9 @@ def test_an_election_from_outside_is_found_unless_it_was_asked_for() -> None:
 
 def test_too_few_candidates_are_found() -> None:
     store = Store()
-    store.change(isr=("a",))
+    store.change(isr=("b", "c"), leader=None, elr=())
+    assert store.found() == set(), "whoever left said so itself"
+    store.change(isr=("b",))
     assert store.found() == {"R9"}
 
 
