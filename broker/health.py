@@ -34,6 +34,7 @@ class Health:
     partitions_done: int = 0
     recovering: list[Progress] = field(default_factory=list[Progress])  # a log each
     recovered: bool = False
+    metadata: str = "embedded"  # the kind of the metadata store
     metadata_error: str = ""  # why the metadata store cannot be used, or ""
     listening: tuple[str, ...] = ()  # addresses that accept clients
     disk_low: str = ""  # why writes are refused, or ""
@@ -49,7 +50,8 @@ class Health:
         return [
             Check("recovered", self.recovered, opened),
             Check(
-                "metadata", not self.metadata_error, self.metadata_error or "embedded store open"
+                *("metadata", not self.metadata_error),
+                self.metadata_error or f"{self.metadata} store open",
             ),
             Check("listeners", bool(self.listening), ", ".join(self.listening) or "none is bound"),
             Check("disk", not disk, disk or "above min_free"),
