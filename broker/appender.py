@@ -11,7 +11,8 @@ from collections.abc import Callable
 from tailrace.broker.bell import Bell
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.metrics import Metrics
-from tailrace.broker.partition import Partition, Producing
+from tailrace.broker.partition import Partition
+from tailrace.broker.waiting import Producing
 from tailrace.protocol.errors import BrokerError
 from tailrace.protocol.seams import Clock
 

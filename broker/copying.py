@@ -1,9 +1,9 @@
 """What followers fetch: everything up to the log's end, and what they have by then (R1-R3).
 
-A follower asks over one connection, one request after another; each names only what has changed
-since the one before. So hundreds of quiet partitions cost nothing, and a busy one costs the same
-whether it has company or not. What was asked stands until it is answered with batches or an error;
-the next request names it again.
+A follower asks over one connection, one request after another; one that comes while the last one
+waits ends that. Each names only what has changed since the one before: so hundreds of quiet
+partitions cost nothing, and a busy one costs the same whether it has company or not. What was asked
+stands until it is answered with batches or an error; then it has to be named again.
 
 - Each partition named is checked first (R2): who asks in which epochs, and whether its log is the
   beginning of this one. Then what the follower holds counts, and the high watermark may rise.
@@ -63,8 +63,9 @@ class CopierSession:
 
     def take(self, call: Call, request: FetchRequest) -> None:
         """Check and count everything, then answer or wait."""
-        if self._call is not None or request.sequence != self._sequence + 1:
+        if request.sequence != self._sequence + 1:
             raise texts_wire.malformed_frame("a follower's requests come one after another")
+        self.finish()  # the one before: there is something new to be told
         self._sequence = request.sequence
         self._call, call.abandoned = call, self.close
         self._settled = Collected()
@@ -170,6 +171,8 @@ class CopierSession:
             self._settled.results.append(_result(partition, asked, diverging=diverging))
             return
         partition.observe(self.broker_id, self.broker_epoch, asked, now)
+        if self.broker_id not in partition.leadership.isr:
+            self._node.isr.look(partition)
         self._asked[partition] = asked
         partition.park_copier(self)
         if asked.offset < partition.log.end or asked.high_watermark < 0:

@@ -16,7 +16,7 @@ half the time (D8).
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import trio
 
@@ -79,7 +79,7 @@ class Flusher:
 
     def written(self, partition: Partition) -> None:
         """The partition's log may have grown."""
-        if not partition.serving or not partition.log.needs_sync:
+        if not _is_there(partition) or not partition.log.needs_sync:
             return
         if partition.config.durability == "fsync":
             self._dirty[partition] = None
@@ -135,7 +135,7 @@ class Flusher:
                     continue
                 partition = next(iter(self._ahead))
                 if (
-                    not partition.serving
+                    not _is_there(partition)
                     or self.short_of_room()
                     or not self._write_ahead(partition)
                 ):
@@ -158,7 +158,8 @@ class Flusher:
 
     def _is_idle(self, partition: Partition) -> bool:
         """Whether there is something to sync, and nobody at it."""
-        return partition.serving and partition.log.needs_sync and partition not in self._syncing
+        idle = _is_there(partition) and partition not in self._syncing
+        return idle and partition.log.needs_sync
 
     async def _flush_lazily(self, thread: Offload, partitions: Sequence[Partition]) -> None:
         points = [(one, one.log.sync_point()) for one in partitions]
@@ -190,7 +191,7 @@ class Flusher:
             await self._round_over.wait()
         for partition in partitions:
             self._dirty.pop(partition, None)
-        partitions = [one for one in partitions if one.serving]
+        partitions = [one for one in partitions if _is_there(one)]
         if not partitions:
             return
         points = [(one, one.log.sync_point()) for one in partitions]
@@ -212,6 +213,19 @@ class Flusher:
                 partition.advance()
         self._answered()
         self.after_round()
+
+    async def flushed(self, ends: Mapping[Partition, int]) -> None:
+        """Return once these logs are durable up to so far, with the rounds that come anyway; where
+        the durability asks for no sync, at once."""
+        for partition in ends:
+            self.written(partition)
+        while any(_lacks(partition, end) for partition, end in ends.items()):
+            await self._round_over.wait()
+
+    async def idle(self, partitions: Iterable[Partition]) -> None:
+        """Return when no round touches any of these partitions, for now."""
+        while not (self._syncing | self._lazily_syncing).isdisjoint(partitions):
+            await self._round_over.wait()
 
     async def _sync(self, thread: Offload, points: list[SyncPoint]) -> None:
         """T093 if it fails, and then everybody was told."""
@@ -239,6 +253,18 @@ class Flusher:
             self._lazy.pop(partition, None)
         while (self._syncing | self._lazily_syncing) & gone:
             await self._round_over.wait()
+
+
+def _is_there(partition: Partition) -> bool:
+    """Whether its log may be written to and synced."""
+    return partition.serving and not partition.cutting
+
+
+def _lacks(partition: Partition, end: int) -> bool:
+    """Whether it will be durable up to there after another round."""
+    if not partition.serving or partition.config.durability != "fsync":
+        return False
+    return partition.log.flushed < min(end, partition.log.end)
 
 
 def _mark(partition: Partition, point: SyncPoint) -> None:

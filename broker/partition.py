@@ -14,8 +14,8 @@ Invariants:
 import logging
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import replace
+from typing import Literal
 
 import trio
 
@@ -24,7 +24,8 @@ from tailrace.broker.catalog import Leadership, Topic
 from tailrace.broker.config import TopicConfig
 from tailrace.broker.local_copy import LocalCopy
 from tailrace.broker.metrics import TopicMetrics
-from tailrace.broker.replica import Replica
+from tailrace.broker.replica import IsrChange, Replica
+from tailrace.broker.waiting import UNTOLD, Copier, Following, Producing, Reader, Room, Told
 from tailrace.protocol import texts
 from tailrace.protocol.batch_header import base_timestamp
 from tailrace.protocol.errors import TailraceError
@@ -40,74 +41,6 @@ AHEAD_START_BYTES = AHEAD_AGAIN_BYTES - 65_536  # one that is hardly used gets n
 OLD_MS = 7 * 86_400_000  # event times older than that are counted, not refused (R20)
 
 Role = Literal["leader", "follower", "none"]
-
-
-class Producing(Protocol):
-    """A produce request in hand. Each slot is settled or refused once."""
-
-    acks: int
-    timeout_s: float
-    deadline: float  # in trio's time
-
-    def settle(self, slot: int, written: Appended, log_start: int) -> None: ...
-
-    def refuse(self, slot: int, error: TailraceError) -> None: ...
-
-
-class Room(Protocol):
-    """The room on the disk."""
-
-    def appended(self, size_bytes: int) -> None:
-        """So much of it was taken."""
-        ...
-
-    def rolled(self, partition: "Partition") -> None:
-        """A segment was closed."""
-        ...
-
-    def ran_out(self, partition: "Partition", error: OSError) -> TailraceError:
-        """A write found no room: what to tell the producer."""
-        ...
-
-
-class Reader(Protocol):
-    """Somebody who waits for records."""
-
-    def wake(self) -> None:
-        """There is more to read, or never will be. Must not raise."""
-        ...
-
-
-class Copier(Protocol):
-    """A follower's fetch that waits. Neither must raise, or change who waits."""
-
-    def written(self, partition: "Partition") -> None:
-        """It has more, or will not serve followers any more."""
-        ...
-
-    def moved(self, partition: "Partition") -> None:
-        """Its high watermark rose."""
-        ...
-
-
-class Told(NamedTuple):
-    """What a follower knows of its leader's partition; -1: nothing."""
-
-    high_watermark: int
-    log_start: int
-    cleaned_min: int
-
-
-UNTOLD = Told(-1, -1, -1)
-
-
-@dataclass(slots=True)
-class Following:
-    """What a follower was told by its leader in this epoch."""
-
-    high_watermark: int = -1
-    log_start: int = -1
-
 
 Gathered = tuple[memoryview, Producing, int]
 
@@ -131,11 +64,12 @@ class Partition(LocalCopy):
         # Until everything recovered is synced nothing of it is shown (S12): see ``advance``.
         self.replica = Replica(config.durability, log.start)
         self.frozen = False  # takes no batches: the lead is being handed over
+        self.changing = trio.Lock()  # held by whoever changes the log's end for a leader
         self.cutting = False  # a thread changes the log: nobody may read or sync it
         self.following = Following()
         self.unsynced_batches = 0
         self.ahead_bytes = AHEAD_START_BYTES  # written since zeros were last written ahead
-        self._room = room
+        self.room = room
         self._gathered: list[Gathered] = []
         self._unacked: deque[tuple[int, Producing, int, Appended]] = deque()
         self._readers: dict[Reader, None] = {}  # in order of arrival
@@ -155,7 +89,7 @@ class Partition(LocalCopy):
     # ── who leads ────────────────────────────────────────────────────────────────────────────
 
     def lead(self, leadership: Leadership) -> None:
-        """Begin the epoch in which this broker leads."""
+        """Begin the epoch in which this broker leads. Nobody may hold ``changing``."""
         assert leadership.leader == self.broker_id, "somebody else is the leader"
         assert leadership.leader_epoch > self.leadership.leader_epoch, "epochs only rise (S9)"
         assert self.log.epochs[-1].epoch == leadership.leader_epoch, "begun in the log first (R8)"
@@ -176,6 +110,11 @@ class Partition(LocalCopy):
         if self.replica.commit_change(leadership):
             self._risen()
         self.leadership = self.replica.leadership
+
+    def refuse_change(self, change: IsrChange) -> None:
+        """The store has not taken this change of the ISR, and had no other since."""
+        if self.replica.abort_change(change):
+            self._risen()
 
     def follow(self, leadership: Leadership) -> None:
         """Another broker leads, or nobody does: what waited here goes to whoever does.
@@ -279,7 +218,7 @@ class Partition(LocalCopy):
             # The log is as it was. Without room the broker lives on; anything else is a disk
             # that lost a write, and the partition stops rather than guess.
             if error.errno in NO_ROOM:
-                _refuse(gathered, self._room.ran_out(self, error))
+                _refuse(gathered, self.room.ran_out(self, error))
             else:
                 broken = texts.partition_offline(self.topic, self.number, reason=str(error))
                 self.fail(broken)
@@ -287,7 +226,7 @@ class Partition(LocalCopy):
             return
         if self.log.segment_count > segments:
             self.tell_rolled()
-            self._room.rolled(self)
+            self.room.rolled(self)
         log_start, before_bytes = self.log.start, self.ahead_bytes
         for (entry, producing, slot), outcome in zip(gathered, outcomes, strict=True):
             if isinstance(outcome, TailraceError):
@@ -298,7 +237,7 @@ class Partition(LocalCopy):
                 self._unacked.append((outcome.next_offset, producing, slot, outcome))
             else:
                 producing.settle(slot, outcome, log_start)
-        self._room.appended(self.ahead_bytes - before_bytes)
+        self.room.appended(self.ahead_bytes - before_bytes)
         self.advance()
         for copier in self._copiers:
             copier.written(self)

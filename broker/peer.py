@@ -27,22 +27,38 @@ class Lost(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class _Waiting:
-    """One request without an answer."""
+class Reply:
+    """What becomes of one request. ``told`` is called once it is there, or never will be."""
 
-    arrived: trio.Event = field(default_factory=trio.Event)
-    outcome: Response | TailraceError | None = None
-    body: bytes = b""
+    told: Callable[[], None]
+    arrived: bool = False
+    outcome: Response | TailraceError | None = None  # None: the connection ended before
+    body: memoryview = field(default_factory=lambda: memoryview(b""))
+
+    def take(self) -> tuple[Response, memoryview]:
+        """The answer and the bytes behind it. ``Lost``, or the error that the peer answers with."""
+        assert self.arrived, "it has not come yet"
+        if self.outcome is None:
+            raise Lost
+        if isinstance(self.outcome, TailraceError):
+            raise self.outcome
+        return self.outcome, self.body
+
+    def arrive(self) -> None:
+        """It is there, or never will be."""
+        self.arrived = True
+        self.told()
 
 
 class Channel:
     """One connection. Invariant: once ``lost``, nobody waits for it."""
 
-    def __init__(self, transport: Transport, connection: ClientConnection) -> None:
+    def __init__(self, transport: Transport, connection: ClientConnection, address: str) -> None:
         self.lost = False
+        self.address = address
         self._transport = transport
         self._connection = connection
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, Reply] = {}
         self._sending = trio.Lock()
 
     async def greet(self) -> None:
@@ -62,29 +78,44 @@ class Channel:
                 for answer in self._connection.feed(data):
                     waiting = self._waiting.pop(answer.correlation_id, None)
                     if waiting is not None:
-                        waiting.outcome, waiting.body = answer.message, bytes(answer.body)
-                        waiting.arrived.set()
+                        waiting.outcome, waiting.body = answer.message, answer.body
+                        waiting.arrive()
         self.close()
 
-    async def ask(self, request: Request, body: bytes) -> tuple[Response, bytes]:
+    async def ask(self, request: Request, body: bytes) -> tuple[Response, memoryview]:
         """The answer. Raises ``Lost``, and the error the peer answers with.
 
         Cancelled: the connection stays; its answer is thrown away.
         """
-        number, head = self._connection.request(request, len(body))
-        waiting = self._waiting[number] = _Waiting()
+        arrived = trio.Event()
+        number, reply = await self._begin(request, body, arrived.set)
         try:
-            async with self._sending:
-                if not self.lost:
-                    await self._send([head, body] if body else [head])
-            await waiting.arrived.wait()
+            if not reply.arrived:
+                await arrived.wait()
         finally:
             self._waiting.pop(number, None)
-        if waiting.outcome is None:
-            raise Lost
-        if isinstance(waiting.outcome, TailraceError):
-            raise waiting.outcome
-        return waiting.outcome, waiting.body
+        return reply.take()
+
+    async def send(self, request: Request, told: Callable[[], None]) -> Reply:
+        """Send a request without a body; the reply comes when it comes, in any order."""
+        _, reply = await self._begin(request, b"", told)
+        return reply
+
+    async def _begin(
+        self, request: Request, body: bytes, told: Callable[[], None]
+    ) -> tuple[int, Reply]:
+        number, head = self._connection.request(request, len(body))
+        reply = self._waiting[number] = Reply(told)
+        try:
+            async with self._sending:
+                if self.lost:
+                    reply.arrive()
+                else:
+                    await self._send([head, body] if body else [head])
+        except BaseException:
+            self._waiting.pop(number, None)
+            raise
+        return number, reply
 
     async def _send(self, buffers: list[bytes]) -> None:
         whole = False
@@ -100,8 +131,9 @@ class Channel:
     def close(self) -> None:
         self.lost = True
         self._transport.close()
-        for waiting in self._waiting.values():
-            waiting.arrived.set()
+        waiting, self._waiting = self._waiting, {}
+        for reply in waiting.values():
+            reply.arrive()
 
 
 class Peers:
@@ -135,7 +167,8 @@ class Peers:
         connection ended before the answer, and whatever error it answers with.
         """
         channel = await self._channel(peer)
-        return await channel.ask(request, body)
+        response, behind = await channel.ask(request, body)
+        return response, bytes(behind)
 
     async def _channel(self, peer: BrokerAddress) -> Channel:
         async with self._dialling.setdefault(peer.broker_id, trio.Lock()):
@@ -146,27 +179,34 @@ class Peers:
             return channel
 
     async def _open(self, peer: BrokerAddress) -> Channel:
-        address = f"{peer.host}:{peer.port}"
-        began = trio.current_time()
-        reason = "timed out"
-        with trio.move_on_after(CONNECT_S):
-            try:
-                return await self._greet(peer, address)
-            except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-        elapsed_s = trio.current_time() - began
-        raise texts_client.no_broker([(address, reason)], elapsed_s=elapsed_s)
-
-    async def _greet(self, peer: BrokerAddress, address: str) -> Channel:
-        transport = await self._net.connect(peer.host, peer.port)
-        connection = ClientConnection(self._broker_id, SOFTWARE, self._cluster_id, address)
-        channel = Channel(transport, connection)
-        try:
-            await channel.greet()
-            if self._start is None:
-                raise ConnectionAbortedError("this broker stops")
-            self._start(channel)
-        except BaseException:
+        channel = await dial(self._net, self._broker_id, self._cluster_id, peer)
+        if self._start is None:
             channel.close()
-            raise
+            raise texts_client.no_broker([(channel.address, "this broker stops")], elapsed_s=0.0)
+        self._start(channel)
         return channel
+
+
+async def dial(net: ServerNet, broker_id: str, cluster_id: str, peer: BrokerAddress) -> Channel:
+    """A connection on which both have said hello; the caller runs its ``read`` and closes it.
+
+    Raises ConnectError: T001 if the peer cannot be reached.
+    """
+    address = f"{peer.host}:{peer.port}"
+    began = trio.current_time()
+    reason = "timed out"
+    with trio.move_on_after(CONNECT_S):
+        try:
+            transport = await net.connect(peer.host, peer.port)
+            connection = ClientConnection(broker_id, SOFTWARE, cluster_id, address)
+            channel = Channel(transport, connection, address)
+            try:
+                await channel.greet()
+            except BaseException:
+                channel.close()
+                raise
+            return channel
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+    elapsed_s = trio.current_time() - began
+    raise texts_client.no_broker([(address, reason)], elapsed_s=elapsed_s)

@@ -1,0 +1,405 @@
+"""Copying the partitions that one other broker leads, over one connection.
+
+One answer after another: verify and append, flush with the next round, ask for more and tell by
+that what is on the disk. A request names the partitions of which something has changed; the leader
+remembers the others (``copying``). A request that finds something new to name while the one before
+waits is sent beside it: the leader then answers that one at once.
+
+- Before the first batch of an epoch the leader has compared where the logs part, and this one was
+  cut there (R1): every first request of an epoch carries the epoch of the last batch.
+- A partition that cannot go on (its leader does not lead, the disk is full, bytes do not fit) rests
+  for a while; the others go on. A failed sync ends the broker (R21).
+- A replica that is not in sync may be slowed down (``CatchUp``), to spare those that are.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from random import Random
+
+import trio
+
+from tailrace.broker.asking import address_of
+from tailrace.broker.catch_up import CatchUp
+from tailrace.broker.cluster_view import PartitionId
+from tailrace.broker.following import cut, lost_committed, take_over
+from tailrace.broker.limits import PARTITIONS_PER_REQUEST_MAX
+from tailrace.broker.node import Node
+from tailrace.broker.opener import follow_epochs
+from tailrace.broker.partition import Partition
+from tailrace.broker.peer import Channel, Lost, Reply, dial
+from tailrace.protocol.errors import (
+    BrokerError,
+    OffsetOutOfRange,
+    StorageFull,
+    TailraceError,
+    from_wire,
+)
+from tailrace.protocol.messages import FetchPartition, FetchRequest, FetchResponse, FetchResult
+from tailrace.storage.replicating import BeginsBelow, ReplicaPlan, ReplicaRefused
+
+log = logging.getLogger("tailrace.broker.leader_link")
+
+WAIT_S = 5.0  # of a request for news
+ANSWER_S = 10.0  # beyond that the connection counts as dead
+PARTITION_BYTES = 1 << 20  # of one answer
+BYTES_MAX = 8 << 20
+AGAIN_MIN_S, AGAIN_MAX_S = 0.05, 1.0  # between connections
+ASTRAY_S = (0.05, 0.2)  # where the leader is another one, or another epoch's
+STUCK_S = 1.0  # where it cannot serve, or its bytes do not fit
+FULL_S = 5.0  # where there is no room
+SOON_S = 0.01  # where somebody else is at it
+ASTRAY = ("T010", "T011", "T032", "T045")
+
+
+class Followed:
+    """One partition in one epoch of its leader."""
+
+    __slots__ = ("busy", "epoch", "fresh", "partition", "stuck")
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.epoch = partition.leadership.leader_epoch
+        self.busy = False  # it is being cut
+        self.fresh = True  # the leader has told nothing yet on this connection
+        self.stuck = False  # that it cannot go on was told
+
+    @property
+    def where(self) -> PartitionId:
+        return self.partition.topic_id, self.partition.number
+
+    @property
+    def current(self) -> bool:
+        """Whether it is still to be copied in this epoch."""
+        partition = self.partition
+        follows = partition.role == "follower" and partition.serving
+        return follows and partition.leadership.leader_epoch == self.epoch
+
+
+class LeaderLink:
+    """``cuts`` is a nursery that outlives connections. Invariant: of what is in ``_names`` the
+    leader has to be asked anew."""
+
+    def __init__(
+        self, node: Node, leader_id: str, catch_up: CatchUp, cuts: trio.Nursery, rng: Random
+    ) -> None:
+        self.leader_id = leader_id
+        self._node = node
+        self._catch_up = catch_up
+        self._cuts = cuts
+        self._rng = rng
+        self._followed: dict[PartitionId, Followed] = {}
+        self._names: dict[Followed, None] = {}
+        self._epoch = 0  # the broker epoch that requests carry
+        self._news = trio.Event()
+
+    def assign(self, wanted: Mapping[PartitionId, Partition]) -> None:
+        """Copy exactly these from now on."""
+        for where, known in list(self._followed.items()):
+            if where not in wanted or not known.current:
+                del self._followed[where]
+                self._names.pop(known, None)
+        for where, partition in wanted.items():
+            if where not in self._followed:
+                self._followed[where] = Followed(partition)
+                self._name(self._followed[where])
+
+    async def run(self) -> None:
+        """Keep a connection while there is something to be copied, until cancelled. T093."""
+        again_s = AGAIN_MIN_S
+        while True:
+            record = self._node.views.view.brokers.get(self.leader_id)
+            where = None
+            if record is not None and self._followed:
+                where = address_of(record, self._node.config.cluster.peer_listener)
+            if where is None:
+                await self._wait(WAIT_S)
+                continue
+            node = self._node
+            try:
+                channel = await dial(node.world.net, node.broker_id, node.cluster_id, where)
+            except TailraceError as error:
+                log.debug("leader %s cannot be reached: %s", self.leader_id, error)
+            else:
+                if await self._connected(channel):
+                    again_s = AGAIN_MIN_S
+            await trio.sleep(again_s * (0.5 + self._rng.random()))
+            again_s = min(again_s * 2, AGAIN_MAX_S)
+
+    # ── one connection ───────────────────────────────────────────────────────────────────────
+
+    async def _connected(self, channel: Channel) -> bool:
+        """Copy over it until it ends; whether anything was answered."""
+        answered = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(channel.read)
+                answered = await self._copy(channel)
+                nursery.cancel_scope.cancel()
+        finally:
+            channel.close()
+        return answered
+
+    async def _copy(self, channel: Channel) -> bool:
+        owed: deque[Reply] = deque()
+        sequence, answers = -1, 0
+        while self._followed:
+            if sequence < 0:
+                sequence = self._begin_anew()
+            elif self._epoch != self._node.broker_epoch:
+                break  # what was told counts no more (R6)
+            if not owed or (self._names and len(owed) < 3):
+                owed.append(await channel.send(self._request(sequence), self._tell))
+                sequence += 1
+            if not owed[0].arrived:
+                if await self._wait(WAIT_S + ANSWER_S):
+                    continue
+                break  # a connection that is silent for so long is dead
+            try:
+                response, body = owed.popleft().take()
+            except Lost:
+                break
+            except TailraceError as error:
+                log.warning("leader %s answers: %s", self.leader_id, error, extra=_REFUSED)
+                break
+            assert isinstance(response, FetchResponse)
+            answers += 1
+            await self._take(response, body)
+            if not response.results and not self._names and not owed:
+                await trio.sleep(SOON_S)  # it has nothing, and does not wait: it is stopping
+        return answers > 0
+
+    def _begin_anew(self) -> int:
+        """The next request is the first one: name everything that does not rest."""
+        self._epoch = self._node.broker_epoch
+        for one in self._followed.values():
+            one.fresh = True
+            self._names[one] = None
+        return 0
+
+    def _request(self, sequence: int) -> FetchRequest:
+        names = list(self._names)[:PARTITIONS_PER_REQUEST_MAX]
+        for one in names:
+            del self._names[one]
+        asked = [self._ask(one) for one in names if one.current and not one.busy]
+        return FetchRequest(
+            *(round(WAIT_S * 1000), 1, BYTES_MAX, 0, self._node.broker_id, self._epoch),
+            *(tuple(asked), None, sequence),
+        )
+
+    def _ask(self, one: Followed) -> FetchPartition:
+        partition, told = one.partition, one.partition.following
+        log_, compacts = partition.log, partition.config.compacts
+        holes = log_.quarantined
+        sound = holes[0].first_offset if holes else log_.end  # damage is held by nobody (R25)
+        return FetchPartition(
+            *(partition.topic_id, partition.number, log_.end, PARTITION_BYTES, one.epoch),
+            last_fetched_epoch=log_.last_epoch,
+            flushed_end=min(log_.flushed, sound),
+            high_watermark=-1 if one.fresh else told.high_watermark,
+            cleaned=self._node.cleaner.clean_offset(partition) if compacts else -1,
+        )
+
+    async def _wait(self, seconds: float) -> bool:
+        """For news; False: none came."""
+        with trio.move_on_after(seconds):
+            await self._news.wait()
+        came = self._news.is_set()
+        self._news = trio.Event()
+        return came
+
+    def _tell(self) -> None:
+        self._news.set()
+
+    def _name(self, one: Followed) -> None:
+        """Ask for it with the next request."""
+        if self._followed.get(one.where) is one:
+            self._names[one] = None
+            self._tell()
+
+    def _rest(self, one: Followed, seconds: float) -> None:
+        self._node.timers.at(trio.current_time() + seconds, partial(self._name, one))
+
+    # ── one answer ───────────────────────────────────────────────────────────────────────────
+
+    async def _take(self, response: FetchResponse, body: memoryview) -> None:
+        batches: list[tuple[Followed, memoryview]] = []
+        position = 0
+        for result in response.results:
+            data = body[position : position + result.length]
+            position += result.length
+            one = self._followed.get((result.topic_id, result.partition))
+            if one is None or one.busy or not one.current:
+                continue
+            if result.error is not None:
+                self._refused(one, from_wire(result.error))
+            elif result.diverging_end >= 0:
+                log_ = one.partition.log
+                where = result.diverging_epoch, result.diverging_end
+                self._cut_soon(one, partial(log_.truncate_for, *where))
+            else:
+                self._learn(one, result)
+                if data:
+                    batches.append((one, data))
+        if batches:
+            await self._append(batches)
+
+    def _learn(self, one: Followed, result: FetchResult) -> None:
+        partition, told = one.partition, one.partition.following
+        one.fresh = one.stuck = False
+        told.high_watermark = max(told.high_watermark, result.high_watermark)
+        told.log_start = max(told.log_start, result.log_start)
+        if partition.config.compacts:
+            self._node.cleaner.told(partition, one.epoch, result.cleaned_min)
+        partition.advance()
+
+    def _refused(self, one: Followed, error: TailraceError) -> None:
+        partition = one.partition
+        if error.code in ASTRAY:
+            self._node.views.refresh()
+            low, high = ASTRAY_S
+            self._rest(one, low + (high - low) * self._rng.random())
+        elif isinstance(error, OffsetOutOfRange) and not (
+            error.start <= partition.log.end <= error.end
+        ):
+            self._cut_soon(one, partial(partition.log.reset_to, error.start))
+        else:
+            self._stuck(one, str(error), error.code, STUCK_S)
+
+    def _stuck(self, one: Followed, why: str, code: str | None, seconds: float) -> None:
+        """It cannot go on, and is tried again; told once until it can."""
+        if not one.stuck:
+            one.stuck = True
+            partition = one.partition
+            log.warning(
+                "%s[%d] cannot be copied from %s for now: %s",
+                *(partition.topic, partition.number, self.leader_id, why),
+                extra={"event": "replica.stuck", "code": code, **partition.where},
+            )
+        self._rest(one, seconds)
+
+    # ── batches ──────────────────────────────────────────────────────────────────────────────
+
+    async def _append(self, batches: Sequence[tuple[Followed, memoryview]]) -> None:
+        """Write what came, and return when it is as durable as it has to be. T093."""
+        held: list[Followed] = []
+        written: dict[Followed, int] = {}
+        try:
+            plans = await self._plan(batches, held)
+            await self._begin_epochs(plans)
+            await self._node.flusher.idle([one.partition for one in plans])
+            for one, (plan, size_bytes) in plans.items():
+                if not one.current or plan.begins_at != one.partition.log.end:
+                    continue
+                error = self._write(one, plan, size_bytes)
+                if error is None:
+                    written[one] = size_bytes
+                elif one.current:
+                    self._stuck(one, str(error), error.code, FULL_S)
+        finally:
+            for one in held:
+                one.partition.changing.release()
+        await self._node.flusher.flushed({one.partition: one.partition.log.end for one in written})
+        for one, size_bytes in written.items():
+            one.partition.advance()
+            in_sync = self._node.broker_id in one.partition.leadership.isr
+            wait_s = 0.0 if in_sync else self._catch_up.take(size_bytes, trio.current_time())
+            if wait_s > 0:
+                self._rest(one, wait_s)
+            else:
+                self._name(one)
+
+    def _write(self, one: Followed, plan: ReplicaPlan, size_bytes: int) -> TailraceError | None:
+        """T093 through the flusher, so that the broker ends whoever called."""
+        try:
+            self._node.shelf.check_room(one.partition)
+            return take_over(one.partition, plan, size_bytes)
+        except StorageFull as error:
+            return error
+        except BrokerError as error:
+            self._node.flusher.broke(error)
+            raise
+
+    async def _plan(
+        self, batches: Sequence[tuple[Followed, memoryview]], held: list[Followed]
+    ) -> dict[Followed, tuple[ReplicaPlan, int]]:
+        """What each of them is to become; ``held``: those whose ``changing`` was taken."""
+        plans: dict[Followed, tuple[ReplicaPlan, int]] = {}
+        for one, data in batches:
+            try:
+                one.partition.changing.acquire_nowait()
+            except trio.WouldBlock:
+                self._rest(one, SOON_S)
+                continue
+            held.append(one)
+            if not one.current:
+                continue
+            try:
+                plans[one] = await self._planned(one, data), len(data)
+            except ReplicaRefused as error:
+                self._stuck(one, str(error), "T035", STUCK_S)
+            await trio.lowlevel.checkpoint()
+        return plans
+
+    async def _planned(self, one: Followed, data: memoryview) -> ReplicaPlan:
+        """``ReplicaRefused`` if it does not fit."""
+        log_ = one.partition.log
+        try:
+            return log_.plan_replica(data, leader_epoch=one.epoch)
+        except BeginsBelow as below:
+            # The leader has rewritten that stretch, or starts inside of it: all of it is committed
+            # there, and comes again with these very bytes.
+            work = partial(log_.cut_back, below.base_offset)
+            try:
+                one.partition.maintenance.acquire_nowait()
+            except trio.WouldBlock:
+                raise ReplicaRefused("its segments are being rewritten") from None
+            try:
+                await cut(one.partition, work, self._node.flusher, self._node.world.offload)
+            finally:
+                one.partition.maintenance.release()
+            one.partition.replica.high_watermark = min(one.partition.high_watermark, log_.end)
+            return log_.plan_replica(data, leader_epoch=one.epoch)
+
+    async def _begin_epochs(self, plans: dict[Followed, tuple[ReplicaPlan, int]]) -> None:
+        """Durably, before a batch of theirs is there (R8). T093."""
+        begun = {
+            one.partition.log: (one, plan.epochs)
+            for one, (plan, _) in plans.items()
+            if plan.epochs is not None
+        }
+        if not begun:
+            return
+        histories = {log_: epochs for log_, (_, epochs) in begun.items()}
+        try:
+            failed = await follow_epochs(self._node.world, histories)
+        except BrokerError as error:
+            self._node.flusher.broke(error)
+            raise
+        for log_, why in failed.items():
+            one = begun[log_][0]
+            del plans[one]
+            self._stuck(one, str(why), None, FULL_S)
+
+    # ── cutting ──────────────────────────────────────────────────────────────────────────────
+
+    def _cut_soon(self, one: Followed, work: Callable[[], None]) -> None:
+        one.busy = True
+        self._cuts.start_soon(self._cut, one, work, one.partition.log.end)
+
+    async def _cut(self, one: Followed, work: Callable[[], None], end: int) -> None:
+        """Remove what is not the leader's from a log that ends there, then ask again. T093."""
+        partition = one.partition
+        async with partition.maintenance, partition.changing:
+            if not one.current:
+                return
+            assert partition.log.end == end, "nobody else writes to it"
+            await cut(partition, work, self._node.flusher, self._node.world.offload)
+            if lost_committed(partition):
+                self._node.metrics.data_loss_possible.inc()
+        one.busy = False
+        self._name(one)
+
+
+_REFUSED = {"event": "replica.refused", "code": None}

@@ -1,0 +1,48 @@
+"""Copying what others lead: a ``LeaderLink`` for each broker that leads something here."""
+
+from collections import defaultdict
+
+import trio
+
+from tailrace.broker.catch_up import CatchUp
+from tailrace.broker.cluster_view import ClusterView, PartitionId
+from tailrace.broker.leader_link import LeaderLink
+from tailrace.broker.node import Node
+from tailrace.broker.partition import Partition
+
+
+class Replicator:
+    """Invariant: every partition that follows a living leader is with that leader's link."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._catch_up = CatchUp(node.config.cluster.catch_up_rate_bytes)
+        self._links: dict[str, LeaderLink] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Until cancelled. T093 if a sync fails."""
+        async with trio.open_nursery() as self._nursery:
+            self._node.views.on_view.append(self.look)
+            self.look(self._node.views.view)
+            await trio.sleep_forever()
+
+    def look(self, view: ClusterView) -> None:
+        """Follow whom the partitions here are to follow by now."""
+        nursery = self._nursery
+        if nursery is None:
+            return
+        wanted: defaultdict[str, dict[PartitionId, Partition]] = defaultdict(dict)
+        for partition in self._node.shelf:
+            leader = partition.leadership.leader
+            if leader is None or leader not in view.brokers:
+                continue
+            if partition.role == "follower" and partition.serving:
+                wanted[leader][partition.topic_id, partition.number] = partition
+        for leader_id in wanted.keys() - self._links.keys():
+            rng = self._node.world.rng(f"leader link {leader_id}")
+            link = LeaderLink(self._node, leader_id, self._catch_up, nursery, rng)
+            self._links[leader_id] = link
+            nursery.start_soon(link.run)
+        for leader_id, link in self._links.items():
+            link.assign(wanted.get(leader_id, {}))
