@@ -11,7 +11,7 @@ from types import TracebackType
 from tailrace.client.records import ConfigValue
 from tailrace.testing.faults import Faults
 from tailrace.testing.groups import Groups
-from tailrace.testing.machine import MEMORY_DIR, Machine
+from tailrace.testing.machine import MEMORY_DIR, Among, Machine
 from tailrace.testing.process import Process
 
 EVENTS_SHOWN = 20
@@ -36,19 +36,30 @@ class Broker(Groups):
         config: Mapping[str, ConfigValue] | None = None,
         http: bool = False,
     ) -> None:
+        self._set_up(data_dir, config or {}, http=http)
+        self.start()
+
+    def _set_up(
+        self,
+        data_dir: Path | None,
+        config: Mapping[str, ConfigValue],
+        *,
+        http: bool,
+        among: Among | None = None,
+    ) -> None:
+        Groups.__init__(self, "")
         self.data_dir = data_dir
         self.http_url: str | None = None
         self._config = {
             "listeners.client.bind": "127.0.0.1:0",
             "http.bind": "127.0.0.1:0" if http else "",
             "storage.data_dir": str(data_dir.resolve()) if data_dir is not None else MEMORY_DIR,
-            **(config or {}),
+            **config,
         }
-        self._machine = Machine(None if data_dir is None else str(data_dir.resolve()))
+        self._machine = Machine(None if data_dir is None else str(data_dir.resolve()), among)
+        self._name = "test" if among is None else among.broker_id
         self._process: Process | None = None
         self._faults = Faults(_FaultyBroker(self, self._machine))
-        super().__init__("")
-        self.start()
 
     def __enter__(self) -> "Broker":
         self.start()
@@ -71,11 +82,11 @@ class Broker(Groups):
         """Serve (again), on the same port; nothing happens if it does already."""
         if self._process is not None and self._process.alive:
             return
-        process = Process(self._machine, self._config, DEFAULTS)
+        process = Process(self._machine, self._config, DEFAULTS, self._name)
         ready = process.start()
         self._process = process
         self.url, self.http_url = ready.url, ready.http
-        host, port = ready.addresses["client"]
+        host, port = self.address = ready.addresses["client"]
         self._config["listeners.client.bind"] = f"{host}:{port}"
 
     def stop(self) -> None:

@@ -18,14 +18,15 @@ _LOGGER, _PARENT = "tailrace.broker", "tailrace"
 class EventLog(logging.Handler):
     """The lines written in one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, broker: str = "test") -> None:
         super().__init__()
+        self._broker = broker
         self.thread: int | None = None
         self._lines: deque[dict[str, object]] = deque(maxlen=KEPT)
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.thread == self.thread:
-            self._lines.append(document(record, "test"))
+            self._lines.append(document(record, self._broker))
 
     def last(self, count: int) -> list[dict[str, object]]:
         return list(self._lines)[-count:] if count > 0 else []

@@ -10,6 +10,8 @@ import ssl
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 import trio
@@ -26,6 +28,8 @@ from tailrace.simulation.meta import MetaKeep, SimMeta
 from tailrace.storage.disk import OsDisk
 from tailrace.testing.faults import Rules
 from tailrace.testing.real_disk import ProbedDisk, Unsynced
+from tailrace.testing.shared_store import SharedKeep, SharedStore
+from tailrace.testing.wires import METADATA, WiredNet, Wiring
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -157,11 +161,22 @@ class PacedOffload:
         return offload
 
 
+@dataclass(frozen=True, slots=True)
+class Among:
+    """A machine's place in a cluster of them."""
+
+    broker_id: str
+    keep: SharedKeep
+    wiring: Wiring
+
+
 class Machine:
     """Disk and metadata that outlive the processes on them; each process gets a ``world``."""
 
-    def __init__(self, data_dir: str | None) -> None:
+    def __init__(self, data_dir: str | None, among: Among | None = None) -> None:
+        """``among``: None: the broker is alone, and has its own metadata."""
         self.data_dir = data_dir
+        self._among = among
         self.clock = MovableClock()
         self.rules = Rules()
         self.sync_delay_s = 0.0
@@ -176,12 +191,15 @@ class Machine:
         """The seams of a new process; call it in the process's trio thread."""
         self.life = life = Life("test broker")
         self.gate = Gate()
+        among = self._among
         threads = ThreadOffload()
         offload = PacedOffload(threads if self.data_dir else None, lambda: self.sync_delay_s)
         if self.data_dir:
             self._disk = ProbedDisk(self._unsynced, life)
 
         async def open_metadata(directory: str, _: trio.Nursery) -> MetadataStore:
+            if among is not None:
+                return SharedStore(among.keep, life, partial(_cut_off, among))
             if self.data_dir is None:
                 self._keep.end_all_leases()
                 return SimMeta(self._keep, life)
@@ -191,9 +209,12 @@ class Machine:
             return await EmbeddedStore.open(f"{directory}/metadata.sqlite", offload, unmoved)
 
         disk = self._disk or SimDisk(self._platter, life)
+        net: ServerNet = TrioNet(threads)
+        if among is not None:
+            net = WiredNet(net, among.wiring, among.broker_id)
         return World(
             clock=self.clock,
-            net=GatedNet(TrioNet(threads), self.gate),
+            net=GatedNet(net, self.gate),
             disk=disk,
             offload=offload,
             heavy=OffloadHeavy(offload, disk),
@@ -226,6 +247,10 @@ class Machine:
                 disk.remove_directory(path)
             elif name.startswith(BROKER_FILES):
                 disk.remove(path)
+
+
+def _cut_off(among: Among) -> bool:
+    return among.wiring.apart(among.broker_id, METADATA)
 
 
 def _new_keep() -> MetaKeep:

@@ -1,8 +1,9 @@
 """pytest fixtures: a real broker for each test.
 
 ``tailrace_broker`` is a broker of its own for each test, ``tailrace_broker_session`` one for the
-whole session (with pytest-xdist: one per worker; take topic names from ``broker.name``). With
-``--tailrace-url URL`` the same tests run on that cluster; one that needs the broker's process
+whole session (with pytest-xdist: one per worker; take topic names from ``broker.name``),
+``tailrace_cluster`` three brokers that replicate, or ``@pytest.mark.tailrace(brokers=5)`` of them.
+With ``--tailrace-url URL`` the same tests run on that cluster; one that needs the broker's process
 (faults, clock, kill, restart) is skipped, saying so.
 
 Loaded by every pytest run on the machine: nothing is imported before a fixture is used.
@@ -23,6 +24,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tailrace.testing.broker import Broker
+    from tailrace.testing.cluster import Cluster
 
 
 class _AsInstalled:
@@ -53,7 +55,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "tailrace: options of the tailrace fixtures")
+    config.addinivalue_line(
+        "markers",
+        "tailrace(brokers=3, config=None): how many brokers tailrace_cluster has, and settings of"
+        " theirs",
+    )
 
 
 @pytest.fixture
@@ -66,6 +72,33 @@ def tailrace_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
 def tailrace_broker_session(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """One broker for all tests of this process; use ``broker.name("orders")`` for topics."""
     yield from _broker(request.config)
+
+
+@pytest.fixture
+def tailrace_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Brokers that replicate to each other, for this test alone, their logs in memory."""
+    url = request.config.getoption("--tailrace-url")
+    if url is not None:
+        from tailrace.testing.remote import RemoteCluster
+
+        remote = RemoteCluster(url)
+        try:
+            yield remote
+        finally:
+            remote.stop()
+        return
+    with _uncollected():
+        from tailrace.testing.cluster import Cluster
+    _freeze_at_exit()
+    marker = request.node.get_closest_marker("tailrace")
+    with Cluster(**({} if marker is None else marker.kwargs)) as cluster:
+        yield cluster
+
+
+def _freeze_at_exit() -> None:
+    """Python's last collection takes 0.2 s to free what ends with the process anyway."""
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
 
 
 @contextmanager
@@ -86,9 +119,7 @@ def _broker(config: pytest.Config) -> Iterator[Broker]:
         with _uncollected():
             from tailrace.testing.broker import Broker
 
-        # Python's last collection takes 0.2 s to free what ends with the process anyway.
-        atexit.unregister(gc.freeze)
-        atexit.register(gc.freeze)
+        _freeze_at_exit()
         with Broker() as broker:
             yield broker
     else:

@@ -29,17 +29,21 @@ class Process:
         machine: Machine,
         settings: Mapping[str, str | int | float | bool],
         defaults: Mapping[str, str],
+        name: str = "test",
     ) -> None:
+        """``name``: of the broker, in its log lines."""
         self._machine = machine
         self._config = from_mapping(settings, defaults=defaults)
         self._started: SimpleQueue[Ready | BaseException] = SimpleQueue()
-        self._events = events.EventLog()
+        self._events = events.EventLog(name)
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
         self._server: Server | None = None
         self._running = threading.Event()  # cleared: the loop stands still
         self._running.set()
-        self._thread = threading.Thread(target=self._run, name="tailrace-test-broker", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"tailrace-{name}-broker", daemon=True
+        )
         self._failure: BaseException | None = None
 
     def start(self) -> Ready:
@@ -118,6 +122,17 @@ class Process:
         server = self._server
         assert server is not None
         self.call_sync(lambda: server.expire_member(group, member_id))
+
+    def known_brokers(self) -> frozenset[str]:
+        """Ids of the brokers of its cluster, itself included, as it knows them."""
+        server = self._server
+        assert server is not None
+
+        def look() -> frozenset[str]:
+            gateway = server.gateway
+            return frozenset() if gateway is None else frozenset(gateway.node.views.view.brokers)
+
+        return self.call_sync(look)
 
     @property
     def alive(self) -> bool:

@@ -1,10 +1,11 @@
-"""The face of ``Broker`` on a cluster that is not ours: ``pytest --tailrace-url``."""
+"""The faces of ``Broker`` and ``Cluster`` on one that is not ours: ``pytest --tailrace-url``."""
 
 from typing import NoReturn
 
 import pytest
 
 from tailrace.testing.broker import Broker
+from tailrace.testing.cluster import Cluster, ClusterFaults
 from tailrace.testing.faults import Faults
 from tailrace.testing.records import Records
 
@@ -41,6 +42,28 @@ class RemoteBroker(Broker):
 
     def events(self, last: int = 20) -> list[dict[str, object]]:
         _skip("events()")
+
+
+class RemoteCluster(RemoteBroker, Cluster):
+    """Topics, records, groups and ``leader`` work."""
+
+    def __init__(self, url: str) -> None:
+        RemoteBroker.__init__(self, url)
+        self.members = {}
+
+    @property
+    def faults(self) -> ClusterFaults:
+        _skip("faults")
+
+    @property
+    def brokers(self) -> dict[str, Broker]:
+        _skip("brokers")
+
+    def kill(self, broker: str) -> None:
+        _skip("kill()")
+
+    def kill_leader(self, topic: str, partition: int) -> str:
+        _skip("kill_leader()")
 
 
 def _skip(what: str) -> NoReturn:

@@ -66,9 +66,11 @@ class Simulation:
         self._cluster = cluster
         self._first = next(iter(self.brokers.values()))
 
-    def connect(self, client_id: str | None = None, **options: float) -> Client:
+    def connect(
+        self, client_id: str | None = None, rack: str | None = None, **options: float
+    ) -> Client:
         """A client on a host of its own, as from ``tailrace.connect``: use it ``async with``."""
-        return self._cluster.client(client_id, **options)
+        return self._cluster.client(client_id, rack, **options)
 
     @property
     def faults(self) -> Faults:
