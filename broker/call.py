@@ -34,7 +34,7 @@ class Caller(Protocol):
     def host(self) -> str: ...
 
     @property
-    def advertised(self) -> tuple[str, int]: ...
+    def listener(self) -> str: ...
 
     def greeted(self, client_id: str) -> None: ...
 
@@ -79,9 +79,9 @@ class Call:
         return self._caller.host
 
     @property
-    def advertised(self) -> tuple[str, int]:
-        """The address of the listener that the client came in by."""
-        return self._caller.advertised
+    def listener(self) -> str:
+        """The name of the listener that the client came in by."""
+        return self._caller.listener
 
     def greeted(self, client_id: str) -> None:
         """The client said hello, and who it is."""

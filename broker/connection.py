@@ -43,7 +43,7 @@ class Connection:
 
     def __init__(self, node: Node, transport: ServerTransport, listener: str) -> None:
         self.node = node
-        self.advertised = node.addresses[listener]
+        self.listener = listener
         self.who = transport.peer
         self.standing: Standing | None = None
         self.pulse = Pulse(trio.current_time(), node.config.limits.idle_connection_s)

@@ -14,7 +14,11 @@ from typing import TypeVar
 
 import trio
 
+from tailrace.broker.cluster_status import leadership
+from tailrace.broker.coordinator import OFFSETS
+from tailrace.broker.describing import alive, led_here
 from tailrace.broker.feeds import Feeds
+from tailrace.broker.groups import first_of
 from tailrace.broker.local import LocalCaller
 from tailrace.broker.node import Node
 from tailrace.broker.peer import Lost, Peers
@@ -45,6 +49,8 @@ R = TypeVar("R", bound=Response)
 
 TIMEOUT_S = 10.0
 RETRY_S = 0.1
+LEADERLESS_S = 2.0  # longer than an election takes; then it is offline
+AT_ONCE = 8  # brokers asked for the same
 ANEW = INTERNAL | {"T001"}  # another attempt may go well, and nothing was done in this one
 READS = (  # asked twice they do no harm: another attempt follows where an answer got lost
     *(DescribeGroupRequest, ExplainRequest, FetchRequest),
@@ -149,19 +155,45 @@ class Gateway:
         response, _ = await self._insist(f"group '{group}'", find, request, b"", expected)
         return response
 
-    async def ask_everybody(self, request: Request, expected: type[R]) -> list[R]:
-        """What each broker of the cluster says."""
-        found: list[R] = []
-        for broker in (await self.metadata()).brokers:
+    async def ask_coordinators(self, request: Request, expected: type[R]) -> list[R]:
+        """What everybody says who coordinates groups; none of them may be missing."""
+        answers: dict[str, R] = {}
+        limit = trio.CapacityLimiter(AT_ONCE)
 
-            async def find(broker: BrokerAddress = broker) -> BrokerAddress | None:
-                return None if broker.broker_id == self.node.broker_id else broker
+        async def ask(broker_id: str) -> None:
+            async def find() -> BrokerAddress | None:
+                return self._address(await self.metadata(), broker_id)
 
-            response, _ = await self._insist(
-                f"broker {broker.broker_id}", find, request, b"", expected
-            )
-            found.append(response)
-        return found
+            async with limit:
+                what = f"groups of broker {broker_id}"
+                answers[broker_id], _ = await self._insist(what, find, request, b"", expected)
+
+        brokers = await self._coordinators()
+        try:
+            async with trio.open_nursery() as nursery:
+                for broker_id in brokers:
+                    nursery.start_soon(ask, broker_id)
+        except BaseExceptionGroup as group:
+            raise first_of(group) from None
+        return [answers[broker_id] for broker_id in brokers]
+
+    async def _coordinators(self) -> list[str]:
+        """Everybody who leads a part of ``__offsets``. T034 where one has no leader for long."""
+        began = trio.current_time()
+        while True:
+            view = self.node.views.view
+            offsets = view.catalog.find(OFFSETS)
+            if offsets is None:
+                return [self.node.broker_id]
+            numbers = range(len(offsets.partitions))
+            found = {leadership(view, (offsets.topic_id, number)).leader for number in numbers}
+            leaders = sorted(one for one in found if one is not None and alive(self.node, one))
+            if len(leaders) == len(found):
+                return leaders
+            waited_s = trio.current_time() - began
+            if waited_s >= TIMEOUT_S:
+                raise _no_answer("groups", f"a partition of {OFFSETS} without a leader", waited_s)
+            await trio.sleep(RETRY_S)
 
     # ── what is where ────────────────────────────────────────────────────────────────────────
 
@@ -187,8 +219,7 @@ class Gateway:
     def _leads(self, topic: str, partition: int) -> bool:
         """Whether this broker does: known without a description of the whole topic."""
         known = self.node.topics.catalog.find(topic)
-        opened = None if known is None else self.node.shelf.get(known.topic_id, partition)
-        return opened is not None and opened.serving
+        return known is not None and led_here(self.node, known, partition) is not None
 
     async def log_starts(self, partitions: Sequence[tuple[TopicMetadata, int]]) -> list[int]:
         """Where logs begin, in the order asked. T010, T011, T033."""
@@ -225,15 +256,19 @@ class Gateway:
         """The answer of whom ``find`` finds, None being this broker itself."""
         began = trio.current_time()
         while True:
+            asked = False
             try:
                 peer = await find()
+                asked = True
                 response, data = await self._ask_once(what, peer, request, body)
                 assert isinstance(response, expected)
                 return response, data
             except TailraceError as error:
                 waited_s = trio.current_time() - began
                 lost = isinstance(error, RequestTimeout) and isinstance(error.__cause__, Lost)
-                if not (error.code in ANEW or (lost and isinstance(request, READS))):
+                leaderless = not asked and error.code == "T033" and waited_s < LEADERLESS_S
+                again = error.code in ANEW or leaderless
+                if not (again or (lost and isinstance(request, READS))):
                     raise
                 if waited_s >= TIMEOUT_S:
                     raise _no_answer(what, str(error.message), waited_s) from error

@@ -1,44 +1,42 @@
 """Metadata and administration: what there is, where it is, and changing it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import partial
 
-import trio
-
-from tailrace.broker import topic_config
+from tailrace.broker.asking import address_of
 from tailrace.broker.call import Call, Later
 from tailrace.broker.catalog import Topic
-from tailrace.broker.health import few
-from tailrace.broker.lag_report import readers
+from tailrace.broker.cluster_status import leadership
+from tailrace.broker.describing import (
+    alive,
+    describe,
+    describe_broker,
+    describe_cluster as describe_whole,
+    describe_here,
+    led_here,
+    needs_others,
+)
 from tailrace.broker.limits import TOPICS_PER_REQUEST_MAX, check_count, check_each_once
 from tailrace.broker.node import Node
-from tailrace.broker.partition import Partition
 from tailrace.protocol import texts
 from tailrace.protocol.errors import TailraceError, to_wire
 from tailrace.protocol.messages import (
     AlterTopicRequest,
     BrokerAddress,
-    BrokerDescription,
-    CompactionDescription,
     CreateTopicRequest,
     DeleteTopicRequest,
     DeleteTopicResponse,
     DescribeClusterRequest,
-    DescribeClusterResponse,
     DescribeTopicsRequest,
     DescribeTopicsResponse,
     MetadataRequest,
     MetadataResponse,
-    PartitionDescription,
     PartitionMetadata,
     Response,
-    TopicDescription,
     TopicMetadata,
     TopicResponse,
 )
-from tailrace.protocol.units import counted
 
-DAMAGE_TOLD_MAX = 100  # damaged ranges among the problems of a cluster
 SIMILAR_FOR_MAX = 10  # missing topics of one request that get similar names: each costs a search
 
 
@@ -58,22 +56,39 @@ def metadata(node: Node, call: Call, request: MetadataRequest) -> Response | Lat
         return _metadata(node, call, request, names, {})
     check_names(request.topics)
     missing = [name for name in request.topics if node.topics.catalog.find(name) is None]
-    if not missing or not (request.auto_create and node.config.broker.auto_create):
-        return _metadata(node, call, request, request.topics, {})
-    return partial(_create_missing, node, call, request, request.topics)
+    if missing and (node.clustered or (request.auto_create and node.config.broker.auto_create)):
+        return partial(_look_again, node, call, request, request.topics)
+    return _metadata(node, call, request, request.topics, {})
 
 
-async def _create_missing(
+async def _look_again(
     node: Node, call: Call, request: MetadataRequest, names: tuple[str, ...]
 ) -> Response:
+    """For what is missing: another broker may have made it just now; else it may be made here."""
     outcomes: dict[str, bool | TailraceError] = {}
+    failed = await _refresh(node)
     for name in names:
-        if name not in outcomes and node.topics.catalog.find(name) is None:
+        if name in outcomes or node.topics.catalog.find(name) is not None:
+            continue
+        if request.auto_create and node.config.broker.auto_create:
             try:
                 _, outcomes[name] = await node.topics.create(name, exist_ok=True)
             except TailraceError as error:
                 outcomes[name] = error
+        elif failed is not None:
+            outcomes[name] = failed
     return _metadata(node, call, request, names, outcomes)
+
+
+async def _refresh(node: Node) -> TailraceError | None:
+    """Know what others did before now, or why that cannot be known: T100."""
+    if not node.clustered:
+        return None
+    try:
+        await node.latest.read()
+    except TailraceError as error:
+        return error
+    return None
 
 
 def _metadata(
@@ -100,9 +115,25 @@ def _metadata(
                 name, similar=similar, auto_create_off=request.auto_create
             )
             found.append(_no_topic(name, error))
-    host, port = call.advertised
-    address = BrokerAddress(node.broker_id, host, port, node.config.broker.rack or None)
-    return MetadataResponse(node.cluster_id, node.broker_id, (address,), tuple(found))
+    view = node.views.view
+    controller = node.broker_id if not node.clustered else view.controller
+    return MetadataResponse(
+        node.cluster_id, controller, tuple(_brokers(node, call.listener)), tuple(found)
+    )
+
+
+def _brokers(node: Node, listener: str) -> list[BrokerAddress]:
+    """Every broker that has the listener by which the client came, and where that one is."""
+    host, port = node.addresses[listener]
+    mine = BrokerAddress(node.broker_id, host, port, node.config.broker.rack or None)
+    others = (
+        address_of(one, listener)
+        for broker_id, one in node.views.view.brokers.items()
+        if broker_id != node.broker_id
+    )
+    return sorted(
+        [mine, *(one for one in others if one is not None)], key=lambda one: one.broker_id
+    )
 
 
 def _no_topic(name: str, error: TailraceError) -> TopicMetadata:
@@ -111,21 +142,6 @@ def _no_topic(name: str, error: TailraceError) -> TopicMetadata:
 
 def _topic_metadata(node: Node, topic: Topic, *, created: bool) -> TopicMetadata:
     config = node.topics.config_of(topic)
-    partitions: list[PartitionMetadata] = []
-    for number, record in enumerate(topic.partitions):
-        opened = node.shelf.get(topic.topic_id, number)
-        leads = opened is not None and opened.serving
-        partitions.append(
-            PartitionMetadata(
-                partition=number,
-                leader=node.broker_id if leads else None,
-                leader_epoch=opened.leadership.leader_epoch if opened is not None else -1,
-                replicas=record.replicas,
-                isr=(node.broker_id,) if leads else (),
-                key_first=record.key_first,
-                key_last=record.key_last,
-            )
-        )
     return TopicMetadata(
         name=topic.name,
         error=None,
@@ -134,7 +150,32 @@ def _topic_metadata(node: Node, topic: Topic, *, created: bool) -> TopicMetadata
         created=created,
         record_bytes_max=config.max_record_bytes,
         durability=config.durability,
-        partitions=tuple(partitions),
+        partitions=tuple(
+            _partition_metadata(node, topic, number) for number in range(len(topic.partitions))
+        ),
+    )
+
+
+def _partition_metadata(node: Node, topic: Topic, number: int) -> PartitionMetadata:
+    """As the view has it. A leader that is not there, or does not serve, is none."""
+    record = topic.partitions[number]
+    here = led_here(node, topic, number)
+    known = leadership(node.views.view, (topic.topic_id, number))
+    if here is not None and here.leadership.leader_epoch >= known.leader_epoch:
+        known = here.leadership
+    leader = known.leader
+    if leader is not None and not alive(node, leader):
+        leader = None
+    if leader == node.broker_id and here is None:
+        leader = None
+    return PartitionMetadata(
+        partition=number,
+        leader=leader,
+        leader_epoch=known.leader_epoch,
+        replicas=known.replicas or record.replicas,
+        isr=known.isr if leader is not None else (),
+        key_first=record.key_first,
+        key_last=record.key_last,
     )
 
 
@@ -150,7 +191,8 @@ def create_topic(node: Node, call: Call, request: CreateTopicRequest) -> Later:
             config={item.key: item.value for item in request.config},
             exist_ok=request.exist_ok,
         )
-        return TopicResponse(_describe(node, topic))
+        (described,) = await describe(node, [topic])
+        return TopicResponse(described)
 
     return work
 
@@ -165,7 +207,8 @@ def delete_topic(node: Node, call: Call, request: DeleteTopicRequest) -> Later:
 def alter_topic(node: Node, call: Call, request: AlterTopicRequest) -> Later:
     async def work() -> Response:
         changes = {change.key: change.value for change in request.config}
-        return TopicResponse(_describe(node, await node.topics.alter(request.name, changes)))
+        (described,) = await describe(node, [await node.topics.alter(request.name, changes)])
+        return TopicResponse(described)
 
     return work
 
@@ -173,131 +216,36 @@ def alter_topic(node: Node, call: Call, request: AlterTopicRequest) -> Later:
 # ── describing ───────────────────────────────────────────────────────────────────────────────
 
 
-def describe_topics(node: Node, call: Call, request: DescribeTopicsRequest) -> Response:
-    names = request.names
+def describe_topics(node: Node, call: Call, request: DescribeTopicsRequest) -> Response | Later:
+    names, catalog = request.names, node.topics.catalog
     if names is None:
-        names = tuple(node.topics.catalog.names(internal=request.internal))
+        names = tuple(catalog.names(internal=request.internal))
     else:
         check_names(names)
-    topics = [node.topics.find(name) for name in names]
-    groups = readers(node.groups.all(), node.topics.catalog)
-    return DescribeTopicsResponse(tuple(_describe(node, topic, groups) for topic in topics))
+    found = [topic for topic in map(catalog.find, names) if topic is not None]
+    if request.local:  # another broker asks, which may know of topics that are not known here yet
+        return DescribeTopicsResponse(describe_here(node, found))
+    missing = len(found) < len(names)
+    if not (missing and node.clustered) and not needs_others(node, found):
+        for name in names if missing else ():
+            node.topics.find(name)  # T010
+        return DescribeTopicsResponse(describe_here(node, found))
 
-
-def _describe(
-    node: Node, topic: Topic, groups: Mapping[bytes, tuple[str, ...]] | None = None
-) -> TopicDescription:
-    """``groups``: by topic id, the names of those that read it."""
-    if groups is None:
-        groups = readers(node.groups.all(), node.topics.catalog)
-    config = node.topics.config_of(topic)
-    replicas = max(len(record.replicas) for record in topic.partitions)
-    return TopicDescription(
-        name=topic.name,
-        topic_id=topic.topic_id,
-        internal=topic.internal,
-        replicas=replicas,
-        min_isr=config.min_isr if config.min_isr is not None else replicas // 2 + 1,
-        cleanup=config.cleanup,
-        durability=config.durability,
-        config=topic_config.entries(topic.name, node.config, topic.config),
-        partitions=tuple(
-            _describe_partition(node, topic, number) for number in range(len(topic.partitions))
-        ),
-        groups=groups.get(topic.topic_id, ()),
-    )
-
-
-def _describe_partition(node: Node, topic: Topic, number: int) -> PartitionDescription:
-    record = topic.partitions[number]
-    opened: Partition | None = node.shelf.get(topic.topic_id, number)
-    leads = opened is not None and opened.serving
-    return PartitionDescription(
-        partition=number,
-        leader=node.broker_id if leads else None,
-        leader_epoch=opened.leadership.leader_epoch if opened is not None else -1,
-        replicas=record.replicas,
-        isr=(node.broker_id,) if leads else (),
-        key_first=record.key_first,
-        key_last=record.key_last,
-        log_start=opened.log.start if opened is not None else -1,
-        log_end=opened.log.end if opened is not None else -1,
-        high_watermark=opened.high_watermark if opened is not None else -1,
-        last_stable_offset=opened.high_watermark if opened is not None else -1,
-        size_bytes=opened.log.size_bytes if opened is not None else 0,
-        segments=opened.log.segment_count if opened is not None else 0,
-        last_append_time=opened.log.last_append_time if opened is not None else None,
-        status="ok" if leads else "offline",
-        compaction=_describe_compaction(node, opened) if opened is not None else None,
-    )
-
-
-def _describe_compaction(node: Node, partition: Partition) -> CompactionDescription | None:
-    status = node.cleaner.status(partition)
-    if status is None:
-        return None
-    return CompactionDescription(
-        state=status.state,
-        clean_offset=status.clean_offset,
-        dirty_bytes=status.dirty_bytes,
-        dirty_ppm=round(status.dirty_ratio * 1_000_000),
-        progress_ppm=round(status.progress * 1_000_000),
-        reason=status.reason,
-        last_run_at=status.last_run_at,
-        last_error=status.last_error,
-    )
-
-
-def describe_cluster(node: Node, call: Call, request: DescribeClusterRequest) -> Response:
-    offline = sum(
-        1
-        for topic in map(node.topics.catalog.find, node.topics.catalog.names(internal=True))
-        if topic is not None
-        for number in range(len(topic.partitions))
-        if (opened := node.shelf.get(topic.topic_id, number)) is None or not opened.serving
-    )
-    version = node.software.rpartition("/")[2]
-    partitions = node.topics.catalog.partition_count()
-    host, port = call.advertised
-    free_bytes, total_bytes = node.world.disk.usage(node.config.storage.data_dir)
-    broker = BrokerDescription(
-        broker_id=node.broker_id,
-        address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-        http=node.http,
-        rack=node.config.broker.rack or None,
-        version=version,
-        broker_epoch=node.broker_epoch,
-        state=node.state(),
-        leaders=partitions - offline,
-        replicas=partitions,
-        disk_free_bytes=free_bytes,
-        disk_total_bytes=total_bytes,
-        uptime_ms=int((trio.current_time() - node.started_at) * 1000),
-        last_seen=node.world.clock.wall_ms(),
-    )
-    problems: list[str] = []
-    if offline:
-        problems.append(
-            f"{counted(offline, 'partition')} {'is' if offline == 1 else 'are'} offline"
+    async def work() -> Response:
+        if missing and (failed := await _refresh(node)) is not None:
+            raise failed
+        return DescribeTopicsResponse(
+            await describe(node, [node.topics.find(name) for name in names])
         )
-    if node.health.metadata_error:
-        problems.append(node.health.metadata_error)
-    if node.shelf.space.read_only:
-        has, limit = node.shelf.space.shortage()
-        problems.append(f"broker {node.broker_id} is read-only: {has}, {limit}")
-    problems += few(node.shelf.damage(), DAMAGE_TOLD_MAX)
-    problems += node.erasures.problems
-    return DescribeClusterResponse(
-        cluster_id=node.cluster_id,
-        version=version,
-        controller=node.broker_id,
-        metadata="embedded",
-        metadata_ok=not node.health.metadata_error,
-        brokers=(broker,),
-        topics=len(node.topics.catalog.names(internal=True)),
-        partitions=partitions,
-        under_replicated=0,
-        below_min_isr=0,
-        offline=offline,
-        problems=tuple(problems),
-    )
+
+    return work
+
+
+def describe_cluster(node: Node, call: Call, request: DescribeClusterRequest) -> Response | Later:
+    if request.local:
+        return describe_broker(node, call.listener)
+
+    async def work() -> Response:
+        return await describe_whole(node, call.listener)
+
+    return work

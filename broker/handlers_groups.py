@@ -3,6 +3,10 @@
 from collections.abc import Callable, Iterable
 
 from tailrace.broker.call import Call, Later
+from tailrace.broker.catalog import Topic
+from tailrace.broker.cluster_status import leadership
+from tailrace.broker.coordinator import OFFSETS
+from tailrace.broker.describing import alive, describe
 from tailrace.broker.group_members import Who
 from tailrace.broker.limits import (
     PARTITIONS_PER_REQUEST_MAX,
@@ -11,8 +15,8 @@ from tailrace.broker.limits import (
     is_id,
 )
 from tailrace.broker.node import Node
-from tailrace.protocol import texts, texts_wire
-from tailrace.protocol.errors import TailraceError
+from tailrace.protocol import texts, texts_group, texts_wire
+from tailrace.protocol.errors import NotLeader, TailraceError
 from tailrace.protocol.messages import (
     CommitOffsetsRequest,
     DeleteGroupRequest,
@@ -28,6 +32,7 @@ from tailrace.protocol.messages import (
     ResetOffsetsRequest,
     ResetOffsetsResponse,
     Response,
+    TopicDescription,
 )
 
 
@@ -36,9 +41,33 @@ def find_coordinator(node: Node, call: Call, request: FindCoordinatorRequest) ->
 
     async def work() -> Response:
         partition = await node.groups.find(request.group)
-        return FindCoordinatorResponse(node.broker_id, partition)
+        return FindCoordinatorResponse(_coordinator(node, request.group, partition), partition)
 
     return work
+
+
+def _coordinator(node: Node, group: str, number: int) -> str:
+    """The broker that leads a partition of ``__offsets``. T036 while there is none."""
+    offsets = node.topics.find(OFFSETS)
+    leader = leadership(node.views.view, (offsets.topic_id, number)).leader
+    gone = leader is None or not alive(node, leader)
+    if leader is None or gone or (leader == node.broker_id and not node.session.valid()):
+        raise texts_group.coordinator_missing(
+            group, partition=texts.partition_name(OFFSETS, number)
+        )
+    return leader
+
+
+def _known(node: Node, work: Callable[[], Response]) -> Response | Later:
+    """Answer, or do so as soon as it is sure that there are groups, or none (S25)."""
+    if node.groups.exists or not node.clustered:
+        return work()
+
+    async def later() -> Response:
+        await node.latest.read()
+        return work()
+
+    return later
 
 
 # ── members ──────────────────────────────────────────────────────────────────────────────────
@@ -80,13 +109,13 @@ def _once_there(node: Node, call: Call, group: str, work: Callable[[], None]) ->
 # ── offsets ──────────────────────────────────────────────────────────────────────────────────
 
 
-def fetch_offsets(node: Node, call: Call, request: FetchOffsetsRequest) -> Response:
+def fetch_offsets(node: Node, call: Call, request: FetchOffsetsRequest) -> Response | Later:
     check_group(request.group)
     if request.partitions is not None:
         _check_partitions(
             (topic.topic_id, number) for topic in request.partitions for number in topic.partitions
         )
-    return node.groups.fetch(request)
+    return _known(node, lambda: node.groups.fetch(request))
 
 
 def reset_offsets(node: Node, call: Call, request: ResetOffsetsRequest) -> Response | None:
@@ -95,12 +124,42 @@ def reset_offsets(node: Node, call: Call, request: ResetOffsetsRequest) -> Respo
     _check_partitions((one.topic_id, one.partition) for one in request.targets)
     group = node.groups.get(request.group)
     group.check_empty()
+    elsewhere: dict[bytes, Topic] = {}
+    for one in request.targets:
+        try:
+            partition = node.shelf.serving(one.topic_id, one.partition)
+        except NotLeader:
+            elsewhere[one.topic_id] = node.topics.catalog.by_id[one.topic_id]
+        else:
+            _check_target(partition.topic, one, partition.log.start, partition.high_watermark)
+    if not elsewhere:
+        return _reset(node, call, request)
+
+    async def work() -> None:
+        for topic in await describe(node, list(elsewhere.values())):
+            for one in request.targets:
+                if one.topic_id == topic.topic_id:
+                    _check_described(topic, one)
+        response = _reset(node, call, request)
+        if response is not None:
+            call.answer(response)
+
+    call.spawn(work)
+    return None
+
+
+def _reset(node: Node, call: Call, request: ResetOffsetsRequest) -> Response | None:
+    """Targets were looked at; nothing is answered yet if this is to be written. T032 T036 T043
+    T044."""
+    group, by_id = node.groups.get(request.group), node.topics.catalog.by_id
+    group.check_empty()
     moves: list[OffsetMove] = []
     for one in request.targets:
-        topic = _check_target(node, one)
         committed = group.offsets.get((one.topic_id, one.partition))
         before = None if committed is None else committed.offset
-        moves.append(OffsetMove(topic, one.partition, before, one.offset))
+        if one.topic_id not in by_id:
+            raise texts.topic_id_not_found(one.topic_id, broker=node.broker_id)
+        moves.append(OffsetMove(by_id[one.topic_id].name, one.partition, before, one.offset))
     response = ResetOffsetsResponse(tuple(moves))
     if request.dry_run:
         return response
@@ -109,18 +168,21 @@ def reset_offsets(node: Node, call: Call, request: ResetOffsetsRequest) -> Respo
     return None
 
 
-def _check_target(node: Node, target: OffsetTarget) -> str:
-    """The topic's name. T010, T011, T033, T041."""
-    partition = node.shelf.serving(target.topic_id, target.partition)
-    start, end = partition.log.start, partition.high_watermark
+def _check_described(topic: TopicDescription, target: OffsetTarget) -> None:
+    """Against what its leader says. T033, T041."""
+    one = topic.partitions[target.partition]
+    if one.log_end < 0:
+        reason = "its leader is not known, or does not answer"
+        raise texts.partition_offline(topic.name, target.partition, reason=reason)
+    _check_target(topic.name, target, one.log_start, one.high_watermark)
+
+
+def _check_target(topic: str, target: OffsetTarget, start: int, end: int) -> None:
+    """T041."""
     if not start <= target.offset <= end:
         raise texts.position_out_of_range(
-            *(partition.topic, partition.number),
-            requested=target.offset,
-            start=start,
-            end=end,
+            *(topic, target.partition), requested=target.offset, start=start, end=end
         )
-    return partition.topic
 
 
 # ── groups ───────────────────────────────────────────────────────────────────────────────────
@@ -132,9 +194,12 @@ def delete_group(node: Node, call: Call, request: DeleteGroupRequest) -> None:
 
 
 def list_groups(node: Node, call: Call, request: ListGroupsRequest) -> Later:
-    node.groups.check_loaded()
+    """Those that are coordinated here."""
 
     async def work() -> Response:
+        if node.clustered and not node.groups.exists:
+            await node.latest.read()
+        node.groups.check_loaded()
         return await node.lag.list_groups(node.groups.all())
 
     return work
@@ -142,9 +207,11 @@ def list_groups(node: Node, call: Call, request: ListGroupsRequest) -> Later:
 
 def describe_group(node: Node, call: Call, request: DescribeGroupRequest) -> Later:
     check_group(request.group)
-    group = node.groups.get(request.group)
 
     async def work() -> Response:
+        if node.clustered and not node.groups.exists:
+            await node.latest.read()
+        group = node.groups.get(request.group)
         return await node.lag.describe_group(group)
 
     return work

@@ -1,16 +1,18 @@
 """Removing records: log starts that move up, and erasures."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tailrace.broker.call import Call, Later
 from tailrace.broker.catalog import Topic, check_not_internal
+from tailrace.broker.describing import describe, newest
 from tailrace.broker.erasure import KEYS_MAX, RECORDS_MAX, Erasure, fingerprint_of, shares_of
 from tailrace.broker.limits import FETCH_WAIT_MS_MAX, check_each_once
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
 from tailrace.protocol import texts, texts_wire
-from tailrace.protocol.errors import BrokerError
+from tailrace.protocol.errors import BrokerError, NotLeader
 from tailrace.protocol.messages import (
     DeleteRecordsRequest,
     DeleteRecordsResponse,
@@ -36,7 +38,7 @@ def delete_records(node: Node, call: Call, request: DeleteRecordsRequest) -> Lat
     check_each_once([one.partition for one in request.partitions], kind="partition")
 
     async def work() -> Response:
-        topic = node.topics.find(request.topic)
+        topic = await newest(node, request.topic)
         starts = [_new_start(node, topic, one) for one in request.partitions]
         for partition, offset in starts:
             await _move_start(node, partition, offset)
@@ -47,7 +49,7 @@ def delete_records(node: Node, call: Call, request: DeleteRecordsRequest) -> Lat
 
 
 def _new_start(node: Node, topic: Topic, asked: StartOffset) -> tuple[Partition, int]:
-    """Where a log shall begin. T011, T033, T041."""
+    """Where a log shall begin. T011, T032, T033, T041."""
     partition = node.shelf.serving(topic.topic_id, asked.partition)
     high_watermark = partition.high_watermark
     offset = high_watermark if asked.offset == HIGH_WATERMARK else asked.offset
@@ -111,37 +113,67 @@ def erase(node: Node, call: Call, request: EraseRequest) -> Later:
         raise texts_wire.malformed_frame(f"an erasure id of {len(request.erasure_id)} bytes")
 
     async def work() -> Response:
-        topic = node.topics.find(request.topic)
+        topic = await newest(node, request.topic)
         keys = tuple(map(digest_of, sorted(set(request.keys))))
         records = [(one.partition, one.offset) for one in request.records]
         fingerprint = fingerprint_of(keys, records)
         known = node.erasures.known(topic.topic_id, request.erasure_id, fingerprint)
         if known is None:
-            erasure = replace(_erasure(node, topic, request, keys), fingerprint=fingerprint)
+            ends = await _ends(node, topic, request)
+            erasure = replace(_erasure(node, topic, request, keys, ends), fingerprint=fingerprint)
             known = await node.erasures.ask(erasure)
-        return known.receipt(node.broker_id)
+        return known.receipt(node.replicas_of)
 
     return work
 
 
-def _erasure(
-    node: Node, topic: Topic, request: EraseRequest, keys: tuple[KeyDigest, ...]
-) -> Erasure:
-    """The request as of now. T011, T033, T041."""
-    partitions = [
-        node.shelf.serving(topic.topic_id, number)
+async def _ends(node: Node, topic: Topic, request: EraseRequest) -> dict[int, tuple[int, int]]:
+    """Where the logs begin and end that are concerned, by partition. T011, T033, T034."""
+    for record in request.records:
+        if record.partition >= len(topic.partitions):
+            raise texts.partition_not_found(
+                topic.name, record.partition, partitions=len(topic.partitions)
+            )
+    numbers = [
+        number
         for number in range(len(topic.partitions))
         if request.keys or any(one.partition == number for one in request.records)
     ]
-    ends = {one.number: one.log.end for one in partitions}
+    ends: dict[int, tuple[int, int]] = {}
+    elsewhere: list[int] = []
+    for number in numbers:
+        try:
+            log_ = node.shelf.serving(topic.topic_id, number).log
+        except NotLeader:
+            elsewhere.append(number)
+        else:
+            ends[number] = (log_.start, log_.end)
+    if elsewhere:
+        (described,) = await describe(node, [topic])
+        for number in elsewhere:
+            one = described.partitions[number]
+            if one.log_end < 0:
+                raise texts.partition_offline(
+                    topic.name, number, reason="its leader is not known, or does not answer"
+                )
+            ends[number] = (one.log_start, one.log_end)
+    return ends
+
+
+def _erasure(
+    node: Node,
+    topic: Topic,
+    request: EraseRequest,
+    keys: tuple[KeyDigest, ...],
+    logs: Mapping[int, tuple[int, int]],
+) -> Erasure:
+    """The request as of now. ``logs``: where they begin and end. T041."""
+    ends = {number: end for number, (_, end) in sorted(logs.items())}
     for record in request.records:
-        partition = node.shelf.serving(topic.topic_id, record.partition)
-        if not partition.log.start <= record.offset < ends[record.partition]:
+        start, end = logs[record.partition]
+        if not start <= record.offset < end:
             raise texts.position_out_of_range(
-                *(topic.name, record.partition),
-                requested=record.offset,
-                start=partition.log.start,
-                end=ends[record.partition],
+                *(topic.name, record.partition), requested=record.offset, start=start, end=end
             )
     return Erasure(
         erasure_id=request.erasure_id,
@@ -156,13 +188,19 @@ def _erasure(
 
 
 def get_erasure(node: Node, call: Call, request: GetErasureRequest) -> Response | Later:
-    topic = node.topics.find(request.topic)
-    found = node.erasures.find(topic, request.erasure_id)
-    if found.completed_at is not None or not request.wait_ms:
-        return found.receipt(node.broker_id)
+    topic = node.topics.catalog.find(request.topic)
+    found = None if topic is None else node.erasures.get(topic.topic_id, request.erasure_id)
+    if found is None and not node.clustered:
+        found = node.erasures.find(node.topics.find(request.topic), request.erasure_id)
+    if found is not None and (found.completed_at is not None or not request.wait_ms):
+        return found.receipt(node.replicas_of)
 
     async def work() -> Response:
+        topic = await newest(node, request.topic)
+        if node.erasures.get(topic.topic_id, request.erasure_id) is None:
+            await node.erasures.refresh()  # another broker took it on just now, perhaps
+        found = node.erasures.find(topic, request.erasure_id)
         await node.erasures.wait(found, min(request.wait_ms, FETCH_WAIT_MS_MAX) / 1000)
-        return node.erasures.find(topic, request.erasure_id).receipt(node.broker_id)
+        return node.erasures.find(topic, request.erasure_id).receipt(node.replicas_of)
 
     return work

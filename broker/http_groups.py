@@ -68,8 +68,9 @@ class NewOffsets(Struct, forbid_unknown_fields=True):
 
 
 async def list_groups(context: Context) -> Reply:
-    response = await context.gateway.ask_everybody(ListGroupsRequest(), ListGroupsResponse)
-    groups = sorted((one for part in response for one in part.groups), key=lambda one: one.name)
+    response = await context.gateway.ask_coordinators(ListGroupsRequest(), ListGroupsResponse)
+    found = {one.name: one for part in response for one in part.groups}  # one may just move
+    groups = [one for _, one in sorted(found.items())]
     first, end, following = page([one.name for one in groups], context.values)
     return Reply(GroupList([shaping.group_info(one) for one in groups[first:end]], following))
 

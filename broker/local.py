@@ -19,7 +19,6 @@ from tailrace.protocol.seams import FileRange
 APIS = {kind: api for api, kind in REQUESTS.items()}
 COPY_BYTES_MAX = 65_536  # of an answer, copied in the loop if the page cache has them
 VERSION = 1
-PEER_LISTENER = "client"  # the one that every broker has
 
 
 class LocalCaller:
@@ -92,9 +91,9 @@ class LocalCaller:
         return "local"
 
     @property
-    def advertised(self) -> tuple[str, int]:
-        """As other brokers are told where this one is."""
-        return self._node.addresses[PEER_LISTENER]
+    def listener(self) -> str:
+        """That by which other brokers come."""
+        return self._node.config.cluster.peer_listener
 
     def greeted(self, client_id: str) -> None:
         raise AssertionError("a broker does not greet itself")

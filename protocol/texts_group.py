@@ -43,6 +43,18 @@ def coordinator_loading(group: str | None, *, broker: str) -> errors.Coordinator
     )
 
 
+def coordinator_missing(group: str, *, partition: str) -> errors.CoordinatorLoading:
+    """T036: whoever coordinated the group is gone, and nobody does yet. ``partition``: its
+    ``__offsets[3]``."""
+    return errors.CoordinatorLoading(
+        "T036",
+        f"group '{shown(group)}' has no coordinator at present: {partition} has no leader",
+        "Ask again.",
+        group=group,
+        broker="",
+    )
+
+
 def coordinator_stuck(group: str, *, broker: str, reason: str) -> errors.CoordinatorLoading:
     """T036 for a member: what changed in its group cannot be written down. ``reason``: an error's
     message."""

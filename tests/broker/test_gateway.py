@@ -131,8 +131,8 @@ def test_a_group_is_asked_of_its_coordinator(tmp_path: Path) -> None:
                 await gateway.ask_group(
                     "billing", DescribeGroupRequest("billing"), DescribeGroupResponse
                 )
-            parts = await gateway.ask_everybody(ListGroupsRequest(), ListGroupsResponse)
-            assert [part.groups for part in parts] == [()]
+            parts = await gateway.ask_coordinators(ListGroupsRequest(), ListGroupsResponse)
+            assert [part.groups for part in parts] == [()]  # there are no groups yet
 
     run(main)
 
