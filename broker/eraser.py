@@ -1,4 +1,4 @@
-"""Carries out erasures, and what log starts inside of a segment leave to be done.
+"""Carries out erasures in this broker's copies, and what log starts inside of a segment leave.
 
 Partition by partition, segment by segment, oldest first: a segment that holds something that is to
 go is rewritten without it and replaced; one that holds nothing is only read. All erasures of a
@@ -7,6 +7,10 @@ sealing that first. It says "done" for a partition when
 
 - every segment below the log end of the request was looked through, from end to end;
 - the new segments are durable, and the old files and every half-made one are removed.
+
+A follower waits until it has all that the erasure is about, committed: what it would fetch later
+may hold it still. Done is done only for the log it was done in: one that was filled anew since then
+from another replica may have it again, and is looked through again, which the store is told first.
 
 A restart finds in the store what was not done and begins that partition again: a segment that was
 rewritten holds nothing any more. What was counted is stored before the files change, so nothing is
@@ -20,12 +24,13 @@ erasures before: it may wait for ever, and must not read the whole partition eve
 
 import logging
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 import trio
 
-from tailrace.broker.erasure import Erasure
-from tailrace.broker.erasures import Erasures
+from tailrace.broker.erasure import Erasure, Replicas
+from tailrace.broker.erasures import PROGRESS_EVERY_S, Erasures
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.partition import Partition
 from tailrace.broker.shelf import Shelf
@@ -45,6 +50,7 @@ log = logging.getLogger("tailrace.broker.eraser")
 RETRY_FIRST_S = 0.25
 RETRY_MAX_S = 60.0
 PROBLEM_S = 4.0  # tried again only after so long, it is told as a problem of the cluster
+BEHIND_S = 1.0  # before a follower that has not everything is looked at again
 EXPIRE_EVERY_S = 3_600.0
 PartitionId = tuple[bytes, int]
 Ranges = list[tuple[int, int]]  # of offsets, rising
@@ -67,6 +73,7 @@ class _Pass:
     """One way through what is ``left`` of a partition, for these erasures."""
 
     partition: Partition
+    broker_id: str
     wanted: list[Erasure]
     left: Ranges
     again: Ranges = field(default_factory=Ranges)  # of the segments that block some
@@ -75,7 +82,7 @@ class _Pass:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        found = (one.target(self.partition.number) for one in self.wanted)
+        found = (one.target(self.partition.number, self.broker_id) for one in self.wanted)
         return tuple(target for target in found if target is not None)
 
     def passed(self, offset: int) -> None:
@@ -106,7 +113,13 @@ class Eraser:
         erasures: Erasures,
         *,
         rate_bytes: int | None,
+        replicas: Replicas,
     ) -> None:
+        """``replicas``: who holds a copy of a partition now."""
+        self._me = erasures.broker_id
+        self._replicas = replicas
+        self._done: dict[PartitionId, tuple[object, set[bytes]]] = {}  # in which log, and what
+        self._behind = False  # some follower has not everything yet
         self._world = world
         self._rate_bytes = rate_bytes  # read and written per second; None: unlimited
         self._shelf = shelf
@@ -143,31 +156,50 @@ class Eraser:
 
     async def _round(self) -> float:
         """Do what can be done; how long to wait for the next time, in seconds."""
+        self._behind = False
+        await self._try(self._take_back)
         for partition in self._shelf:
             await self._attend(partition)
             await trio.lowlevel.checkpoint()
         self._retries = {
             where: retry for where, retry in self._retries.items() if self._shelf.get(*where)
         }
+        self._done = {
+            where: one
+            for where, one in self._done.items()
+            if (there := self._shelf.get(*where)) is not None and there.log.recovery is one[0]
+        }
         self._erasures.problems = [
             f"erasing in {one.topic}[{one.number}] waits: {retry.reason}"
             for where, retry in self._retries.items()
             if retry.pause_s >= PROBLEM_S and (one := self._shelf.get(*where)) is not None
         ]
-        await self._finish()
+        await self._try(self._finish)
         now = trio.current_time()
-        return max(0.0, min([RETRY_MAX_S, *(one.at - now for one in self._retries.values())]))
+        waits = [one.at - now for one in self._retries.values()]
+        if self._behind:
+            waits.append(BEHIND_S)
+        if not self._erasures.all_stored:
+            waits.append(PROGRESS_EVERY_S)
+        return max(0.0, min([RETRY_MAX_S, *waits]))
+
+    async def _try(self, work: Callable[[], Awaitable[None]]) -> None:
+        """What needs the store; while that is away it is tried again with the next round."""
+        try:
+            await work()
+        except MetadataUnavailable as error:
+            log.warning(
+                "erasures cannot be stored, trying again: %s",
+                error,
+                extra={"event": "erasure.failed", "code": error.code},
+            )
 
     async def _attend(self, partition: Partition) -> None:
         """What one partition needs, if anything; a failure is remembered."""
-        if not partition.serving:
+        if not partition.serving or partition.cutting:
             return
         where = (partition.topic_id, partition.number)
-        wanted = [
-            one
-            for one in self._erasures.pending(partition.topic_id)
-            if one.target(partition.number) is not None
-        ]
+        wanted = self._wanted(partition)
         start = partition.log.start
         trim = partition.log.segments()[0].base_offset < start and self._trimmed.get(where) != start
         if not wanted and not trim:
@@ -177,7 +209,7 @@ class Eraser:
         same = retry is not None and (retry.start, retry.erasures) == (start, erasures)
         if retry is not None and same and trio.current_time() < retry.at:
             return
-        work = _Pass(partition, wanted, _left(partition, wanted, retry))
+        work = _Pass(partition, self._me, wanted, _left(partition, wanted, retry))
         try:
             while work.left and self._here(partition):
                 async with partition.maintenance:
@@ -199,7 +231,44 @@ class Eraser:
     def _here(self, partition: Partition) -> bool:
         """Whether the partition is still this broker's to change."""
         where = (partition.topic_id, partition.number)
-        return partition.serving and self._shelf.get(*where) is partition
+        here = partition.serving and not partition.cutting
+        return here and self._shelf.get(*where) is partition
+
+    def _wanted(self, partition: Partition) -> list[Erasure]:
+        """The erasures that are to be carried out in it, and can be."""
+        wanted: list[Erasure] = []
+        for one in self._erasures.pending(partition.topic_id):
+            if one.target(partition.number, self._me) is None:
+                continue
+            end = one.shares[partition.number].end
+            if partition.role != "leader" and partition.high_watermark < end:
+                self._behind = True
+            else:
+                wanted.append(one)
+        return wanted
+
+    async def _take_back(self) -> None:
+        """What was done in logs that are no more is not done. T100."""
+        for topic_id in self._erasures.topic_ids():
+            for erasure in self._erasures.pending(topic_id):
+                again = {
+                    number: replace(share.of(self._me), done=False)
+                    for number, share in erasure.shares.items()
+                    if share.of(self._me).done and not self._still_done(erasure, number, share.end)
+                }
+                if again:
+                    await self._erasures.store(erasure, again)
+
+    def _still_done(self, erasure: Erasure, number: int, end: int) -> bool:
+        """Whether the log is the one in which it was done, or had all of that when it was opened:
+        what a log loses at its end was not committed, and it is filled from its end."""
+        where = (erasure.topic_id, number)
+        partition = self._shelf.get(*where)
+        if partition is None:
+            return self._me not in self._replicas(*where)  # then it is nobody's concern
+        log_, done = self._done.get(where, (None, set[bytes]()))
+        same = partition.log.recovery is log_ and erasure.erasure_id in done
+        return same or partition.log.found_end >= end
 
     # ── one segment ──────────────────────────────────────────────────────────────────────────
 
@@ -286,13 +355,12 @@ class Eraser:
         """Store what was found, before it is gone."""
         assert found.rewritten is not None
         number = work.partition.number
-        changed = [
-            erasure.with_share(number, erasure.shares[number].counted(count, source.next_offset))
-            for erasure, count in zip(work.wanted, found.counts, strict=True)
-            if count
-        ]
         try:
-            await self._erasures.update(changed)
+            for erasure, count in zip(work.wanted, found.counts, strict=True):
+                if count:
+                    known = erasure.shares[number].of(self._me)
+                    counted = known.counted(count, source.next_offset)
+                    await self._erasures.store(erasure, {number: counted})
         except MetadataUnavailable:
             job = work.partition.log.swap(found.rewritten)
             await self._world.offload.run(job.discard)
@@ -323,13 +391,20 @@ class Eraser:
         await self._world.offload.run(_sweep, self._world.disk, partition.log.path)
         self._refresh(work)
         number = partition.number
-        await self._erasures.progress(
-            [
-                one.with_share(number, replace(one.shares[number], done=True))
-                for one in work.wanted
-                if one.erasure_id not in work.blocked
-            ]
-        )
+        where = (partition.topic_id, number)
+        log_, done = self._done.get(where, (None, set[bytes]()))
+        if partition.log.recovery is not log_:
+            done = set()
+        self._done[where] = (partition.log.recovery, done)
+        for one in work.wanted:
+            if one.erasure_id in work.blocked:
+                continue
+            done.add(one.erasure_id)
+            share = one.shares[number]
+            self._erasures.progress(one, {number: replace(share.of(self._me), done=True)})
+            if partition.role == "leader" and partition.log.end < share.end:
+                await self._erasures.shorten(one, number, partition.log.end)
+        await self._erasures.flush()
 
     def _refresh(self, work: _Pass) -> None:
         """The erasures as they are stored now; the targets of a pass stay those it began with."""
@@ -337,25 +412,18 @@ class Eraser:
         work.wanted = [one for one in found if one is not None]
 
     async def _finish(self) -> None:
-        """Complete what is done everywhere; forget old receipts."""
+        """Complete what is done everywhere; forget old receipts. T100."""
         now_ms = self._world.clock.wall_ms()
-        try:
-            for topic_id in self._erasures.topic_ids():
-                for erasure in self._erasures.pending(topic_id):
-                    if all(share.done for share in erasure.shares.values()):
-                        await self._complete(erasure, now_ms)
-            if trio.current_time() >= self._expire_at:
-                await self._erasures.expire()
-                self._expire_at = trio.current_time() + EXPIRE_EVERY_S
-        except MetadataUnavailable as error:
-            log.warning(
-                "erasures cannot be stored, trying again: %s",
-                error,
-                extra={"event": "erasure.failed", "code": error.code},
-            )
+        for topic_id in self._erasures.topic_ids():
+            for erasure in self._erasures.pending(topic_id):
+                if await self._erasures.complete(erasure, now_ms, self._replicas):
+                    self._tell_complete(erasure)
+        await self._erasures.flush()
+        if trio.current_time() >= self._expire_at:
+            await self._erasures.expire()
+            self._expire_at = trio.current_time() + EXPIRE_EVERY_S
 
-    async def _complete(self, erasure: Erasure, now_ms: int) -> None:
-        await self._erasures.update([erasure.completed(max(now_ms, erasure.requested_at))])
+    def _tell_complete(self, erasure: Erasure) -> None:
         log.info(
             "erased %d records of %s",
             *(erasure.records, erasure.topic),

@@ -7,8 +7,11 @@
   anybody's guess of a key.
 - Each partition has a share of its own: records at or above its ``end``, the log end when it was
   asked for, are none of its business.
-- ``records`` of a share counts what was found below ``counted_to``; both are stored before the
-  files change, so that a crash between counts nothing twice and forgets nothing.
+- Every replica erases in its own files, and says so; complete is an erasure when all have that hold
+  a copy then.
+- ``records`` of a replica counts what it found below ``counted_to``; both are stored before the
+  files change, so that a crash between counts nothing twice and forgets nothing. The replicas found
+  the same, but for what one of them never had, or had compacted: the most counts.
 """
 
 import json
@@ -30,6 +33,27 @@ RECEIPTS_MAX = 1_000  # of one topic, the newest
 FINGERPRINT_BYTES = 2
 RECEIPTS_MS = 30 * 86_400_000  # so long after completion a receipt is kept
 
+Replicas = Callable[[bytes, int], Iterable[str]]  # who holds a copy, by topic id and partition
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one replica is with one partition."""
+
+    records: int = 0
+    counted_to: int = 0
+    done: bool = False
+
+    def counted(self, records: int, next_offset: int) -> "Progress":
+        """So many more records were found, all below ``next_offset``."""
+        return replace(
+            self, records=self.records + records, counted_to=max(self.counted_to, next_offset)
+        )
+
+
+NOTHING = Progress()
+EVERYBODY = ""  # in place of a broker: what stays of their progress when all are done
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -37,15 +61,23 @@ class Share:
 
     end: int
     offsets: tuple[int, ...] = ()  # single records asked for, rising
-    records: int = 0
-    counted_to: int = 0
-    done: bool = False
+    by: Mapping[str, Progress] = field(default_factory=dict[str, Progress])  # broker
 
-    def counted(self, records: int, next_offset: int) -> "Share":
-        """So many more records were found, all below ``next_offset``."""
-        return replace(
-            self, records=self.records + records, counted_to=max(self.counted_to, next_offset)
-        )
+    @property
+    def records(self) -> int:
+        """Found so far."""
+        return max((one.records for one in self.by.values()), default=0)
+
+    def of(self, broker_id: str) -> Progress:
+        """One replica's."""
+        return self.by.get(broker_id, NOTHING)
+
+    def done(self, broker_id: str) -> bool:
+        """Whether there is nothing to be done by a replica any more."""
+        return not self.end or self.of(broker_id).done
+
+    def put(self, broker_id: str, progress: Progress) -> "Share":
+        return replace(self, by={**self.by, broker_id: progress})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +93,7 @@ class Erasure:
     completed_at: int | None = None
     revision: int = 0  # of its key in the store; 0 while it is not stored
     fingerprint: int | None = None  # of the request; None: not known
+    brokers: tuple[str, ...] = ()  # who had copies when it was complete
 
     @property
     def key(self) -> str:
@@ -71,32 +104,50 @@ class Erasure:
         """Found so far, in all partitions."""
         return sum(share.records for share in self.shares.values())
 
-    def target(self, partition: int) -> Target | None:
-        """What is still to be done in a partition, or None."""
+    def target(self, partition: int, broker_id: str) -> Target | None:
+        """What a replica still has to do in a partition, or None."""
         share = self.shares.get(partition)
-        if share is None or share.done or self.completed_at is not None:
+        if share is None or share.done(broker_id) or self.completed_at is not None:
             return None
-        return Target(self.keys, share.offsets, share.end, share.counted_to)
+        return Target(self.keys, share.offsets, share.end, share.of(broker_id).counted_to)
 
     def with_share(self, partition: int, share: Share) -> "Erasure":
         return replace(self, shares={**self.shares, partition: share})
 
-    def completed(self, now_ms: int) -> "Erasure":
-        """Done everywhere: the receipt stays, what was looked for does not."""
-        assert all(share.done for share in self.shares.values()), "a share is pending"
-        shares = {number: replace(share, offsets=()) for number, share in self.shares.items()}
-        return replace(self, completed_at=now_ms, keys=(), shares=shares)
+    def with_progress(self, broker_id: str, made: Mapping[int, Progress]) -> "Erasure":
+        """So far is this replica now, by partition."""
+        shares = {number: self.shares[number].put(broker_id, one) for number, one in made.items()}
+        return replace(self, shares={**self.shares, **shares})
 
-    def receipt(self, broker_id: str) -> ErasureResponse:
-        """What a client is told."""
-        done = self.completed_at is not None
+    def pending(self, replicas: Replicas) -> dict[str, bool]:
+        """Everybody who holds a copy, and whether there is something to be done in one."""
+        found: dict[str, bool] = {}
+        for number, share in self.shares.items():
+            for broker in replicas(self.topic_id, number):
+                found[broker] = found.get(broker, False) or not share.done(broker)
+        return found
+
+    def completed(self, now_ms: int, brokers: Iterable[str]) -> "Erasure":
+        """Done by all of ``brokers``: the receipt stays, what was looked for does not."""
+        shares = {
+            number: Share(share.end, by={EVERYBODY: Progress(share.records, done=True)})
+            for number, share in self.shares.items()
+        }
+        brokers = tuple(sorted(brokers))
+        return replace(self, completed_at=now_ms, keys=(), shares=shares, brokers=brokers)
+
+    def receipt(self, replicas: Replicas) -> ErasureResponse:
+        """What a client is told. ``replicas``: of its partitions, now."""
+        pending = dict.fromkeys(self.brokers, False)
+        if self.completed_at is None:
+            pending = self.pending(replicas)
         return ErasureResponse(
             erasure_id=self.erasure_id,
             topic=self.topic,
             records=self.records,
             requested_at=self.requested_at,
             completed_at=self.completed_at,
-            replicas=(ReplicaErasure(broker_id, done),),
+            replicas=tuple(ReplicaErasure(one, not pending[one]) for one in sorted(pending)),
         )
 
     def to_json(self) -> bytes:
@@ -107,13 +158,17 @@ class Erasure:
                 "requested_at": self.requested_at,
                 "completed_at": self.completed_at,
                 "fingerprint": self.fingerprint,
+                "brokers": self.brokers,
                 "keys": [
                     [f"{key.hash64:016x}", b64encode(key.sha256).decode()] for key in self.keys
                 ],
                 "partitions": {
                     str(number): [
-                        *(share.end, list(share.offsets), share.records, share.counted_to),
-                        share.done,
+                        *(share.end, list(share.offsets)),
+                        {
+                            broker: [one.records, one.counted_to, one.done]
+                            for broker, one in share.by.items()
+                        },
                     ]
                     for number, share in self.shares.items()
                 },
@@ -124,8 +179,10 @@ class Erasure:
     def from_json(cls, key: str, value: bytes, revision: int) -> "Erasure":
         document: Any = json.loads(value)
         shares = {
-            int(number): Share(end, tuple(offsets), records, counted_to, done)
-            for number, (end, offsets, records, counted_to, done) in document["partitions"].items()
+            int(number): Share(
+                end, tuple(offsets), {broker: Progress(*one) for broker, one in by.items()}
+            )
+            for number, (end, offsets, by) in document["partitions"].items()
         }
         return cls(
             erasure_id=bytes.fromhex(key.removeprefix(ERASURES)),
@@ -136,7 +193,8 @@ class Erasure:
             shares=shares,
             completed_at=document["completed_at"],
             revision=revision,
-            fingerprint=document.get("fingerprint"),
+            fingerprint=document["fingerprint"],
+            brokers=tuple(document["brokers"]),
         )
 
 
@@ -160,7 +218,7 @@ def shares_of(
     for number, offset in records:
         wanted.setdefault(number, set()).add(offset)
     return {
-        number: Share(ends[number], tuple(sorted(offsets)), done=not ends[number])
+        number: Share(ends[number], tuple(sorted(offsets)))
         for number, offsets in sorted(wanted.items())
     }
 

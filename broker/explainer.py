@@ -228,7 +228,7 @@ def _partition(node: Node, topic: Topic, number: int, reading: Reading | None) -
     pending = [
         one
         for one in node.erasures.pending(topic.topic_id)
-        if number in one.shares and not one.shares[number].done
+        if one.target(number, node.broker_id) is not None
     ]
     told = f"erasing in {topic.name}[{number}] waits: "
     problems = [one.removeprefix(told) for one in node.erasures.problems if one.startswith(told)]

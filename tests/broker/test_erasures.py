@@ -9,7 +9,14 @@ import trio
 import trio.testing
 
 from tailrace.broker.catalog import new_topic
-from tailrace.broker.erasure import PENDING_MAX, RECEIPTS_MS, Erasure, Share
+from tailrace.broker.erasure import (
+    PENDING_MAX,
+    RECEIPTS_MS,
+    Erasure,
+    Progress,
+    Replicas,
+    Share,
+)
 from tailrace.broker.erasures import ROOM_WAIT_S, Erasures
 from tailrace.broker.health import Health
 from tailrace.broker.metrics import Metrics
@@ -25,7 +32,7 @@ from tailrace.simulation.meta import MetaKeep, SimMeta
 from tailrace.storage.erasure import digest_of
 
 NOW_MS = 1_763_690_000_000
-TOPIC = new_topic("orders", bytes(16), partitions=1, replicas=1, config={}, broker_id="n1")
+TOPIC = new_topic("orders", bytes(16), placement=[("n1",)], replicas=1, config={})
 
 
 class Clock:
@@ -46,11 +53,11 @@ class World:
         self.clock = Clock()
         self.trusted_ms = NOW_MS
 
-    async def open(self, *topic_ids: bytes) -> Erasures:
+    async def open(self, *topic_ids: bytes, broker: str = "n1") -> Erasures:
         metrics = Metrics(version="0", topics_max=9, clock=self.clock.now)
-        store = SimMeta(self.keep, Life("n1"))
-        registry = Registry(store, "n1", self.clock, metrics, Health())
-        erasures = Erasures(registry, lambda stamp_ms: self.trusted_ms - stamp_ms)
+        store = SimMeta(self.keep, Life(broker))
+        registry = Registry(store, broker, self.clock, metrics, Health())
+        erasures = Erasures(registry, broker, lambda stamp_ms: self.trusted_ms - stamp_ms)
         await erasures.load(topic_ids)
         return erasures
 
@@ -61,8 +68,14 @@ def asked(number: int = 1, end: int = 10) -> Erasure:
     return Erasure(number.to_bytes(16), topic_id, TOPIC.name, NOW_MS, keys, shares)
 
 
-def done(erasure: Erasure) -> Erasure:
-    return replace(erasure, shares={0: Share(10, done=True)}).completed(NOW_MS + 1)
+async def finish(erasures: Erasures, erasure: Erasure) -> None:
+    """The eraser has done it."""
+    await erasures.store(erasure, {0: Progress(done=True)})
+    await erasures.complete(erasure, NOW_MS + 1, on("n1"))
+
+
+def on(*brokers: str) -> Replicas:
+    return lambda topic_id, number: brokers
 
 
 def run(main: Callable[[World], Awaitable[None]]) -> None:
@@ -96,7 +109,7 @@ def test_another_request_under_a_known_id_is_refused() -> None:
     async def main(world: World) -> None:
         erasures = await world.open(TOPIC.topic_id)
         first = await erasures.ask(replace(asked(), fingerprint=1))
-        await erasures.update([done(first)])
+        await finish(erasures, first)
         again = await world.open(TOPIC.topic_id)
         assert (await again.ask(replace(asked(), fingerprint=1))).completed_at is not None
         with pytest.raises(ConnectError, match="other keys or records"):
@@ -112,8 +125,8 @@ def test_a_lost_reply_of_the_store_makes_no_second_erasure() -> None:
         for number in range(10):
             stored = await erasures.ask(asked(number))
             for records in range(3):
-                counted = stored.with_share(0, stored.shares[0].counted(1, records))
-                await erasures.update([counted])
+                counted = stored.shares[0].of("n1").counted(1, records)
+                await erasures.store(stored, {0: counted})
                 found = erasures.get(TOPIC.topic_id, stored.erasure_id)
                 assert found is not None
                 stored = found
@@ -132,7 +145,7 @@ def test_whoever_waits_is_told_of_the_end() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(erasures.wait, stored, 100.0)
             await trio.sleep(3)
-            await erasures.update([done(stored)])
+            await finish(erasures, stored)
         assert 3 <= trio.current_time() - began < 4
         assert erasures.find(TOPIC, stored.erasure_id).completed_at == NOW_MS + 1
         await erasures.wait(stored, 100.0)
@@ -169,7 +182,7 @@ def test_a_deleted_topic_takes_its_erasures_along() -> None:
             await erasures.forget_topic(TOPIC.topic_id)
         with pytest.raises(TopicNotFound, match="T010"):
             erasures.find(TOPIC, stored.erasure_id)
-        await erasures.update([done(stored)])  # the eraser may have been at it
+        await finish(erasures, stored)  # the eraser may have been at it
         assert not [key for key in world.keep.entries if key.startswith("erasures/")]
 
     run(main)
@@ -200,7 +213,7 @@ def test_too_many_pending_ones_wait_for_room_and_are_refused_without() -> None:
             nursery.start_soon(erasures.ask, asked(501))
             await trio.sleep(1)
             assert erasures.pending_count == PENDING_MAX
-            await erasures.update([done(first)])
+            await finish(erasures, first)
         assert erasures.get(TOPIC.topic_id, (501).to_bytes(16)) is not None
 
     run(main)
@@ -224,11 +237,14 @@ def test_progress_is_known_at_once_and_stored_now_and_then() -> None:
         before = world.keep.revision
         for records in range(1, 51):
             known = erasures.find(TOPIC, stored.erasure_id)
-            await erasures.progress([known.with_share(0, Share(10, records=records))])
+            erasures.progress(known, {0: Progress(records)})
+            await erasures.flush()
             assert erasures.find(TOPIC, stored.erasure_id).records == records
         assert world.keep.revision == before + 1
         await trio.sleep(2)
-        await erasures.progress([erasures.find(TOPIC, stored.erasure_id)])
+        assert not erasures.all_stored
+        await erasures.flush()
+        assert erasures.all_stored
         again = await world.open(TOPIC.topic_id)
         assert again.find(TOPIC, stored.erasure_id).records == 50
 
@@ -239,7 +255,7 @@ def test_old_receipts_are_forgotten() -> None:
     async def main(world: World) -> None:
         erasures = await world.open(TOPIC.topic_id)
         stored = await erasures.ask(asked())
-        await erasures.update([done(stored)])
+        await finish(erasures, stored)
         await erasures.expire()
         assert erasures.get(TOPIC.topic_id, stored.erasure_id) is not None
         world.clock.wall = NOW_MS + RECEIPTS_MS + 2  # who knows
@@ -249,5 +265,100 @@ def test_old_receipts_are_forgotten() -> None:
         await erasures.expire()
         assert erasures.get(TOPIC.topic_id, stored.erasure_id) is None
         assert not [key for key in world.keep.entries if key.startswith("erasures/")]
+
+    run(main)
+
+
+# ── several brokers ──────────────────────────────────────────────────────────────────────────
+
+
+def test_what_one_broker_took_on_another_learns_when_the_store_has_changed() -> None:
+    async def main(world: World) -> None:
+        first = await world.open(TOPIC.topic_id)
+        second = await world.open(TOPIC.topic_id, broker="n2")
+        stored = await first.ask(asked())
+        assert second.get(TOPIC.topic_id, stored.erasure_id) is None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.run)
+            second.news.ring()
+            with trio.fail_after(1):
+                await second.asked.wait()  # its eraser has something to do
+            nursery.cancel_scope.cancel()
+        assert second.pending(TOPIC.topic_id) == [stored]
+        assert await second.ask(asked(end=99)) == stored  # a client that asked the other one again
+
+    run(main)
+
+
+def test_brokers_that_store_at_the_same_time_take_nothing_back_of_each_other() -> None:
+    async def main(world: World) -> None:
+        first = await world.open(TOPIC.topic_id)
+        stored = await first.ask(asked())
+        second = await world.open(TOPIC.topic_id, broker="n2")
+        world.keep.lost_replies = 0.3
+
+        async def work(erasures: Erasures) -> None:
+            for records in range(1, 6):
+                await erasures.store(stored, {0: Progress(records, records, records == 5)})
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work, first)
+            nursery.start_soon(work, second)
+        world.keep.lost_replies = 0.0
+        found = (await world.open(TOPIC.topic_id)).find(TOPIC, stored.erasure_id)
+        assert found.shares[0].by == {"n1": Progress(5, 5, True), "n2": Progress(5, 5, True)}
+
+    run(main)
+
+
+def test_it_is_complete_when_every_replica_there_is_now_is_done() -> None:
+    async def main(world: World) -> None:
+        first = await world.open(TOPIC.topic_id)
+        stored = await first.ask(asked())
+        second = await world.open(TOPIC.topic_id, broker="n2")
+        await first.store(stored, {0: Progress(7, 10, done=True)})
+        assert not await first.complete(stored, NOW_MS + 1, on("n1", "n2"))
+        assert not await second.complete(stored, NOW_MS + 1, on("n1", "n2"))
+        await second.store(stored, {0: Progress(done=True)})
+        assert await second.complete(stored, NOW_MS + 2, on("n1", "n2"))
+        assert not await first.complete(stored, NOW_MS + 3, on("n1", "n2"))  # it was
+        await first.refresh()
+        receipt = first.find(TOPIC, stored.erasure_id).receipt(on())
+        assert (receipt.records, receipt.completed_at) == (7, NOW_MS + 2)
+        assert [one.broker_id for one in receipt.replicas if one.done] == ["n1", "n2"]
+
+    run(main)
+
+
+def test_a_replica_that_takes_back_what_it_did_keeps_it_from_being_complete() -> None:
+    """One that came back with an empty disk, and is filled by one that is not done."""
+
+    async def main(world: World) -> None:
+        first = await world.open(TOPIC.topic_id)
+        stored = await first.ask(asked())
+        second = await world.open(TOPIC.topic_id, broker="n2")
+        await first.store(stored, {0: Progress(done=True)})
+        await second.store(stored, {0: Progress(done=True)})
+        await first.store(stored, {0: Progress(done=False)})
+        assert not await second.complete(stored, NOW_MS + 2, on("n1", "n2"))
+        await second.refresh()
+        assert second.find(TOPIC, stored.erasure_id).pending(on("n1", "n2")) == {
+            "n1": True,
+            "n2": False,
+        }
+
+    run(main)
+
+
+def test_what_is_not_stored_yet_is_not_lost_by_reading() -> None:
+    async def main(world: World) -> None:
+        first = await world.open(TOPIC.topic_id)
+        stored = await first.ask(asked())
+        second = await world.open(TOPIC.topic_id, broker="n2")
+        second.progress(stored, {0: Progress(3, 5)})
+        await first.store(stored, {0: Progress(4, 6)})
+        await second.refresh()
+        by = second.find(TOPIC, stored.erasure_id).shares[0].by
+        assert by == {"n1": Progress(4, 6), "n2": Progress(3, 5)}
 
     run(main)
