@@ -90,8 +90,8 @@ class OffsetsLog:
 
     def led(self) -> Partition:
         """The partition. T031, T033; T032 if this broker does not lead it in this epoch."""
-        partition = self._shelf.serving(self._topic_id, self.number)
-        if not leads(partition) or partition.leadership.leader_epoch != self.epoch:
+        partition = led_here(self._shelf, self._topic_id, self.number)
+        if partition.leadership.leader_epoch != self.epoch:
             raise partition.not_leader()
         return partition
 
@@ -141,9 +141,15 @@ class OffsetsLog:
         return partition is not None and partition.serving and partition.log.end == 0
 
 
-def leads(partition: Partition) -> bool:
-    """Whether groups live in it: it is led here, and not about to be handed over."""
-    return partition.role == "leader" and not partition.frozen
+def led_here(shelf: Shelf, topic_id: bytes, number: int) -> Partition:
+    """The partition, in which groups live: led here, and not about to be handed over. T031, T033;
+    T032 if it is another broker's."""
+    partition = shelf.get(topic_id, number)
+    if partition is not None and partition.serving:
+        if partition.role != "leader" or partition.frozen:
+            raise partition.not_leader()
+        return partition
+    return shelf.serving(topic_id, number)
 
 
 async def _moved(partition: Partition) -> None:

@@ -18,7 +18,7 @@ from tailrace.broker.bell import Bell
 from tailrace.broker.catalog import Topic
 from tailrace.broker.group_record import RecordError
 from tailrace.broker.hosted_group import HostedGroup
-from tailrace.broker.offsets_log import OffsetsLog, leads
+from tailrace.broker.offsets_log import OffsetsLog, led_here
 from tailrace.broker.offsets_shard import NOT_LEADER, Shard
 from tailrace.broker.partition import Partition
 from tailrace.broker.shelf import Shelf
@@ -116,9 +116,7 @@ class Shards:
         assert self._topic is not None
         shard = self._led.get(number)
         try:
-            partition = self._shelf.serving(self._topic.topic_id, number)
-            if not leads(partition):
-                raise partition.not_leader()
+            partition = led_here(self._shelf, self._topic.topic_id, number)
         except TailraceError as error:
             if error.code == NOT_LEADER and shard is not None:
                 self._end(number, shard, error)
