@@ -28,12 +28,12 @@ import trio
 from tailrace.broker.bell import Bell
 from tailrace.broker.cleaning import Dirt, look
 from tailrace.broker.clock import Timekeeper
+from tailrace.broker.cluster_view import PartitionId
 from tailrace.broker.compaction import Compaction, GivenUp, Tally
 from tailrace.broker.config import StorageConfig
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.partition import Partition
-from tailrace.broker.cluster_view import PartitionId
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.world import WorkerLost, World
 from tailrace.protocol.units import format_size
