@@ -113,7 +113,6 @@ class CopierSession:
         """Answer, or verify what must be first, or wait. ``last``: wait no more."""
         if self._call is None:
             return
-        last = last or self._node.state() == "draining"
         found = self._collect()
         if found.unverified and not self._working:
             self._working = True

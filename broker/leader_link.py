@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -25,7 +26,6 @@ from tailrace.broker.catch_up import CatchUp
 from tailrace.broker.cluster_view import PartitionId
 from tailrace.broker.following import cut, lost_committed, take_over
 from tailrace.broker.limits import PARTITIONS_PER_REQUEST_MAX
-from tailrace.broker.node import Node
 from tailrace.broker.opener import follow_epochs
 from tailrace.broker.partition import Partition
 from tailrace.broker.peer import Channel, Lost, Reply, dial
@@ -38,6 +38,9 @@ from tailrace.protocol.errors import (
 )
 from tailrace.protocol.messages import FetchPartition, FetchRequest, FetchResponse, FetchResult
 from tailrace.storage.replicating import BeginsBelow, ReplicaPlan, ReplicaRefused
+
+if TYPE_CHECKING:
+    from tailrace.broker.node import Node
 
 log = logging.getLogger("tailrace.broker.leader_link")
 
@@ -82,7 +85,7 @@ class LeaderLink:
     leader has to be asked anew."""
 
     def __init__(
-        self, node: Node, leader_id: str, catch_up: CatchUp, cuts: trio.Nursery, rng: Random
+        self, node: "Node", leader_id: str, catch_up: CatchUp, cuts: trio.Nursery, rng: Random
     ) -> None:
         self.leader_id = leader_id
         self._node = node

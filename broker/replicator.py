@@ -1,31 +1,51 @@
 """Copying what others lead: a ``LeaderLink`` for each broker that leads something here."""
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import trio
 
 from tailrace.broker.catch_up import CatchUp
 from tailrace.broker.cluster_view import ClusterView, PartitionId
 from tailrace.broker.leader_link import LeaderLink
-from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
+
+if TYPE_CHECKING:
+    from tailrace.broker.node import Node
 
 
 class Replicator:
     """Invariant: every partition that follows a living leader is with that leader's link."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: "Node") -> None:
         self._node = node
         self._catch_up = CatchUp(node.config.cluster.catch_up_rate_bytes)
         self._links: dict[str, LeaderLink] = {}
         self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._over = trio.Event()
+        self._stopped = False
 
     async def run(self) -> None:
-        """Until cancelled. T093 if a sync fails."""
-        async with trio.open_nursery() as self._nursery:
-            self._node.views.on_view.append(self.look)
-            self.look(self._node.views.view)
-            await trio.sleep_forever()
+        """Until ``stop``. T093 if a sync fails."""
+        if self._stopped:
+            return
+        self._node.views.on_view.append(self.look)
+        try:
+            with self._scope:
+                async with trio.open_nursery() as self._nursery:
+                    self.look(self._node.views.view)
+                    await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            self._over.set()
+
+    async def stop(self) -> None:
+        """End it; on return no log is touched any more."""
+        self._stopped = True
+        if self._nursery is not None:
+            self._scope.cancel()
+            await self._over.wait()
 
     def look(self, view: ClusterView) -> None:
         """Follow whom the partitions here are to follow by now."""

@@ -181,7 +181,9 @@ def test_offsets_outside_the_log_are_told_with_its_bounds(tmp_path: Path) -> Non
     run(main)
 
 
-def test_a_reader_with_another_epoch_is_fenced_and_a_follower_refused(tmp_path: Path) -> None:
+def test_a_reader_with_another_epoch_is_fenced_and_a_stranger_is_no_follower(
+    tmp_path: Path,
+) -> None:
     async def main() -> None:
         async with serving(tmp_path) as (_, ready), connected(ready) as client:
             topic_id = await client.create("orders")
@@ -191,8 +193,14 @@ def test_a_reader_with_another_epoch_is_fenced_and_a_follower_refused(tmp_path: 
             answer, _ = await client.ask(fenced, FetchResponse)
             assert answer.results[0].error is not None
             assert answer.results[0].error.code == 45
+            asked = (replace(wanted, leader_epoch=1, last_fetched_epoch=-1, flushed_end=0),)
+            answer, _ = await client.ask(
+                replace(request, replica_id="n2", broker_epoch=4, partitions=asked), FetchResponse
+            )
+            assert answer.results[0].error is not None
+            assert answer.results[0].error.code == 45
             with pytest.raises(ConnectError, match="T121"):
-                await client.ask(replace(request, replica_id="n2"), FetchResponse)
+                await client.ask(replace(request, partitions=asked), FetchResponse)
 
     run(main)
 
