@@ -9,15 +9,36 @@ not one of those finds that should (``planted``) makes the exit code 1.
 
 import argparse
 import sys
-from collections.abc import Iterator
 
 from tests.simulation.crash_scripts import SCRIPTS
 from tests.simulation.explore import crash_points, explore
 from tests.simulation.log_machine import examples_to_failure
-from tests.simulation.planted import BUGS, plant
-from tests.simulation.sweep import GROUPS, KEEPING, STREAMS, first_caught
+from tests.simulation.planted import BUGS, Finder, plant
+from tests.simulation.sweep import (
+    CLUSTER,
+    GROUPS,
+    KEEPING,
+    STREAMS,
+    TOMBSTONES,
+    first_caught,
+)
 
 STATES_PER_POINT = 3
+ALONE: dict[Finder, str] = {"seeds": STREAMS, "keeping": KEEPING}
+BESIDE: dict[Finder, str] = {  # of what only some bugs have to do with
+    "groups": GROUPS,
+    "cluster": CLUSTER,
+    "tombstones": TOMBSTONES,
+}
+COLUMNS: dict[str, Finder] = {
+    "states": "scripts",
+    "examples": "machine",
+    "streams": "seeds",
+    "keeping": "keeping",
+    "groups": "groups",
+    "cluster": "cluster",
+    "tombstones": "tombstones",
+}
 
 
 def states_to_failure(bug: str) -> tuple[int, str] | None:
@@ -38,16 +59,21 @@ def seeds_to_failure(bug: str, seeds: range, scenario: str) -> int | None:
     return None if found is None else found.seed - seeds.start + 1
 
 
-def rows(seeds: range, examples: int, bugs: list[str]) -> Iterator[tuple[str, list[int | None]]]:
-    for bug in bugs:
-        if BUGS[bug].finders == ("groups",):  # nothing else has groups
-            yield bug, [None, None, None, None, seeds_to_failure(bug, seeds, GROUPS)]
-            continue
+def measured(bug: str, seeds: range, examples: int) -> dict[Finder, int | None]:
+    """After how many tries each of those finds it that may."""
+    finders = BUGS[bug].finders
+    found: dict[Finder, int | None] = {}
+    if not {*finders} & BESIDE.keys() or {*finders} & {"scripts", "machine"}:
         states = states_to_failure(bug)
+        found["scripts"] = states and states[0]
         with plant(bug):
-            tried = examples_to_failure(examples)
-        simulated = [seeds_to_failure(bug, seeds, one) for one in (STREAMS, KEEPING)]
-        yield bug, [states and states[0], tried, *simulated, None]
+            found["machine"] = examples_to_failure(examples)
+        for one, scenario in ALONE.items():
+            found[one] = seeds_to_failure(bug, seeds, scenario)
+    for one, scenario in BESIDE.items():
+        if one in finders:
+            found[one] = seeds_to_failure(bug, seeds, scenario)
+    return found
 
 
 def main() -> int:
@@ -57,14 +83,12 @@ def main() -> int:
     parser.add_argument("bugs", nargs="*", default=list(BUGS))
     options = parser.parse_args()
     missed = 0
-    columns = ("number", "states", "examples", "streams", "keeping", "groups")
-    print(f"{'planted bug':34}" + "".join(f"{column:>12}" for column in columns))
-    for bug, found in rows(range(options.seeds), options.examples, options.bugs):
-        shown = (BUGS[bug].number, *("-" if each is None else str(each) for each in found))
-        print(f"{bug:34}" + "".join(f"{each:>12}" for each in shown), flush=True)
-        names = ("scripts", "machine", "seeds", "keeping", "groups")
-        finders = dict(zip(names, found, strict=True))
-        missed += any(finders[finder] is None for finder in BUGS[bug].finders)
+    print(f"{'planted bug':34}" + "".join(f"{column:>11}" for column in ("number", *COLUMNS)))
+    for bug in options.bugs:
+        found = measured(bug, range(options.seeds), options.examples)
+        shown = (BUGS[bug].number, *(str(found.get(one) or "-") for one in COLUMNS.values()))
+        print(f"{bug:34}" + "".join(f"{each:>11}" for each in shown), flush=True)
+        missed += any(found[finder] is None for finder in BUGS[bug].finders)
     return 1 if missed else 0
 
 

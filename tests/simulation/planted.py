@@ -29,9 +29,9 @@ from tailrace.storage.rounds import SyncPoint
 from tailrace.storage.segment import Range
 from tailrace.storage.swap import SwapName, replaced_by
 from tailrace.storage.thinning import Kept
-from tests.simulation import planted_groups
+from tests.simulation import planted_cluster, planted_groups
 
-Finder = Literal["seeds", "keeping", "groups", "scripts", "machine"]
+Finder = Literal["seeds", "keeping", "groups", "cluster", "tombstones", "scripts", "machine"]
 Patches = Sequence[Any]
 
 
@@ -242,7 +242,7 @@ class Bug:
 
 
 BUGS: dict[str, Bug] = {
-    "no-fsync": Bug("8", no_fsync, ("seeds", "scripts", "machine")),
+    "no-fsync": Bug("8", no_fsync, ("seeds", "cluster", "scripts", "machine")),
     "no-directory-fsync": Bug("9", no_directory_fsync, ("scripts",)),
     "rename-before-fsync": Bug("10", rename_before_fsync, ("scripts",)),
     "retry-after-eio": Bug("11", retry_after_eio, ("seeds", "machine")),
@@ -261,6 +261,20 @@ BUGS: dict[str, Bug] = {
     "offsets-while-loading": Bug("19", planted_groups.offsets_while_loading, ("groups",)),
     "given-away-before-released": Bug("", planted_groups.given_away_before_released, ("groups",)),
     "commits-what-is-in-hand": Bug("", planted_groups.commits_what_is_in_hand, ("groups",)),
+    "fetch-epoch-not-checked": Bug("2", planted_cluster.fetch_epoch_not_checked, ("cluster",)),
+    "ack-on-isr": Bug("3", planted_cluster.ack_on_isr, ("cluster",)),
+    "joins-below-epoch-start": Bug("4", planted_cluster.joins_below_epoch_start, ("cluster",)),
+    "joins-by-old-broker-epoch": Bug("5", planted_cluster.joins_by_old_broker_epoch, ("cluster",)),
+    "alter-isr-without-cas": Bug("6", planted_cluster.alter_isr_without_cas, ("cluster",)),
+    "leads-after-lease": Bug("7", planted_cluster.leads_after_lease, ("cluster",)),
+    "follower-does-not-verify": Bug("12", planted_cluster.follower_does_not_verify, ("cluster",)),
+    "tombstones-by-time-alone": Bug(
+        "20", planted_cluster.tombstones_by_time_alone, ("tombstones",)
+    ),
+    "epoch-written-late": Bug("25", planted_cluster.epoch_written_late, ("cluster",)),
+    "watch-trusted": Bug("26", planted_cluster.watch_trusted, ("cluster",)),
+    "watermark-falls": Bug("23", planted_cluster.watermark_falls, ("cluster",)),
+    "lost-reply-is-a-refusal": Bug("27", planted_cluster.lost_reply_is_a_refusal, ("cluster",)),
 }
 
 

@@ -1,7 +1,7 @@
 """Runs many seeds of a scenario: ``python -m tests.simulation.sweep --seeds 0-299``.
 
-``--scenario streams`` (``scenario.py``) is the default; ``keeping``, ``groups`` and ``cluster`` are
-the others, and ``brief``, which is a smaller ``cluster``.
+``--scenario streams`` (``scenario.py``) is the default; ``keeping``, ``groups``, ``cluster`` and
+``tombstones`` are the others, and ``brief``, which is a smaller ``cluster``.
 A failure prints seed, commit, trio's version and the command that replays it, first. ``--planted``
 puts a known bug in; then failures are what is hoped for.
 """
@@ -26,17 +26,19 @@ from tests.simulation.groups import run_groups
 from tests.simulation.keeping import run_keeping
 from tests.simulation.planted import BUGS, plant
 from tests.simulation.scenario import Report, run_seed
+from tests.simulation.tombstones import run_tombstones
 
 PROCESSES = os.cpu_count() or 1
 SHOWN = 4_000  # characters of what is wrong
 STREAMS, KEEPING, GROUPS = "streams", "keeping", "groups"
-CLUSTER, BRIEF = "cluster", "brief"
+CLUSTER, BRIEF, TOMBSTONES = "cluster", "brief", "tombstones"
 SCENARIOS: dict[str, Callable[[int], Outcome[Report]]] = {
     STREAMS: run_seed,
     KEEPING: run_keeping,
     GROUPS: run_groups,
     CLUSTER: run_cluster_seed,
     BRIEF: run_brief_seed,
+    TOMBSTONES: run_tombstones,
 }
 
 

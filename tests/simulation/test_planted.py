@@ -5,7 +5,7 @@ import pytest
 from tests.simulation.log_machine import examples_to_failure
 from tests.simulation.measure import states_to_failure
 from tests.simulation.planted import BUGS, Finder, plant
-from tests.simulation.sweep import GROUPS, KEEPING, STREAMS, first_caught
+from tests.simulation.sweep import CLUSTER, GROUPS, KEEPING, STREAMS, TOMBSTONES, first_caught
 
 EXAMPLES = 60
 SEEDS = 50
@@ -44,6 +44,8 @@ def test_the_state_machine_finds(bug: str) -> None:
         *((STREAMS, bug) for bug in found_by("seeds")),
         *((KEEPING, bug) for bug in found_by("keeping")),
         *((GROUPS, bug) for bug in found_by("groups")),
+        *((CLUSTER, bug) for bug in found_by("cluster")),
+        *((TOMBSTONES, bug) for bug in found_by("tombstones")),
     ],
 )
 def test_the_simulation_finds(scenario: str, bug: str) -> None:

@@ -1,0 +1,172 @@
+"""Known bugs of replication; ``planted.py`` says what for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from tailrace.broker.catalog import Leadership, partition_key
+from tailrace.broker.cluster_view import PartitionId
+from tailrace.broker.members import BROKERS
+from tailrace.broker.partition import Partition
+from tailrace.broker.registry import Conflict, Registry
+from tailrace.broker.replica import IsrChange, Replica
+from tailrace.broker.session import Session
+from tailrace.broker.views import Views
+from tailrace.protocol.batch import BadBatch, BatchHeader, EndOfLog, scan_one
+from tailrace.protocol.errors import MetadataUnavailable
+from tailrace.storage import replicating
+from tailrace.storage.epochs import EpochStart
+
+Patches = Sequence[Any]
+
+
+def fetch_epoch_not_checked() -> Patches:
+    """A follower may fetch in any epoch, and counts."""
+    admit = Partition.admit
+
+    def trusting(self: Partition, broker_id: str, broker_epoch: int, leader_epoch: int) -> None:
+        admit(self, broker_id, broker_epoch, self.leadership.leader_epoch)
+
+    return [patch.object(Partition, "admit", trusting)]
+
+
+def ack_on_isr() -> Patches:
+    """What was proposed and may be stored by now does not count (R4)."""
+
+    def stored(self: Replica) -> frozenset[str]:
+        return frozenset(self.leadership.isr)
+
+    return [patch.object(Replica, "maximal_isr", property(stored))]
+
+
+def joins_below_epoch_start() -> Patches:
+    """Into the ISR comes who is at the high watermark, wherever the epoch began (R5)."""
+    isr_change = Replica.isr_change
+
+    def hasty(self: Replica, now: float, lag_max: float) -> IsrChange | None:
+        start, self.epoch_start = self.epoch_start, 0
+        try:
+            return isr_change(self, now, lag_max)
+        finally:
+            self.epoch_start = start
+
+    return [patch.object(Replica, "isr_change", hasty)]
+
+
+def joins_by_old_broker_epoch() -> Patches:
+    """Nobody compares which registration of a broker it was that had caught up (R6)."""
+    alter = Registry.alter
+
+    async def forgetful(
+        self: Registry,
+        changed: Mapping[PartitionId, Leadership],
+        also: Sequence[tuple[str, int]] = (),
+    ) -> dict[PartitionId, Leadership]:
+        others = [one for one in also if not one[0].startswith(BROKERS)]
+        return await alter(self, changed, others)
+
+    return [patch.object(Registry, "alter", forgetful)]
+
+
+def alter_isr_without_cas() -> Patches:
+    """A changed ISR is stored whatever is stored there by now."""
+
+    async def blind(
+        self: Any,
+        changed: Mapping[PartitionId, Leadership],
+        also: Sequence[tuple[str, int]] = (),
+    ) -> dict[PartitionId, Leadership]:
+        puts = {partition_key(*where): one.to_json() for where, one in changed.items()}
+        revision = await self.store.txn(list(also), puts)
+        if revision is None:
+            raise Conflict
+        stored = {where: replace(one, revision=revision) for where, one in changed.items()}
+        self.stored(stored)
+        return stored
+
+    return [patch.object(Registry, "alter", blind)]
+
+
+def leads_after_lease() -> Patches:
+    """A broker serves whatever became of its lease (R14)."""
+    return [
+        patch.object(Session, "valid", lambda self: True),
+        patch.object(Session, "check", lambda self: None),
+    ]
+
+
+def follower_does_not_verify() -> Patches:
+    """A follower takes what came for what was sent (R24)."""
+
+    def trusting(data: memoryview, position: int, seed: int) -> BatchHeader | EndOfLog | BadBatch:
+        found = scan_one(data, position, seed)
+        if isinstance(found, BadBatch) and found.reason == "payload" and found.header is not None:
+            return found.header
+        return found
+
+    return [patch.object(replicating, "scan_one", trusting)]
+
+
+def watermark_falls() -> Patches:
+    """A new leader shows the high watermark it knows, though an earlier one may have shown more."""
+
+    def rash(self: Replica) -> int:
+        return self.high_watermark
+
+    return [patch.object(Replica, "shown_high_watermark", property(rash))]
+
+
+def lost_reply_is_a_refusal() -> Patches:
+    """A change whose answer was lost is sent again; where it was applied, that is refused, and
+    taken for somebody else's (R16)."""
+    alter = Registry.alter
+
+    async def again(
+        self: Registry,
+        changed: Mapping[PartitionId, Leadership],
+        also: Sequence[tuple[str, int]] = (),
+    ) -> dict[PartitionId, Leadership]:
+        try:
+            return await alter(self, changed, also)
+        except MetadataUnavailable:
+            return await alter(self, changed, also)
+
+    return [patch.object(Registry, "alter", again)]
+
+
+def tombstones_by_time_alone() -> Patches:
+    """Deletions are forgotten when their time is over, whoever has not heard of them yet (R39)."""
+
+    def everywhere(self: Replica, own: int) -> int:
+        return own
+
+    return [patch.object(Replica, "cleaned_min", everywhere)]
+
+
+def epoch_written_late() -> Patches:
+    """A leader knows its epochs from their first batch on; asked for one that it does not know it
+    answers where it is committed, not where its log ends (R8, KAFKA-7415)."""
+    divergence = Partition.divergence
+
+    def late(self: Partition, last_epoch: int, offset: int) -> EpochStart | None:
+        known = [one.epoch for one in self.log.epochs if one.start_offset < self.log.end]
+        if known and last_epoch > known[-1]:
+            return EpochStart(known[-1], self.high_watermark)
+        return divergence(self, last_epoch, offset)
+
+    return [patch.object(Partition, "divergence", late)]
+
+
+def watch_trusted() -> Patches:
+    """Leaderships are read from the newest revision that was seen anywhere, as if whatever woke
+    this broker had told of all before (R17)."""
+    read = Views._read
+
+    async def trusting(self: Any, *, whole: bool) -> bool:
+        changed = await read(self, whole=whole)
+        newest = max((revision for revision, _ in self._decoded.values()), default=0)
+        self._since = max(self._since, newest)
+        return changed
+
+    return [patch.object(Views, "_read", trusting)]
