@@ -416,12 +416,22 @@ class Eraser:
         now_ms = self._world.clock.wall_ms()
         for topic_id in self._erasures.topic_ids():
             for erasure in self._erasures.pending(topic_id):
+                if not self._concerns_me(erasure):
+                    await self._erasures.store(erasure, {})  # others may wait for this alone
                 if await self._erasures.complete(erasure, now_ms, self._replicas):
                     self._tell_complete(erasure)
         await self._erasures.flush()
         if trio.current_time() >= self._expire_at:
             await self._erasures.expire()
             self._expire_at = trio.current_time() + EXPIRE_EVERY_S
+
+    def _concerns_me(self, erasure: Erasure) -> bool:
+        """Whether there is something left to be done in a copy that this broker holds."""
+        return any(
+            erasure.target(number, self._me) is not None
+            and self._me in self._replicas(erasure.topic_id, number)
+            for number in erasure.shares
+        )
 
     def _tell_complete(self, erasure: Erasure) -> None:
         log.info(

@@ -33,6 +33,7 @@ from tailrace.protocol.errors import MetadataUnavailable
 
 PROGRESS_EVERY_S = 1.0
 AGAIN_S = 1.0  # before the store is asked again
+LOOK_EVERY_S = 60.0
 ROOM_WAIT_S = 5.0  # for one of too many pending erasures to come to its end
 
 
@@ -41,7 +42,6 @@ class Erasures:
         """``age_ms``: how long ago a time was, at least."""
         self.broker_id = broker_id
         self.asked = Bell()  # rung for the eraser
-        self.news = Bell()  # rung when the store may say something else
         self.problems: list[str] = []  # what keeps some of them from being done, by the eraser
         self._registry = registry
         self._age_ms = age_ms
@@ -69,13 +69,17 @@ class Erasures:
 
     async def run(self) -> None:
         """Know what other brokers stored, for ever."""
-        while True:
-            await self.news.wait()
-            try:
-                await self.refresh()
-            except MetadataUnavailable:  # told by whoever keeps the view up to date
-                await trio.sleep(AGAIN_S)
-                self.news.ring()
+        watch = self._registry.store.watch(ERASURES)
+        try:
+            while True:
+                try:
+                    with trio.move_on_after(LOOK_EVERY_S):  # a watch is a hint (R17)
+                        await watch.wait()
+                    await self.refresh()
+                except MetadataUnavailable:  # told by whoever keeps the view up to date
+                    await trio.sleep(AGAIN_S)
+        finally:
+            watch.close()
 
     async def refresh(self) -> None:
         """Read what was stored since it was last read. T100."""
@@ -189,8 +193,10 @@ class Erasures:
     async def store(self, erasure: Erasure, made: Mapping[int, Progress]) -> None:
         """This broker is so far, by partition: durably on return. One whose topic is gone is let
         go. T100."""
-        self.progress(erasure, made)
-        await self._store(erasure)
+        if made:
+            self.progress(erasure, made)
+        if erasure.erasure_id in self._unstored:
+            await self._store(erasure)
 
     def progress(self, erasure: Erasure, made: Mapping[int, Progress]) -> None:
         """The same, to be stored by the next ``flush``: a restart would find it out again.

@@ -276,11 +276,10 @@ def test_what_one_broker_took_on_another_learns_when_the_store_has_changed() -> 
     async def main(world: World) -> None:
         first = await world.open(TOPIC.topic_id)
         second = await world.open(TOPIC.topic_id, broker="n2")
-        stored = await first.ask(asked())
-        assert second.get(TOPIC.topic_id, stored.erasure_id) is None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(second.run)
-            second.news.ring()
+            await trio.testing.wait_all_tasks_blocked()
+            stored = await first.ask(asked())
             with trio.fail_after(1):
                 await second.asked.wait()  # its eraser has something to do
             nursery.cancel_scope.cancel()
