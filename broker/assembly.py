@@ -1,11 +1,13 @@
 """The parts of one broker, put together; nothing runs yet. ``server.py`` starts and stops them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from tailrace.broker.appender import Appender
 from tailrace.broker.cleaner import Cleaner
 from tailrace.broker.clock import Timekeeper
+from tailrace.broker.cluster_view import ClusterView
 from tailrace.broker.config import Config
 from tailrace.broker.coordinator import Coordinator
 from tailrace.broker.eraser import Eraser
@@ -13,16 +15,21 @@ from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.health import Health
 from tailrace.broker.janitor import Janitor
+from tailrace.broker.keeper import Keeper
 from tailrace.broker.lag_report import LagReport
+from tailrace.broker.latest import Latest
 from tailrace.broker.limits import Admission, MemoryBudget
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.node import Node, Outbox, State
+from tailrace.broker.peer import Peers
 from tailrace.broker.producer_ids import ProducerIds
 from tailrace.broker.registry import Registry
+from tailrace.broker.session import Session
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.space import Budget, Room, Space
 from tailrace.broker.timers import Timers
-from tailrace.broker.topics import Topics
+from tailrace.broker.topics import Topics, config_of
+from tailrace.broker.views import Views
 from tailrace.broker.watcher import Watcher
 from tailrace.broker.world import World
 from tailrace.protocol.errors import BrokerError
@@ -47,8 +54,8 @@ def assemble(
     health: Health,
     directory: DataDirectory,
     registry: Registry,
+    session: Session,
     *,
-    broker_epoch: int,
     http: str | None,
     began: float,
     state: Callable[[], State],
@@ -61,12 +68,20 @@ def assemble(
     time = Timekeeper(world.clock, world.disk, directory.clock_path)
     shelf = _shelf(world, config, metrics, health, directory, time, ballast)
     flusher, appender = _writers(world, directory, metrics, outbox, storage_failed)
-    erasures = Erasures(registry, time.age_ms)
-    topics = Topics(world, config, registry, shelf, flusher, erasures, metrics)
+    erasures = Erasures(registry, config.broker.id, time.age_ms)
+    views = Views(registry)
+    latest = Latest(views, lambda: shelf.catalog)
+    keeper = Keeper(
+        *(config.broker.id, registry, shelf, flusher, erasures, metrics),
+        partial(config_of, config),
+    )
+    topics = Topics(world, config, registry, views, keeper, shelf, flusher)
     groups = Coordinator(
         *(world, config, topics, shelf, appender, timers, metrics),
         syncing=lambda: flusher.busy,
         flush=outbox.flush,
+        valid=session.valid,
+        refresh=latest.read,
     )
     watcher = Watcher(world, shelf, time, groups.all, window_s=config.group.verdict_window_s)
     node = Node(
@@ -75,7 +90,12 @@ def assemble(
         metrics=metrics,
         broker_id=config.broker.id,
         cluster_id=directory.cluster_id,
-        broker_epoch=broker_epoch,
+        registry=registry,
+        session=session,
+        views=views,
+        keeper=keeper,
+        latest=latest,
+        peers=Peers(world.net, config.broker.id, directory.cluster_id),
         software=SOFTWARE,
         shelf=shelf,
         topics=topics,
@@ -101,7 +121,9 @@ def assemble(
         *(flusher, time, health, metrics),
     )
     eraser = Eraser(
-        *(world, shelf, flusher, erasures), rate_bytes=config.storage.cleaner_rate_bytes
+        *(world, shelf, flusher, erasures),
+        rate_bytes=config.storage.cleaner_rate_bytes,
+        replicas=node.replicas_of,
     )
     _connect(node, janitor, look_soon)
     return Parts(node, janitor, eraser, watcher)
@@ -162,7 +184,28 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
         node.groups.write()
         node.appender.round()
 
-    node.topics.changed = topics_changed
+    def leader_of(topic_id: bytes, number: int) -> str | None:
+        known = node.views.view.leaderships.get((topic_id, number))
+        return None if known is None else known.leader
+
+    def session_seen(view: ClusterView) -> None:
+        registered = view.brokers.get(node.broker_id)
+        node.session.doubt(None if registered is None else registered.epoch)
+
+    def view_seen(view: ClusterView) -> None:
+        node.sightings.look(view.brokers, node.world.clock.wall_ms())
+
+    def view_followed(view: ClusterView) -> None:
+        node.groups.leads_changed()
+
+    node.views.keeper = node.keeper.follow
+    node.views.on_view.append(view_seen)
+    node.views.on_followed.append(view_followed)
+    node.views.on_view.append(session_seen)
+    node.registry.stored = node.views.note
+    node.session.on_registered = node.views.refresh
+    node.keeper.changed = topics_changed
+    node.shelf.leader_of = leader_of
     node.flusher.after_round = round_over
     janitor.room.open_wanting = node.topics.open_wanting
     node.metrics.partitions = node.shelf.gauges
@@ -172,4 +215,6 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
     node.metrics.erasures_pending.read = lambda: {(): node.erasures.pending_count}
     node.metrics.clock_skew.read = lambda: {(node.broker_id,): node.time.skew_s}
     node.metrics.request_memory.read = lambda: {(): node.memory.used_bytes}
+    lease = node.metrics.lease_remaining
+    lease.read = lambda: {(): node.session.remaining_s}
     node.health.damage = node.shelf.damage

@@ -3,15 +3,15 @@
 - A topic's key in the store is its *folded* name (lower case, ``.`` as ``_``), so that refusing
   twins is one compare of a transaction (D10).
 - A topic id is unique for ever; a deleted name that is used again is another topic (S30).
+- Of a deleted topic a ``Deletion`` is left until every broker that may hold copies has removed
+  them; it alone entitles a broker to remove directories (R26).
 - The catalog is replaced by rules, never patched by whim: ``with_topic``, ``without_topic``.
-
-Deliberately not here: placement on several brokers, which comes with the cluster.
 """
 
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
@@ -21,6 +21,7 @@ from tailrace.protocol.routing import even_ranges
 
 TOPICS = "topics/"
 PARTITIONS = "partitions/"
+DELETED = "deleted/"
 INTERNAL_PREFIX = "__"
 
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -97,10 +98,14 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Leadership:
-    """Who leads one partition, as ``partitions/{topic id}/{partition}`` has it."""
+    """Who leads one partition, as ``partitions/{topic id}/{partition}`` has it.
+
+    A new topic's partitions have a leader in epoch 0: nothing was ever written, and a directory
+    that is missing is no loss. Their leader makes it epoch 1 when it has a log.
+    """
 
     leader: str | None
-    leader_epoch: int  # rises by one with each election (S9); 0: never opened yet
+    leader_epoch: int  # rises by one with each election (S9); 0: nobody has led yet
     isr: tuple[str, ...]
     elr: tuple[str, ...] = ()  # left the ISR below its minimum, yet hold all that counts (R9)
     replicas: tuple[str, ...] = ()  # who holds a copy now, or fills one: wanted ones and leftovers
@@ -134,6 +139,36 @@ class Leadership:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What is left of a deleted topic, as ``deleted/{topic id}`` has it."""
+
+    topic_id: bytes
+    name: str
+    partitions: int
+    pending: tuple[str, ...]  # brokers that may still hold copies
+    revision: int = 0
+
+    @property
+    def key(self) -> str:
+        return DELETED + self.topic_id.hex()
+
+    @property
+    def where(self) -> list[tuple[bytes, int]]:
+        """Its partitions."""
+        return [(self.topic_id, number) for number in range(self.partitions)]
+
+    def to_json(self) -> bytes:
+        return _dump({"name": self.name, "partitions": self.partitions, "pending": self.pending})
+
+    @classmethod
+    def from_json(cls, key: str, value: bytes, revision: int) -> "Deletion":
+        document: Any = json.loads(value)
+        topic_id = bytes.fromhex(key.removeprefix(DELETED))
+        pending = tuple(document["pending"])
+        return cls(topic_id, document["name"], document["partitions"], pending, revision)
+
+
 def partition_key(topic_id: bytes, partition: int) -> str:
     return f"{PARTITIONS}{topic_id.hex()}/{partition}"
 
@@ -147,14 +182,14 @@ def new_topic(
     name: str,
     topic_id: bytes,
     *,
-    partitions: int,
+    placement: Sequence[tuple[str, ...]],
     replicas: int | None,
     config: Mapping[str, str],
-    broker_id: str,
 ) -> Topic:
-    """A topic with even key ranges, all of it on one broker."""
+    """A topic with even key ranges; ``placement``: the brokers of each partition."""
     records = tuple(
-        PartitionRecord(first, last, (broker_id,)) for first, last in even_ranges(partitions)
+        PartitionRecord(first, last, brokers)
+        for (first, last), brokers in zip(even_ranges(len(placement)), placement, strict=True)
     )
     return Topic(name, topic_id, dict(config), records, replicas)
 

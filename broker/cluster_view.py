@@ -7,7 +7,7 @@ with the revisions in it: a view that is old decides nothing wrong, it only fail
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tailrace.broker.catalog import Catalog, Leadership
+from tailrace.broker.catalog import Catalog, Deletion, Leadership
 from tailrace.broker.members import BrokerRecord
 
 PartitionId = tuple[bytes, int]  # topic id, partition
@@ -26,6 +26,8 @@ class ClusterView:
     leaderships: Mapping[PartitionId, Leadership] = field(
         default_factory=dict[PartitionId, Leadership]
     )
+    deletions: Mapping[bytes, Deletion] = field(default_factory=dict[bytes, Deletion])
+    orphans: frozenset[PartitionId] = frozenset()  # keys of partitions without a topic
 
     def alive(self, broker_id: str) -> bool:
         """Whether it is registered: its lease, a hint of liveness, has not ended (R13)."""

@@ -107,6 +107,10 @@ class ClusterConfig:
     etcd_key: str = ""
     etcd_user: str = ""
     etcd_password_file: str = ""
+    session_timeout_s: float = 6.0
+    replica_lag_max_s: float = 10.0
+    peer_listener: str = "client"
+    catch_up_rate_bytes: int | None = None  # per second; None: unlimited
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +293,10 @@ def build(values: Mapping[str, Value]) -> Config:
             etcd_key=get("cluster.etcd_key"),
             etcd_user=get("cluster.etcd_user"),
             etcd_password_file=get("cluster.etcd_password_file"),
+            session_timeout_s=get("cluster.session_timeout"),
+            replica_lag_max_s=get("cluster.replica_lag_max"),
+            peer_listener=get("cluster.peer_listener"),
+            catch_up_rate_bytes=get("cluster.catch_up_rate"),
         ),
         group=GroupConfig(
             session_timeout_min_ms=round(get("group.session_timeout_min") * 1000),

@@ -12,7 +12,7 @@ from tailrace.protocol import texts_config as texts
 from tailrace.protocol.errors import ConfigError
 from tailrace.protocol.units import format_size
 
-BROKERS = 1  # of the embedded metadata store; more come with the cluster release
+REPLICAS_AUTO = 3  # or as many as there are brokers (D13)
 FRAME_RESERVE_BYTES = 64 * KIB  # what a produce request needs beside its largest record
 
 
@@ -25,24 +25,33 @@ def check(values: Mapping[str, Value]) -> list[ConfigError]:
         *_check_loopback(values, listeners),
         *_check_sessions(values),
         *_check_etcd(values),
+        *_check_peer_listener(values, listeners),
         *check_topic(
             {key.removeprefix("topic."): v for key, v in values.items() if key[:6] == "topic."},
             request_size_bytes=values["limits.request_size"].parsed,
+            brokers=1 if values["cluster.metadata"].parsed == "embedded" else None,
         ),
     ]
 
 
-def check_topic(topic: Mapping[str, Value], *, request_size_bytes: int) -> Iterator[ConfigError]:
-    """The rules for one topic's settings (by name, without section), or for the defaults."""
+def check_topic(
+    topic: Mapping[str, Value], *, request_size_bytes: int, brokers: int | None
+) -> Iterator[ConfigError]:
+    """The rules for one topic's settings (by name, without section), or for the defaults.
+
+    ``brokers``: that could hold it; None: not known, or it is there already.
+    """
     replicas = topic["replicas"]
-    if replicas.parsed is not None and replicas.parsed > BROKERS:
+    if brokers is not None and replicas.parsed is not None and replicas.parsed > brokers:
         yield texts.settings_contradict(
             replicas.key,
             origin=replicas.origin,
-            problem=f"replicas {replicas.parsed} > brokers {BROKERS}",
-            hint='Set replicas = "auto", or 1.',
+            problem=f"replicas {replicas.parsed} > brokers {brokers}",
+            hint=f'Set replicas = "auto", or at most {brokers}.'
+            if brokers > 1
+            else 'Set replicas = "auto", or 1.',
         )
-    copies = BROKERS if replicas.parsed is None else replicas.parsed
+    copies: int = replicas.parsed or min(REPLICAS_AUTO, brokers or REPLICAS_AUTO)
     min_isr = topic["min_isr"]
     if min_isr.parsed is not None and min_isr.parsed > copies:
         yield texts.min_isr_above_replicas(
@@ -71,6 +80,19 @@ def _check_sessions(values: Mapping[str, Value]) -> Iterator[ConfigError]:
             origin=_written(low, high),
             problem=f"session_timeout_min {low.text} > session_timeout_max {high.text}",
             hint="Lower session_timeout_min or raise session_timeout_max.",
+        )
+
+
+def _check_peer_listener(
+    values: Mapping[str, Value], names: Iterable[str]
+) -> Iterator[ConfigError]:
+    peer = values["cluster.peer_listener"]
+    if peer.parsed not in names:
+        yield texts.settings_contradict(
+            peer.key,
+            origin=peer.origin,
+            problem=f"there is no listener '{peer.parsed}'",
+            hint=f'Set listeners.{peer.parsed}.bind, or peer_listener = "client".',
         )
 
 

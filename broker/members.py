@@ -48,6 +48,11 @@ class BrokerRecord:
     def key(self) -> str:
         return BROKERS + self.broker_id
 
+    @property
+    def where(self) -> str:
+        """One of its addresses, for people."""
+        return next((f"{one.host}:{one.port}" for one in self.listeners.values()), "?")
+
     def to_json(self) -> bytes:
         document = {
             "listeners": {
@@ -80,3 +85,11 @@ class BrokerRecord:
             lease=document["lease"],
             epoch=revision,
         )
+
+
+class IdTaken(Exception):
+    """A broker with another data directory is registered under the same id."""
+
+    def __init__(self, other: BrokerRecord) -> None:
+        super().__init__(other.broker_id)
+        self.other = other

@@ -111,7 +111,7 @@ class EmbeddedStore:
         assert self._database is not None, "the store is closed"
         return self._database
 
-    async def _query(self, statement: str, *values: str) -> Sequence[Entry]:
+    async def _query(self, statement: str, *values: str | int) -> Sequence[Entry]:
         await self._expire()
         return await self._run(_select, self._open(), statement, values)
 
@@ -164,7 +164,9 @@ def _connect(path: str) -> sqlite3.Connection:
     return database
 
 
-def _select(database: sqlite3.Connection, statement: str, values: Sequence[str]) -> list[Entry]:
+def _select(
+    database: sqlite3.Connection, statement: str, values: Sequence[str | int]
+) -> list[Entry]:
     return [Entry(*row) for row in database.execute(statement, values)]
 
 

@@ -273,7 +273,8 @@ class Metrics:
         self.metadata_errors = of["metadata_errors_total"]
         for op in METADATA_OPS:
             self.metadata_errors.of(op)
-        of["metadata_lease_remaining_seconds"].of().set(math.inf)  # the lock stands for it
+        self.lease_remaining = of["metadata_lease_remaining_seconds"]
+        self.lease_remaining.of().set(math.inf)  # the lock stands for it
 
     def read_state(self, state: Callable[[], str]) -> None:
         """Where a scrape finds ``starting``, ``running``, ``read_only`` or ``draining``."""

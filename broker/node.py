@@ -14,23 +14,34 @@ from tailrace.broker.appender import Appender
 from tailrace.broker.bell import Bell
 from tailrace.broker.cleaner import Cleaner
 from tailrace.broker.clock import Timekeeper
+from tailrace.broker.cluster_status import Sightings, leadership
 from tailrace.broker.config import Config
 from tailrace.broker.coordinator import Coordinator
+from tailrace.broker.copiers import Copiers
 from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.health import Health
+from tailrace.broker.isr_keeper import IsrKeeper
+from tailrace.broker.keeper import Keeper
 from tailrace.broker.lag_report import LagReport
+from tailrace.broker.latest import Latest
 from tailrace.broker.limits import Admission, MemoryBudget
 from tailrace.broker.metrics import Histogram, Metrics, Series
+from tailrace.broker.peer import Peers
 from tailrace.broker.producer_ids import ProducerIds
+from tailrace.broker.registry import Registry
+from tailrace.broker.replicator import Replicator
+from tailrace.broker.session import Session
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.timers import Timers
 from tailrace.broker.topics import Topics
+from tailrace.broker.views import Views
 from tailrace.broker.world import World
 from tailrace.protocol.messages import Api
 
 if TYPE_CHECKING:
     from tailrace.broker.connection import Connection
+    from tailrace.broker.copying import CopierSession
     from tailrace.broker.fetch import Fetch
 
 log = logging.getLogger("tailrace.broker.node")
@@ -64,7 +75,12 @@ class Node:
     metrics: Metrics
     broker_id: str
     cluster_id: str
-    broker_epoch: int
+    registry: Registry
+    session: Session
+    views: Views
+    keeper: Keeper
+    latest: Latest
+    peers: Peers
     software: str  # name and version, for the handshake
     shelf: Shelf
     topics: Topics
@@ -86,12 +102,35 @@ class Node:
     http: str | None = None
     left: Bell = field(default_factory=Bell)  # rung when a connection has ended
     connections: "dict[Connection, None]" = field(default_factory=dict["Connection", None])
-    parked: "dict[Fetch, None]" = field(default_factory=dict["Fetch", None])  # long polls
+    parked: "dict[Fetch | CopierSession, None]" = field(  # long polls
+        default_factory=dict["Fetch | CopierSession", None]
+    )
+    sightings: Sightings = field(default_factory=Sightings)  # of other brokers
     explaining: trio.Lock = field(default_factory=trio.Lock)  # one batch is opened at a time
     started_at: float = 0.0  # trio's time
     _counted: dict[tuple[Api, str], tuple[Series, Histogram]] = field(
         default_factory=dict[tuple[Api, str], tuple[Series, Histogram]]
     )
+
+    def __post_init__(self) -> None:
+        self.copiers = Copiers(self.timers, self.outbox.flush)
+        self.appender.appended = self.copiers.serve
+        self.isr = IsrKeeper(self)
+        self.replicator = Replicator(self)
+
+    @property
+    def broker_epoch(self) -> int:
+        """Of the present registration (R6)."""
+        return self.session.epoch
+
+    @property
+    def clustered(self) -> bool:
+        """Whether other brokers may change what the store says."""
+        return self.session.lease is not None or len(self.views.view.brokers) > 1
+
+    def replicas_of(self, topic_id: bytes, partition: int) -> tuple[str, ...]:
+        """Who holds a copy of a partition now, as far as is known here."""
+        return leadership(self.views.view, (topic_id, partition)).replicas
 
     def count(self, api: Api, code: str, seconds: float) -> None:
         """One more request answered; ``code`` is "ok" or an error's."""

@@ -1,27 +1,28 @@
 """One broker, from start to stop. Read this file first.
 
     run
-    └ services     http, timers, appender, flusher (and its rounds ahead), groups (writing and
-                   loading), watcher, janitor, cleaner, eraser, sweep
+    └ services     http, session, views (reading and following), timers, appender, flusher (and its
+                   rounds ahead), groups (writing and loading), watcher, janitor, cleaner, eraser,
+                   sweep
       └ connections    one accept loop per listener, one task per connection
 
-Start: read the certificate, lock the data directory, open the metadata store, open and recover
-every log, take the lead in new epochs, bind, serve. HTTP is there before recovery begins, to tell
-how far it is.
+Start: read the certificate, lock the data directory, open the metadata store (first of both, in a
+cluster), leave in-sync sets that the directory is not worth, open and recover every log, bind,
+register, take the lead in new epochs, serve. HTTP is there before recovery begins, to tell how far
+it is; nobody is sent here before the logs are open.
 
-Stop, in stages: ``drain`` (nothing new is accepted), ``handover`` (leaderships; none on a single
-node), ``finish`` (requests in hand are answered), ``flush`` (all logs synced), ``release`` (the
-``clean`` file, the lock). ``kill`` skips what is left of them, and a stop before anything was
-served needs none of them.
+Stop, in stages: ``drain`` (no new connections), ``handover`` (leaderships; none on a single node;
+then no new requests), ``finish`` (requests in hand are answered), ``flush`` (all logs synced),
+``release`` (the ``clean`` file, the lock). ``kill`` skips what is left of them, and a stop before
+anything was served needs none of them.
 
 A failed sync ends the broker with T093, also at its start: whoever waits is told, the directory is
 marked suspect, nothing is tried again (R21).
 """
 
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
@@ -30,25 +31,34 @@ import trio
 
 from tailrace.broker import listener
 from tailrace.broker.assembly import assemble
+from tailrace.broker.binding import Ready, bind, ready_of
 from tailrace.broker.config import Config, SecurityConfig
 from tailrace.broker.eraser import Eraser
-from tailrace.broker.flusher import ROUND_PARTITIONS_MAX
 from tailrace.broker.gateway import Gateway
 from tailrace.broker.groups import first_of
+from tailrace.broker.handover import hand_over
 from tailrace.broker.health import Health
 from tailrace.broker.http import serve_http
 from tailrace.broker.janitor import Janitor
+from tailrace.broker.joining import (
+    check_cluster,
+    clustered,
+    forget_lost,
+    open_store,
+    record_of,
+    store_of,
+    wait_for_id,
+)
 from tailrace.broker.kinds import Address
-from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.node import Node, State
 from tailrace.broker.opener import tell_recovered
-from tailrace.broker.peer import Peers
-from tailrace.broker.registry import Registry
+from tailrace.broker.registry import Conflict, Registry
 from tailrace.broker.security import Certificate
+from tailrace.broker.session import Session
+from tailrace.broker.stopping import flush, leave, mark_clean
 from tailrace.broker.world import Listener, World
-from tailrace.protocol import texts_config
-from tailrace.protocol.errors import BrokerError, MetadataUnavailable, TailraceError
+from tailrace.protocol.errors import BrokerError, TailraceError
 from tailrace.protocol.version import VERSION
 from tailrace.storage.ballast import Ballast
 from tailrace.storage.directory import DataDirectory
@@ -61,18 +71,6 @@ ROLE = "broker"
 CLOSE_S = 5.0  # for closing what is left, also when cancelled (R41)
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A broker that serves."""
-
-    url: str  # of its first listener, as clients take it
-    addresses: dict[str, tuple[str, int]]  # by listener: what clients are told
-    http: str | None
-    broker_id: str
-    cluster_id: str
-    data_dir: str
-
-
 class Server:
     """``run`` it once. The other methods may be called from any task of the same trio run."""
 
@@ -80,7 +78,7 @@ class Server:
         self._world = world
         self._config = config
         self.config = config  # as it is now: SIGHUP changes what may change
-        self.health = Health()
+        self.health = Health(metadata=config.cluster.metadata)
         self.metrics = Metrics(
             version=VERSION, topics_max=config.metrics.topics_max, clock=world.clock.now
         )
@@ -189,30 +187,61 @@ class Server:
             http = None
             if self._config.http.bind is not None:
                 http = await services.start(serve_http, self, self._config, self._world.net)
-            run = self._world.offload.run
             if any(one.tls for one in self._config.listeners):
-                self._certificate = await run(Certificate, self._config.security)
-            directory = await self._watched(lambda: run(self._open_directory))
-            try:
-                await self._watched(lambda: run(self._prepare, directory))
-                store = await self._world.open_metadata(directory.path, services)
-                try:
-                    await self._run_on(directory, store, http, services, task_status)
-                finally:
-                    with trio.move_on_after(CLOSE_S, shield=True):
-                        await store.aclose()
-            finally:
-                directory.release()
+                self._certificate = await self._world.offload.run(
+                    Certificate, self._config.security
+                )
+            if clustered(self._config):  # its store says which cluster's directory it must be
+                async with self._store(services) as registry:
+                    there = await registry.cluster_id(store_of(self._config), self._new_id())
+                    async with self._directory_of(there) as directory:
+                        await self._run_on(directory, registry, http, services, task_status)
+            else:
+                async with (
+                    self._directory_of(None) as directory,
+                    self._store(services) as registry,
+                ):
+                    there = await registry.cluster_id(directory.path, directory.cluster_id)
+                    check_cluster(directory, there)
+                    await self._run_on(directory, registry, http, services, task_status)
             services.cancel_scope.cancel()
 
-    def _open_directory(self) -> DataDirectory:
-        new_id = UUID(bytes=self._world.rng("cluster id").randbytes(16), version=4)
+    @asynccontextmanager
+    async def _store(self, services: trio.Nursery) -> AsyncGenerator[Registry]:
+        """The metadata store, open. T100, T082."""
+        store = await open_store(self._world, self._config, services)
+        try:
+            yield Registry(
+                *(store, self._config.broker.id, self._world.clock),
+                *(self.metrics, self.health),
+            )
+        finally:
+            with trio.move_on_after(CLOSE_S, shield=True):
+                await store.aclose()
+
+    @asynccontextmanager
+    async def _directory_of(self, cluster_id: str | None) -> AsyncGenerator[DataDirectory]:
+        """The data directory, locked. T090-T093."""
+        run = self._world.offload.run
+        directory = await self._watched(lambda: run(self._open_directory, cluster_id))
+        try:
+            await self._watched(lambda: run(self._prepare, directory))
+            yield directory
+        finally:
+            directory.release()
+
+    def _new_id(self) -> str:
+        return str(UUID(bytes=self._world.rng("cluster id").randbytes(16), version=4))
+
+    def _open_directory(self, cluster_id: str | None) -> DataDirectory:
+        new_id = UUID(bytes=self._world.rng("directory id").randbytes(16), version=4)
         directory = DataDirectory.open(
             self._world.disk,
             self._config.storage.data_dir,
             broker_id=self._config.broker.id,
-            cluster_id=None,
-            new_cluster_id=str(new_id),
+            cluster_id=cluster_id,
+            new_cluster_id=self._new_id(),
+            new_directory_id=str(new_id),
             role=ROLE,
             pid=self._world.pid,
         )
@@ -230,31 +259,39 @@ class Server:
     async def _run_on(
         self,
         directory: DataDirectory,
-        store: MetadataStore,
+        registry: Registry,
         http: str | None,
         services: trio.Nursery,
         task_status: trio.TaskStatus[Ready],
     ) -> None:
         """With the directory locked and the store open."""
-        registry = Registry(
-            *(store, self._config.broker.id, self._world.clock),
-            *(self.metrics, self.health),
+        session = Session(
+            registry,
+            self._world.boottime,
+            timeout_s=self._config.cluster.session_timeout_s if clustered(self._config) else None,
+            url=store_of(self._config),
         )
-        about = {"version": VERSION, "since": self._world.clock.wall_ms()}
-        epoch = await registry.join(directory.cluster_id, directory.path, about)
         node, janitor, eraser, watcher = assemble(
-            *(self._world, self._config, self.metrics, self.health, directory, registry),
-            broker_epoch=epoch,
+            *(self._world, self._config, self.metrics, self.health, directory, registry, session),
             http=http,
             began=self._began,
             state=lambda: self.state,
             storage_failed=self._storage_failed,
             look_soon=self.clean_now,
         )
+        bound: dict[str, Listener] = {}
         try:
+            await node.views.read()
+            if clustered(self._config):
+                await wait_for_id(registry, self._config, directory)
+                await forget_lost(node, directory)
             await self._watched(partial(self._recover, node, directory))
             janitor.room.now()
             self._node, self._janitor, self._eraser = node, janitor, eraser
+            bound = await bind(
+                self._world.net, self._config, self._certificate, node.addresses
+            )  # others are told where this broker is
+            await self._watched(partial(self._join, node, directory))
             for work in (
                 *(node.timers.run, node.appender.run, node.flusher.run),
                 *(node.groups.run, node.groups.run_loading, watcher.run),
@@ -267,18 +304,30 @@ class Server:
                 partial(listener.sweep, node),
             ):
                 services.start_soon(work)
-            peers = Peers(self._world.net, node.broker_id, node.cluster_id)
-            services.start_soon(peers.run)
-            await self._serve(node, directory, registry, eraser, peers, task_status)
+            services.start_soon(node.peers.run)
+            services.start_soon(node.erasures.run)
+            async with trio.open_nursery() as cluster:  # these end before the store is closed
+                for work in (
+                    *(session.run, node.views.run),
+                    partial(self._watched, node.views.run_following),
+                    partial(self._watched, node.replicator.run),
+                    node.isr.run,
+                ):
+                    cluster.start_soon(work)
+                await self._serve(node, bound, directory, eraser, task_status)
+                cluster.cancel_scope.cancel()
         finally:
+            for one in bound.values():
+                one.close()
             with trio.move_on_after(CLOSE_S, shield=True):
                 await self._world.heavy.aclose()
             node.shelf.close()
 
     async def _recover(self, node: Node, directory: DataDirectory) -> None:
-        await node.topics.start(clean=directory.was_clean, suspect=directory.was_suspect)
+        await node.keeper.start(
+            node.views.view, clean=directory.was_clean, suspect=directory.was_suspect
+        )
         await node.erasures.load(node.topics.catalog.by_id)
-        node.groups.start()
         if node.shelf.untrusted:
             await self._world.offload.run(self._mark_suspect, directory)
         elif directory.was_suspect:
@@ -295,85 +344,64 @@ class Server:
             clean=directory.was_clean,
         )
 
+    async def _join(self, node: Node, directory: DataDirectory) -> None:
+        """Be one of the brokers, and lead what is this one's to lead. T093 T100."""
+        record = record_of(
+            *(self._config, node.addresses),
+            http=node.http,
+            directory=directory,
+            since=self._world.clock.wall_ms(),
+        )
+        await node.session.register(record)
+        with suppress(Conflict):  # then the next view does the rest
+            await node.views.now()
+        node.groups.start()
+
     # ── serve, stop ──────────────────────────────────────────────────────────────────────────
 
     async def _serve(
         self,
         node: Node,
+        bound: Mapping[str, Listener],
         directory: DataDirectory,
-        registry: Registry,
         eraser: Eraser,
-        peers: Peers,
         task_status: trio.TaskStatus[Ready],
     ) -> None:
-        bound = await self._bind(node)
-        try:
-            async with trio.open_nursery() as connections:
-                for name, one in bound.items():
-                    connections.start_soon(
-                        listener.accept_connections, node, one, name, connections
-                    )
-                self._state = "running"
-                self.gateway = Gateway(node, peers)
-                if self._config.http.bind is not None:
-                    await connections.start(self.gateway.records.run)
-                self.health.listening = tuple(
-                    str(Address(one.host, one.port)) for one in bound.values()
-                )
-                ready = self._ready(node, directory)
-                log.info(
-                    "broker %s serves %s",
-                    *(node.broker_id, ready.url),
-                    extra={"event": "broker.ready", "code": None, "url": ready.url},
-                )
-                task_status.started(ready)
-                await self._stop_asked.wait()
-                await self._drain(node, bound)
-        finally:
-            for one in bound.values():
-                one.close()
+        async with trio.open_nursery() as connections:
+            for name, one in bound.items():
+                connections.start_soon(listener.accept_connections, node, one, name, connections)
+            self._state = "running"
+            self.gateway = Gateway(node, node.peers)
+            if self._config.http.bind is not None:
+                await connections.start(self.gateway.records.run)
+            self.health.listening = tuple(
+                str(Address(one.host, one.port)) for one in bound.values()
+            )
+            ready = ready_of(node, directory)
+            log.info(
+                "broker %s serves %s",
+                *(node.broker_id, ready.url),
+                extra={"event": "broker.ready", "code": None, "url": ready.url},
+            )
+            task_status.started(ready)
+            await self._stop_asked.wait()
+            await self._drain(node, bound)
         await eraser.stop()
         await node.cleaner.stop()
         if self._janitor is not None:
             await self._janitor.stop()
-        await self._flush(node)
-        await self._release(node, directory, registry)
+        await node.replicator.stop()
+        if clustered(self._config):  # nobody is to wait for this broker while it closes its logs
+            await leave(node, self.stage)
+        self._enter("flush")
+        await flush(node)
+        self._enter("release")
+        node.shelf.close()
+        await self._watched(partial(mark_clean, node, directory))
+        if not clustered(self._config):  # a full disk may keep it: the next start sees to it
+            await leave(node, self.stage)
 
-    async def _bind(self, node: Node) -> dict[str, Listener]:
-        """Bind every listener; ConfigError T082 if one cannot be."""
-        tls = None if self._certificate is None else self._certificate.context
-        bound: dict[str, Listener] = {}
-        for one in self._config.listeners:
-            try:
-                opened = await self._world.net.listen(*one.bind, tls=tls if one.tls else None)
-            except OSError as error:
-                for other in bound.values():
-                    other.close()
-                raise texts_config.settings_contradict(
-                    f"listeners.{one.name}.bind",
-                    origin=self._config.values[f"listeners.{one.name}.bind"].origin,
-                    problem=f"{one.bind} cannot be bound: {error.strerror or error}",
-                    hint=f"Stop what listens there, or set listeners.{one.name}.bind"
-                    f"{' (tailrace dev: --port)' if one.name == 'client' else ''}.",
-                ) from error
-            bound[one.name] = opened
-            told = one.advertise or Address(opened.host, 0)
-            node.addresses[one.name] = (told.host, told.port or opened.port)
-        return bound
-
-    def _ready(self, node: Node, directory: DataDirectory) -> Ready:
-        first = next(one for one in self._config.listeners if one.name == "client")
-        scheme = "tailraces" if first.tls else "tailrace"
-        return Ready(
-            url=f"{scheme}://{Address(*node.addresses[first.name])}",
-            addresses=dict(node.addresses),
-            http=node.http,
-            broker_id=node.broker_id,
-            cluster_id=node.cluster_id,
-            data_dir=directory.path,
-        )
-
-    async def _drain(self, node: Node, bound: dict[str, Listener]) -> None:
+    async def _drain(self, node: Node, bound: Mapping[str, Listener]) -> None:
         """The stages up to ``finish``."""
         self._state = "draining"
         gateway, self.gateway = self.gateway, None
@@ -385,9 +413,12 @@ class Server:
         self._enter("drain")
         for one in bound.values():
             one.close()
+        # Followers fetch over connections of this broker until they have everything.
+        self._enter("handover")
+        with trio.move_on_after(self._config.broker.shutdown_timeout_s / 2):
+            await hand_over(node)
         for connection in list(node.connections):
             connection.stop_taking()
-        self._enter("handover")
         for fetch in list(node.parked):
             fetch.finish()
         node.erasures.release()
@@ -396,35 +427,6 @@ class Server:
         self._enter("finish")
         while node.connections or gateway.in_hand:
             await node.left.wait()
-
-    async def _flush(self, node: Node) -> None:
-        self._enter("flush")
-        partitions = [one for one in node.shelf if one.serving]
-        for partition in partitions:
-            partition.log.settle()
-        for first in range(0, len(partitions), ROUND_PARTITIONS_MAX):
-            await node.flusher.flush(partitions[first : first + ROUND_PARTITIONS_MAX])
-
-    async def _release(self, node: Node, directory: DataDirectory, registry: Registry) -> None:
-        self._enter("release")
-        node.shelf.close()
-        await self._watched(partial(node.time.keep_beat, self._world.offload))
-        try:
-            await self._world.offload.run(directory.mark_clean)
-        except OSError as error:
-            log.warning(
-                "the clean file could not be written, the next start checks the logs: %s",
-                error,
-                extra={"event": "broker.stopping", "code": None, "stage": "release"},
-            )
-        try:
-            await registry.leave()
-        except MetadataUnavailable as error:  # a full disk, say: the next start sees to it
-            log.warning(
-                "%s",
-                error,
-                extra={"event": "broker.stopping", "code": error.code, "stage": "release"},
-            )
 
     def _enter(self, stage: str) -> None:
         """Say that a stage of the stop begins, and how long after the stop was asked for."""
@@ -474,3 +476,6 @@ class Server:
                 error,
                 extra={"event": "storage.failed", "code": "T093"},
             )
+
+
+__all__ = ["Ready", "Server"]

@@ -277,16 +277,33 @@ _CLUSTER_SECTION = (
     Setting("cluster.etcd_user", TEXT, "", "The user in etcd; empty: none."),
     Setting("cluster.etcd_password_file", TEXT, "", "File with the user's password."),
     Setting(
-        "cluster.session_timeout", duration(), "6s", "The broker's lease in etcd.", later=_CLUSTER
+        "cluster.session_timeout",
+        duration(1.0),
+        "6s",
+        "The broker's lease in etcd: a broker that is not heard of for so long is replaced as a"
+        " leader, and one that cannot reach etcd for so long takes no more writes.",
     ),
     Setting(
         "cluster.replica_lag_max",
-        duration(),
+        duration(0.1),
         "10s",
-        "A replica that far behind leaves the in-sync set.",
-        later=_CLUSTER,
+        "A replica that lacks something for so long leaves the in-sync set: writes stop waiting for"
+        " it.",
     ),
-    Setting("cluster.peer_listener", TEXT, "client", "The listener brokers use.", later=_CLUSTER),
+    Setting(
+        "cluster.peer_listener",
+        TEXT,
+        "client",
+        "The listener at which other brokers reach this one: to fetch, and to ask. The same name at"
+        " all brokers.",
+    ),
+    Setting(
+        "cluster.catch_up_rate",
+        size(64 * KIB, or_unlimited=True),
+        "64MiB",
+        "How much a broker fetches in a second for replicas that are not in sync, all together:"
+        " those that are in sync, and clients, come first.",
+    ),
 )
 _GROUP = (
     Setting(

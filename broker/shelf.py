@@ -1,10 +1,10 @@
 """All partitions of this broker: open and recover, look up, close.
 
 Invariants:
-- a partition is on the shelf from when its log was recovered until its topic is deleted; one
-  that could not be opened has an error in its place, and the rest goes on;
-- a directory that the metadata store does not know is left alone, and one that the store knows
-  to have been opened before is never made anew: both would hide a loss (R26, S3).
+- a partition is on the shelf from when its log was recovered until this broker is none of its
+  replicas any more; one that could not be opened has an error in its place, and the rest goes on;
+- a directory that the metadata store does not know is left alone, and one whose contents the store
+  counts on is never made anew: both would hide a loss (R26, S3).
 """
 
 import errno
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tailrace.broker.catalog import Catalog, Leadership, Topic
+from tailrace.broker.cluster_view import PartitionId
 from tailrace.broker.config import TopicConfig
 from tailrace.broker.health import Health
 from tailrace.broker.metrics import Metrics, PartitionGauges
 from tailrace.broker.opener import begin_epochs, open_logs
 from tailrace.broker.partition import Partition
-from tailrace.broker.registry import PartitionId
 from tailrace.broker.space import Space
 from tailrace.broker.world import World
 from tailrace.protocol import texts
@@ -40,7 +40,7 @@ class Opening:
     topic: Topic
     number: int
     config: TopicConfig
-    leadership: Leadership
+    counted_on: bool  # by the cluster: what was in its directory must be there
 
 
 class Shelf:
@@ -70,22 +70,26 @@ class Shelf:
         self._broken: dict[PartitionId, TailraceError] = {}
         self.wanting: set[PartitionId] = set()  # those of them that need nothing but room
         self.catalog = Catalog()
+        self.leader_of: Callable[[bytes, int], str | None] = lambda topic_id, number: None
 
     # ── look up ──────────────────────────────────────────────────────────────────────────────
 
     def find(self, topic_id: bytes, number: int) -> Partition:
-        """The partition, or T010, T011, or what keeps it from being served."""
+        """The partition, which this broker leads; or T010, T011, T032, or what keeps it from being
+        served."""
         partition = self._partitions.get((topic_id, number))
-        if partition is not None and partition.leadership.leader_epoch > 0:
-            return partition  # an append before the lead was taken would have no epoch
-        if (broken := self._broken.get((topic_id, number))) is not None:
-            raise broken
-        if partition is not None:
-            raise texts.partition_offline(partition.topic, number, reason="it is being opened")
+        if partition is not None and partition.role == "leader":
+            return partition
         topic = self.catalog.by_id.get(topic_id)
         if topic is None or topic.state != "live":
             raise texts.topic_id_not_found(topic_id, broker=self._broker_id)
-        raise texts.partition_not_found(topic.name, number, partitions=len(topic.partitions))
+        if number >= len(topic.partitions):
+            raise texts.partition_not_found(topic.name, number, partitions=len(topic.partitions))
+        leader = self.leader_of(topic_id, number)
+        if leader != self._broker_id:
+            raise texts.not_leader(topic.name, number, broker=self._broker_id, leader=leader)
+        broken = self._broken.get((topic_id, number))
+        raise broken or texts.partition_offline(topic.name, number, reason="it is being opened")
 
     def serving(self, topic_id: bytes, number: int) -> Partition:
         """As ``find``, or why it is offline."""
@@ -95,6 +99,7 @@ class Shelf:
         return partition
 
     def get(self, topic_id: bytes, number: int) -> Partition | None:
+        """The copy that is here, whoever leads."""
         return self._partitions.get((topic_id, number))
 
     def __iter__(self) -> Iterator[Partition]:
@@ -121,6 +126,24 @@ class Shelf:
             (error for (topic_id, _), error in self._broken.items() if topic_id == topic.topic_id),
             None,
         )
+
+    def unusable(self, where: PartitionId) -> bool:
+        """Whether the copy that should be here could not be opened, or failed since then."""
+        partition = self._partitions.get(where)
+        return where in self._broken or (partition is not None and not partition.serving)
+
+    def held(self) -> set[PartitionId]:
+        """Partitions of which there is a copy here, usable or not."""
+        return {*self._partitions, *self._broken}
+
+    def missing(self, where: PartitionId) -> bool:
+        """Whether there is no directory of it."""
+        return not self._world.disk.exists(self._directory.partition_path(*where))
+
+    def strangers(self) -> list[PartitionId]:
+        """Directories of partitions that are not on the shelf."""
+        held = self.held()
+        return [where for where in self._directory.partitions() if where not in held]
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────
 
@@ -171,7 +194,7 @@ class Shelf:
                 high_watermark=one.high_watermark,
                 size_bytes=one.log.size_bytes,
                 segments=one.log.segment_count,
-                leader=one.serving,
+                leader=one.serving and one.role == "leader",
                 status="ok" if one.serving else "offline",
                 durability=one.config.durability,
             )
@@ -208,6 +231,11 @@ class Shelf:
 
     async def lead(self, leaderships: Mapping[PartitionId, Leadership]) -> None:
         """Begin these epochs, in the logs first (R8). BrokerError T093: a sync failed."""
+        for where in leaderships:
+            self._partitions[where].step_down()  # what it followed so far writes nothing more
+        for where in leaderships:
+            async with self._partitions[where].changing:  # nor does anybody cut the log
+                pass
         epochs = {
             self._partitions[where].log: one.leader_epoch for where, one in leaderships.items()
         }
@@ -228,7 +256,7 @@ class Shelf:
         """None: its directory is gone."""
         topic, number = opening.topic, opening.number
         path = self._directory.partition_path(topic.topic_id, number)
-        if opening.leadership.leader_epoch > 0 and not self._world.disk.exists(path):
+        if opening.counted_on and not self._world.disk.exists(path):
             self._broken[topic.topic_id, number] = self._missing(topic, number, path)
             return None
         return Unopened(
@@ -281,34 +309,40 @@ class Shelf:
         for partition in self:
             partition.log.reconfigure(self.log_config(partition.config))
 
-    def take_off(self, topic: Topic) -> list[Partition]:
-        """The topic's partitions, of which nobody can get hold any more."""
-        taken = self.of(topic)
-        gone = texts.topic_id_not_found(topic.topic_id, broker=self._broker_id)
-        for number in range(len(topic.partitions)):
-            self._partitions.pop((topic.topic_id, number), None)
-            self._broken.pop((topic.topic_id, number), None)
-            self.wanting.discard((topic.topic_id, number))
+    def take_off(self, gone: Collection[PartitionId], why: TailraceError) -> list[Partition]:
+        """Those of these partitions that are open: nobody can get hold of them any more."""
+        taken = [self._partitions.pop(one) for one in gone if one in self._partitions]
+        for where in gone:
+            self.forget_broken(where)
         for partition in taken:
-            partition.fail(gone)
+            partition.fail(why)
         return taken
 
-    async def remove(self, topic: Topic, taken: Sequence[Partition]) -> None:
-        """Remove the bytes of a topic that was taken off and is not being synced.
+    def forget_broken(self, where: PartitionId) -> None:
+        """It may be opened again."""
+        self._broken.pop(where, None)
+        self.wanting.discard(where)
 
-        T033 if that fails: the deletion is stored, and goes on with the next change or start. T093
-        if a sync of it fails.
-        """
+    async def put_away(self, taken: Sequence[Partition]) -> None:
+        """Close what was taken off and is not being synced."""
         for partition in taken:
-            async with partition.maintenance:
+            # Whoever rewrites its files comes to an end first, and whoever writes to them.
+            async with partition.maintenance, partition.changing:
                 partition.log.close(clean=False)
-        remove = self._directory.remove_partition
-        for number in range(len(topic.partitions)):
+
+    async def remove(self, topic: str, gone: Sequence[PartitionId]) -> None:
+        """Remove the directories of partitions that were put away.
+
+        T033 if that fails: nothing is lost by trying again. T093 if a sync of it fails.
+        """
+        for where in gone:
+            if self.missing(where):
+                continue
             try:
-                await self._world.offload.run(remove, topic.topic_id, number)
+                await self._world.offload.run(self._directory.remove_partition, *where)
             except OSError as error:
                 stuck = texts.partition_offline(
-                    topic.name, number, reason=f"its directory could not be removed: {error}"
+                    topic, where[1], reason=f"its directory could not be removed: {error}"
                 )
                 log.error("%s", stuck, extra={"event": "topic.not_removed", "code": stuck.code})
                 raise stuck from error
@@ -318,15 +352,13 @@ class Shelf:
         for partition in self:
             partition.log.close(clean=False)
 
-    def report_strangers(self, known: Collection[PartitionId]) -> None:
-        """Name directories that no topic owns; whose they are is not ours to guess (R26)."""
-        for where in self._directory.partitions():
-            if where not in known:
-                log.warning(
-                    "%s belongs to no topic of this cluster; it is left alone",
-                    self._directory.partition_path(*where),
-                    extra={"event": "recovery.unknown_directory", "code": None},
-                )
+    def report_stranger(self, where: PartitionId) -> None:
+        """Name a directory that no topic owns; whose it is is not ours to guess (R26)."""
+        log.warning(
+            "%s belongs to no topic of this cluster; it is left alone",
+            self._directory.partition_path(*where),
+            extra={"event": "recovery.unknown_directory", "code": None},
+        )
 
     def _break(self, where: PartitionId, topic: str, error: OSError) -> None:
         """The partition stays offline until the next start, which trusts nothing unsynced; or,

@@ -6,7 +6,6 @@ that a change of the broker's defaults reaches every topic that did not say othe
 
 from collections.abc import Mapping
 
-from tailrace.broker.catalog import INTERNAL_PREFIX
 from tailrace.broker.config import Config, TopicConfig, build_topic
 from tailrace.broker.config_check import check_topic
 from tailrace.broker.config_values import Value, parse_value
@@ -62,19 +61,30 @@ def effective(
     partitions: int | None = None,
     replicas: int | None = None,
 ) -> TopicConfig:
-    """What holds for a topic; ConfigError T081-T083 if the settings contradict each other.
+    """What holds for a topic, right or wrong: defaults may have changed since it was made.
 
     ``partitions`` and ``replicas`` are the topic's own; None: the broker's defaults.
     """
-    values = _values(topic, config, overrides)
-    for name, number in (("partitions", partitions), ("replicas", replicas)):
-        if number is not None:
-            setting, source = SETTINGS[f"topic.{name}"], f"topic '{topic}'"
-            text, parsed = parse_value(setting, name, number, source)
-            values[name] = Value(name, setting, text, parsed, setting.default, "cli", source)
-    if not topic.startswith(INTERNAL_PREFIX):  # those are the broker's, whatever clients may send
-        for error in check_topic(values, request_size_bytes=config.limits.request_size_bytes):
-            raise error
+    return build_topic(_effective(topic, config, overrides, partitions, replicas))
+
+
+def checked(
+    topic: str,
+    config: Config,
+    overrides: Mapping[str, str],
+    *,
+    partitions: int | None = None,
+    replicas: int | None = None,
+    brokers: int | None = None,
+) -> TopicConfig:
+    """As ``effective``; ConfigError T081-T083 if the settings contradict each other.
+
+    ``brokers``: that could hold a new topic; None: the topic is there.
+    """
+    values = _effective(topic, config, overrides, partitions, replicas)
+    limit = config.limits.request_size_bytes
+    for error in check_topic(values, request_size_bytes=limit, brokers=brokers):
+        raise error
     return build_topic(values)
 
 
@@ -91,6 +101,22 @@ def entries(topic: str, config: Config, overrides: Mapping[str, str]) -> tuple[C
         for name, value in sorted(_values(topic, config, overrides).items())
         if name in NAMES
     )
+
+
+def _effective(
+    topic: str,
+    config: Config,
+    overrides: Mapping[str, str],
+    partitions: int | None,
+    replicas: int | None,
+) -> dict[str, Value]:
+    values = _values(topic, config, overrides)
+    for name, number in (("partitions", partitions), ("replicas", replicas)):
+        if number is not None:
+            setting, source = SETTINGS[f"topic.{name}"], f"topic '{topic}'"
+            text, parsed = parse_value(setting, name, number, source)
+            values[name] = Value(name, setting, text, parsed, setting.default, "cli", source)
+    return values
 
 
 def _values(topic: str, config: Config, overrides: Mapping[str, str]) -> dict[str, Value]:

@@ -1,17 +1,19 @@
-"""Topics as the broker changes them: metadata store first, then logs, then the catalog.
+"""Topics as people change them, at any broker: the metadata store first, then every broker by it.
 
-- One change at a time: each is several awaits over the same catalog, and they are rare.
-- Creating: the store's transaction decides who has the name; then the logs are made; then the
-  broker takes the lead. A crash between leaves a topic without logs, which the next start makes.
-- Deleting: the state ``deleting`` is stored first, and that alone entitles anybody to remove the
-  directories; the next start goes on where a crash stopped it (R26). When the request is answered
-  the name is free, and a topic made under it has another id (S30).
+- One change at a time here; that other brokers change the same is settled by compare-and-swap.
+- Creating: one transaction decides who has the name and who leads. Each broker opens what is its
+  own (``keeper.py``); the leaders begin epoch 1 when they have a log, and then it is answered. A
+  crash between leaves a topic that the next start, or the next view, opens.
+- Deleting: a ``Deletion`` takes the topic's place in the store, and that alone entitles brokers to
+  remove directories (R26). The name is free at once; a topic made under it has another id (S30).
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 import trio
@@ -25,19 +27,22 @@ from tailrace.broker.catalog import (
     check_not_internal,
     new_topic,
 )
-from tailrace.broker.config import Config, TopicConfig
-from tailrace.broker.erasures import Erasures
+from tailrace.broker.cluster_view import ClusterView
+from tailrace.broker.config import Config, LimitsConfig, TopicConfig
+from tailrace.broker.config_check import REPLICAS_AUTO
 from tailrace.broker.flusher import Flusher
-from tailrace.broker.metrics import Metrics
-from tailrace.broker.registry import Conflict, PartitionId, Registry
-from tailrace.broker.shelf import Opening, Shelf
+from tailrace.broker.keeper import Keeper
+from tailrace.broker.registry import Conflict, Registry
+from tailrace.broker.shelf import Shelf
+from tailrace.broker.views import Views
 from tailrace.broker.world import World
 from tailrace.protocol import texts, texts_config
-from tailrace.protocol.errors import BrokerError, PartitionOffline
+from tailrace.protocol.errors import BrokerError, MetadataUnavailable
 
 log = logging.getLogger("tailrace.broker.topics")
 
 CONFLICTS_MAX = 3
+BEGIN_S = 10  # for the leaders of a new topic to begin
 
 
 class Topics:
@@ -46,22 +51,19 @@ class Topics:
         world: World,
         config: Config,
         registry: Registry,
+        views: Views,
+        keeper: Keeper,
         shelf: Shelf,
         flusher: Flusher,
-        erasures: Erasures,
-        metrics: Metrics,
     ) -> None:
-        self._world = world
         self._config = config
         self._registry = registry
+        self._views = views
+        self._keeper = keeper
         self._shelf = shelf
         self._flusher = flusher
-        self._erasures = erasures
-        self._metrics = metrics
         self._ids = world.rng("topic ids")
         self._changing = trio.Lock()
-        self._stale = False  # a change failed half-way: what the store says is to be read again
-        self.changed: Callable[[], None] = lambda: None  # the janitor's: settings hold at once
 
     @property
     def catalog(self) -> Catalog:
@@ -69,13 +71,7 @@ class Topics:
 
     def config_of(self, topic: Topic) -> TopicConfig:
         """What holds for a topic now."""
-        return topic_config.effective(
-            topic.name,
-            self._config,
-            topic.config,
-            partitions=len(topic.partitions),
-            replicas=topic.replicas,
-        )
+        return config_of(self._config, topic)
 
     def find(self, name: str) -> Topic:
         """The topic, or T010 with similar names."""
@@ -83,33 +79,6 @@ class Topics:
         if topic is None:
             raise texts.topic_not_found(name, similar=self.catalog.similar(name))
         return topic
-
-    # ── start ────────────────────────────────────────────────────────────────────────────────
-
-    async def start(self, *, clean: bool, suspect: bool) -> None:
-        """Open everything the store knows, and lead it. T093 T100."""
-        catalog, leaderships = await self._registry.load()
-        self._shelf.catalog = catalog
-        for topic in [one for one in catalog.by_name.values() if one.state == "deleting"]:
-            try:
-                await self._remove(topic)
-            except PartitionOffline:  # it was told, and is no reason not to serve the others
-                self._stale = True
-        openings = [
-            opening
-            for topic in self.catalog.by_name.values()
-            if topic.state == "live"
-            for opening in self._openings(topic, leaderships)
-        ]
-        await self._shelf.open(openings, clean=clean, suspect=suspect)
-        await self._lead(openings, reason="start")
-        self._shelf.report_strangers(
-            {
-                (topic.topic_id, number)
-                for topic in self.catalog.by_name.values()
-                for number in range(len(topic.partitions))
-            }
-        )
 
     # ── changes ──────────────────────────────────────────────────────────────────────────────
 
@@ -126,7 +95,6 @@ class Topics:
         check_name(name)
         overrides = topic_config.parse_overrides(name, config or {})
         async with self._change():
-            await self._refresh()
             for _ in range(CONFLICTS_MAX):
                 existing = self.catalog.find(name)
                 if existing is not None:
@@ -134,12 +102,10 @@ class Topics:
                     return existing, False
                 self.catalog.check_free(name)
                 topic = self._plan(name, partitions, replicas, overrides)
-                self._shelf.check_room_for_topic(name, len(topic.partitions))
-                try:
+                self._check_room(topic)
+                with suppress(Conflict):
                     return await self._create(topic), True
-                except Conflict:
-                    self._stale = True
-                    await self._refresh()
+                await self._views.now()
         raise texts.topic_exists(name)
 
     async def internal(self, name: str, partitions: int) -> Topic:
@@ -147,26 +113,25 @@ class Topics:
 
         Its settings are its own, whatever ``[topic]`` says, and it is beyond the limits.
         """
-        if (topic := self.catalog.find(name)) is not None and not self._stale:
+        if (topic := self.catalog.find(name)) is not None:
             return topic
         overrides = topic_config.internal(name)
         async with self._change():
-            await self._refresh()
-            if (topic := self.catalog.find(name)) is not None:
-                return topic
-            self._shelf.check_room_for_topic(name, partitions)
-            return await self._create(self._new(name, partitions, None, overrides))
+            for _ in range(CONFLICTS_MAX):
+                if (topic := self.catalog.find(name)) is not None:
+                    return topic
+                topic = self._new(name, partitions, None, overrides)
+                self._check_room(topic)
+                with suppress(Conflict):
+                    return await self._create(topic)
+                await self._views.now()
+        raise texts.topic_exists(name)
 
     async def delete(self, name: str) -> bytes:
         """Delete a topic and its records; its id. T010 T013 T033 T093 T100."""
         check_not_internal(name)
         async with self._change():
-            await self._refresh()
-            topic = self.find(name)
-            with self._stale_unless_done():
-                deleting = await self._registry.update(replace(topic, state="deleting"))
-                self._shelf.catalog = self.catalog.with_topic(deleting)
-                await self._remove(deleting)
+            topic = await self._retry(name, self._delete)
         log.info(
             "deleted topic %s", name, extra={"event": "topic.deleted", "code": None, "topic": name}
         )
@@ -175,73 +140,90 @@ class Topics:
     async def alter(self, name: str, changes: Mapping[str, str | None]) -> Topic:
         """Change a topic's settings, all of them or none. T010 T013 T080-T083 T086 T100."""
         check_not_internal(name)
-        async with self._change():
-            await self._refresh()
-            topic = self.find(name)
+
+        async def change(topic: Topic) -> None:
             overrides = topic_config.apply_changes(name, topic.config, changes)
             changed = replace(topic, config=overrides)
-            config = self.config_of(changed)
-            with self._stale_unless_done():
-                changed = await self._registry.update(changed)
-                self._shelf.catalog = self.catalog.with_topic(changed)
-                self._shelf.reconfigure(changed, config)
-                for partition in self._shelf.of(changed):
-                    self._flusher.written(partition)  # "fsync" may hold from now on
-                self.changed()
-        return changed
+            self._check(changed)
+            await self._registry.update(changed)
+
+        async with self._change():
+            await self._retry(name, change)
+            await self._views.now()
+            return self.find(name)
 
     async def open_wanting(self) -> None:
         """Open what could not be opened for want of room, as if a sync of it had failed (R21)."""
         async with self._change():
-            catalog, leaderships = await self._registry.load()
-            openings = [
-                opening
-                for topic in catalog.by_name.values()
-                for opening in self._openings(topic, leaderships)
-                if (topic.topic_id, opening.number) in self._shelf.wanting
-            ]
-            await self._shelf.open(openings, clean=False, suspect=True)
-            await self._lead(openings, reason="restored")
+            self._keeper.try_again(self._shelf.wanting)
+            await self._views.follow()
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _retry(self, name: str, change: Callable[[Topic], Awaitable[None]]) -> Topic:
+        """Change a topic as it is now, again if somebody else was faster. T010, T100."""
+        for attempt in range(CONFLICTS_MAX):
+            topic = self.catalog.find(name)
+            if topic is None or attempt:
+                await self._views.now()  # another broker may have made it, or changed it
+                topic = self.find(name)
+            with suppress(Conflict):
+                await change(topic)
+                return topic
+        raise texts.metadata_unavailable(name, reason="others changed the topic at the same time")
 
     def _plan(
         self, name: str, partitions: int | None, replicas: int | None, overrides: Mapping[str, str]
     ) -> Topic:
         """A new topic that would be valid, or ConfigError T080-T083."""
-        effective = topic_config.effective(
-            name, self._config, overrides, partitions=partitions, replicas=replicas
+        brokers = len(takers(self._views.view))
+        effective = topic_config.checked(
+            *(name, self._config, overrides),
+            partitions=partitions,
+            replicas=replicas,
+            brokers=brokers,
         )
-        limits, has = self._config.limits, self.catalog.partition_count()
-        for key, limit, wanted in (
-            ("limits.partitions_per_topic", limits.partitions_per_topic, effective.partitions),
-            (
-                "limits.partitions_per_broker",
-                limits.partitions_per_broker,
-                effective.partitions + has,
-            ),
-        ):
-            if wanted > limit:
-                raise texts_config.settings_contradict(
-                    "partitions",
-                    origin=f"topic '{name}'",
-                    problem=f"{wanted:,} partitions would exceed {key} of {limit:,}",
-                    hint=f"Use fewer partitions, or raise {key}.",
-                )
-        return self._new(name, effective.partitions, replicas, overrides)
+        limits = self._config.limits
+        _check_limit("limits.partitions_per_topic", effective.partitions, limits, name)
+        topic = self._new(name, effective.partitions, effective.replicas, overrides)
+        most = _most_on_one(self._views.view, topic)
+        _check_limit("limits.partitions_per_broker", most, limits, name)
+        return topic
 
     def _new(
         self, name: str, partitions: int, replicas: int | None, overrides: Mapping[str, str]
     ) -> Topic:
         topic_id = UUID(bytes=self._ids.randbytes(16), version=4).bytes
+        view = self._views.view
+        copies = replicas or min(REPLICAS_AUTO, len(takers(view)))
+        if not takers(view):
+            raise texts_config.settings_contradict(
+                "replicas",
+                origin=f"topic '{name}'",
+                problem="no broker takes new partitions: all are stopping or drained",
+                hint="Look: tailrace cluster brokers",
+            )
         return new_topic(
             name,
             topic_id,
-            partitions=partitions,
+            placement=place(view, partitions, copies),
             replicas=replicas,
             config=overrides,
-            broker_id=self._config.broker.id,
         )
+
+    def _check(self, topic: Topic) -> None:
+        """Raise ConfigError T081-T083 if a topic's settings contradict each other."""
+        topic_config.checked(
+            *(topic.name, self._config, topic.config),
+            partitions=len(topic.partitions),
+            replicas=len(topic.partitions[0].replicas),
+        )
+
+    def _check_room(self, topic: Topic) -> None:
+        """Raise T031 if there is no room here even for its files."""
+        here = sum(self._config.broker.id in one.replicas for one in topic.partitions)
+        if here:
+            self._shelf.check_room_for_topic(topic.name, here)
 
     def _check_same(
         self,
@@ -270,18 +252,32 @@ class Topics:
             raise texts.topic_exists(topic.name, differs=differs)
 
     async def _create(self, topic: Topic) -> Topic:
-        with self._stale_unless_done():
-            topic, leaderships = await self._registry.create(topic)
-            openings = list(self._openings(topic, leaderships))
-            await self._shelf.open(openings, clean=False, suspect=False)
-            await self._lead(openings, reason="created")
-            broken = self._shelf.broken(topic)
-            if broken is not None:  # no room for it, say: then there shall be no such topic
-                await self._remove(await self._registry.update(replace(topic, state="deleting")))
-                raise broken
-            self._shelf.catalog = self.catalog.with_topic(topic)
-            self._shelf.resize_segments()
-            self.changed()
+        """Store it, and wait until its leaders have begun. ``Conflict`` if the name is taken."""
+        fresh = {
+            (topic.topic_id, number): Leadership(
+                one.replicas[0], 0, isr=one.replicas, replicas=one.replicas
+            )
+            for number, one in enumerate(topic.partitions)
+        }
+        try:
+            topic = await self._registry.create(topic, fresh)
+            await self._views.now()
+        except Conflict:
+            view = await self._views.now()
+            if topic.topic_id not in view.catalog.by_id:
+                raise
+            # The reply was lost, and meanwhile somebody changed it already (R16).
+            topic = view.catalog.by_id[topic.topic_id]
+        broken = self._shelf.broken(topic)
+        if broken is not None:  # no room for it, say: then there shall be no such topic
+            await self._take_back(topic)
+            raise broken
+        if not await self._views.wait_for(partial(_begun, topic), BEGIN_S):
+            log.warning(
+                "topic %s was created, but not all of its partitions have a leader after %d s",
+                *(topic.name, BEGIN_S),
+                extra={"event": "topic.not_led", "code": None, "topic": topic.name},
+            )
         log.info(
             "created topic %s with %d partitions",
             *(topic.name, len(topic.partitions)),
@@ -289,67 +285,35 @@ class Topics:
         )
         return topic
 
-    async def _remove(self, topic: Topic) -> None:
-        """Finish a deletion that is stored."""
-        taken = self._shelf.take_off(topic)
-        for partition in taken:  # whoever rewrites its files comes to an end first
-            async with partition.maintenance:
-                pass
-        await self._flusher.forget(taken)
-        await self._shelf.remove(topic, taken)
-        await self._erasures.forget_topic(topic.topic_id)
-        self._metrics.forget_topic(topic.name)
-        await self._registry.remove(topic)
-        self._shelf.catalog = self.catalog.without_topic(topic)
-        self._shelf.resize_segments()
-        self.changed()
+    async def _take_back(self, topic: Topic) -> None:
+        """A topic that could not come to be. T100: then it may be opened with the next view."""
+        try:
+            await self._delete(topic)
+        except MetadataUnavailable:
+            self._keeper.try_again((topic.topic_id, n) for n in range(len(topic.partitions)))
+            raise
 
-    def _openings(
-        self, topic: Topic, leaderships: Mapping[PartitionId, Leadership]
-    ) -> Iterable[Opening]:
-        config = self.config_of(topic)
-        for number in range(len(topic.partitions)):
-            leadership = leaderships[topic.topic_id, number]
-            yield Opening(topic, number, config, leadership)
-
-    async def _lead(self, openings: Sequence[Opening], *, reason: str) -> None:
-        """Take the lead of what could be opened, in a new epoch each."""
-        opened = {
-            (one.topic.topic_id, one.number): one.leadership
-            for one in openings
-            if self._shelf.get(one.topic.topic_id, one.number) is not None
+    async def _delete(self, topic: Topic) -> None:
+        """Delete it, and the copies that are here. ``Conflict`` if it is no more as it was."""
+        view = self._views.view
+        holders = {
+            *(broker for one in topic.partitions for broker in one.replicas),
+            *(
+                broker
+                for number in range(len(topic.partitions))
+                if (one := view.leaderships.get((topic.topic_id, number))) is not None
+                for broker in one.replicas
+            ),
         }
-        await self._shelf.lead(await self._registry.elect(opened))
-        self._metrics.elections.of(reason).inc(len(opened))
-
-    async def _refresh(self) -> None:
-        """After a change that failed half-way: do what the store says (R16)."""
-        if not self._stale:
-            return
-        catalog, leaderships = await self._registry.load()
-        self._shelf.catalog = catalog
-        for topic in list(catalog.by_name.values()):
-            if topic.state == "deleting":
-                await self._remove(topic)
-                continue
-            unopened = [
-                one
-                for one in self._openings(topic, leaderships)
-                if self._shelf.get(topic.topic_id, one.number) is None
-            ]
-            # What of them is durable is unknown: a sync may have failed for want of room (R21).
-            await self._shelf.open(unopened, clean=False, suspect=True)
-            await self._lead(
-                [one for one in self._openings(topic, leaderships) if not self._led(one)],
-                reason="restored",
-            )
-            self._shelf.reconfigure(topic, self.config_of(topic))
-        self._stale = False
-        self.changed()  # a topic may be there, or gone, of which nobody was told
-
-    def _led(self, opening: Opening) -> bool:
-        partition = self._shelf.get(opening.topic.topic_id, opening.number)
-        return partition is None or partition.leadership.leader_epoch > 0
+        try:
+            await self._registry.retire(topic, sorted(holders))
+        except Conflict:
+            if topic.topic_id in (await self._views.now()).catalog.by_id:
+                raise
+            # It is gone: by this very change, whose reply was lost, or by somebody else's.
+        await self._views.now()
+        if (stuck := self._keeper.stuck.get(topic.topic_id)) is not None:
+            raise stuck
 
     @asynccontextmanager
     async def _change(self) -> AsyncGenerator[None]:
@@ -364,12 +328,57 @@ class Topics:
                 self._flusher.broke(error)
                 raise
 
-    @contextmanager
-    def _stale_unless_done(self) -> Generator[None, None, None]:
-        """A change that does not come to its end leaves the catalog to be read again."""
-        self._stale = True
-        yield
-        self._stale = False
+
+def config_of(config: Config, topic: Topic) -> TopicConfig:
+    """What holds for a topic, by this configuration of a broker."""
+    return topic_config.effective(
+        topic.name,
+        config,
+        topic.config,
+        partitions=len(topic.partitions),
+        replicas=topic.replicas,
+    )
+
+
+def _begun(topic: Topic, view: ClusterView) -> bool:
+    """Whether every partition of it is led; or nobody has to wait for that, as it is gone."""
+    known = (
+        view.leaderships.get((topic.topic_id, number)) for number in range(len(topic.partitions))
+    )
+    return topic.topic_id not in view.catalog.by_id or all(
+        one is not None and one.leader_epoch > 0 for one in known
+    )
+
+
+def takers(view: ClusterView) -> list[str]:
+    """Brokers that may be given partitions."""
+    return sorted(filter(view.may_lead, view.brokers))
+
+
+def place(view: ClusterView, partitions: int, copies: int) -> list[tuple[str, ...]]:
+    """Brokers of each partition in turn."""
+    ring = takers(view) * 2
+    count = len(ring) // 2
+    return [tuple(ring[n % count : n % count + copies]) for n in range(partitions)]
+
+
+def _most_on_one(view: ClusterView, topic: Topic) -> int:
+    """Partitions on the broker that would have the most of them, with this topic."""
+    holding = Counter(broker for one in view.leaderships.values() for broker in one.replicas)
+    added = Counter(broker for one in topic.partitions for broker in one.replicas)
+    return max(holding[broker] + count for broker, count in added.items())
+
+
+def _check_limit(key: str, wanted: int, limits: LimitsConfig, topic: str) -> None:
+    """Raise T082 if a new topic would have more partitions than it may."""
+    limit: int = getattr(limits, key.rpartition(".")[2])
+    if wanted > limit:
+        raise texts_config.settings_contradict(
+            "partitions",
+            origin=f"topic '{topic}'",
+            problem=f"{wanted:,} partitions would exceed {key} of {limit:,}",
+            hint=f"Use fewer partitions, or raise {key}.",
+        )
 
 
 def _replicas_text(topic: Topic) -> str:

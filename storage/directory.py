@@ -1,7 +1,7 @@
 """The data directory of one broker: whose it is, who uses it, how it was left.
 
     LOCK              flocked by the process that uses it: "pid role broker_id"     (T090)
-    meta.json         format, cluster_id, broker_id                                 (T091, T092)
+    meta.json         format, cluster_id, broker_id, directory_id                   (T091, T092)
     clean             exists only between a graceful stop and the next start        (R7)
     suspect           a sync failed: nothing unsynced may be believed               (R21)
     clock             when the broker was last seen alive: see heartbeat.py         (R20)
@@ -15,7 +15,7 @@ Directories are named by topic id, never by a string of a client (safety 9.5).
 import json
 import re
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tailrace.protocol import texts
@@ -47,6 +47,7 @@ class Meta:
     format: int
     cluster_id: str
     broker_id: str
+    directory_id: str  # another one holds nothing of what was in this (R7)
 
 
 class DataDirectory:
@@ -60,6 +61,7 @@ class DataDirectory:
         self.path = path
         self.cluster_id = meta.cluster_id
         self.broker_id = meta.broker_id
+        self.directory_id = meta.directory_id
         self.was_clean = clean  # the last user stopped gracefully, after flushing everything
         self.was_suspect = suspect  # the last user saw a sync fail
 
@@ -72,12 +74,14 @@ class DataDirectory:
         broker_id: str,
         cluster_id: str | None,
         new_cluster_id: str,
+        new_directory_id: str,
         role: str,
         pid: int,
     ) -> "DataDirectory":
         """Lock the directory and check whose it is; make it if there is none.
 
         ``cluster_id`` None: whatever the directory says, ``new_cluster_id`` for a new one.
+        ``new_directory_id`` is for one that has none.
         Raises BrokerError T090 (in use), T091 (another broker's), T092 (a newer format, or
         none of ours), T093 (a sync failed; it is marked suspect), and ``OSError``.
         """
@@ -87,9 +91,7 @@ class DataDirectory:
         try:
             meta = _read_meta(disk, path)
             if meta is None:
-                meta = Meta(FORMAT, cluster_id or new_cluster_id, broker_id)
-                data = json.dumps(asdict(meta)).encode() + b"\n"
-                checkpoint.replace(disk, f"{path}/meta.json", data)
+                meta = Meta(FORMAT, cluster_id or new_cluster_id, broker_id, "")
             if (broker_id, cluster_id or meta.cluster_id) != (meta.broker_id, meta.cluster_id):
                 raise texts.directory_foreign(
                     path,
@@ -98,6 +100,10 @@ class DataDirectory:
                     configured_broker=broker_id,
                     configured_cluster=cluster_id or meta.cluster_id,
                 )
+            if not meta.directory_id:
+                meta = replace(meta, directory_id=new_directory_id)
+                data = json.dumps(asdict(meta)).encode() + b"\n"
+                checkpoint.replace(disk, f"{path}/meta.json", data)
             disk.make_directory(f"{path}/topics")
             suspect = disk.exists(f"{path}/suspect")
             clean = disk.exists(f"{path}/clean") and not suspect
@@ -209,7 +215,10 @@ def _read_meta(disk: Disk, path: str) -> Meta | None:
         return None
     try:
         fields: dict[str, Any] = json.loads(_read_all(disk, name))
-        meta = Meta(fields["format"], str(fields["cluster_id"]), str(fields["broker_id"]))
+        meta = Meta(
+            *(fields["format"], str(fields["cluster_id"]), str(fields["broker_id"])),
+            str(fields.get("directory_id", "")),
+        )
     except (ValueError, KeyError, TypeError):
         raise texts.directory_format(path, found="unreadable", newest=FORMAT) from None
     if meta.format != FORMAT:

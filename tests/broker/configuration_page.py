@@ -34,7 +34,8 @@ TOGETHER = """\
 |---|---|
 | `topic.min_isr` <= replicas | T081 |
 | `topic.max_record` + 64KiB <= `limits.request_size` | T082 |
-| `topic.replicas` <= brokers (one, until clusters come) | T082 |
+| `topic.replicas` <= brokers that take partitions: one with `metadata = "embedded"` | T082 |
+| `cluster.peer_listener` is a listener | T082 |
 | a listener on `0.0.0.0` or `[::]` has `advertise`; every listener but `client` has `bind` | T082 |
 | no address is bound twice | T082 |
 | `tls = true` has `security.tls_cert` and `security.tls_key` | T082 |

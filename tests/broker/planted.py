@@ -19,8 +19,9 @@ from typing import Any
 
 import trio
 
+from tailrace.broker.cluster_view import ClusterView
+from tailrace.broker.keeper import Keeper
 from tailrace.broker.system import SystemClock
-from tailrace.broker.topics import Topics
 from tailrace.cli import main
 from tailrace.storage.disk import File, OsDisk
 
@@ -39,14 +40,14 @@ def plant_sync(seconds: float) -> None:
 
 
 def plant_start(seconds: float) -> None:
-    begin = Topics.start
+    begin = Keeper.start
 
-    async def slow(self: Topics, *, clean: bool, suspect: bool) -> None:
+    async def slow(self: Keeper, view: ClusterView, *, clean: bool, suspect: bool) -> None:
         log.info("opening the logs takes its time", extra={"event": "planted.start"})
         await trio.to_thread.run_sync(time.sleep, seconds)  # nor can it be cancelled
-        await begin(self, clean=clean, suspect=suspect)
+        await begin(self, view, clean=clean, suspect=suspect)
 
-    Topics.start = slow  # type: ignore[method-assign]
+    Keeper.start = slow  # type: ignore[method-assign]
 
 
 def plant_skew(seconds: float) -> None:

@@ -21,13 +21,13 @@ ID = bytes(range(16))
 
 def topic(name: str, topic_id: bytes = ID, partitions: int = 3) -> Topic:
     return new_topic(
-        name, topic_id, partitions=partitions, replicas=None, config={}, broker_id="n1"
+        name, topic_id, placement=[("n1",)] * partitions, replicas=None, config={}
     )
 
 
 def test_a_topic_survives_the_store() -> None:
     before = new_topic(
-        "orders", ID, partitions=4, replicas=1, config={"retention": "7d"}, broker_id="n1"
+        "orders", ID, placement=[("n1",)] * 4, replicas=1, config={"retention": "7d"}
     )
     after = Topic.from_json(before.to_json(), revision=9)
     assert after.revision == 9

@@ -198,9 +198,9 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, said: s
             " Did you mean storage.data_dir?",
         ),
         (
-            "TAILRACE_CLUSTER__REPLICA_LAG_MAX",
+            "TAILRACE_STORAGE__SYNC_INTERVAL",
             "10s",
-            "T080: TAILRACE_CLUSTER__REPLICA_LAG_MAX: cluster.replica_lag_max unknown. Remove it:"
+            "T080: TAILRACE_STORAGE__SYNC_INTERVAL: storage.sync_interval unknown. Remove it:"
             " it comes with a later release (clusters).",
         ),
         (

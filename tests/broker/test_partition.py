@@ -94,7 +94,7 @@ class Bench:
             clean=False,
             topic="orders",
         )
-        topic = new_topic("orders", ID, partitions=1, replicas=None, config={}, broker_id="n1")
+        topic = new_topic("orders", ID, placement=[("n1",)], replicas=None, config={})
         metrics = Metrics(version="0", topics_max=10, clock=lambda: 0.0)
         self.partition = Partition(
             *(topic, 0, config, self.log, metrics.topic("orders"), self), broker_id="n1"

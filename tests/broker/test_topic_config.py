@@ -3,7 +3,14 @@
 import pytest
 
 from tailrace.broker.config import from_mapping
-from tailrace.broker.topic_config import NAMES, apply_changes, effective, entries, parse_overrides
+from tailrace.broker.topic_config import (
+    NAMES,
+    apply_changes,
+    checked,
+    effective,
+    entries,
+    parse_overrides,
+)
 from tailrace.protocol.errors import ConfigError
 from tailrace.protocol.units import BARE_UNITS
 
@@ -65,14 +72,20 @@ def test_the_sdk_knows_the_unit_of_every_number_of_a_topic() -> None:
 )
 def test_settings_that_contradict_are_refused(given: dict[str, str], code: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        effective("orders", CONFIG, parse_overrides("orders", given))
+        checked("orders", CONFIG, parse_overrides("orders", given), brokers=1)
     assert caught.value.code == code
     assert caught.value.source == "topic 'orders'"
 
 
 def test_more_replicas_than_brokers_are_refused() -> None:
     with pytest.raises(ConfigError, match="replicas 2 > brokers 1"):
-        effective("orders", CONFIG, {}, replicas=2)
+        checked("orders", CONFIG, {}, replicas=2, brokers=1)
+    assert checked("orders", CONFIG, {}, replicas=2, brokers=2).replicas == 2
+
+
+def test_a_topic_that_is_there_has_the_settings_it_has() -> None:
+    topic = effective("orders", CONFIG, parse_overrides("orders", {"min_isr": "2"}), replicas=1)
+    assert (topic.min_isr, topic.replicas) == (2, 1)
 
 
 def test_overrides_win_over_the_brokers_defaults() -> None:

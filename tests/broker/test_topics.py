@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from tailrace.broker.catalog import Topic
+from tailrace.broker.catalog import Deletion, Topic
 from tailrace.broker.metadata import Entry, MetadataStore
 from tailrace.broker.world import World
 from tailrace.protocol import texts
@@ -193,9 +193,11 @@ def test_a_deletion_that_a_crash_stopped_is_finished_by_the_next_start(tmp_path:
             kept = (await create(client, "kept")).topic_id
         database = sqlite3.connect(tmp_path / "data" / "metadata.sqlite")
         [(value,)] = database.execute("SELECT value FROM entries WHERE key = 'topics/gone'")
-        gone = replace(Topic.from_json(value, 1), state="deleting")
+        gone = Topic.from_json(value, 1)
+        deletion = Deletion(gone.topic_id, "gone", 1, ("n1",))
+        database.execute("DELETE FROM entries WHERE key = 'topics/gone'")
         database.execute(
-            "UPDATE entries SET value = ? WHERE key = 'topics/gone'", (gone.to_json(),)
+            "INSERT INTO entries VALUES (?, ?, 99, NULL)", (deletion.key, deletion.to_json())
         )
         database.commit()
         database.close()
@@ -203,7 +205,15 @@ def test_a_deletion_that_a_crash_stopped_is_finished_by_the_next_start(tmp_path:
             assert [topic.name for topic in (await client.metadata()).topics] == ["kept"]
             names = [path.name for path in (tmp_path / "data" / "topics").iterdir()]
             assert names == [f"{kept.hex()}-0"]
-            await create(client, "gone")
+        database = sqlite3.connect(tmp_path / "data" / "metadata.sqlite")
+        rows = database.execute("SELECT key FROM entries ORDER BY key").fetchall()
+        database.close()
+        assert [key for (key,) in rows] == [
+            "cluster",
+            "format",
+            f"partitions/{kept.hex()}/0",
+            "topics/kept",
+        ]
 
     run(main)
 
@@ -345,7 +355,7 @@ def test_a_lost_reply_of_the_store_is_no_failure(tmp_path: Path) -> None:
             serving(tmp_path, change=lambda world: losing(world, stores)) as (_, ready),
             connected(ready) as client,
         ):
-            stores[0].lose = ["partitions/", "topics/"]
+            stores[0].lose = ["topics/", "partitions/"]
             topic = await create(client, "orders")
             assert stores[0].lose == []
             stores[0].lose = ["topics/"]

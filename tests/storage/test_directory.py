@@ -24,6 +24,7 @@ def opened(
         broker_id=broker,
         cluster_id=cluster,
         new_cluster_id="fresh",
+        new_directory_id="first",
         role="serve",
         pid=4711,
     )
@@ -42,6 +43,7 @@ def test_new_directory_is_private_and_says_whose_it_is(tmp_path: Path) -> None:
         "format": 1,
         "cluster_id": "fresh",
         "broker_id": "n1",
+        "directory_id": "first",
     }
     assert (path / "LOCK").read_text() == "4711 serve n1\n"
     directory.release()

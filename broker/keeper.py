@@ -1,0 +1,342 @@
+"""This broker does what a view says: opens, leads, follows, closes and removes partitions.
+
+One view after another (``Views`` sees to that), each compared with what is there: whatever fails
+half-way is done by the next one. In every pass who leads comes first, then what takes time.
+
+- An epoch in which this broker is to lead and that stands in its log was begun by an earlier
+  process of it, and is never taken up again: another one is asked for (S4, S5).
+- A copy the cluster counts on and that is not usable gives up its place in ISR and ELR while there
+  are others (R7); a directory that is missing is then made anew, and filled. The last one stays:
+  its partition is offline, and tells why (S3).
+- Directories are removed only where the store says so: of a deleted topic, or of a partition it
+  knows and that has other replicas (R26).
+
+Deliberately not here: who shall lead (``controller.py``, ``election.py``), and what leading and
+following mean (``partition.py``).
+"""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+
+import trio
+
+from tailrace.broker import election
+from tailrace.broker.catalog import Catalog, Deletion, Leadership, Topic
+from tailrace.broker.cluster_view import ClusterView, PartitionId
+from tailrace.broker.config import TopicConfig
+from tailrace.broker.erasures import Erasures
+from tailrace.broker.flusher import Flusher
+from tailrace.broker.metrics import Metrics
+from tailrace.broker.partition import Partition
+from tailrace.broker.registry import Conflict, Registry
+from tailrace.broker.shelf import Opening, Shelf
+from tailrace.protocol import texts
+from tailrace.protocol.errors import PartitionOffline, TailraceError
+
+log = logging.getLogger("tailrace.broker.keeper")
+
+STEP = 100  # partitions looked at, each with a question to the disk, before others have a turn
+
+
+class Keeper:
+    def __init__(
+        self,
+        broker_id: str,
+        registry: Registry,
+        shelf: Shelf,
+        flusher: Flusher,
+        erasures: Erasures,
+        metrics: Metrics,
+        config_of: Callable[[Topic], TopicConfig],
+    ) -> None:
+        self.changed: Callable[[], None] = lambda: None  # topics are others, or have other settings
+        self.stuck: dict[bytes, PartitionOffline] = {}  # deleted topics that could not be removed
+        self.stopping = False  # no lead is taken any more
+        self._broker_id = broker_id
+        self._registry = registry
+        self._shelf = shelf
+        self._flusher = flusher
+        self._erasures = erasures
+        self._metrics = metrics
+        self._config_of = config_of
+        self._tried: set[PartitionId] = set()  # opened once, perhaps in vain
+        self._orphans: frozenset[PartitionId] = frozenset()  # as of the last whole reading
+        self._reason = "start"  # of the leads that are taken
+        self._followed = Catalog()  # that of the last view that was followed to its end
+
+    # ── start ────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self, view: ClusterView, *, clean: bool, suspect: bool) -> None:
+        """Open what is there; nothing is led yet. T093 T100."""
+        self._shelf.catalog = self._followed = view.catalog
+        mine = await self._give_up_missing(self._mine(view))
+        await self._open(view, mine, clean=clean, suspect=suspect)
+        for count, where in enumerate(self._shelf.strangers()):
+            topic = view.catalog.by_id.get(where[0])
+            known = view.leaderships.get(where)
+            if topic is not None and known is not None and where not in mine:
+                await self._discard(topic.name, where)
+            elif topic is None and where[0] not in view.deletions:
+                self._shelf.report_stranger(where)
+            if count % STEP == 0:
+                await trio.lowlevel.checkpoint()
+        self._orphans = view.orphans
+
+    # ── a view ───────────────────────────────────────────────────────────────────────────────
+
+    async def follow(self, view: ClusterView, *, whole: bool) -> None:
+        """Do what a view says, newer than all before. ``whole``: it comes of a whole reading.
+
+        T093 if a sync fails, T100 if the store is away. Where the store has moved on the next view
+        does the rest.
+        """
+        mine: Mapping[PartitionId, Leadership] = self._mine(view)
+        self._step_back(mine)
+        await self._lead(mine)
+        before, self._shelf.catalog = self._followed, view.catalog
+        await self._remove_deleted(before, view)
+        self._take_settings(before, view.catalog)
+        for where in [w for w in self._shelf.held() if w in view.leaderships and w not in mine]:
+            await self._discard(view.catalog.by_id[where[0]].name, where)
+        mine = await self._give_up_missing(mine)
+        await self._open(view, mine, clean=False, suspect=False)
+        mine = await self._give_up(mine, self._shelf.unusable)
+        self._step_back(mine)
+        await self._lead(mine)
+        if whole:
+            await self._remove_orphans(view)
+        self._reason = "elected"
+        self._followed = view.catalog
+        if before.by_id.keys() != view.catalog.by_id.keys():
+            self._shelf.resize_segments()
+        if before is not view.catalog:
+            self.changed()
+
+    def try_again(self, broken: Iterable[PartitionId]) -> None:
+        """Let the next view open what could not be opened."""
+        for where in list(broken):
+            self._shelf.forget_broken(where)
+
+    def _mine(self, view: ClusterView) -> dict[PartitionId, Leadership]:
+        """Partitions of which this broker is to hold a copy."""
+        me = self._broker_id
+        return {where: one for where, one in view.leaderships.items() if me in one.replicas}
+
+    # ── leading and following ────────────────────────────────────────────────────────────────
+
+    def _step_back(self, mine: Mapping[PartitionId, Leadership]) -> None:
+        """Follow where somebody else leads, and take note of news where this broker does."""
+        for where, one in mine.items():
+            partition = self._shelf.get(*where)
+            if partition is None or not _is_news(partition, one):
+                continue
+            if one.leader != self._broker_id:
+                partition.follow(one)
+            elif _leads(partition, one):
+                partition.learn(one)
+
+    async def _lead(self, mine: Mapping[PartitionId, Leadership]) -> None:
+        """Take the lead where it is this broker's, in an epoch that is in no log yet."""
+        if self.stopping:
+            return
+        wanted = dict(self._to_lead(mine))
+        again = {w: one for w, one in wanted.items() if not self._is_fresh(w, one)}
+        fresh = {w: one for w, one in wanted.items() if w not in again}
+        created = sum(1 for one in again.values() if one.leader_epoch == 0)
+        elected = await self._registry.elect(again)
+        if created:
+            self._metrics.elections.of("created").inc(created)
+        if len(wanted) > created:
+            self._metrics.elections.of(self._reason).inc(len(wanted) - created)
+        await self._shelf.lead(fresh | elected)
+
+    def _to_lead(
+        self, mine: Mapping[PartitionId, Leadership]
+    ) -> Iterator[tuple[PartitionId, Leadership]]:
+        for where, one in mine.items():
+            partition = self._shelf.get(*where)
+            if (
+                partition is not None
+                and partition.serving
+                and one.leader == self._broker_id
+                and self._broker_id in one.isr
+                and _is_news(partition, one)
+                and not _leads(partition, one)
+            ):
+                yield where, one
+
+    def _is_fresh(self, where: PartitionId, one: Leadership) -> bool:
+        """Whether the epoch was never begun here. Nobody leads in epoch 0."""
+        partition = self._shelf.get(*where)
+        assert partition is not None, "it is on the shelf"
+        epochs = partition.log.epochs
+        return one.leader_epoch > max(0, epochs[-1].epoch if epochs else 0)
+
+    # ── opening ──────────────────────────────────────────────────────────────────────────────
+
+    async def _open(
+        self,
+        view: ClusterView,
+        mine: Mapping[PartitionId, Leadership],
+        *,
+        clean: bool,
+        suspect: bool,
+    ) -> None:
+        held = self._shelf.held()
+        wanted = [w for w in mine if w not in held]
+        first = [where for where in wanted if where not in self._tried]
+        again = [where for where in wanted if where in self._tried]
+        self._tried |= set(wanted)
+        for some, doubted in ((first, suspect), (again, True)):
+            if some:  # what of those tried before is durable is unknown (R21)
+                openings = list(self._openings(view.catalog, mine, some))
+                await self._shelf.open(openings, clean=clean and not doubted, suspect=doubted)
+
+    def _openings(
+        self,
+        catalog: Catalog,
+        mine: Mapping[PartitionId, Leadership],
+        some: Iterable[PartitionId],
+    ) -> Iterator[Opening]:
+        configs: dict[bytes, TopicConfig] = {}
+        for topic_id, number in some:
+            topic, one = catalog.by_id[topic_id], mine[topic_id, number]
+            if topic_id not in configs:
+                configs[topic_id] = self._config_of(topic)
+            counted_on = one.leader_epoch > 0 and self._broker_id in election.candidates(one)
+            yield Opening(topic, number, configs[topic_id], counted_on)
+
+    # ── giving up ────────────────────────────────────────────────────────────────────────────
+
+    async def _give_up_missing(
+        self, mine: Mapping[PartitionId, Leadership]
+    ) -> Mapping[PartitionId, Leadership]:
+        """Where a directory is missing that others can fill: let it be made anew."""
+        held = self._shelf.held()
+
+        def missing(where: PartitionId) -> bool:
+            never_led = mine[where].leader_epoch == 0
+            return where not in held and not never_led and self._shelf.missing(where)
+
+        return await self._give_up(mine, missing)
+
+    async def _give_up(
+        self, mine: Mapping[PartitionId, Leadership], unusable: Callable[[PartitionId], bool]
+    ) -> Mapping[PartitionId, Leadership]:
+        """Leave ISR and ELR of what is of no use here, if others are there. The leaderships after
+        that; those that somebody changed meanwhile are left out."""
+        given_up: dict[PartitionId, Leadership] = {}
+        for count, (where, one) in enumerate(mine.items()):
+            if count % STEP == STEP - 1:
+                await trio.lowlevel.checkpoint()
+            left = election.given_up(one, self._broker_id)
+            if left is not None and unusable(where):
+                given_up[where] = left
+        if not given_up:
+            return mine
+        for topic_id, number in given_up:
+            name = self._shelf.catalog.by_id[topic_id].name
+            log.warning(
+                "%s[%d]: the copy of broker %s is of no use: it leaves the in-sync set",
+                *(name, number, self._broker_id),
+                extra={
+                    **{"event": "partition.given_up", "code": None},
+                    **{"topic": name, "partition": number},
+                },
+            )
+        stored = await self._registry.change(given_up)
+        kept = {where: one for where, one in mine.items() if where not in given_up}
+        return kept | stored
+
+    # ── closing and removing ─────────────────────────────────────────────────────────────────
+
+    async def _remove_deleted(self, before: Catalog, view: ClusterView) -> None:
+        """Remove what deleted topics left here, and forget topics that are gone."""
+        for topic_id in before.by_id.keys() - view.catalog.by_id.keys():
+            topic = before.by_id[topic_id]
+            if topic_id not in view.deletions:
+                await self._close_unknown(topic)
+            await self._erasures.forget_topic(topic_id)
+            if view.catalog.find(topic.name) is None:
+                self._metrics.forget_topic(topic.name)
+        held = {topic_id for topic_id, _ in self._shelf.held()}
+        for deletion in view.deletions.values():
+            if self._broker_id in deletion.pending or deletion.topic_id in held:
+                await self._remove(deletion, view.orphans)
+
+    async def _remove(self, deletion: Deletion, orphans: Collection[PartitionId]) -> None:
+        why = texts.topic_id_not_found(deletion.topic_id, broker=self._broker_id)
+        try:
+            await self._close(deletion.where, why)
+            await self._shelf.remove(deletion.name, deletion.where)
+        except PartitionOffline as error:  # it was told, and is no reason not to go on
+            self.stuck[deletion.topic_id] = error
+            return
+        self.stuck.pop(deletion.topic_id, None)
+        self._tried -= set(deletion.where)
+        if self._broker_id in deletion.pending:
+            left = [where for where in deletion.where if where in orphans]
+            with suppress(Conflict):  # another broker was faster: the next view says so
+                await self._registry.removed(deletion, left)
+
+    async def _close_unknown(self, topic: Topic) -> None:
+        """A topic is gone, and nobody said that it was deleted: its files are left alone."""
+        gone = [w for w in self._shelf.held() if w[0] == topic.topic_id]
+        await self._close(gone, texts.topic_id_not_found(topic.topic_id, broker=self._broker_id))
+        for where in gone:
+            self._shelf.report_stranger(where)
+
+    async def _discard(self, topic: str, where: PartitionId) -> None:
+        """Close and remove a copy the store says is not to be here. T033 T093."""
+        log.info(
+            "%s[%d]: broker %s is no replica any more, its copy is removed",
+            *(topic, where[1], self._broker_id),
+            extra={
+                **{"event": "partition.removed", "code": None},
+                **{"topic": topic, "partition": where[1]},
+            },
+        )
+        leader = self._shelf.leader_of(*where)
+        why = texts.not_leader(topic, where[1], broker=self._broker_id, leader=leader)
+        await self._close([where], why)
+        await self._shelf.remove(topic, [where])
+        self._tried.discard(where)
+
+    async def _close(self, gone: Collection[PartitionId], why: TailraceError) -> None:
+        taken = self._shelf.take_off(gone, why)
+        if taken:
+            for partition in taken:  # whoever rewrites its files comes to an end first
+                async with partition.maintenance:
+                    pass
+            await self._flusher.forget(taken)
+            await self._shelf.put_away(taken)
+
+    async def _remove_orphans(self, view: ClusterView) -> None:
+        """Remove keys of partitions that never got a topic, if they were there a while ago, too."""
+        if view.controller != self._broker_id:
+            return
+        left = [w for w in view.orphans & self._orphans if w[0] not in view.deletions]
+        self._orphans = view.orphans
+        await self._registry.forget_partitions(left)
+
+    # ── settings ─────────────────────────────────────────────────────────────────────────────
+
+    def _take_settings(self, before: Catalog, now: Catalog) -> None:
+        """Let new settings of topics hold."""
+        for topic in now.by_id.values():
+            known = before.by_id.get(topic.topic_id)
+            if known is None or known.revision == topic.revision:
+                continue
+            self._shelf.reconfigure(topic, self._config_of(topic))
+            for partition in self._shelf.of(topic):
+                self._flusher.written(partition)  # "fsync" may hold from now on
+
+
+def _is_news(partition: Partition, one: Leadership) -> bool:
+    """Whether the view knows more than the partition, which may have changed it itself."""
+    return one.revision > partition.leadership.revision
+
+
+def _leads(partition: Partition, one: Leadership) -> bool:
+    return partition.role == "leader" and partition.leadership.leader_epoch == one.leader_epoch
