@@ -14,7 +14,7 @@ Invariants:
 import logging
 import math
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -159,8 +159,11 @@ class Source:
         """Hold nothing: what was fetched and not given is fetched again."""
         self._fetched = self._cursor = None
 
-    async def fill(self, tail: Tail, bytes_max: int) -> bool:
-        """Give the tail about so much; whether there is more than that of what was fetched."""
+    async def fill(self, tail: Tail, bytes_max: int, hold: Callable[[int], None]) -> bool:
+        """Give the tail about so much; whether there is more than that of what was fetched.
+
+        ``hold`` is told how many bytes wait, before they are written out, and may raise.
+        """
         number = self._place.partition
         if self._fetched is None:
             self._fetched = await self._reader.fetch(self._place, tail.positions[number])
@@ -176,6 +179,7 @@ class Source:
                     tail.skip(number, header.next_offset)
                     continue
                 self._cursor = cursor.seek(tail.positions[number])
+            hold(tail.waiting_bytes + self._cursor.ahead_bytes)
             self._give(self._cursor, tail)
             await trio.lowlevel.checkpoint()
         return True

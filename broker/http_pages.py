@@ -129,6 +129,8 @@ class Page:
             else:
                 self._cursor.seek(self.next_offset)
         if self._cursor is not None:
+            if ahead_bytes := self._cursor.ahead_bytes:
+                self._account.hold(self.waiting_bytes + ahead_bytes)
             self._take(self._cursor.take(self._left))
             if not self._cursor.left:
                 self._cursor = None

@@ -150,6 +150,11 @@ class TailResponse(Response):
         if self._session.ended is not None:
             raise self._session.ended
 
+    def _hold(self, waiting_bytes: int) -> None:
+        """So much is to be sent. T123 if there is no room for it."""
+        if waiting_bytes > FREE_BYTES:
+            self._account.hold(waiting_bytes)
+
     async def _read_on(self, stream: "_Stream") -> bool:
         """Read what lies behind, some of each partition in turn, and send it.
 
@@ -162,9 +167,7 @@ class TailResponse(Response):
             while more:
                 with self._feeds.holding() as may_hold:
                     async with self._feeds.slots:
-                        more = await source.fill(self._session.tail, FILL_BYTES)
-                        if self._session.tail.waiting_bytes > FREE_BYTES:
-                            self._account.hold(self._session.tail.waiting_bytes)  # else T123
+                        more = await source.fill(self._session.tail, FILL_BYTES, self._hold)
                         if not may_hold:
                             source.let_go()
                     await self._send_all(stream)

@@ -112,6 +112,13 @@ class Cursor:
         """Records."""
         return len(self._lines) - self._index
 
+    @property
+    def ahead_bytes(self) -> int:
+        """What the next record takes once it is written out, if that is much; else 0."""
+        if not self.left or self._lines.size_bytes(self._index) <= CHUNK_BYTES:
+            return 0
+        return self._lines.text_bytes(self._index)
+
     def take(self, records_max: int) -> Chunk:
         """The next few; of a batch that is used up an empty chunk that says where to go on."""
         lines: list[bytes] = []

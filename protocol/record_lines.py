@@ -10,6 +10,10 @@ from json.encoder import encode_basestring as quoted
 from tailrace.protocol.batch import BatchHeader, Columns
 from tailrace.protocol.record_json import Decode, compact, encode_bytes, header_document
 
+LARGE_CHARACTERS = 65_536  # of a value: its text is quoted a piece at a time
+PIECE_CHARACTERS = 16_384
+_PLAIN = bytes(one for one in range(32, 256) if one not in b'"\\')  # nothing of it is escaped
+
 
 class RecordLines:
     """The records of one batch, each as compact JSON in UTF-8, by their place in it."""
@@ -40,6 +44,12 @@ class RecordLines:
         found = None if columns.headers is None else columns.headers[index]
         return size + sum(len(name.encode()) + len(data or b"") for name, data in found or ())
 
+    def text_bytes(self, index: int) -> int:
+        """What its line takes at most, but for some hundred bytes, where its value is text: what
+        is escaped takes six bytes."""
+        value = self._columns.values[index] or b""
+        return self.size_bytes(index) + 5 * len(value.translate(None, _PLAIN))
+
     def line(self, index: int) -> bytes:
         """The record at ``index``."""
         columns = self._columns
@@ -47,31 +57,49 @@ class RecordLines:
         timestamp = columns.base_timestamp + (0 if deltas is None else deltas[index])
         key = None if columns.keys is None else columns.keys[index]
         found = None if columns.headers is None else columns.headers[index]
-        key_json, key_encoding = _written(key, self._key_decode, key=True)
-        value_json, value_encoding = _written(columns.values[index], self._decode)
-        return (
+        key_text, key_encoding, key_quoted = _shown(key, self._key_decode, key=True)
+        text, encoding, is_quoted = _shown(columns.values[index], self._decode)
+        key_json = quoted(key_text) if key_quoted else key_text
+        before = (
             f'{self._head}{self.offset(index)},"timestamp":{timestamp}{self._append_time}'
-            f'{key_json},"key_encoding":"{key_encoding}","value":{value_json},'
-            f'"value_encoding":"{value_encoding}","headers":{_headers(found)},'
+            f'{key_json},"key_encoding":"{key_encoding}","value":'
+        )
+        behind = (
+            f',"value_encoding":"{encoding}","headers":{_headers(found)},'
             f'"size_bytes":{self.size_bytes(index)}}}'
-        ).encode()
+        )
+        if is_quoted and len(text) > LARGE_CHARACTERS:
+            return _joined(before, text, behind)
+        return f"{before}{quoted(text) if is_quoted else text}{behind}".encode()
 
 
-def _written(data: bytes | None, decode: Decode, *, key: bool = False) -> tuple[str, str]:
-    """(JSON text, name of its encoding)."""
+def _joined(before: str, text: str, behind: str) -> bytes:
+    """A line with a long text. Escaped it takes six times its bytes at worst: that much stands in
+    memory twice for a moment, not four times."""
+    out = bytearray(before.encode())
+    out += b'"'
+    for first in range(0, len(text), PIECE_CHARACTERS):
+        out += quoted(text[first : first + PIECE_CHARACTERS])[1:-1].encode()
+    out += b'"'
+    out += behind.encode()
+    return bytes(out)
+
+
+def _shown(data: bytes | None, decode: Decode, *, key: bool = False) -> tuple[str, str, bool]:
+    """(text, name of its encoding, whether it is to be quoted; else it is JSON)."""
     if data is None:
-        return "null", "null"
+        return "null", "null", False
     if decode in ("auto", "utf8") and data[:1] not in (b"{", b"["):
         try:
-            return quoted(data.decode()), "utf8"
+            return data.decode(), "utf8", True
         except UnicodeDecodeError:
             pass
     value, encoding = encode_bytes(data, decode, key=key)
     if encoding == "json" and decode == "auto":
-        return data.decode(), encoding  # its compact form equals its bytes
+        return data.decode(), encoding, False  # its compact form equals its bytes
     if encoding == "json" or encoding == "msgpack":
-        return compact(value), encoding
-    return quoted(str(value)), encoding
+        return compact(value), encoding, False
+    return str(value), encoding, True
 
 
 def _headers(headers: Sequence[tuple[str, bytes | None]] | None) -> str:

@@ -4,6 +4,7 @@ The broker is a process of its own, so that what it costs can be measured: the p
 memory during an attack, over what it had before.
 """
 
+import base64
 import json
 import resource
 import socket
@@ -172,15 +173,23 @@ def test_clients_that_never_read_hold_next_to_nothing(cheap: Target) -> None:
         assert cheap.healthy()
 
 
-def test_clients_that_never_read_large_records_hold_next_to_nothing(cheap: Target) -> None:
-    records = f"{TOPICS}/orders/records"
+@pytest.mark.parametrize(
+    ("topic", "byte"),
+    [("letters", b"x"), ("nuls", b"\0")],  # as JSON a NUL takes six bytes
+)
+def test_clients_that_never_read_large_records_hold_next_to_nothing(
+    cheap: Target, topic: str, byte: bytes
+) -> None:
+    assert cheap.post(b'{"name":"%b"}' % topic.encode())[0] == 201
+    records = f"{TOPICS}/{topic}/records"
+    value = base64.b64encode(byte * 1_000_000)
     for _ in range(6):
-        body = b'{"records":[{"value":"%b"}]}' % (b"x" * 1_000_000)
+        body = b'{"records":[{"value":"%b","value_encoding":"base64"}]}' % value
         assert cheap.post(body, records)[0] == 200
     for path, clients in (
         (f"{records}?partition=0", 200),
         (f"{records}?partition=0&limit=1", 200),
-        (f"{TOPICS}/orders/tail?from=start", 80),
+        (f"{TOPICS}/{topic}/tail?from=start", 80),
     ):
         with ExitStack() as streams:
             opened: list[socket.socket] = []

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 
 from tailrace.protocol.batch import decode_columns, encode_batch, parse_header
 from tailrace.protocol.record_json import Decode, compact, parse_line, record_document
-from tailrace.protocol.record_lines import RecordLines
+from tailrace.protocol.record_lines import LARGE_CHARACTERS, RecordLines
 
 TOPIC = 'odd "topic"'
 DECODES: list[Decode] = ["auto", "json", "msgpack", "utf8", "base64", "hex"]
@@ -77,6 +77,14 @@ def test_lines_are_the_documents_of_their_records(
             again = parse_line(line)
             assert (again.key, again.value, again.timestamp) == (key, value, index)
             assert list(again.headers) == some
+
+
+@pytest.mark.parametrize("text", ["\0", 'quoted "text"\n', "\U0001f600", "{"])
+def test_a_long_text_is_written_in_pieces_to_the_same_line(text: str) -> None:
+    value = (text * 100_000)[: LARGE_CHARACTERS + 5]
+    line = lines_of([value.encode()], None, None, "auto").line(0)
+    assert json.loads(line)["value"] == value
+    assert compact(value).encode() in line
 
 
 @pytest.mark.parametrize("value", [b"[NaN]", b'["\\ud800"]', b"[1e999]", b"[1.00]", b"[1 ]"])
