@@ -120,6 +120,16 @@ def restarted_unclean(current: Leadership, broker_id: str) -> Leadership | None:
     return wiped(current, broker_id)
 
 
+def given_up(current: Leadership, broker_id: str) -> Leadership | None:
+    """The broker goes on, but its copy is of no use, and it will fill another one.
+
+    As ``restarted_unclean``, in a new epoch of the leader: a fetch of the old copy may still be on
+    its way, in the same broker epoch, and would count for the new one.
+    """
+    left = restarted_unclean(current, broker_id)
+    return left if left is None or left.leader is None else left.elected(left.leader)
+
+
 def restarted(current: Leadership, broker_id: str) -> Leadership | None:
     """A new life of the broker that leads, with all its data: a new epoch, before it serves."""
     return current.elected(broker_id) if current.leader == broker_id else None

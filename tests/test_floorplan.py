@@ -29,7 +29,7 @@ PURE_FILES = {
     "protocol": {"shapes", "shaping"},
     "broker": {
         *("catalog", "cluster_view", "config", "election", "forecast", "lag", "limits", "members"),
-        *("replica", "settings"),
+        *("placement", "reassignment", "replica", "settings"),
     },
     "client": {"accumulator", "shapes", "codecs"},
 }

@@ -7,19 +7,20 @@ of theirs (``Rules.bug``) are planted here, bugs of the pure rules in ``planted.
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tailrace.broker import election
+from tailrace.broker import election, reassignment
 from tailrace.broker.catalog import Leadership
 from tailrace.storage.epochs import EpochStart
 from tests.model import invariants
 from tests.model.state import BROKERS, INDEX, Change, Fetch, Node, Record, Rules, State
 
 Step = tuple[str, State]
+TARGETS = (("a", "b"), ("b", "c"), ("a", "b", "c"))
 EARLY, LATE, LAG_MAX = 0.0, 100.0, 50.0  # of a leader's looks at its followers
 
 
 def steps(state: State, rules: Rules) -> Iterator[Step]:
     """Everything that can happen next, each with the state after it."""
-    for action in (leading, following, changing, storing, controlling, failing):
+    for action in (leading, following, changing, storing, controlling, losing, failing):
         for label, after in action(state, rules):
             try:
                 for node, before in zip(after.nodes, state.nodes, strict=True):
@@ -330,6 +331,20 @@ def controlling(state: State, rules: Rules) -> Iterator[Step]:
                 put(after, moved)
                 spend(after, moves=1)
                 yield f"{name} is made the leader", after
+    moved = reassignment.step(meta, state.target, alive=state.alive, may_lead=state.alive)
+    if moved is not None and moved.leader_epoch <= rules.epochs:
+        after = state.fork()
+        if rules.bug == "same epoch without it":
+            moved = replace(moved, leader_epoch=meta.leader_epoch)
+        put(after, moved)
+        yield f"replicas are {moved.replicas}, isr {moved.isr}", after
+    if state.budget.targets:
+        for target in TARGETS:
+            if target != state.target:
+                after = state.fork()
+                after.target = target
+                spend(after, targets=1)
+                yield f"replicas shall be {target}", after
     if state.budget.lowered:
         after = state.fork()
         after.need -= 1
@@ -338,6 +353,34 @@ def controlling(state: State, rules: Rules) -> Iterator[Step]:
 
 
 # ── bad luck ─────────────────────────────────────────────────────────────────────────────────
+
+
+def losing(state: State, rules: Rules) -> Iterator[Step]:
+    """A broker removes its copy: because it is of no use, or as the store says."""
+    for node in state.nodes:
+        if not node.up:
+            continue
+        if node.name not in state.meta.replicas and node.log:
+            yield f"{node.name} removes its copy", emptied(state, node.name)
+        if state.budget.losses and not node.replica.leading:
+            give_up = election.given_up
+            if rules.bug == "same epoch with another":
+                give_up = election.restarted_unclean
+            left = give_up(state.meta, node.name)
+            if left is not None and left.leader_epoch <= rules.epochs:
+                after = emptied(state, node.name)
+                put(after, left)
+                spend(after, losses=1)
+                yield f"{node.name} gives its copy up", after
+
+
+def emptied(state: State, name: str) -> State:
+    after = state.fork()
+    node = after.own(name)
+    node.log, node.flushed, node.epochs, node.known = (), 0, (), (None, 0)
+    node.replica.follow(Leadership(None, 0, ()))
+    node.replica.high_watermark = 0
+    return after
 
 
 def failing(state: State, rules: Rules) -> Iterator[Step]:

@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 
-from tests.model.planted import JoinsEarly
+from tests.model.planted import DEEP, JoinsEarly, find
 from tests.model.search import search, walk
 from tests.model.state import Rules
 
@@ -28,12 +28,18 @@ BOUNDS = {
     ),
     "lost disk, change of the ISR, late fetch": Rules(wipes=1, changes=1, late=1, isr="ab"),
     "lowered min_isr, lease, change of the ISR": Rules(changes=1, expiries=1, lowered=1, isr="ab"),
+    "replicas that move twice, change of the ISR": Rules(targets=2, changes=1, isr="ab"),
+    "a copy given up, change of the ISR, late fetch": Rules(
+        losses=1, changes=1, late=1, epochs=3, isr="ab"
+    ),
     "replicated, a crash, change of the ISR": Rules(
         durability="replicated", crashes=1, changes=1, records=2
     ),
 }
 MUCH = (
     Rules(4, 7, 3, 1, 3, 3, 3, 8, 3),
+    Rules(4, 8, 2, 0, 3, 3, 3, 8, 3, losses=1),
+    Rules(4, 9, 2, 0, 3, 3, 3, 8, 3, targets=4),
     Rules(4, 7, 3, 1, 3, 3, 3, 8, 3, lowered=1),
     Rules(4, 7, 3, 0, 3, 3, 3, 8, 3, slow_flush=True),
     Rules(4, 7, 1, 0, 3, 3, 3, 8, 3, durability="replicated", slow_flush=True),
@@ -52,6 +58,10 @@ def main() -> int:
         found = search(bounds, options.states)
         broken += bool(found.broken)
         print(f"{name}: {found}", flush=True)
+    for name in DEEP:
+        found = find(name)
+        broken += not found.broken
+        print(f"planted, {name}: {found}", flush=True)
     for much in MUCH:
         began, steps = time.perf_counter(), 0
         for seed in range(options.seed, options.seed + options.walks):

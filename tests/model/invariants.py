@@ -34,15 +34,19 @@ def after_change_of(state: State, node: Node, durability: Durability) -> None:
 def acknowledged(
     state: State, leader: Node, committed: tuple[Record, ...], durability: Durability
 ) -> None:
-    """S1: everybody who counts holds it, on disk where that is asked for."""
-    replica = leader.replica
+    """S1: everybody who counts holds it, on disk where that is asked for.
+
+    Or held it when it told so: in a life that is over, or while it was a candidate.
+    """
+    replica, meta = leader.replica, state.meta
     check(len(replica.leadership.isr) >= replica.min_isr, "S1: acknowledged below min_isr")
     for name in replica.maximal_isr:
         member = state.node(name)
         of_this_life = (
             member is leader or replica.followers[name].broker_epoch == member.broker_epoch
         )
-        if of_this_life and not member.hurt:
+        left = name not in {*meta.isr, *meta.elr}
+        if of_this_life and not member.hurt and not left:
             held = member.durable(durability)[: len(committed)]
             check(held == committed, f"S1: acknowledged without {name}")
 

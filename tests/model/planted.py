@@ -119,6 +119,9 @@ PLANTED: Mapping[str, Rules] = {
     "6 AlterIsr without compare": Rules(changes=1, moves=1, isr="ab", bug="no compare"),
     "8 no flush": Rules(crashes=1, slow_flush=True, copy=NoFlush),
     "23 a watermark that falls is shown": Rules(moves=1, copy=ShownAtOnce),
+    "KIP-903 another copy in the same epoch": Rules(
+        losses=1, changes=1, late=1, isr="ab", epochs=1, bug="same epoch with another"
+    ),
     "25 epoch written at the first append": Rules(moves=1, records=2, isr="ab", bug="late epoch"),
     "27 a lost reply is a refusal": Rules(changes=1, doubts=1, isr="ab", bug="lost is aborted"),
     "R3 commit below min_isr": Rules(changes=1, copy=BelowMinimum),
@@ -128,10 +131,17 @@ PLANTED: Mapping[str, Rules] = {
     "S9 a leader restarts in its epoch": Rules(crashes=1, records=2, bug="same epoch"),
 }
 
+# Found as well, but not in a second.
+DEEP: Mapping[str, Rules] = {
+    "KIP-903 a copy again in the same epoch": Rules(
+        targets=2, changes=1, bug="same epoch without it"
+    ),
+}
+
 
 def find(name: str) -> Found:
     """The search for one of them."""
-    return search(PLANTED[name])
+    return search(PLANTED.get(name) or DEEP[name])
 
 
 def find_anybody() -> Found:

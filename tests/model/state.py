@@ -62,7 +62,10 @@ def fork_follower(one: Follower) -> Follower:
 
 def content(one: Leadership | None) -> Hashable:
     """A leadership without its revision, and without the order of its sets."""
-    return one and (one.leader, one.leader_epoch, frozenset(one.isr), frozenset(one.elr))
+    if one is None:
+        return None
+    sets = (frozenset(one.isr), frozenset(one.elr))
+    return (one.leader, one.leader_epoch, *sets, one.replicas)
 
 
 class Record(NamedTuple):
@@ -88,6 +91,8 @@ class Rules:
     moves: int = 0  # leaders changed for no need
     isr: str = "abc"  # at first; a leads
     min_isr: int = 2
+    losses: int = 0  # copies that are of no use, while their broker goes on
+    targets: int = 0  # that an operator gives
     lowered: int = 0  # min_isr may be lowered by one; each hears of it when it looks
     durability: Durability = "fsync"
     slow_flush: bool = False  # followers may be found between writing and flushing
@@ -97,7 +102,7 @@ class Rules:
     def budget(self) -> "Budget":
         return Budget(
             *(self.records, self.crashes, self.wipes, self.expiries, self.late),
-            *(self.doubts, self.changes, self.moves, self.lowered),
+            *(self.doubts, self.changes, self.moves, self.losses, self.targets, self.lowered),
         )
 
 
@@ -112,6 +117,8 @@ class Budget(NamedTuple):
     doubts: int
     changes: int
     moves: int
+    losses: int
+    targets: int
     lowered: int
 
 
@@ -202,12 +209,13 @@ class State:
 
     __slots__ = (
         *("acked", "budget", "changes", "fetches", "meta", "need", "nodes", "registered"),
-        *("shown", "writers"),
+        *("shown", "target", "writers"),
     )
 
     def __init__(self, rules: Rules) -> None:
         first = Leadership("a", 1, tuple(rules.isr), (), BROKERS, revision=1)
         self.meta = first
+        self.target = first.replicas  # as an operator wants them
         self.need = rules.min_isr  # the topic's min_isr
         self.registered: tuple[int, ...] = (1, 1, 1)  # broker epochs; 0: its lease ended
         self.changes: tuple[Change, ...] = ()
@@ -221,6 +229,7 @@ class State:
     def fork(self) -> "State":
         other = State.__new__(State)
         other.meta, other.need, other.registered = self.meta, self.need, self.registered
+        other.target = self.target
         other.changes, other.fetches, other.budget = self.changes, self.fetches, self.budget
         other.acked, other.shown, other.writers = self.acked, self.shown, self.writers
         other.nodes = self.nodes
@@ -246,7 +255,7 @@ class State:
     def key(self) -> Hashable:
         revision = self.meta.revision
         return (
-            *(content(self.meta), self.need, self.registered, self.budget, self.acked),
+            *(content(self.meta), self.target, self.need, self.registered, self.budget, self.acked),
             *(self.shown, self.writers, self.fetches),
             *(one.key(revision) for one in self.changes),
             *(

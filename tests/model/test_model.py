@@ -7,6 +7,8 @@ from tests.model.planted import PLANTED, find, find_anybody
 from tests.model.search import search, walk
 from tests.model.state import Rules
 
+pytestmark = pytest.mark.slow
+
 # Every action is in one of them; `make model` has them together, and takes minutes.
 BOUNDS = {
     "a crash": Rules(crashes=1, epochs=3),
@@ -16,6 +18,8 @@ BOUNDS = {
     "a change of the ISR between two leaders": Rules(moves=1, changes=1, isr="ab"),
     "a change of the ISR that is in doubt": Rules(changes=1, doubts=1, isr="ab"),
     "a min_isr that is lowered": Rules(changes=1, lowered=1, isr="ab"),
+    "a replica that moves": Rules(targets=1, epochs=3),
+    "a copy that is given up": Rules(losses=1, isr="ab"),
     "a lease that ends": Rules(expiries=1, epochs=3, isr="ab"),
 }
 
