@@ -28,7 +28,7 @@ def failed(
 
 
 def no_space(url: str) -> errors.MetadataUnavailable:
-    """T100: the alarm NOSPACE is on; etcd reads and deletes, and takes nothing new."""
+    """T100: the alarm NOSPACE is on; etcd reads, and takes nothing new."""
     return errors.MetadataUnavailable(
         "T100",
         f"metadata store {shown(url)} is read-only: its database is full (alarm NOSPACE)",
