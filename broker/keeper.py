@@ -7,7 +7,7 @@ half-way is done by the next one. In every pass who leads comes first, then what
   process of it, and is never taken up again: another one is asked for (S4, S5).
 - A copy the cluster counts on and that is not usable gives up its place in ISR and ELR while there
   are others (R7); a directory that is missing is then made anew, and filled. The last one stays:
-  its partition is offline, and tells why (S3).
+  its partition is offline, and tells why (S3). Missing is what an earlier process may have made.
 - Directories are removed only where the store says so: of a deleted topic, or of a partition it
   knows and that has other replicas (R26).
 
@@ -61,6 +61,8 @@ class Keeper:
         self._metrics = metrics
         self._config_of = config_of
         self._tried: set[PartitionId] = set()  # opened once, perhaps in vain
+        self._opened: set[PartitionId] = set()  # these were
+        self._at_start: frozenset[bytes] = frozenset()  # topics: others no earlier process opened
         self._orphans: frozenset[PartitionId] = frozenset()  # as of the last whole reading
         self._reason = "start"  # of the leads that are taken
         self._followed = Catalog()  # that of the last view that was followed to its end
@@ -70,6 +72,7 @@ class Keeper:
     async def start(self, view: ClusterView, *, clean: bool, suspect: bool) -> None:
         """Open what is there; nothing is led yet. T093 T100."""
         self._shelf.catalog = self._followed = view.catalog
+        self._at_start = frozenset(view.catalog.by_id)
         mine = await self._give_up_missing(self._mine(view))
         await self._open(view, mine, clean=clean, suspect=suspect)
         for count, where in enumerate(self._shelf.strangers()):
@@ -192,6 +195,7 @@ class Keeper:
             if some:  # what of those tried before is durable is unknown (R21)
                 openings = list(self._openings(view.catalog, mine, some))
                 await self._shelf.open(openings, clean=clean and not doubted, suspect=doubted)
+        self._opened |= {where for where in wanted if self._shelf.get(*where) is not None}
 
     def _openings(
         self,
@@ -204,8 +208,14 @@ class Keeper:
             topic, one = catalog.by_id[topic_id], mine[topic_id, number]
             if topic_id not in configs:
                 configs[topic_id] = self._config_of(topic)
-            counted_on = one.leader_epoch > 0 and self._broker_id in election.candidates(one)
+            counted_on = self._broker_id in election.candidates(one)
+            counted_on &= self._may_have_opened((topic_id, number), one)
             yield Opening(topic, number, configs[topic_id], counted_on)
+
+    def _may_have_opened(self, where: PartitionId, one: Leadership) -> bool:
+        """Whether this broker may have had a log of it before: not where nobody has led yet, nor,
+        if this process did not, of a topic that came to be since it began."""
+        return one.leader_epoch > 0 and (where[0] in self._at_start or where in self._opened)
 
     # ── giving up ────────────────────────────────────────────────────────────────────────────
 
@@ -216,8 +226,8 @@ class Keeper:
         held = self._shelf.held()
 
         def missing(where: PartitionId) -> bool:
-            never_led = mine[where].leader_epoch == 0
-            return where not in held and not never_led and self._shelf.missing(where)
+            opened_before = self._may_have_opened(where, mine[where])
+            return where not in held and opened_before and self._shelf.missing(where)
 
         return await self._give_up(mine, missing)
 
@@ -275,6 +285,7 @@ class Keeper:
             return
         self.stuck.pop(deletion.topic_id, None)
         self._tried -= set(deletion.where)
+        self._opened -= set(deletion.where)
         if self._broker_id in deletion.pending:
             left = [where for where in deletion.where if where in orphans]
             with suppress(Conflict):  # another broker was faster: the next view says so
@@ -302,6 +313,7 @@ class Keeper:
         await self._close([where], why)
         await self._shelf.remove(topic, [where])
         self._tried.discard(where)
+        self._opened.discard(where)
 
     async def _close(self, gone: Collection[PartitionId], why: TailraceError) -> None:
         taken = self._shelf.take_off(gone, why)

@@ -30,7 +30,8 @@ class Replicator:
         """Until ``stop``. T093 if a sync fails."""
         if self._stopped:
             return
-        self._node.views.on_view.append(self.look)
+        self._node.views.on_view.append(self.look)  # who is there
+        self._node.views.on_followed.append(self.look)  # whom partitions here follow
         try:
             with self._scope:
                 async with trio.open_nursery() as self._nursery:
