@@ -10,6 +10,7 @@ from tailrace.broker.clock import Timekeeper
 from tailrace.broker.cluster_view import ClusterView
 from tailrace.broker.config import Config
 from tailrace.broker.coordinator import Coordinator
+from tailrace.broker.distant import Distant
 from tailrace.broker.eraser import Eraser
 from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import Flusher
@@ -83,7 +84,11 @@ def assemble(
         valid=session.valid,
         refresh=latest.read,
     )
-    watcher = Watcher(world, shelf, time, groups.all, window_s=config.group.verdict_window_s)
+    peers = Peers(world.net, config.broker.id, directory.cluster_id)
+    distant = Distant(shelf, views, peers, config.broker.id, config.cluster.peer_listener)
+    watcher = Watcher(
+        *(world, shelf, time, groups.all, distant), window_s=config.group.verdict_window_s
+    )
     node = Node(
         world=world,
         config=config,
@@ -95,7 +100,7 @@ def assemble(
         views=views,
         keeper=keeper,
         latest=latest,
-        peers=Peers(world.net, config.broker.id, directory.cluster_id),
+        peers=peers,
         software=SOFTWARE,
         shelf=shelf,
         topics=topics,

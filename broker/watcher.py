@@ -5,6 +5,9 @@ is a comparison of two numbers. What is slower to come by (when the oldest unrea
 appended, when it expires) is worked out when somebody asks: for one group, or for all of them at a
 scrape, a few at a time, so that nobody else has to wait.
 
+Where a log ends that is led elsewhere, this broker's own copy says, or else its leader
+(``distant.py``); of one without a copy here it is not known for how long records have waited.
+
 Which partitions a group reads: all of the topics that its members subscribe to, or that it has
 committed anything of. Those of deleted topics, and deleted groups, are forgotten at the next look.
 """
@@ -17,9 +20,10 @@ import trio
 from tailrace.broker.assignment import Partition as Key
 from tailrace.broker.catalog import Catalog, Topic
 from tailrace.broker.clock import Timekeeper
+from tailrace.broker.distant import Distant
 from tailrace.broker.group import Group
 from tailrace.broker.group_offsets import Committed
-from tailrace.broker.lag import NOTHING, UNKNOWN, Track, Verdict, drain_s, present_s
+from tailrace.broker.lag import NOTHING, Track, Verdict, drain_s, present_s
 from tailrace.broker.outlook import Outlook
 from tailrace.broker.partition import Partition
 from tailrace.broker.shelf import Shelf
@@ -57,17 +61,19 @@ class Watched:
     def __init__(self, group: Group) -> None:
         self.group = group
         self.tracks: dict[Key, Track] = {}
-        self.rows: list[tuple[Key, Track, Partition]] = []  # the same, of those that are open
+        self.rows: list[tuple[Key, Track, Partition]] = []  # the same, of those that are here
+        self.distant: list[tuple[Key, Track]] = []  # the others
         self.stamps: dict[Key, tuple[int, int]] = {}  # position and append time, where exact
         self._seen: tuple[int, int, Catalog] | None = None
+        self._version: object = None
 
-    def refresh(self, shelf: Shelf, now: float) -> None:
-        """Which partitions it reads may have changed."""
+    def refresh(self, shelf: Shelf, distant: Distant, now: float) -> None:
+        """Which partitions it reads may have changed, and where they are."""
         group, catalog = self.group, shelf.catalog
         seen = (group.generation, len(group.offsets), catalog)
         if self._seen is not None and self._seen[:2] == seen[:2] and self._seen[2] is catalog:
-            if len(self.rows) < len(self.tracks):
-                self._find(shelf)
+            if self.distant or self._version is not distant.version:
+                self._find(distant)
             return
         self._seen = seen
         before, self.tracks = self.tracks, {}
@@ -78,20 +84,22 @@ class Watched:
         ):
             track = before.get(key)
             if track is None:
-                one, partition = group.offsets.get(key), shelf.get(*key)
+                one, partition = group.offsets.get(key), distant.here(key)
                 track = Track(
                     now,
                     NOTHING if one is None else one.offset,
-                    UNKNOWN if partition is None else partition.high_watermark,
+                    distant.of(key).end if partition is None else partition.high_watermark,
                 )
             self.tracks[key] = track
         self.stamps = {key: one for key, one in self.stamps.items() if key in self.tracks}
-        self._find(shelf)
+        self._find(distant)
 
-    def _find(self, shelf: Shelf) -> None:
-        """A partition that is offline may be opened one day; one that is open stays what it is."""
-        found = ((key, track, shelf.get(*key)) for key, track in self.tracks.items())
+    def _find(self, distant: Distant) -> None:
+        """A partition may be opened one day, or move; else all stays as long as the view."""
+        self._version = distant.version
+        found = [(key, track, distant.here(key)) for key, track in self.tracks.items()]
         self.rows = [(key, track, one) for key, track, one in found if one is not None]
+        self.distant = [(key, track) for key, track, one in found if one is None]
 
 
 class Watcher:
@@ -101,6 +109,7 @@ class Watcher:
         shelf: Shelf,
         time: Timekeeper,
         groups: Callable[[], Iterable[Group]],
+        distant: Distant,
         *,
         window_s: float,
     ) -> None:
@@ -108,6 +117,7 @@ class Watcher:
         self._world = world
         self._shelf = shelf
         self._groups = groups
+        self._distant = distant
         self._outlook = Outlook(world, shelf, time, window_s=window_s)
         self._watched: dict[str, Watched] = {}
         self._looked_at = world.clock.now()
@@ -122,6 +132,7 @@ class Watcher:
         """Look at every group once."""
         now, before = self._world.clock.now(), self._looked_at
         self._outlook.look(now)
+        await self._look_far(now)
         there: dict[str, Watched] = {}
         for count, group in enumerate(list(self._groups()), 1):
             there[group.name] = watched = self._of(group, now)
@@ -132,11 +143,22 @@ class Watcher:
         self._watched = there
         self._looked_at = now
 
+    async def _look_far(self, now: float) -> None:
+        """Ask for what is not here, and that alone."""
+        wanted: set[Key] = set()
+        for count, group in enumerate(list(self._groups()), 1):
+            wanted.update(key for key, _ in self._of(group, now).distant)
+            if count % GROUPS_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        self._distant.keep(wanted)
+        if wanted:
+            await self._distant.ask(sorted(wanted))
+
     def _of(self, group: Group, now: float) -> Watched:
         watched = self._watched.get(group.name)
         if watched is None or watched.group is not group:
             watched = self._watched[group.name] = Watched(group)
-        watched.refresh(self._shelf, now)
+        watched.refresh(self._shelf, self._distant, now)
         return watched
 
     def _observe(self, watched: Watched, now: float, before: float) -> None:
@@ -154,6 +176,18 @@ class Watcher:
             track.observe(now, before, committed, end, start, window_s)
             if moved and not working:
                 track.forget_rates(now)
+        for key, track in watched.distant:
+            log = self._distant.of(key)
+            if not log.known:
+                continue
+            one = get(key)
+            committed = NOTHING if one is None else one.offset
+            if committed != track.committed or log.end != track.end:
+                start = log.start if committed == NOTHING else 0
+                moved = committed != track.committed
+                track.observe(now, before, committed, log.end, start, window_s)
+                if moved and not working:
+                    track.forget_rates(now)
 
     # ── what is asked ────────────────────────────────────────────────────────────────────────
 
@@ -174,14 +208,16 @@ class Watcher:
         return sorted(found, key=lambda one: (one.topic, one.partition))
 
     async def warm(self, group: Group) -> None:
-        """Read in a thread what makes ``progress`` exact, as far as that takes no longer than a
-        second."""
+        """Read in a thread, and ask others, what makes ``progress`` exact, as far as that takes no
+        longer than a second."""
         watched = self._of(group, self._world.clock.now())
         with trio.move_on_after(WARM_S):
+            if watched.distant:
+                await self._distant.ask([key for key, _ in watched.distant])
             for count, key in enumerate(list(watched.tracks), 1):
                 if count % PARTITIONS_AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
-                partition = self._shelf.get(*key)
+                partition = self._distant.here(key)
                 if partition is None or not partition.serving:
                     continue
                 glance = self._glance(watched, key, partition)
@@ -195,12 +231,15 @@ class Watcher:
             return  # the reader of the partition will be told
 
     def _progress(self, watched: Watched, key: Key, now: float) -> Progress:
-        partition, track = self._shelf.get(*key), watched.tracks[key]
+        partition, track = self._distant.here(key), watched.tracks[key]
         committed = watched.group.offsets.get(key)
         topic = self._shelf.catalog.by_id[key[0]].name
-        if partition is None or not partition.serving:
+        if partition is not None and partition.serving:
+            start, end = partition.log.start, partition.high_watermark
+        elif partition is None and self._distant.of(key).known:
+            start, end = self._distant.of(key)
+        else:
             return Progress(topic, *key, committed, -1, -1, 0, None, 0.0, 0.0, None, "ok", None)
-        start, end = partition.log.start, partition.high_watermark
         position = start if committed is None else committed.offset
         lag = max(0, end - max(position, start))
         rate, write_rate = track.rates(now, self.window_s)
@@ -208,7 +247,7 @@ class Watcher:
         working = len(watched.group.members) > 0
         pace = track.pace(now, window_s=self.window_s) if working else (0.0, written)
         margin_s = 0.0 if position < start else None
-        if lag and margin_s is None:
+        if lag and margin_s is None and partition is not None:
             margin_s = self._outlook.margin_s(partition, position, *pace, now)
         return Progress(
             topic=topic,
@@ -226,8 +265,10 @@ class Watcher:
             margin_s=margin_s,
         )
 
-    def _lag_ms(self, watched: Watched, key: Key, partition: Partition) -> int | None:
+    def _lag_ms(self, watched: Watched, key: Key, partition: Partition | None) -> int | None:
         """How long the oldest unread record has been waiting."""
+        if partition is None:
+            return None
         glance = self._glance(watched, key, partition)
         return None if glance is None else max(0, self._world.clock.wall_ms() - glance.append_time)
 
