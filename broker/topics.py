@@ -25,6 +25,7 @@ from tailrace.broker.catalog import (
     Topic,
     check_name,
     check_not_internal,
+    folded,
     new_topic,
 )
 from tailrace.broker.cluster_view import ClusterView
@@ -32,6 +33,7 @@ from tailrace.broker.config import Config, LimitsConfig, TopicConfig
 from tailrace.broker.config_check import REPLICAS_AUTO
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.keeper import Keeper
+from tailrace.broker.placement import place, takers
 from tailrace.broker.registry import Conflict, Registry
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.views import Views
@@ -95,6 +97,8 @@ class Topics:
         check_name(name)
         overrides = topic_config.parse_overrides(name, config or {})
         async with self._change():
+            if folded(name) in self.catalog.by_folded:
+                await self._views.now()  # another broker may have deleted it
             for _ in range(CONFLICTS_MAX):
                 existing = self.catalog.find(name)
                 if existing is not None:
@@ -348,18 +352,6 @@ def _begun(topic: Topic, view: ClusterView) -> bool:
     return topic.topic_id not in view.catalog.by_id or all(
         one is not None and one.leader_epoch > 0 for one in known
     )
-
-
-def takers(view: ClusterView) -> list[str]:
-    """Brokers that may be given partitions."""
-    return sorted(filter(view.may_lead, view.brokers))
-
-
-def place(view: ClusterView, partitions: int, copies: int) -> list[tuple[str, ...]]:
-    """Brokers of each partition in turn."""
-    ring = takers(view) * 2
-    count = len(ring) // 2
-    return [tuple(ring[n % count : n % count + copies]) for n in range(partitions)]
 
 
 def _most_on_one(view: ClusterView, topic: Topic) -> int:

@@ -20,13 +20,17 @@ from tailrace.broker.cluster_view import ClusterView
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
 from tailrace.client.client import Client
+from tailrace.simulation.disk import SimDisk
+from tailrace.simulation.life import Life
 from tailrace.simulation.meta import MetaKeep
 from tailrace.simulation.run import SimCluster, run_cluster
-from tailrace.simulation.world import Settings, SimNode
+from tailrace.simulation.world import DATA_DIR, Settings, SimNode
+from tailrace.storage.directory import partition_name
 
 T = TypeVar("T")
 
 WAIT_S = 60.0  # of virtual time, for anything
+LOOK_EVERY_S = 0.01
 
 
 class Cluster:
@@ -103,6 +107,23 @@ class Cluster:
     def leader(self, topic: str, number: int = 0) -> str | None:
         return self.leadership(topic, number).leader
 
+    def held(self, broker: str, topic: str, number: int = 0) -> bool:
+        """Whether a broker has a copy that it could open."""
+        known = self.node(broker).topics.catalog.find(topic)
+        return known is not None and self.node(broker).shelf.get(known.topic_id, number) is not None
+
+    def directories(self, broker: str, topic_id: bytes) -> int:
+        """How many copies of a topic's partitions are on a broker's disk."""
+        names = SimDisk(self.machine(broker).platter, Life("looks")).list(f"{DATA_DIR}/topics")
+        return sum(name.startswith(topic_id.hex()) for name in names)
+
+    def lose_directory(self, broker: str, topic: str, topic_id: bytes | None = None) -> None:
+        """Let partition 0's directory vanish from the disk of a broker that does not run."""
+        topic_id = topic_id or self.topic(topic).topic_id
+        disk = SimDisk(self.machine(broker).platter, Life("loses"))
+        disk.remove_directory(f"{DATA_DIR}/topics/{partition_name(topic_id, 0)}")
+        disk.sync_directory(f"{DATA_DIR}/topics")
+
     def partition(self, broker: str, topic: str, number: int = 0) -> Partition:
         """A broker's copy."""
         found = self.node(broker).shelf.get(self.topic(topic).topic_id, number)
@@ -113,14 +134,20 @@ class Cluster:
 
     async def until(self, condition: Callable[[], object], seconds: float = WAIT_S) -> None:
         """Wait until something is true; so long at most."""
-        with trio.move_on_after(seconds):
-            while not condition():
-                await trio.sleep(0.01)
-            return
+        for _ in range(int(seconds / LOOK_EVERY_S)):
+            if condition():
+                return
+            await trio.sleep(LOOK_EVERY_S)
         raise AssertionError(f"not true after {seconds} s")
 
     def client(self) -> Client:
         return self.sim.client()
+
+    async def send(self, topic: str, *values: bytes, partition: int | None = None) -> None:
+        """Send these, acknowledged, one after another."""
+        async with self.client() as client, client.producer() as producer:
+            for value in values:
+                await producer.send(topic, value, partition=partition)
 
 
 def clustered(

@@ -1,6 +1,24 @@
 """Brokers do what the metadata store says: three of them, on virtual time."""
 
+import pytest
+import trio
+
+from tailrace.broker.catalog import DELETED
+from tailrace.protocol.errors import MetadataUnavailable, NotLeader
 from tests.broker.cluster_harness import Cluster, clustered
+
+BROKERS = ("n1", "n2", "n3")
+
+
+async def opened(cluster: Cluster, topic: str, partitions: int = 1) -> None:
+    """Wait until everybody has a copy, and knows its role."""
+    for number in range(partitions):
+        for broker in cluster.running:
+            await cluster.until(
+                lambda b=broker, n=number: (
+                    cluster.held(b, topic, n) and cluster.partition(b, topic, n).role != "none"
+                )
+            )
 
 
 def test_a_topic_is_opened_by_all_its_replicas_and_led_by_one() -> None:
@@ -9,11 +27,9 @@ def test_a_topic_is_opened_by_all_its_replicas_and_led_by_one() -> None:
         assert {len(one.replicas) for one in topic.partitions} == {3}
         leaders = [cluster.leader("orders", number) for number in range(3)]
         assert sorted(filter(None, leaders)) == ["n1", "n2", "n3"]
+        await opened(cluster, "orders", 3)
         for number, leader in enumerate(leaders):
-            for broker in ("n1", "n2", "n3"):
-                await cluster.until(
-                    lambda b=broker, n=number: cluster.partition(b, "orders", n).role != "none"
-                )
+            for broker in BROKERS:
                 role = cluster.partition(broker, "orders", number).role
                 assert role == ("leader" if broker == leader else "follower")
         assert cluster.leadership("orders").leader_epoch == 1
@@ -25,10 +41,147 @@ def test_a_topic_is_opened_by_all_its_replicas_and_led_by_one() -> None:
 def test_what_is_sent_to_the_leader_is_on_every_replica() -> None:
     async def main(cluster: Cluster) -> None:
         await cluster.create("orders")
-        async with cluster.client() as client, client.producer() as producer:
-            for number in range(20):
-                await producer.send("orders", b"%d" % number)
-        for broker in ("n1", "n2", "n3"):
+        await cluster.send("orders", *(b"%d" % number for number in range(20)))
+        for broker in BROKERS:
             await cluster.until(lambda b=broker: cluster.partition(b, "orders").log.end == 20)
+
+    clustered(main)
+
+
+def test_who_does_not_lead_says_who_does() -> None:
+    async def main(cluster: Cluster) -> None:
+        topic = await cluster.create("orders", replicas=1)
+        leader = cluster.leader("orders")
+        for broker in set(BROKERS) - {leader}:
+            node = cluster.node(broker)
+            await cluster.until(lambda n=node: n.topics.catalog.find("orders"))
+            with pytest.raises(NotLeader, match=f"broker {leader} does"):
+                node.shelf.find(topic.topic_id, 0)
+            assert not cluster.held(broker, "orders")
+
+    clustered(main)
+
+
+def test_a_leader_that_restarts_leads_in_a_new_epoch() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders", replicas=1)
+        leader = cluster.leader("orders")
+        assert leader is not None
+        await cluster.send("orders", b"a")
+        await cluster.kill(leader)
+        await cluster.start(leader)
+        assert cluster.leadership("orders", at=leader).leader_epoch == 2
+        assert cluster.partition(leader, "orders").role == "leader"
+        await cluster.send("orders", b"b")
+        assert cluster.partition(leader, "orders").log.end == 2
+
+    clustered(main)
+
+
+def test_a_topic_that_was_deleted_leaves_nothing() -> None:
+    async def main(cluster: Cluster) -> None:
+        topic = await cluster.create("orders", partitions=3)
+        await opened(cluster, "orders", 3)
+        await cluster.node("n2").topics.delete("orders")
+        again = await cluster.create("orders")
+        assert again.topic_id != topic.topic_id
+        await cluster.until(
+            lambda: not any(key.startswith(DELETED) for key in cluster.keep.entries)
+        )
+        assert not any(topic.topic_id.hex() in key for key in cluster.keep.entries)
+        for broker in BROKERS:
+            assert not cluster.directories(broker, topic.topic_id)
+
+    clustered(main)
+
+
+def test_a_broker_that_was_away_removes_what_was_deleted_meanwhile() -> None:
+    async def main(cluster: Cluster) -> None:
+        topic = await cluster.create("orders")
+        await opened(cluster, "orders")
+        await cluster.kill("n3")
+        await cluster.node("n1").topics.delete("orders")
+        assert cluster.directories("n3", topic.topic_id) == 1
+        assert any(key.startswith(DELETED) for key in cluster.keep.entries)
+        await cluster.start("n3")
+        await cluster.until(
+            lambda: not any(key.startswith(DELETED) for key in cluster.keep.entries)
+        )
+        assert cluster.directories("n3", topic.topic_id) == 0
+
+    clustered(main)
+
+
+def test_a_copy_that_is_gone_leaves_the_isr_and_is_filled_again() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await cluster.send("orders", b"a", b"b")
+        [lost] = [one for one in BROKERS if one != cluster.leader("orders")][:1]
+        await cluster.until(lambda: cluster.partition(lost, "orders").log.end == 2)
+        await cluster.stop(lost)
+        await cluster.start(lost)
+        await cluster.until(lambda: lost in cluster.leadership("orders").isr)
+        await cluster.stop(lost)
+        cluster.lose_directory(lost, "orders")
+        await cluster.start(lost)
+        await cluster.until(lambda: cluster.partition(lost, "orders").log.end == 2)
+        await cluster.until(lambda: lost in cluster.leadership("orders", at=lost).isr)
+
+    clustered(main)
+
+
+def test_the_last_copy_that_is_gone_is_told_and_never_started_empty() -> None:
+    async def main(cluster: Cluster) -> None:
+        topic = await cluster.create("orders", replicas=1)
+        leader = cluster.leader("orders")
+        assert leader is not None
+        await cluster.kill(leader)
+        cluster.lose_directory(leader, "orders", topic.topic_id)
+        await cluster.start(leader)
+        assert not cluster.held(leader, "orders")
+        assert cluster.node(leader).metrics.data_loss_possible.value == 1
+        assert cluster.directories(leader, topic.topic_id) == 0
+
+    clustered(main)
+
+
+def test_settings_of_a_topic_hold_at_every_replica() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await opened(cluster, "orders")
+        await cluster.node("n3").topics.alter("orders", {"retention": "1h"})
+        for broker in BROKERS:
+            await cluster.until(
+                lambda b=broker: cluster.partition(b, "orders").config.retention_ms == 3_600_000
+            )
+
+    clustered(main)
+
+
+def test_a_topic_is_made_at_two_brokers_at_once_and_there_is_one() -> None:
+    async def main(cluster: Cluster) -> None:
+        found: set[bytes] = set()
+
+        async def make(broker: str) -> None:
+            topic, _ = await cluster.node(broker).topics.create("orders", exist_ok=True)
+            found.add(topic.topic_id)
+
+        async with trio.open_nursery() as nursery:
+            for broker in BROKERS:
+                nursery.start_soon(make, broker)
+        assert len(found) == 1
+
+    clustered(main)
+
+
+def test_nothing_is_changed_while_the_store_is_away() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        cluster.keep.down = True
+        with pytest.raises(MetadataUnavailable):
+            await cluster.create("more")
+        cluster.keep.down = False
+        await cluster.create("others")
+        assert cluster.topic("others")
 
     clustered(main)
