@@ -11,6 +11,7 @@ from typing import Any
 
 from tailrace.broker import (
     handlers_admin as admin,
+    handlers_cluster as cluster,
     handlers_explain,
     handlers_groups as groups,
     handlers_records as records,
@@ -177,4 +178,9 @@ HANDLERS: dict[Api, Handler] = {
     Api.RESET_OFFSETS: groups.reset_offsets,
     Api.DELETE_GROUP: groups.delete_group,
     Api.EXPLAIN: handlers_explain.explain,
+    Api.ELECT_LEADERS: cluster.elect_leaders,
+    Api.REASSIGN: cluster.reassign,
+    Api.DRAIN_BROKER: cluster.drain_broker,
+    Api.DESCRIBE_MOVES: cluster.describe_moves,
+    Api.DESCRIBE_REPLICAS: cluster.describe_replicas,
 }

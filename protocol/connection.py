@@ -62,6 +62,8 @@ _FRAME_BYTES_MAX: dict[int, int] = {
     **dict.fromkeys((Api.DELETE_RECORDS, Api.ERASE, Api.GET_ERASURE), ADMIN_BYTES_MAX),
     **dict.fromkeys((Api.FIND_COORDINATOR, Api.LIST_GROUPS, Api.DESCRIBE_GROUP), ADMIN_BYTES_MAX),
     **dict.fromkeys((Api.DELETE_GROUP, Api.EXPLAIN), ADMIN_BYTES_MAX),
+    **dict.fromkeys((Api.ELECT_LEADERS, Api.REASSIGN, Api.DRAIN_BROKER), ADMIN_BYTES_MAX),
+    **dict.fromkeys((Api.DESCRIBE_MOVES, Api.DESCRIBE_REPLICAS), ADMIN_BYTES_MAX),
 }
 _VERSIONS: dict[int, tuple[int, int]] = {int(api): versions for api, versions in VERSIONS.items()}
 SERVED = tuple(ApiRange(api, *versions) for api, versions in _VERSIONS.items())  # for HelloResponse

@@ -33,6 +33,10 @@ APIS: dict[str, frozenset[Api]] = {
             Api.DESCRIBE_GROUP,
             Api.RESET_OFFSETS,
             Api.DELETE_GROUP,
+            Api.ELECT_LEADERS,
+            Api.REASSIGN,
+            Api.DRAIN_BROKER,
+            Api.DESCRIBE_MOVES,
         }
     ),
     "commit": frozenset({Api.COMMIT_OFFSETS}),

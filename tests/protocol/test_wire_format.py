@@ -82,7 +82,7 @@ def test_the_limits() -> None:
     kib, mib = connection.KIB, connection.MIB
     for text in (
         f"Hello {connection.HELLO_BYTES_MAX // kib} KiB",
-        f"apis 6 to 14, 18, 19, 21 and 22 {connection.ADMIN_BYTES_MAX // kib} KiB",
+        f"apis 6 to 14, 18, 19 and 21 to 27 {connection.ADMIN_BYTES_MAX // kib} KiB",
         f"({connection.PRODUCE_BYTES_MAX // mib} MiB unless set otherwise)",
         f"others {connection.GENERAL_BYTES_MAX // mib} MiB",
         f"at most {connection.HEAD_BYTES_MAX // kib} KiB",

@@ -1,0 +1,313 @@
+"""What operators ask of leaders and copies, made into changes of what the store says (pure).
+
+Everything here is a function of a view, and what it gives is stored by compare-and-swap on the
+revisions in that view: one that is old decides nothing wrong. Copies are moved by the controller,
+which sees what is wanted of the brokers in a topic (*targets*); here only targets are chosen.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tailrace.broker import election, placement
+from tailrace.broker.catalog import Leadership, Topic
+from tailrace.broker.cluster_status import leadership
+from tailrace.broker.cluster_view import ClusterView, PartitionId
+from tailrace.broker.placement import Target
+from tailrace.protocol import texts, texts_cluster, texts_config
+from tailrace.protocol.errors import PartitionOffline, to_wire
+from tailrace.protocol.messages import (
+    LeaderMove,
+    PartitionRange,
+    ReassignRequest,
+    ReplicaDescription,
+    ReplicaMove,
+)
+
+MinIsr = Callable[[Topic], int | None]  # as configured, None: auto
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One partition that somebody named."""
+
+    topic: Topic
+    number: int
+
+    @property
+    def where(self) -> PartitionId:
+        return self.topic.topic_id, self.number
+
+    @property
+    def target(self) -> Target:
+        return self.topic.partitions[self.number].replicas
+
+
+def chosen(view: ClusterView, named: Sequence[PartitionRange]) -> list[Chosen]:
+    """The partitions named, each once, in that order. T010 T011."""
+    found: dict[PartitionId, Chosen] = {}
+    for one in named:
+        topic = view.catalog.find(one.topic)
+        if topic is None:
+            similar = view.catalog.similar(one.topic)
+            raise texts.topic_not_found(one.topic, similar=similar)
+        numbers: Sequence[int] = range(len(topic.partitions))
+        if one.partition is not None:
+            if one.partition not in numbers:
+                raise texts.partition_not_found(
+                    topic.name, one.partition, partitions=len(topic.partitions)
+                )
+            numbers = (one.partition,)
+        for number in numbers:
+            found.setdefault((topic.topic_id, number), Chosen(topic, number))
+    return list(found.values())
+
+
+def everything(view: ClusterView) -> Iterator[Chosen]:
+    """Every partition there is, by name of its topic."""
+    for name in view.catalog.names(internal=True):
+        topic = view.catalog.by_name[name]
+        for number in range(len(topic.partitions)):
+            yield Chosen(topic, number)
+
+
+# ── leaders ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Election:
+    """What becomes of one partition: another leader, or the reason why not."""
+
+    chosen: Chosen
+    current: Leadership  # by which it was decided
+    leader: str | None = None
+    log_end: int = -1  # of an unclean leader
+    missing: tuple[str, ...] = ()  # who may hold acknowledged records beyond it
+    error: PartitionOffline | None = None
+
+
+def preferred(view: ClusterView, one: Chosen) -> Election | None:
+    """Give it to its preferred leader; None: that is so, or there is none."""
+    current, name = leadership(view, one.where), one.topic.name
+    wanted = next(iter(one.target), None)
+    if wanted is None or current.leader == wanted:
+        return None
+    if current.leader is None:
+        could = sorted(election.candidates(current))
+        return Election(
+            one, current, error=texts_cluster.nobody_leads(name, one.number, candidates=could)
+        )
+    if election.prefer(current, wanted, may_lead=view.may_lead) is not None:
+        return Election(one, current, wanted)
+    reason = "is not in sync"
+    if not view.alive(wanted):
+        reason = "is not up"
+    elif not view.may_lead(wanted):
+        reason = "is about to stop, or is being drained"
+    error = texts_cluster.not_preferred(name, one.number, preferred=wanted, reason=reason)
+    return Election(one, current, error=error)
+
+
+def unclean(view: ClusterView, one: Chosen, copies: Collection[ReplicaDescription]) -> Election:
+    """Whoever of the living has the most leads, whatever it lacks (R10)."""
+    current, name = leadership(view, one.where), one.topic.name
+    if current.leader is not None and view.alive(current.leader):
+        error = texts_cluster.has_leader(name, one.number, leader=current.leader)
+        return Election(one, current, error=error)
+    could = election.candidates(current)
+    if living := sorted(filter(view.alive, could)):
+        error = texts_cluster.clean_is_possible(name, one.number, brokers=living)
+        return Election(one, current, error=error)
+    holders = current.replicas or one.target
+    there = {copy.broker_id: copy for copy in copies if copy.broker_id in holders}
+    found = [there[broker] for broker in holders if broker in there and view.alive(broker)]
+    if not found:
+        return Election(
+            one, current, error=texts_cluster.no_copy(name, one.number, brokers=holders)
+        )
+    best = max(found, key=lambda copy: (copy.last_epoch, copy.log_end))
+    missing = tuple(sorted(could - {best.broker_id}))
+    return Election(one, current, best.broker_id, best.log_end, missing)
+
+
+def leader_move(found: Election) -> LeaderMove:
+    """As it is told."""
+    one, current = found.chosen, found.current
+    return LeaderMove(
+        topic=one.topic.name,
+        partition=one.number,
+        error=None if found.error is None else to_wire(found.error),
+        before=current.leader,
+        after=found.leader,
+        leader_epoch=current.leader_epoch,
+        log_end=found.log_end,
+        missing=found.missing,
+    )
+
+
+# ── copies ───────────────────────────────────────────────────────────────────────────────────
+
+
+def replica_move(view: ClusterView, one: Chosen, target: Target) -> ReplicaMove:
+    """From what holds a copy now to ``target``."""
+    current = leadership(view, one.where)
+    filling = tuple(broker for broker in target if broker not in current.isr)
+    before = current.replicas or one.target
+    return ReplicaMove(one.topic.name, one.number, before, target, filling)
+
+
+def moves(view: ClusterView) -> list[ReplicaMove]:
+    """What is on its way: copies that are wanted and live but lack something, or wanted no more."""
+    found: list[ReplicaMove] = []
+    for one in everything(view):
+        current = leadership(view, one.where)
+        filling = [b for b in one.target if b not in current.isr and view.alive(b)]
+        if filling or set(current.replicas) != set(one.target):
+            found.append(replica_move(view, one, one.target))
+    return found
+
+
+def reassigned(view: ClusterView, request: ReassignRequest, min_isr: MinIsr) -> list[Topic]:
+    """Topics with the targets that are asked for; those that have them already are left out.
+
+    T010 T011; T081 for fewer copies than a topic's ``min_isr``, T082 for brokers that are none.
+    """
+    by_topic: dict[bytes, list[Chosen]] = {}
+    for one in chosen(view, request.partitions):
+        by_topic.setdefault(one.topic.topic_id, []).append(one)
+    found: list[Topic] = []
+    for some in by_topic.values():
+        topic = some[0].topic
+        if request.cancel:
+            changed = placement.retargeted(topic, {o.number: _complete(view, o) for o in some})
+        else:
+            changed = _moved(view, request, topic, [one.number for one in some])
+            need = min_isr(topic)
+            copies = min(len(one.replicas) for one in changed.partitions)
+            if need is not None and need > copies:
+                source = f"topic {topic.name}"
+                raise texts_config.min_isr_above_replicas(
+                    source=source, min_isr=need, replicas=copies
+                )
+        if changed != topic:
+            found.append(changed)
+    return found
+
+
+def _moved(
+    view: ClusterView, request: ReassignRequest, topic: Topic, numbers: Sequence[int]
+) -> Topic:
+    has = max(len(one.replicas) for one in topic.partitions)
+    whole = len(numbers) == len(topic.partitions)
+    if request.brokers is not None:
+        target = _named(view, request.brokers)
+        copies = len(target)
+        targets: Mapping[int, Target] = dict.fromkeys(numbers, target)
+    else:
+        copies = has if request.replicas is None else request.replicas
+        if not 1 <= copies <= len(placement.takers(view)):
+            there = len(placement.takers(view))
+            raise texts_cluster.too_few_brokers(asked=copies, there=there)
+        targets = even(view, topic, numbers, copies)
+    if copies != has and not whole:
+        raise texts_cluster.other_count(topic.name, asked=copies, has=has)
+    if copies != has:
+        topic = replace(topic, replicas=copies)
+    return placement.retargeted(topic, targets)
+
+
+def _named(view: ClusterView, brokers: Sequence[str]) -> Target:
+    for broker in brokers:
+        if not view.alive(broker):
+            raise texts_cluster.no_such_broker(broker, known=sorted(view.brokers))
+        if brokers.count(broker) > 1:
+            raise texts_cluster.broker_twice(broker)
+    return tuple(brokers)
+
+
+def _complete(view: ClusterView, one: Chosen) -> Target:
+    """The copies that are in sync, at most as many as are wanted: the leader stays first."""
+    current = leadership(view, one.where)
+    kept = [broker for broker in current.replicas if broker in current.isr][: len(one.target)]
+    return tuple(kept) if len(kept) == len(one.target) else one.target
+
+
+def even(
+    view: ClusterView, topic: Topic, numbers: Sequence[int], copies: int
+) -> Mapping[int, Target]:
+    """Targets that are spread over all brokers, which leave where they are as many as can be."""
+    racks = placement.racks(view)
+    share = math.ceil(len(numbers) * copies / len(racks))
+    cluster = placement.load(view)
+    for number in numbers:
+        cluster.add(topic.partitions[number].replicas, -1)
+    spreader = placement.Spreader(racks, cluster)
+    held: Counter[str] = Counter()
+    kept: dict[int, Target] = {}
+    for number in numbers:
+        stay = [b for b in topic.partitions[number].replicas if b in racks and held[b] < share]
+        kept[number] = tuple(stay[:copies])
+        held.update(kept[number])
+        spreader.take(kept[number])
+    targets: dict[int, Target] = {}
+    for number in numbers:
+        spreader.give_up(kept[number])
+        target = kept[number]
+        while len(target) < copies and (another := spreader.another(target)) is not None:
+            target = (*target, another)
+        spreader.take(target)
+        targets[number] = target
+    return _led_evenly(targets)
+
+
+def _led_evenly(targets: Mapping[int, Target]) -> dict[int, Target]:
+    """The same copies, with leaders spread over them; who leads goes on where that is even."""
+    brokers = {broker for target in targets.values() for broker in target}
+    share = math.ceil(len(targets) / max(1, len(brokers)))
+    leads: Counter[str] = Counter()
+    found: dict[int, Target] = {}
+    for number, target in targets.items():
+        first = next((b for b in target if leads[b] < share), None)
+        if first is None:
+            first = min(target, key=lambda broker: (leads[broker], broker))
+        leads[first] += 1
+        found[number] = (first, *(broker for broker in target if broker != first))
+    return found
+
+
+# ── drains ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """How a broker that is to be emptied stands."""
+
+    leads: int
+    holds: int
+    moves: tuple[ReplicaMove, ...]
+    stuck: tuple[PartitionRange, ...]
+
+
+def drain(view: ClusterView, broker_id: str) -> Drain:
+    """As it goes on, or would. T082 for a broker that nobody knows."""
+    held = [one for one in everything(view) if _holds(view, one, broker_id)]
+    if not held and not view.alive(broker_id) and broker_id not in view.drains:
+        raise texts_cluster.no_such_broker(broker_id, known=sorted(view.brokers))
+    planned = replace(view, drains=view.drains | {broker_id})
+    targets = {topic.topic_id: topic for topic in placement.drained(planned)}
+    moves: list[ReplicaMove] = []
+    stuck: list[PartitionRange] = []
+    for one in held:
+        topic = targets.get(one.topic.topic_id, one.topic)
+        target = topic.partitions[one.number].replicas
+        if broker_id in target:
+            stuck.append(PartitionRange(one.topic.name, one.number))
+        else:
+            moves.append(replica_move(view, one, target))
+    leads = sum(leadership(view, one.where).leader == broker_id for one in held)
+    return Drain(leads, len(held), tuple(moves), tuple(stuck))
+
+
+def _holds(view: ClusterView, one: Chosen, broker_id: str) -> bool:
+    return broker_id in one.target or broker_id in leadership(view, one.where).replicas

@@ -1,0 +1,110 @@
+"""Texts about moving leaders and copies between brokers (interfaces 8 gives their manner)."""
+
+from collections.abc import Sequence
+
+from tailrace.protocol import errors
+from tailrace.protocol.texts import partition_name, shown
+from tailrace.protocol.texts_explain import listed
+
+
+def no_such_broker(broker: str, *, known: Sequence[str]) -> errors.ConfigError:
+    """T082: a broker that nobody knows."""
+    return errors.ConfigError(
+        "T082",
+        f"broker {shown(broker)} is none of the cluster's: {', '.join(known) or 'none is there'}",
+        "List them: tailrace cluster brokers",
+        key="broker",
+        source=None,
+    )
+
+
+def broker_twice(broker: str) -> errors.ConfigError:
+    """T082: one broker holds one copy."""
+    return errors.ConfigError(
+        "T082",
+        f"broker {shown(broker)} is named twice: each holds one copy of a partition",
+        "Name every broker once.",
+        key="brokers",
+        source=None,
+    )
+
+
+def too_few_brokers(*, asked: int, there: int) -> errors.ConfigError:
+    """T082: more copies than brokers that take any."""
+    return errors.ConfigError(
+        "T082",
+        f"replicas {asked} > {there} brokers that take copies",
+        "Add brokers, or ask for fewer replicas.",
+        key="replicas",
+        source=None,
+    )
+
+
+def other_count(topic: str, *, asked: int, has: int) -> errors.ConfigError:
+    """T082: some partitions of a topic cannot have more copies than others."""
+    return errors.ConfigError(
+        "T082",
+        f"{asked} brokers for a partition of '{shown(topic)}', whose partitions have {has} copies",
+        f"Name {has} brokers, or the whole topic, to change their number.",
+        key="brokers",
+        source=None,
+    )
+
+
+def not_preferred(
+    topic: str, partition: int, *, preferred: str, reason: str
+) -> errors.PartitionOffline:
+    """T033: the preferred leader cannot lead now. ``reason``: "is not in sync"."""
+    where = f"{shown(topic)}:{partition}"
+    return errors.PartitionOffline(
+        "T033",
+        f"{partition_name(topic, partition)}: preferred leader {shown(preferred)} {reason}",
+        f"Look: tailrace explain {where}",
+        **{"topic": topic, "partition": partition},
+    )
+
+
+def nobody_leads(
+    topic: str, partition: int, *, candidates: Sequence[str]
+) -> errors.PartitionOffline:
+    """T033: there is no leader to be moved."""
+    start = f"Start {listed(candidates)}" if candidates else "No broker has all of it"
+    where = f"{shown(topic)}:{partition}"
+    return errors.PartitionOffline(
+        "T033",
+        f"{partition_name(topic, partition)} is offline: no broker in sync is up",
+        f"{start}, or lose what others lack: tailrace cluster elect {where} --unclean",
+        **{"topic": topic, "partition": partition},
+    )
+
+
+def has_leader(topic: str, partition: int, *, leader: str) -> errors.PartitionOffline:
+    """T033: an unclean election is for partitions without a leader."""
+    return errors.PartitionOffline(
+        "T033",
+        f"{partition_name(topic, partition)} is led by {shown(leader)}: nothing needs to be lost",
+        "Leave it, or stop that broker first.",
+        **{"topic": topic, "partition": partition},
+    )
+
+
+def clean_is_possible(
+    topic: str, partition: int, *, brokers: Sequence[str]
+) -> errors.PartitionOffline:
+    """T033: somebody can lead without any loss, and will in a moment."""
+    return errors.PartitionOffline(
+        "T033",
+        f"{partition_name(topic, partition)}: {listed(brokers)} can lead without losing anything",
+        "It is elected in a moment: tailrace cluster health --wait 10s",
+        **{"topic": topic, "partition": partition},
+    )
+
+
+def no_copy(topic: str, partition: int, *, brokers: Sequence[str]) -> errors.PartitionOffline:
+    """T033: nobody who is up holds anything of it."""
+    return errors.PartitionOffline(
+        "T033",
+        f"{partition_name(topic, partition)}: no broker with a copy is up",
+        f"Start {listed(brokers)}.",
+        **{"topic": topic, "partition": partition},
+    )
