@@ -14,7 +14,7 @@ import trio
 from tailrace.broker.cluster_view import ClusterView
 from tailrace.broker.members import BrokerRecord
 from tailrace.broker.peer import Lost, Peers
-from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.errors import ConnectError, TailraceError
 from tailrace.protocol.messages import BrokerAddress, Request, Response
 
 log = logging.getLogger("tailrace.broker.asking")
@@ -31,6 +31,29 @@ def address_of(broker: BrokerRecord, listener: str) -> BrokerAddress | None:
     if where is None:
         return None
     return BrokerAddress(broker.broker_id, where.host, where.port, broker.rack)
+
+
+async def ask_broker(
+    peers: Peers,
+    view: ClusterView,
+    listener: str,
+    broker_id: str,
+    request: Request,
+    expected: type[R],
+) -> R | None:
+    """What one broker answers, or None if it does not; raises the error it answers with."""
+    record = view.brokers.get(broker_id)
+    where = None if record is None else address_of(record, listener)
+    with trio.move_on_after(ASK_S):
+        if where is not None:
+            try:
+                answer, _ = await peers.ask(where, request)
+            except (ConnectError, Lost) as error:
+                log.debug("broker %s could not be asked: %s", broker_id, error)
+            else:
+                assert isinstance(answer, expected)
+                return answer
+    return None
 
 
 async def ask_brokers(

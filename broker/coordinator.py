@@ -79,8 +79,8 @@ class Coordinator:
         *,
         syncing: Callable[[], bool],
         flush: Callable[[], None],
-        valid: Callable[[], bool] = lambda: True,
-        refresh: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
+        valid: Callable[[], bool],
+        refresh: Callable[[], Awaitable[object]],
     ) -> None:
         self._world = world
         self._settings = GroupSettings(

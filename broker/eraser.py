@@ -394,7 +394,7 @@ class Eraser:
         where = (partition.topic_id, number)
         log_, done = self._done.get(where, (None, set[bytes]()))
         if partition.log.recovery is not log_:
-            done = set()
+            done = set[bytes]()
         self._done[where] = (partition.log.recovery, done)
         for one in work.wanted:
             if one.erasure_id in work.blocked:

@@ -33,6 +33,27 @@ class Uncommitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Lacking:
+    """A replica that has not everything."""
+
+    broker: str
+    alive: bool
+    behind: int | None  # records; None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaFacts:
+    """Who holds a partition, and who of them counts."""
+
+    wanted: tuple[str, ...]
+    in_sync: tuple[str, ...]  # of the living
+    min_isr: int
+    missing: tuple[Lacking, ...] = ()  # those that are wanted and not in sync
+    slow: tuple[Lacking, ...] = ()  # in sync, and what the high watermark waits for
+    no_lease: str | None = None  # why the leader may not write
+
+
+@dataclass(frozen=True, slots=True)
 class MemberFacts:
     """One member of a group."""
 

@@ -8,8 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from tailrace.broker.explain import Damage, Reading, Uncommitted, facts, standing_facts
-from tailrace.protocol import texts_explain as texts
+from tailrace.broker.explain import (
+    Damage,
+    Lacking,
+    Reading,
+    ReplicaFacts,
+    Uncommitted,
+    facts,
+    standing_facts,
+)
+from tailrace.protocol import texts_explain as texts, texts_explain_cluster as replica_texts
 from tailrace.protocol.shapes import Explanation, Fact, PartitionStatus
 from tailrace.protocol.texts import partition_name, shown
 
@@ -81,10 +89,17 @@ class PartitionFacts:
     erasures: int = 0  # pending
     erasure_problem: str = ""
     reading: Reading | None = None
+    standing: PartitionStatus = "ok"
+    replicas: ReplicaFacts | None = None  # None: there is one, or nothing is known
+    elsewhere_bytes: int = 0  # of its log, where another broker leads it
 
     @property
     def status(self) -> PartitionStatus:
-        return "offline" if self.offline else "ok"
+        return "offline" if self.offline else self.standing
+
+    @property
+    def size_bytes(self) -> int:
+        return self.elsewhere_bytes if self.shrinking is None else self.shrinking.size_bytes
 
 
 Finding = tuple[str, str | None]  # a sentence, and the command that goes with it
@@ -121,7 +136,7 @@ def explain_topic(
     status = max((one.status for one in partitions), key=STATUSES.index)
     down = [one for one in partitions if one.offline]
     records = sum(max(0, one.high_watermark - one.log_start) for one in partitions)
-    size_bytes = sum(one.shrinking.size_bytes for one in partitions if one.shrinking is not None)
+    size_bytes = sum(one.size_bytes for one in partitions)
     if down:
         sentences = [texts.topic_offline(name, len(partitions), len(down))]
     else:
@@ -171,7 +186,7 @@ def _troubles(known: PartitionFacts) -> list[Finding]:
     """What is wrong with a partition that is online, the worst first."""
     if known.offline:
         return []
-    disk, found = known.disk, list[Finding]()
+    disk, found = known.disk, _replica_troubles(known)
     if disk.refuses:
         found.append((texts.read_only(disk.broker, disk.has, disk.limit), texts.TOPICS))
     if known.damage:
@@ -184,9 +199,12 @@ def _troubles(known: PartitionFacts) -> list[Finding]:
     behind = known.log_end - known.high_watermark
     if behind > 0:
         sentence = texts.uncommitted(behind)
-        if (pending := known.uncommitted) is not None:
+        slow = () if known.replicas is None else known.replicas.slow
+        if slow:
+            sentence += " " + replica_texts.waits_for_replicas(_why(slow))
+        elif (pending := known.uncommitted) is not None:
             sentence += " " + texts.waits_for_sync(pending.sync_s, pending.batches)
-        found.append((sentence, texts.DOCTOR))
+        found.append((sentence, replica_texts.BROKERS if slow else texts.DOCTOR))
     if disk.memory_full_bytes is not None:
         found.append((texts.memory_full(disk.memory_full_bytes), texts.DOCTOR))
     if known.compaction is not None and known.compaction.error is not None:
@@ -199,6 +217,27 @@ def _troubles(known: PartitionFacts) -> list[Finding]:
         sentence = texts.group_is_behind(reading.group, one.verdict, one.lag_records, one.position)
         found.append((sentence, texts.explain_group(reading.group)))
     return found
+
+
+def _replica_troubles(known: PartitionFacts) -> list[Finding]:
+    """Why writes are refused or in danger for want of replicas, or of the metadata store."""
+    one = known.replicas
+    if one is None:
+        return []
+    found: list[Finding] = []
+    if one.no_lease is not None and known.leader is not None:
+        found.append((replica_texts.no_lease(known.leader, one.no_lease), texts.HEALTH))
+    have, why = len(one.in_sync), _why(one.missing)
+    if known.status == "below_min_isr":
+        found.append((replica_texts.below_min_isr(have, one.min_isr, why), replica_texts.BROKERS))
+    elif known.status == "under_replicated":
+        sentence = replica_texts.under_replicated(have, len(one.wanted), why)
+        found.append((sentence, replica_texts.BROKERS))
+    return found
+
+
+def _why(lacking: Sequence[Lacking]) -> list[str]:
+    return [replica_texts.lacks(one.broker, alive=one.alive, behind=one.behind) for one in lacking]
 
 
 def _at(known: PartitionFacts, offset: int) -> str:
@@ -244,6 +283,7 @@ def _facts(known: PartitionFacts) -> list[Fact]:
             high_watermark=None if log is None else known.high_watermark,
             log_end=None if log is None else known.log_end,
             last_append_time=known.last_append_time,
+            **_replica_facts(known.replicas),
             durability=known.durability,
             waiting_batches=None if pending is None else pending.batches,
             sync_seconds=None if pending is None else pending.sync_s,
@@ -267,6 +307,18 @@ def _facts(known: PartitionFacts) -> list[Fact]:
         ),
         *standing_facts(known.reading),
     ]
+
+
+def _replica_facts(one: ReplicaFacts | None) -> dict[str, list[str] | int | None]:
+    if one is None:
+        return {}
+    return {
+        "replicas": list(one.wanted),
+        "in_sync": list(one.in_sync),
+        "min_isr": one.min_isr,
+        "not_in_sync": _why(one.missing),
+        "waits_for": _why(one.slow),
+    }
 
 
 def _shrinking_facts(known: PartitionFacts, log: Shrinking) -> list[Fact]:

@@ -8,12 +8,22 @@ that was taken on trust is verified, as for a reader.
 import math
 import uuid
 from collections.abc import Sequence
+from typing import cast
 
 import trio
 
-from tailrace.broker.catalog import Topic
+from tailrace.broker.catalog import Leadership, Topic
+from tailrace.broker.cluster_status import leadership, status_of
+from tailrace.broker.describing import alive, describe, min_isr_of, newest
 from tailrace.broker.erasure import Erasure, fingerprint_of
-from tailrace.broker.explain import Damage, MoveCause, Reading, Uncommitted
+from tailrace.broker.explain import (
+    Damage,
+    Lacking,
+    MoveCause,
+    Reading,
+    ReplicaFacts,
+    Uncommitted,
+)
 from tailrace.broker.explain_group import explain_group
 from tailrace.broker.explain_partition import (
     CompactionFacts,
@@ -27,11 +37,13 @@ from tailrace.broker.explain_record import ErasureFacts, RecordFacts, RecordFoun
 from tailrace.broker.explainer_groups import group_facts, readings, retention_of
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
+from tailrace.protocol import texts_explain_cluster
 from tailrace.protocol.batch import BatchError, decode_columns, parse_header
-from tailrace.protocol.errors import TailraceError
+from tailrace.protocol.errors import NotLeader, PartitionOffline, TailraceError
+from tailrace.protocol.messages import PartitionDescription
 from tailrace.protocol.seams import FileRange
-from tailrace.protocol.shapes import Explanation
-from tailrace.protocol.texts import error_summary, partition_not_found
+from tailrace.protocol.shapes import Explanation, PartitionStatus
+from tailrace.protocol.texts import error_summary, partition_not_found, partition_offline
 from tailrace.protocol.units import duration_setting
 from tailrace.storage import cleaned as cleaned_file
 from tailrace.storage.rewrite import offsets_of
@@ -40,12 +52,12 @@ PARTITIONS_AT_ONCE = 32  # looked at before others get their turn
 
 
 async def record(node: Node, name: str, number: int, offset: int, group: str | None) -> Explanation:
-    """One record. T010, T011, T043."""
-    topic = _topic(node, name, number)
+    """One record. T010, T011, T032, T043."""
+    topic = await _topic(node, name, number)
     try:
-        partition = node.shelf.serving(topic.topic_id, number)
-    except TailraceError as error:
-        why = error_summary(error)
+        partition = _serving(node, topic, number)
+    except PartitionOffline as error:
+        why = _why_offline(node, topic, number, error)
         reading = await _reading(node, topic, number, group)
         return explain_record(RecordFacts(name, number, offset, offline=why, reading=reading))
     log, config = partition.log, partition.config
@@ -84,23 +96,26 @@ async def record(node: Node, name: str, number: int, offset: int, group: str | N
 
 
 async def partition(node: Node, name: str, number: int, group: str | None) -> Explanation:
-    """One partition. T010, T011, T043."""
-    topic = _topic(node, name, number)
+    """One partition. T010, T011, T032, T043."""
+    topic = await _topic(node, name, number)
     reading = await _reading(node, topic, number, group)
     return explain_partition(_partition(node, topic, number, reading))
 
 
 async def topic(node: Node, name: str, group: str | None) -> Explanation:
     """One topic. T010, T043."""
-    found = node.topics.find(name)
+    found = await newest(node, name)
     reads = await readings(node, found, group) if group is not None else {}
+    (described,) = await describe(node, [found])
     partitions: list[PartitionFacts] = []
-    for number in range(len(found.partitions)):
-        partitions.append(_partition(node, found, number, reads.get(number)))
+    for number, one in enumerate(described.partitions):
+        try:
+            partitions.append(_partition(node, found, number, reads.get(number)))
+        except NotLeader:
+            partitions.append(_elsewhere(node, found, one, reads.get(number)))
         if len(partitions) % PARTITIONS_AT_ONCE == 0:
             await trio.lowlevel.checkpoint()
-    groups = [one.name for one in node.groups.all() if name in one.topics()]
-    return explain_topic(name, partitions, sorted(groups), group)
+    return explain_topic(name, partitions, described.groups, group)
 
 
 async def group(node: Node, name: str) -> Explanation:
@@ -108,9 +123,9 @@ async def group(node: Node, name: str) -> Explanation:
     return explain_group(await group_facts(node, name))
 
 
-def _topic(node: Node, name: str, number: int) -> Topic:
+async def _topic(node: Node, name: str, number: int) -> Topic:
     """T010, T011."""
-    found = node.topics.find(name)
+    found = await newest(node, name)
     if not 0 <= number < len(found.partitions):
         raise partition_not_found(name, number, partitions=len(found.partitions))
     return found
@@ -214,15 +229,42 @@ def _compacted_below(node: Node, partition: Partition) -> int:
 # ── a partition ──────────────────────────────────────────────────────────────────────────────
 
 
+def _serving(node: Node, topic: Topic, number: int) -> Partition:
+    """The partition, led here; T032 if another broker that is there leads it, else T033."""
+    try:
+        return node.shelf.serving(topic.topic_id, number)
+    except NotLeader as error:
+        leader = leadership(node.views.view, (topic.topic_id, number)).leader
+        if leader is not None and leader != node.broker_id and alive(node, leader):
+            raise
+        raise partition_offline(topic.name, number, reason=str(error)) from error
+    except PartitionOffline:
+        raise
+    except TailraceError as error:  # no room to open it, say
+        raise partition_offline(topic.name, number, reason=error_summary(error)) from error
+
+
+def _why_offline(node: Node, topic: Topic, number: int, error: PartitionOffline) -> str:
+    known = leadership(node.views.view, (topic.topic_id, number))
+    if known.leader is None:
+        return texts_explain_cluster.no_leader((*known.isr, *known.elr))
+    if not alive(node, known.leader):
+        return texts_explain_cluster.leader_gone(known.leader)
+    if error.__cause__ is not None and not isinstance(error.__cause__, NotLeader | OSError):
+        return error_summary(cast(TailraceError, error.__cause__))
+    return error_summary(error)
+
+
 def _partition(node: Node, topic: Topic, number: int, reading: Reading | None) -> PartitionFacts:
+    """T032."""
     config = node.topics.config_of(topic)
     disk = _disk(node, topic, may_drop=config.on_full == "drop_oldest")
     try:
-        partition = node.shelf.serving(topic.topic_id, number)
-    except TailraceError as error:
+        partition = _serving(node, topic, number)
+    except PartitionOffline as error:
         return PartitionFacts(
             *(topic.name, number, disk, config.cleanup, config.durability),
-            offline=error_summary(error),
+            offline=_why_offline(node, topic, number, error),
             reading=reading,
         )
     pending = [
@@ -247,7 +289,83 @@ def _partition(node: Node, topic: Topic, number: int, reading: Reading | None) -
         erasures=len(pending),
         erasure_problem="; ".join(problems),
         reading=reading,
+        standing=_standing(node, topic, number, partition.leadership),
+        replicas=_replicas(node, topic, partition),
     )
+
+
+def _standing(node: Node, topic: Topic, number: int, known: Leadership) -> PartitionStatus:
+    wanted = topic.partitions[number].replicas
+    return status_of(known, wanted, min_isr_of(node, topic), lambda one: alive(node, one))
+
+
+def _replicas(node: Node, topic: Topic, partition: Partition) -> ReplicaFacts | None:
+    """Who holds it, as its leader knows it."""
+    known = partition.leadership
+    wanted = topic.partitions[partition.number].replicas
+    no_lease = None
+    if not node.session.valid():
+        no_lease = node.health.metadata_error
+    if len(wanted) == 1 and len(known.replicas) <= 1 and no_lease is None:
+        return None
+    end, followers = partition.log.end, partition.replica.followers
+
+    def lacking(broker: str) -> Lacking:
+        follower = followers.get(broker)
+        told = follower is not None and follower.end >= 0
+        behind = max(0, end - follower.end) if follower is not None and told else None
+        return Lacking(broker, alive(node, broker), behind)
+
+    waits = partition.high_watermark
+    slow = [one for one in known.isr if one in followers and followers[one].counted <= waits]
+    return ReplicaFacts(
+        wanted=wanted,
+        in_sync=tuple(one for one in known.isr if alive(node, one)),
+        min_isr=partition.replica.min_isr,
+        missing=tuple(lacking(one) for one in wanted if one not in known.isr),
+        slow=tuple(map(lacking, slow)) if waits < end else (),
+        no_lease=no_lease,
+    )
+
+
+def _elsewhere(
+    node: Node, topic: Topic, one: PartitionDescription, reading: Reading | None
+) -> PartitionFacts:
+    """A partition that another broker leads, as that one described it, or did not."""
+    config = node.topics.config_of(topic)
+    known = leadership(node.views.view, (topic.topic_id, one.partition))
+    wanted = topic.partitions[one.partition].replicas
+    in_sync = tuple(broker for broker in known.isr if alive(node, broker))
+    offline = "" if one.log_end >= 0 else texts_explain_cluster.leader_silent(known.leader or "?")
+    return PartitionFacts(
+        *(topic.name, one.partition, _no_disk(known.leader or "?"), config.cleanup),
+        config.durability,
+        offline=offline,
+        leader=one.leader,
+        leader_epoch=one.leader_epoch,
+        log_start=one.log_start,
+        high_watermark=one.high_watermark,
+        log_end=one.high_watermark,  # what waits for a moment is its leader's to explain
+        last_append_time=one.last_append_time,
+        reading=reading,
+        standing=_standing(node, topic, one.partition, known),
+        replicas=ReplicaFacts(
+            wanted,
+            in_sync,
+            min_isr_of(node, topic),
+            tuple(
+                Lacking(broker, alive(node, broker), None)
+                for broker in wanted
+                if broker not in in_sync
+            ),
+        ),
+        elsewhere_bytes=one.size_bytes,
+    )
+
+
+def _no_disk(broker: str) -> DiskFacts:
+    """Of another broker nothing is known here."""
+    return DiskFacts(broker, False, "", "", "reject")
 
 
 def _uncommitted(node: Node, partition: Partition) -> Uncommitted | None:

@@ -3,29 +3,98 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import trio
 
+from tailrace.broker.asking import ask_broker
 from tailrace.broker.catalog import Topic
+from tailrace.broker.cluster_status import leadership
 from tailrace.broker.config import TopicConfig
+from tailrace.broker.coordinator import OFFSETS
 from tailrace.broker.explain import MemberFacts, Reading, Standing
 from tailrace.broker.explain_group import GroupFacts, MissingTopic, Moving
 from tailrace.broker.group import Group
-from tailrace.broker.lag import worst
+from tailrace.broker.lag import Verdict, worst
 from tailrace.broker.node import Node
 from tailrace.broker.watcher import PARTITIONS_AT_ONCE, Progress
-from tailrace.protocol import texts_explain
+from tailrace.protocol import texts_explain, texts_group
+from tailrace.protocol.errors import NotLeader
+from tailrace.protocol.messages import (
+    DescribeGroupRequest,
+    DescribeGroupResponse,
+    MemberDescription,
+    PartitionProgress,
+)
+from tailrace.protocol.texts import partition_name
 
 MISSING_MAX = 10  # subscribed topics that are looked for: similar names cost a search each
 
 
 async def readings(node: Node, topic: Topic, name: str) -> dict[int, Reading]:
-    """A group's part in an explanation of a topic, by partition. T043, T036."""
-    group = node.groups.get(name)
+    """A group's part in an explanation of a topic, by partition. T043, T036.
+
+    Another broker may coordinate the group: it is asked.
+    """
+    try:
+        group = node.groups.get(name)
+    except NotLeader:
+        return await _readings_elsewhere(node, topic, name)
     progress = await node.lag.progress(group)
     mine = [one for one in progress if one.topic_id == topic.topic_id]
     standings = {one.partition: one for one in await _standings(node, group, mine)}
     return {number: Reading(name, standings.get(number)) for number in range(len(topic.partitions))}
+
+
+async def _readings_elsewhere(node: Node, topic: Topic, name: str) -> dict[int, Reading]:
+    number = await node.groups.find(name)
+    offsets, view = node.topics.find(OFFSETS), node.views.view
+    coordinator = leadership(view, (offsets.topic_id, number)).leader
+    found = None
+    if coordinator is not None and coordinator != node.broker_id:
+        found = await ask_broker(
+            *(node.peers, view, node.config.cluster.peer_listener, coordinator),
+            *(DescribeGroupRequest(name), DescribeGroupResponse),
+        )
+    if found is None:
+        where = partition_name(OFFSETS, number)
+        raise texts_group.coordinator_missing(name, partition=where)
+    now_ms = node.world.clock.wall_ms()
+    members = {one.member_id: _member(one, now_ms) for one in found.members}
+    standings = {
+        one.partition: _told(node, topic, one, members.get(one.member_id or ""), now_ms)
+        for one in found.partitions
+        if one.topic == topic.name
+    }
+    return {number: Reading(name, standings.get(number)) for number in range(len(topic.partitions))}
+
+
+def _member(one: MemberDescription, now_ms: int) -> MemberFacts:
+    heard_s = max(0.0, (now_ms - one.last_heartbeat) / 1000)
+    return MemberFacts(one.client_id, one.host, heard_s, len(one.assigned))
+
+
+def _told(
+    node: Node, topic: Topic, one: PartitionProgress, owner: MemberFacts | None, now_ms: int
+) -> Standing:
+    """A group's standing as its coordinator told it."""
+    since = one.committed_at
+    return Standing(
+        topic=one.topic,
+        partition=one.partition,
+        committed=one.committed,
+        committed_s=None if since is None else max(0.0, (now_ms - since) / 1000),
+        log_start=one.log_start,
+        log_end=one.log_end,
+        lag_records=one.lag_records,
+        rate=one.rate_milli / 1000,
+        write_rate=0.0,
+        verdict=cast(Verdict, one.verdict),
+        margin_s=None if one.margin_ms is None else one.margin_ms / 1000,
+        owner=owner,
+        damaged=False,
+        retention=retention_of(node.topics.config_of(topic)),
+    )
 
 
 async def group_facts(node: Node, name: str) -> GroupFacts:

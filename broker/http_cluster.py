@@ -12,6 +12,7 @@ from tailrace.broker.http_endpoint import (
 )
 from tailrace.broker.http_errors import Refused
 from tailrace.protocol import shaping, texts_http
+from tailrace.protocol.errors import PartitionOffline
 from tailrace.protocol.messages import (
     DescribeClusterRequest,
     DescribeClusterResponse,
@@ -74,7 +75,10 @@ async def explain(context: Context) -> Reply:
     request = ExplainRequest(topic, partition, offset, group)
     gateway = context.gateway
     if topic is not None and partition is not None:
-        response, _ = await gateway.ask_leader(topic, partition, request, ExplainResponse)
+        try:
+            response, _ = await gateway.ask_leader(topic, partition, request, ExplainResponse)
+        except PartitionOffline:  # nobody leads it: any broker can say why
+            response = await gateway.ask(request, ExplainResponse)
     elif group is not None:
         response = await gateway.ask_group(group, request, ExplainResponse)
     else:

@@ -5,7 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from tailrace.broker.explain import Damage, Reading, Standing, Uncommitted
+from tailrace.broker.explain import (
+    Damage,
+    Lacking,
+    Reading,
+    ReplicaFacts,
+    Standing,
+    Uncommitted,
+)
 from tailrace.broker.explain_partition import (
     CompactionFacts,
     DiskFacts,
@@ -175,3 +182,55 @@ def test_a_topic_tells_how_a_group_reads_it() -> None:
     read_not = replace(WELL, reading=Reading("app", None))
     found = explain_topic("orders", [read_not], ["billing"], "app")
     assert "Group 'app' does not read orders" in found.summary
+
+
+# ── replicas ─────────────────────────────────────────────────────────────────────────────────
+
+THREE = ReplicaFacts(("n1", "n2", "n3"), ("n1", "n2", "n3"), 2)
+
+
+def test_too_few_replicas_in_sync_refuse_writes_and_are_named() -> None:
+    replicas = replace(
+        THREE,
+        in_sync=("n1",),
+        missing=(Lacking("n2", False, 7), Lacking("n3", True, 12_000)),
+    )
+    found = explain_partition(replace(WELL, standing="below_min_isr", replicas=replicas))
+    assert found.verdict == "below_min_isr"
+    assert (
+        "Writes with acks=all are refused (T030): 1 replica is in sync, and min_isr is 2"
+        " (n2 is offline and n3 is 12,000 records behind)."
+    ) in found.summary
+    assert found.next == "tailrace cluster brokers"
+    facts = {fact.name: fact.value for fact in found.facts}
+    assert facts["in_sync"] == ["n1"]
+    assert facts["not_in_sync"] == ["n2 is offline", "n3 is 12,000 records behind"]
+
+
+def test_a_replica_that_is_missing_is_named_while_writes_go_on() -> None:
+    replicas = replace(THREE, in_sync=("n1", "n2"), missing=(Lacking("n3", True, None),))
+    found = explain_partition(replace(WELL, standing="under_replicated", replicas=replicas))
+    assert found.verdict == "under_replicated"
+    assert "2 of 3 replicas are in sync (n3 has not caught up yet)." in found.summary
+
+
+def test_what_is_written_waits_for_whoever_is_slow() -> None:
+    replicas = replace(THREE, slow=(Lacking("n3", True, 5),))
+    known = replace(WELL, log_end=498, uncommitted=Uncommitted(2, None), replicas=replicas)
+    found = explain_partition(known)
+    assert "5 records are written but not committed." in found.summary
+    assert "every in-sync replica has it: n3 is 5 records behind." in found.summary
+    assert found.next == "tailrace cluster brokers"
+
+
+def test_without_a_lease_nothing_is_written() -> None:
+    found = explain_partition(replace(WELL, replicas=replace(THREE, no_lease="etcd is away")))
+    assert "(T100): broker n1 has no lease of the metadata store: etcd is away." in found.summary
+    assert found.next == "tailrace cluster health"
+
+
+def test_a_topic_counts_what_other_brokers_hold() -> None:
+    elsewhere = replace(WELL, partition=3, leader="n2", shrinking=None, elsewhere_bytes=100 * MIB)
+    found = explain_topic("orders", [WELL, elsewhere], [], None)
+    assert found.verdict == "ok"
+    assert "2 partitions, all online, about 746 records in 400 MiB" in found.summary
