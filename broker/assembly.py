@@ -9,6 +9,7 @@ from tailrace.broker.cleaner import Cleaner
 from tailrace.broker.clock import Timekeeper
 from tailrace.broker.cluster_view import ClusterView
 from tailrace.broker.config import Config
+from tailrace.broker.controller import Controller
 from tailrace.broker.coordinator import Coordinator
 from tailrace.broker.distant import Distant
 from tailrace.broker.eraser import Eraser
@@ -46,6 +47,7 @@ class Parts(NamedTuple):
     janitor: Janitor
     eraser: Eraser
     watcher: Watcher
+    controller: Controller
 
 
 def assemble(
@@ -130,8 +132,12 @@ def assemble(
         rate_bytes=config.storage.cleaner_rate_bytes,
         replicas=node.replicas_of,
     )
+    controller = Controller(
+        *(config.broker.id, registry, session, views, metrics),
+        lambda topic: topics.config_of(topic).min_isr,
+    )
     _connect(node, janitor, look_soon)
-    return Parts(node, janitor, eraser, watcher)
+    return Parts(node, janitor, eraser, watcher, controller)
 
 
 def _shelf(

@@ -271,7 +271,7 @@ class Server:
             timeout_s=self._config.cluster.session_timeout_s if clustered(self._config) else None,
             url=store_of(self._config),
         )
-        node, janitor, eraser, watcher = assemble(
+        node, janitor, eraser, watcher, controller = assemble(
             *(self._world, self._config, self.metrics, self.health, directory, registry, session),
             http=http,
             began=self._began,
@@ -314,6 +314,8 @@ class Server:
                     node.isr.run,
                 ):
                     cluster.start_soon(work)
+                if clustered(self._config):
+                    cluster.start_soon(controller.run)
                 await self._serve(node, bound, directory, eraser, task_status)
                 cluster.cancel_scope.cancel()
         finally:

@@ -77,11 +77,17 @@ class Views:
 
     def note(self, stored: Mapping[PartitionId, Leadership]) -> None:
         """This broker has stored these: others here need not wait until they were read."""
-        known = {w: one for w, one in stored.items() if w in self.view.leaderships}
+        there = self.view.leaderships
+        known = {
+            where: one
+            for where, one in stored.items()
+            if where in there and there[where].revision < one.revision
+        }
         if known:
             self._leaderships |= known
             self.view = replace(self.view, leaderships={**self.view.leaderships, **known})
             self._tell()
+            self._follow_bell.ring()  # the controller's choice may be this broker itself
 
     async def wait_for(self, condition: Callable[[ClusterView], bool], timeout_s: float) -> bool:
         """Wait until the view satisfies a condition; whether it did within that time."""

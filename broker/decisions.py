@@ -1,0 +1,128 @@
+"""What the controller changes, from one view of the cluster (pure).
+
+Every ``Change`` is stored by compare-and-swap on the revision in the view, on the controller's own
+key, and on the registration of a leader that is new (R6, R13): a view that is old changes nothing.
+
+In this order: partitions whose leader is gone, and dead members of an ISR; steps of reassignments,
+of which only so many may fill copies at once; leaders that are not the preferred ones, a few at a
+time, when the cluster has been calm.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tailrace.broker import election, reassignment
+from tailrace.broker.catalog import Leadership, Topic
+from tailrace.broker.cluster_view import ClusterView, PartitionId
+from tailrace.broker.placement import Target
+
+FILLING_MAX = 10  # partitions that fill copies at once
+BALANCE_MAX = 5  # leaders moved at a time for no need but balance
+
+Reason = Literal["failover", "shrink", "reassign", "balance"]
+MinIsr = Callable[[Topic], int | None]  # as configured; None: auto
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One partition's leadership as it shall be, with the revision that it was decided on."""
+
+    where: PartitionId
+    leadership: Leadership
+    reason: Reason
+    new_leader: str | None  # whose registration is compared
+
+
+def decide(
+    view: ClusterView,
+    min_isr: MinIsr,
+    *,
+    spared: frozenset[str] = frozenset(),
+    calm: bool = True,
+) -> list[Change]:
+    """All changes that are due.
+
+    ``spared``: brokers that are not registered and are not taken for dead yet. ``calm``: whether
+    leaders may be moved for balance.
+    """
+    alive, fine = _Living(view, spared), view.brokers.keys() | spared
+    urgent: list[Change] = []
+    moves: list[Change] = []
+    others: list[tuple[PartitionId, Leadership, Target]] = []
+    filling = 0
+    for where, one in view.leaderships.items():
+        topic = view.catalog.by_id.get(where[0])
+        if topic is None:
+            continue
+        target = topic.partitions[where[1]].replicas
+        if one.leader not in fine or not fine >= set(one.isr):
+            urgent.extend(_fail_over(view, where, one, topic, target, min_isr, alive))
+            continue
+        if one.replicas != target:
+            others.append((where, one, target))
+        elif calm and one.leader != target[0]:
+            moves.extend(_balance(view, where, one, target))
+        filling += len(one.isr) < len(one.replicas) and reassignment.filling(one, alive=view.alive)
+    steps = list(_steps(view, others, max(0, FILLING_MAX - filling)))
+    return [*urgent, *steps, *moves[:BALANCE_MAX]]
+
+
+def leaderless(view: ClusterView) -> list[PartitionId]:
+    """Partitions that nobody leads."""
+    return [where for where, one in view.leaderships.items() if one.leader is None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Living:
+    """Whether a broker counts as alive."""
+
+    view: ClusterView
+    spared: frozenset[str]
+
+    def __call__(self, broker_id: str) -> bool:
+        return broker_id in self.view.brokers or broker_id in self.spared
+
+
+def _fail_over(
+    view: ClusterView,
+    where: PartitionId,
+    one: Leadership,
+    topic: Topic,
+    target: Target,
+    min_isr: MinIsr,
+    alive: _Living,
+) -> Iterator[Change]:
+    need = election.min_isr(min_isr(topic), len(target))
+    found = election.fail_over(one, need, alive=alive, may_lead=view.may_lead)
+    if found is None:
+        return
+    if found.leader_epoch == one.leader_epoch:
+        yield Change(where, found, "shrink" if found.leader else "failover", None)
+    elif view.alive(found.leader or ""):
+        yield Change(where, found, "failover", found.leader)
+    # Else only one that is spared could lead: wait for it.
+
+
+def _steps(
+    view: ClusterView, others: list[tuple[PartitionId, Leadership, Target]], room: int
+) -> Iterator[Change]:
+    """Next steps of those that are elsewhere; ``room``: how many may begin to fill."""
+    for where, one, target in others:
+        step = reassignment.step(one, target, alive=view.alive, may_lead=view.may_lead)
+        if step is None:
+            continue
+        if len(step.replicas) > len(one.replicas):
+            if not room:
+                continue
+            room -= 1
+        led_anew = step.leader_epoch > one.leader_epoch
+        yield Change(where, step, "reassign", step.leader if led_anew else None)
+
+
+def _balance(
+    view: ClusterView, where: PartitionId, one: Leadership, target: Target
+) -> Iterator[Change]:
+    found = election.prefer(one, target[0], may_lead=view.may_lead)
+    if found is not None:
+        yield Change(where, found, "balance", found.leader)
