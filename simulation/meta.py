@@ -67,6 +67,7 @@ class MetaKeep:
         self.lease_rate = 1.0  # how much faster than others its clock counts leases
         self.watch_lag = 0.0  # mean, seconds
         self.wakes = 0.0  # per second, of each watch, for nothing
+        self.healed = Signal()
         self._numbers = 0
 
     async def run(self) -> None:
@@ -80,6 +81,7 @@ class MetaKeep:
         self.lost_replies = self.watch_lag = self.wakes = 0.0
         self.lease_rate, self.delay_mean = 1.0, 0.0005
         self.down = self.full = False
+        self.healed.send()
 
     def number(self) -> int:
         self._numbers += 1
@@ -206,7 +208,8 @@ class SimWatch:
         if keep.watch_lag:
             forgotten = keep.rng.random() < FORGOTTEN
             lag = keep.rng.uniform(0, QUIET_S) if forgotten else 0.0
-            await trio.sleep(lag + keep.rng.expovariate(1 / keep.watch_lag))
+            lag += keep.rng.expovariate(1 / keep.watch_lag)
+            await keep.healed.wait(trio.current_time() + lag)
         while self._link.cut or keep.down:
             self._life.check()
             await self._link.healed.wait(trio.current_time() + 1.0)

@@ -79,6 +79,7 @@ class SimNode:
         self.failure: BaseException | None = None  # why the last process ended by itself
         self.starts = 0
         self.server: Server | None = None  # of the last process
+        self.stopping = False  # it was asked to
         self._common = common
         self._nursery = nursery
         self._seed = seed
@@ -123,7 +124,7 @@ class SimNode:
         self._net.power_on(self.name)
         self.starts += 1
         self.life = Life(self.name)
-        self.ready, self.failure = None, None
+        self.ready, self.failure, self.stopping = None, None, False
         self._ended, self._scope = trio.Event(), trio.CancelScope()
         serving = trio.Event()
         self._nursery.start_soon(self._run, self.life, self._ended, self._scope, serving)
@@ -147,6 +148,7 @@ class SimNode:
     def stop(self) -> None:
         """SIGTERM: it hands over what it leads, and ends by itself."""
         if self.running and self.server is not None:
+            self.stopping = True
             self.server.stop()
 
     def freeze(self, seconds: float) -> None:

@@ -107,7 +107,8 @@ class ClusterChaos:
             node.clock.skew_ms, node.clock.rate = 0, 1.0
             node.platter.full = False
             node.platter.failing_syncs = 0
-            if "sync" in self.struck:  # a broker that a failed sync ends may not be at its end yet
+            # A broker that a failed sync ends, or that was told to stop, may not be at its end yet.
+            if "sync" in self.struck or node.stopping:
                 node.kill()
         with trio.fail_after(START_LIMIT_S):
             async with trio.open_nursery() as nursery:
