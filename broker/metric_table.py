@@ -207,8 +207,8 @@ _METADATA = (
     _row(
         *("elections_total", "counter", "reason"),
         "Partitions this broker took the lead of in a new epoch: start (of the broker), created "
-        "(a topic), elected (by another broker). And those it chose a leader for, as the controller: "
-        "failover, reassign, balance.",
+        "(a topic), elected (by another broker). And those it chose a leader for, as the "
+        "controller: failover, reassign, balance.",
     ),
     _row(
         *("metadata_request_duration_seconds", "histogram", "op"),

@@ -29,7 +29,7 @@ PURE_FILES = {
     "protocol": {"shapes", "shaping"},
     "broker": {
         *("catalog", "cluster_view", "config", "election", "forecast", "lag", "limits", "members"),
-        *("placement", "reassignment", "replica", "settings"),
+        *("decisions", "placement", "reassignment", "replica", "settings"),
     },
     "client": {"accumulator", "shapes", "codecs"},
 }

@@ -1,0 +1,207 @@
+"""Who leads a partition, and who may: one stored state after the other."""
+
+from collections.abc import Callable
+
+from tailrace.broker import election, reassignment
+from tailrace.broker.catalog import Leadership
+
+
+def there(brokers: str) -> Callable[[str], bool]:
+    return lambda one: one in brokers
+
+
+def state(
+    leader: str | None, isr: str, elr: str = "", *, replicas: str = "abc", epoch: int = 3
+) -> Leadership:
+    return Leadership(leader, epoch, tuple(isr), tuple(elr), tuple(replicas), revision=7)
+
+
+def told(one: Leadership | None) -> str:
+    """'a3 isr elr': leader, epoch, and the sets."""
+    if one is None:
+        return "nothing"
+    assert one.revision == 7, "compared with what was seen"
+    return f"{one.leader or '-'}{one.leader_epoch} {''.join(one.isr)} {''.join(one.elr)}".strip()
+
+
+def failed_over(one: Leadership, alive: str, *, need: int = 2, may_lead: str | None = None) -> str:
+    may = alive if may_lead is None else may_lead
+    return told(election.fail_over(one, need, alive=there(alive), may_lead=there(may)))
+
+
+def test_a_majority_must_be_in_sync_unless_said_otherwise() -> None:
+    assert [election.min_isr(None, n) for n in (1, 2, 3, 5)] == [1, 2, 2, 3]
+    assert election.min_isr(1, 3) == 1
+
+
+# ── ISR and ELR ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_who_leaves_an_isr_that_is_large_enough_is_no_candidate() -> None:
+    assert told(election.with_isr(state("a", "abc"), "ab", 2)) == "a3 ab"
+
+
+def test_who_leaves_it_below_its_minimum_stays_eligible() -> None:
+    assert told(election.with_isr(state("a", "ab"), "a", 2)) == "a3 a b"
+    assert told(election.with_isr(state("a", "a", "b"), "", 2)) == "a3  ba"
+
+
+def test_candidates_get_no_fewer_below_the_minimum() -> None:
+    one = state("a", "abc")
+    for isr in ("a", "", "b", "bc"[:1]):
+        one = election.with_isr(one, isr, 2)
+        assert election.candidates(one) == {"a", "b", "c"}
+    assert told(election.with_isr(one, "bc", 2)) == "a3 bc"
+
+
+# ── failover ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_first_of_the_isr_in_the_order_of_replicas_leads_next() -> None:
+    assert failed_over(state("a", "acb"), "bc") == "b4 cb"
+    assert failed_over(state("a", "acb", replicas="acb"), "bc") == "c4 cb"
+
+
+def test_nothing_changes_while_all_live() -> None:
+    assert failed_over(state("a", "abc"), "abc") == "nothing"
+    assert failed_over(state("a", "ab"), "ab") == "nothing"
+
+
+def test_a_dead_follower_leaves_the_isr_in_the_same_epoch() -> None:
+    assert failed_over(state("a", "abc"), "ab") == "a3 ab"
+    assert failed_over(state("a", "ab"), "a") == "a3 a b"
+
+
+def test_a_broker_that_stops_leads_only_if_nobody_else_can() -> None:
+    assert failed_over(state("a", "abc"), "bc", may_lead="c") == "c4 bc"
+    assert failed_over(state("a", "abc"), "b", may_lead="") == "b4 b ac"
+
+
+def test_without_the_isr_the_elr_leads() -> None:
+    assert failed_over(state("a", "a", "b"), "bc") == "b4 b a"
+
+
+def test_nobody_leads_without_a_candidate_until_one_is_back() -> None:
+    one = election.fail_over(state("a", "a", "b"), 2, alive=there("c"), may_lead=there("c"))
+    assert told(one) == "-3  ba"
+    assert one is not None
+    assert failed_over(one, "c") == "nothing"
+    assert failed_over(one, "ac") == "a4 a b"
+
+
+def test_a_partition_without_leader_gets_one_from_the_isr() -> None:
+    assert failed_over(state(None, "bc"), "abc") == "b4 bc"
+
+
+# ── by hand ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_who_stops_hands_over_to_one_that_has_everything() -> None:
+    def handed(holders: str, may_lead: str = "abc") -> str:
+        one = state("a", "abc")
+        return told(election.hand_over(one, holders, may_lead=there(may_lead)))
+
+    assert handed("cb") == "b4 abc"
+    assert handed("cb", may_lead="ac") == "c4 abc"
+    assert handed("a") == "nothing"
+    assert handed("d") == "nothing"
+
+
+def test_a_preferred_leader_leads_again_if_it_is_in_sync() -> None:
+    def preferred(one: Leadership, may_lead: str = "abc") -> str:
+        return told(election.prefer(one, "a", may_lead=there(may_lead)))
+
+    assert preferred(state("b", "ab")) == "a4 ab"
+    assert preferred(state("b", "bc")) == "nothing"
+    assert preferred(state("b", "ab"), may_lead="b") == "nothing"
+    assert preferred(state("a", "ab")) == "nothing"
+    assert preferred(state(None, "ab")) == "nothing"
+
+
+def test_an_unclean_leader_is_alone_in_sync() -> None:
+    assert told(election.unclean(state(None, "", "ab"), "c")) == "c4 c"
+
+
+# ── lost data ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_wiped_broker_is_no_candidate_even_if_it_was_the_last() -> None:
+    assert told(election.wiped(state("a", "ab", "c"), "b")) == "a3 a c"
+    assert told(election.wiped(state("a", "a", "c"), "c")) == "a3 a"
+    assert told(election.wiped(state("a", "a"), "a")) == "-3"
+    assert told(election.wiped(state("a", "a"), "b")) == "nothing"
+
+
+def test_an_unclean_restart_gives_way_to_others_only() -> None:
+    assert told(election.restarted_unclean(state("a", "ab"), "a")) == "-3 b"
+    assert told(election.restarted_unclean(state("a", "a"), "a")) == "nothing"
+
+
+def test_a_copy_that_is_given_up_ends_the_epoch_in_which_it_fetched() -> None:
+    assert told(election.given_up(state("a", "ab"), "b")) == "a4 a"
+    assert told(election.given_up(state("a", "ab"), "a")) == "-3 b"
+    assert told(election.given_up(state("a", "a"), "a")) == "nothing"
+
+
+def test_a_leader_begins_another_life_in_another_epoch() -> None:
+    assert told(election.restarted(state("a", "ab"), "a")) == "a4 ab"
+    assert told(election.restarted(state("a", "ab"), "b")) == "nothing"
+
+
+# ── moving copies ────────────────────────────────────────────────────────────────────────────
+
+
+def moved(one: Leadership, target: str, alive: str = "abcdef") -> Leadership | None:
+    return reassignment.step(one, tuple(target), alive=there(alive), may_lead=there(alive))
+
+
+def replicas(one: Leadership | None) -> str:
+    return "nothing" if one is None else "".join(one.replicas)
+
+
+def test_new_copies_are_added_and_nothing_is_taken_away() -> None:
+    one = moved(state("a", "abc"), "dea")
+    assert replicas(one) == "deabc"
+    assert told(one) == "a3 abc"
+
+
+def test_until_the_new_copies_are_in_sync_nothing_more_happens() -> None:
+    assert moved(state("a", "abcd", replicas="deabc"), "dea") is None
+
+
+def test_old_copies_go_when_all_new_ones_are_in_sync_in_a_new_epoch() -> None:
+    one = moved(state("a", "abcde", replicas="deabc"), "dea")
+    assert replicas(one) == "dea"
+    assert told(one) == "a4 dea"
+    one = moved(state("b", "abcde", replicas="deabc"), "dea")
+    assert told(one) == "d4 dea"
+
+
+def test_the_new_leader_is_one_that_lives() -> None:
+    assert told(moved(state("b", "abcde", replicas="deabc"), "dea", alive="ae")) == "e4 dea"
+    assert moved(state("b", "abcde", replicas="deabc"), "dea", alive="bc") is None
+
+
+def test_a_target_can_be_taken_back() -> None:
+    one = moved(state("a", "abc", replicas="deabc"), "abc")
+    assert replicas(one) == "abc"
+    assert told(one) == "a4 abc"
+
+
+def test_another_order_is_stored_at_once() -> None:
+    one = moved(state("a", "abc"), "cab")
+    assert replicas(one) == "cab"
+    assert told(one) == "a3 abc"
+    assert moved(state("a", "abc"), "abc") is None
+
+
+def test_fewer_copies_are_enough_for_the_isr_to_be_all_of_them() -> None:
+    one = moved(state("a", "abc"), "b")
+    assert replicas(one) == "b"
+    assert told(one) == "b4 b"
+
+
+def test_a_broker_fills_a_copy_if_it_is_there() -> None:
+    one = state("a", "ab")
+    assert reassignment.filling(one, alive=there("abc"))
+    assert not reassignment.filling(one, alive=there("ab"))
