@@ -195,10 +195,6 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
         node.groups.write()
         node.appender.round()
 
-    def leader_of(topic_id: bytes, number: int) -> str | None:
-        known = node.views.view.leaderships.get((topic_id, number))
-        return None if known is None else known.leader
-
     def session_seen(view: ClusterView) -> None:
         registered = view.brokers.get(node.broker_id)
         node.session.doubt(None if registered is None else registered.epoch)
@@ -216,7 +212,7 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
     node.registry.stored = node.views.note
     node.session.on_registered = node.views.refresh
     node.keeper.changed = topics_changed
-    node.shelf.leader_of = leader_of
+    node.shelf.view = lambda: node.views.view
     node.flusher.after_round = round_over
     janitor.room.open_wanting = node.topics.open_wanting
     node.metrics.partitions = node.shelf.gauges
@@ -229,3 +225,4 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
     lease = node.metrics.lease_remaining
     lease.read = lambda: {(): node.session.remaining_s}
     node.health.damage = node.shelf.damage
+    node.health.lease_held = node.session.valid

@@ -1,8 +1,8 @@
 """How the broker is: what its probes answer.
 
 The server writes the fields as it goes; nothing here waits or asks anybody. A broker is ready when
-it can take requests; on a disk below its reserve, or with records that are damaged, it still serves
-what it can: degraded, but ready.
+it can take requests; on a disk below its reserve, with records that are damaged, or without the
+cluster's metadata store while its lease lasts, it still serves what it can: degraded, but ready.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,6 +36,7 @@ class Health:
     recovered: bool = False
     metadata: str = "embedded"  # the kind of the metadata store
     metadata_error: str = ""  # why the metadata store cannot be used, or ""
+    lease_held: Callable[[], bool] = lambda: True  # while it is, leaders go on without the store
     listening: tuple[str, ...] = ()  # addresses that accept clients
     disk_low: str = ""  # why writes are refused, or ""
     damage: Callable[[], Sequence[str]] = tuple  # ranges that cannot be served, a text each
@@ -47,12 +48,11 @@ class Health:
         if self.recovered:  # others were made since then, and some are gone
             opened = f"{counted(self.partitions_total, 'partition')} opened at the start"
         disk = "; ".join(filter(None, (self.disk_low, self._damage())))
+        lease = "" if self.lease_held() else "the lease has ended: no writes are taken"
+        metadata = "; ".join(filter(None, (self.metadata_error, lease)))
         return [
             Check("recovered", self.recovered, opened),
-            Check(
-                *("metadata", not self.metadata_error),
-                self.metadata_error or f"{self.metadata} store open",
-            ),
+            Check("metadata", not metadata, metadata or f"{self.metadata} store open"),
             Check("listeners", bool(self.listening), ", ".join(self.listening) or "none is bound"),
             Check("disk", not disk, disk or "above min_free"),
             Check("shutdown", not self.draining, "stopping" if self.draining else "not asked for"),
@@ -65,7 +65,10 @@ class Health:
     def status(self) -> Status:
         """``degraded`` is ready all the same."""
         bad = {check.name for check in self.checks() if not check.ok}
-        if bad - {"disk"}:
+        bearable = {"disk"}
+        if self.metadata != "embedded" and self.lease_held():
+            bearable.add("metadata")
+        if bad - bearable:
             return "fail"
         return "degraded" if bad else "ok"
 

@@ -67,6 +67,7 @@ def _partitions(metrics: Metrics, of: dict[str, Labelled], *, detailed: bool) ->
     of["topics_weak_durability"] = {(name,): len(topics) for name, topics in weak.items()}
     of["partitions"] = {(): count}
     of["partitions_leader"] = {(): leading}
+    having["under_replicated"] += having["below_min_isr"]
     for status in ("under_replicated", "below_min_isr", "offline"):
         of[f"partitions_{status}"] = {(): having[status]}
     of["segments"] = {(): segments}

@@ -305,13 +305,12 @@ class Server:
             ):
                 services.start_soon(work)
             services.start_soon(node.peers.run)
-            services.start_soon(node.erasures.run)
             async with trio.open_nursery() as cluster:  # these end before the store is closed
                 for work in (
                     *(session.run, node.views.run),
                     partial(self._watched, node.views.run_following),
                     partial(self._watched, node.replicator.run),
-                    node.isr.run,
+                    *(node.isr.run, node.erasures.run),
                 ):
                     cluster.start_soon(work)
                 if clustered(self._config):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tailrace.broker.catalog import Catalog, Leadership, Topic
-from tailrace.broker.cluster_view import PartitionId
+from tailrace.broker.cluster_view import ClusterView, PartitionId
 from tailrace.broker.config import TopicConfig
 from tailrace.broker.health import Health
 from tailrace.broker.metrics import Metrics, PartitionGauges
@@ -24,6 +24,7 @@ from tailrace.broker.space import Space
 from tailrace.broker.world import World
 from tailrace.protocol import texts
 from tailrace.protocol.errors import BrokerError, TailraceError
+from tailrace.protocol.shapes import PartitionStatus
 from tailrace.storage.directory import DataDirectory
 from tailrace.storage.disk import NO_ROOM
 from tailrace.storage.log import LogConfig
@@ -70,7 +71,7 @@ class Shelf:
         self._broken: dict[PartitionId, TailraceError] = {}
         self.wanting: set[PartitionId] = set()  # those of them that need nothing but room
         self.catalog = Catalog()
-        self.leader_of: Callable[[bytes, int], str | None] = lambda topic_id, number: None
+        self.view: Callable[[], ClusterView] = ClusterView  # the newest one
 
     # ── look up ──────────────────────────────────────────────────────────────────────────────
 
@@ -97,6 +98,11 @@ class Shelf:
         if partition.offline is not None:
             raise partition.offline
         return partition
+
+    def leader_of(self, topic_id: bytes, number: int) -> str | None:
+        """Who leads it, as far as is known."""
+        known = self.view().leaderships.get((topic_id, number))
+        return None if known is None else known.leader
 
     def get(self, topic_id: bytes, number: int) -> Partition | None:
         """The copy that is here, whoever leads."""
@@ -195,13 +201,23 @@ class Shelf:
                 size_bytes=one.log.size_bytes,
                 segments=one.log.segment_count,
                 leader=one.serving and one.role == "leader",
-                status="ok" if one.serving else "offline",
+                status=self._status(one),
                 durability=one.config.durability,
             )
         for topic_id, number in list(self._broken):  # whoever reads this may pause
             topic = self.catalog.by_id.get(topic_id)
             if topic is not None:
                 yield PartitionGauges(topic.name, number, -1, -1, 0, 0, False, "offline", "")
+
+    def _status(self, one: Partition) -> PartitionStatus:
+        """As its leader tells it; the others only tell that there is none."""
+        if not one.serving or one.leadership.leader not in self.view().brokers:
+            return "offline"
+        if one.role != "leader":
+            return "ok"
+        if not one.replica.enough:
+            return "below_min_isr"
+        return "under_replicated" if len(one.leadership.isr) < one.copies else "ok"
 
     # ── open, close, remove ──────────────────────────────────────────────────────────────────
 

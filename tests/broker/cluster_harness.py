@@ -107,6 +107,10 @@ class Cluster:
     def leader(self, topic: str, number: int = 0) -> str | None:
         return self.leadership(topic, number).leader
 
+    def knows(self, broker: str, topic: str) -> bool:
+        """Whether a broker follows a view that has the topic."""
+        return self.node(broker).topics.catalog.find(topic) is not None
+
     def held(self, broker: str, topic: str, number: int = 0) -> bool:
         """Whether a broker has a copy that it could open."""
         known = self.node(broker).topics.catalog.find(topic)

@@ -47,3 +47,28 @@ def test_damage_is_degraded_and_ready_and_the_first_of_it_is_named() -> None:
     disk = next(check for check in health.checks() if check.name == "disk")
     assert disk.detail.startswith("orders[0] is damaged; orders[1] is damaged; ")
     assert disk.detail.endswith("; and 2 more")
+
+
+def test_a_cluster_without_its_store_is_degraded_while_the_lease_lasts() -> None:
+    held = True
+    health = Health(
+        recovered=True,
+        listening=("127.0.0.1:7400",),
+        metadata="etcd",
+        metadata_error="it does not answer",
+        lease_held=lambda: held,
+    )
+    assert health.readiness()[1]["status"] == "degraded"
+    held = False
+    assert health.readiness()[1]["status"] == "fail"
+    health.metadata_error = ""
+    assert health.readiness()[1]["status"] == "fail"
+    [metadata] = [check.detail for check in health.checks() if check.name == "metadata"]
+    assert metadata == "the lease has ended: no writes are taken"
+
+
+def test_a_broker_alone_without_its_store_is_not_ready() -> None:
+    health = Health(
+        recovered=True, listening=("127.0.0.1:7400",), metadata_error="its disk is full"
+    )
+    assert health.status == "fail"

@@ -1,5 +1,7 @@
 """Brokers do what the metadata store says: three of them, on virtual time."""
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -12,13 +14,16 @@ BROKERS = ("n1", "n2", "n3")
 
 async def opened(cluster: Cluster, topic: str, partitions: int = 1) -> None:
     """Wait until everybody has a copy, and knows its role."""
-    for number in range(partitions):
-        for broker in cluster.running:
-            await cluster.until(
-                lambda b=broker, n=number: (
-                    cluster.held(b, topic, n) and cluster.partition(b, topic, n).role != "none"
-                )
-            )
+
+    def everywhere() -> bool:
+        return all(
+            cluster.held(broker, topic, number)
+            and cluster.partition(broker, topic, number).role != "none"
+            for number in range(partitions)
+            for broker in cluster.running
+        )
+
+    await cluster.until(everywhere)
 
 
 def test_a_topic_is_opened_by_all_its_replicas_and_led_by_one() -> None:
@@ -42,8 +47,9 @@ def test_what_is_sent_to_the_leader_is_on_every_replica() -> None:
     async def main(cluster: Cluster) -> None:
         await cluster.create("orders")
         await cluster.send("orders", *(b"%d" % number for number in range(20)))
-        for broker in BROKERS:
-            await cluster.until(lambda b=broker: cluster.partition(b, "orders").log.end == 20)
+        await cluster.until(
+            lambda: {cluster.partition(broker, "orders").log.end for broker in BROKERS} == {20}
+        )
 
     clustered(main)
 
@@ -54,7 +60,7 @@ def test_who_does_not_lead_says_who_does() -> None:
         leader = cluster.leader("orders")
         for broker in set(BROKERS) - {leader}:
             node = cluster.node(broker)
-            await cluster.until(lambda n=node: n.topics.catalog.find("orders"))
+            await cluster.until(partial(cluster.knows, broker, "orders"))
             with pytest.raises(NotLeader, match=f"broker {leader} does"):
                 node.shelf.find(topic.topic_id, 0)
             assert not cluster.held(broker, "orders")
@@ -150,10 +156,8 @@ def test_settings_of_a_topic_hold_at_every_replica() -> None:
         await cluster.create("orders")
         await opened(cluster, "orders")
         await cluster.node("n3").topics.alter("orders", {"retention": "1h"})
-        for broker in BROKERS:
-            await cluster.until(
-                lambda b=broker: cluster.partition(b, "orders").config.retention_ms == 3_600_000
-            )
+        copies = [cluster.partition(broker, "orders") for broker in BROKERS]
+        await cluster.until(lambda: {one.config.retention_ms for one in copies} == {3_600_000})
 
     clustered(main)
 
