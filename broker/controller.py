@@ -73,6 +73,7 @@ class Controller:
         self._balance_at = 0.0
         self._planned: tuple[int, Membership, bool] | None = None  # what targets were made of
         self._catalog = Catalog()
+        self._settled: ClusterView | None = None  # nothing of it is due, nor will be with time
         self._controls = 0  # the controller epoch that was told of; 0: not the controller
         self._leaderless = 0  # as told
         views.on_view.append(self._seen)
@@ -126,7 +127,7 @@ class Controller:
 
     async def _campaign(self, view: ClusterView) -> None:
         lease = self._session.lease
-        if lease is None or not view.may_lead(self._broker_id):
+        if lease is None or not view.alive(self._broker_id) or self._broker_id in view.draining:
             return
         with suppress(KeyError):  # the lease has ended: the session gets another one
             await self._registry.campaign(lease)
@@ -135,9 +136,12 @@ class Controller:
     # ── acting ───────────────────────────────────────────────────────────────────────────────
 
     async def _control(self, view: ClusterView, now: float) -> None:
+        if view is self._settled:
+            return
         spared = self._spared(view) if now < self._grace_until else frozenset[str]()
         calm = now >= self._calm_at
-        changes = decide(view, self._min_isr, spared=spared, calm=calm and now >= self._balance_at)
+        rested = calm and now >= self._balance_at
+        changes = decide(view, self._min_isr, spared=spared, calm=rested)
         if any(one.reason == "failover" for one in changes):
             self._calm_at = now + CALM_S
         if any(one.reason == "balance" for one in changes):
@@ -147,6 +151,8 @@ class Controller:
         else:
             self._tell_leaderless(view)
         await self._plan(view, calm=calm)
+        if rested and not changes and not spared:
+            self._settled = view
 
     def _min_isr(self, topic: Topic) -> int | None:
         """As configured: worked out once for all partitions of a topic."""
@@ -218,7 +224,7 @@ class Controller:
         if controls == self._controls:
             return
         if controls:
-            self._planned, self._leaderless = None, 0
+            self._planned, self._settled, self._leaderless = None, None, 0
             self._min_isrs.clear()
             log.info(
                 "broker %s is the controller, in epoch %d",
