@@ -193,6 +193,7 @@ class Fetch:
 
     def _read(self, wanted: FetchPartition, bytes_max: int, found: Collected) -> None:
         partition = self._partition(wanted)
+        self._node.session.check()  # others may lead by now, and have more (R14, R15)
         _check_epoch(partition, wanted)
         high_watermark = partition.shown_high_watermark
         if high_watermark is None:
