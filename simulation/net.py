@@ -242,6 +242,7 @@ class SimNet:
         """All links pass again, and no connection breaks by itself any more."""
         self.reset_share = 0.0
         self._wall = None
+        self._held.clear()
         for link in self._links.values():
             link.clogged_until = 0.0
             link.flips = 0.0
