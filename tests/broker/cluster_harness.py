@@ -21,9 +21,9 @@ from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
 from tailrace.client.client import Client
 from tailrace.simulation.disk import SimDisk
-from tailrace.simulation.life import Life
+from tailrace.simulation.life import Life, single
 from tailrace.simulation.meta import MetaKeep
-from tailrace.simulation.run import SimCluster, run_cluster
+from tailrace.simulation.run import CLUSTERED, SimCluster, run_cluster
 from tailrace.simulation.world import DATA_DIR, Settings, SimNode
 from tailrace.storage.directory import partition_name
 
@@ -72,14 +72,33 @@ class Cluster:
         self.machine(name).stop()
         with trio.fail_after(WAIT_S):
             await self.machine(name).ended()
-        failure = self.machine(name).failure
-        if failure is not None:
-            raise failure
+        if self.machine(name).failure is not None:
+            raise self.failure(self.machine(name))
 
     async def start(self, name: str) -> None:
         """Start it again, and wait until it serves."""
         with trio.fail_after(WAIT_S):
             assert await self.machine(name).start(), self.machine(name).failure
+
+    def failure(self, machine: SimNode) -> BaseException:
+        """Why the last process on a machine ended by itself."""
+        assert machine.failure is not None, "it did not fail"
+        return single(machine.failure)
+
+    async def second(self, name: str) -> BaseException:
+        """Run another broker with the id of one that is there, on a machine of its own, and return
+        what keeps it from serving."""
+        sim = self.sim
+        async with trio.open_nursery() as nursery:
+            machine = SimNode(
+                *(nursery, sim.seed + 1, name, sim.net, sim.trace),
+                {**CLUSTERED, "listeners.client.bind": "127.0.0.1:7401"},
+                sim.common,
+            )
+            with trio.fail_after(WAIT_S):
+                await machine.start()
+            machine.kill()
+        return self.failure(machine)
 
     # ── topics ───────────────────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,92 @@
+"""What a broker counts for when it comes back: with its directory, with another, not at all."""
+
+from tailrace.protocol.errors import BrokerError, ConfigError
+from tests.broker.cluster_harness import Cluster, clustered
+
+
+def test_a_wiped_disk_counts_for_nothing_until_it_is_filled() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await cluster.send("orders", b"a", b"b")
+        [lost, *_] = [one for one in ("n1", "n2", "n3") if one != cluster.leader("orders")]
+        cluster.machine(lost).wipe()
+        await cluster.machine(lost).ended()
+        seen: list[bool] = []
+        key = f"partitions/{cluster.topic('orders').topic_id.hex()}/0"
+
+        def registered(change: object) -> None:
+            if f"brokers/{lost}" in cluster.keep.entries and not seen:
+                seen.append(f'"{lost}"' in cluster.keep.entries[key].value.decode().split("elr")[0])
+
+        cluster.keep.expire()
+        cluster.keep.end_all_leases()  # of all: the others take new ones
+        cluster.keep.taps.append(registered)
+        await cluster.start(lost)
+        assert seen == [False]  # before it was registered it had left the in-sync set
+        await cluster.until(lambda: lost in cluster.leadership("orders").isr)
+        assert cluster.partition(lost, "orders").log.end == 2
+
+    clustered(main)
+
+
+def test_a_wiped_disk_with_the_only_copy_is_never_led_again() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders", replicas=1)
+        await cluster.send("orders", b"a")
+        lost = cluster.leader("orders")
+        assert lost is not None
+        cluster.machine(lost).wipe()
+        await cluster.machine(lost).ended()
+        await cluster.start(lost)
+        await cluster.until(lambda: cluster.leadership("orders").isr == ())
+        assert cluster.leadership("orders").leader is None
+        assert not cluster.leadership("orders").elr
+
+    clustered(main)
+
+
+def test_two_brokers_with_one_id_are_told_apart() -> None:
+    async def main(cluster: Cluster) -> None:
+        failure = await cluster.second("n1")
+        assert isinstance(failure, ConfigError)
+        assert "broker n1 runs at n1:7400, with another data directory" in str(failure)
+        assert cluster.running == ["n1", "n2", "n3"]
+
+    clustered(main)
+
+
+def test_a_directory_of_another_cluster_is_refused() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.stop("n3")
+        entry = cluster.keep.entries["cluster"]
+        cluster.keep.transact([], {"cluster": b'{"id": "another"}'}, [], None)
+        machine = cluster.machine("n3")
+        assert not await machine.start()
+        failure = cluster.failure(machine)
+        assert isinstance(failure, BrokerError)
+        assert failure.code == "T091"
+        cluster.keep.transact([], {"cluster": entry.value}, [], None)
+        await cluster.start("n3")
+
+    clustered(main)
+
+
+def test_an_unclean_stop_costs_the_place_where_acks_do_not_wait_for_a_sync() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("fast", durability="replicated")
+        await cluster.create("safe")
+        await cluster.send("fast", b"a")
+        await cluster.send("safe", b"a")
+        lost = "n3"
+        before = cluster.keep.revision
+        await cluster.kill(lost)
+        await cluster.start(lost)  # before its lease has ended
+        changed = {
+            key.split("/")[1]: entry.value
+            for key, entry in cluster.keep.entries.items()
+            if key.startswith("partitions/") and entry.revision > before
+        }
+        assert cluster.topic("fast").topic_id.hex() in changed
+        await cluster.until(lambda: lost in cluster.leadership("fast").isr)
+
+    clustered(main)
