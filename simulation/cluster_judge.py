@@ -5,8 +5,8 @@ watermark shown to a client, says that everything below an offset is committed. 
 stands in the *true log* of a partition, batch by batch, as the first promise found it:
 
 - S1, S7, S8: when a promise is made, every member of ISR and ELR in the metadata store holds it
-  durably, and so do (or did) at least ``min_isr`` brokers; a member of the maximal ISR that is not yet, or
-  no longer, in the store is not asked;
+  durably, and so do (or did) at least ``min_isr`` brokers; a member of the maximal ISR that is not
+  yet, or no longer, in the store is not asked;
 - S2, S6: whoever leads, from its election on, has the whole true log; what is promised again is
   what was promised before;
 - S13: nobody cuts a committed batch off; and no disk of a candidate loses one when power fails;
