@@ -50,7 +50,10 @@ log = logging.getLogger("tailrace.broker.eraser")
 RETRY_FIRST_S = 0.25
 RETRY_MAX_S = 60.0
 PROBLEM_S = 4.0  # tried again only after so long, it is told as a problem of the cluster
-BEHIND_S = 1.0  # before a follower that has not everything is looked at again
+BEHIND_FIRST_S, BEHIND_MAX_S = (
+    0.05,
+    2.0,
+)  # before a follower that lacks something is looked at again
 EXPIRE_EVERY_S = 3_600.0
 PartitionId = tuple[bytes, int]
 Ranges = list[tuple[int, int]]  # of offsets, rising
@@ -120,12 +123,14 @@ class Eraser:
         self._replicas = replicas
         self._done: dict[PartitionId, tuple[object, set[bytes]]] = {}  # in which log, and what
         self._behind = False  # some follower has not everything yet
+        self._behind_s = BEHIND_FIRST_S  # before it is looked at again
         self._world = world
         self._rate_bytes = rate_bytes  # read and written per second; None: unlimited
         self._shelf = shelf
         self._flusher = flusher
         self._erasures = erasures
         self._retries: dict[PartitionId, _Retry] = {}
+        self._starts: dict[PartitionId, tuple[int, float]] = {}  # of followers, and since when
         self._trimmed: dict[PartitionId, int] = {}  # the log start below which nothing is left
         self._expire_at = 0.0
         self._scope = trio.CancelScope()
@@ -164,6 +169,9 @@ class Eraser:
         self._retries = {
             where: retry for where, retry in self._retries.items() if self._shelf.get(*where)
         }
+        self._starts = {
+            where: one for where, one in self._starts.items() if self._shelf.get(*where)
+        }
         self._done = {
             where: one
             for where, one in self._done.items()
@@ -177,8 +185,9 @@ class Eraser:
         await self._try(self._finish)
         now = trio.current_time()
         waits = [one.at - now for one in self._retries.values()]
+        self._behind_s = min(2 * self._behind_s, BEHIND_MAX_S) if self._behind else BEHIND_FIRST_S
         if self._behind:
-            waits.append(BEHIND_S)
+            waits.append(self._behind_s)
         if not self._erasures.all_stored:
             waits.append(PROGRESS_EVERY_S)
         return max(0.0, min([RETRY_MAX_S, *waits]))
@@ -202,6 +211,7 @@ class Eraser:
         wanted = self._wanted(partition)
         start = partition.log.start
         trim = partition.log.segments()[0].base_offset < start and self._trimmed.get(where) != start
+        trim = trim and self._stays(partition)
         if not wanted and not trim:
             return
         erasures = frozenset(one.erasure_id for one in wanted)
@@ -227,6 +237,18 @@ class Eraser:
             else:
                 self._retries.pop(where, None)
                 self._trimmed[where] = start
+
+    def _stays(self, partition: Partition) -> bool:
+        """Whether the log start is there to stay. A follower's segments end elsewhere than its
+        leader's: where these expire one by one, the rest of its own goes as a whole soon."""
+        if partition.role == "leader":
+            return True
+        where, now = (partition.topic_id, partition.number), trio.current_time()
+        start, since = self._starts.get(where, (-1, now))
+        if start != partition.log.start:
+            since = now
+        self._starts[where] = (partition.log.start, since)
+        return now - since >= partition.config.segment_age_ms / 1000
 
     def _here(self, partition: Partition) -> bool:
         """Whether the partition is still this broker's to change."""

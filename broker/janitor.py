@@ -5,6 +5,9 @@ when a topic with a ``retention_size`` begins a segment. It closes segments that
 enough and removes what has expired, by the trusted clock (clock.py), so that no step of the wall
 clock removes anything (S29).
 
+Only the leader decides what goes: a follower's log begins where its leader's does, as soon as it is
+told so.
+
 Whoever holds ``partition.maintenance`` is passed by until the next look, unless something has
 expired: then it is waited for, for a while. An ``OSError`` is logged
 and the work tried again; a failed sync ends the broker (R21). ``room`` is the other task, which
@@ -70,6 +73,7 @@ class Janitor:
         self._ended = Bell()
         self._bell = Bell()
         shelf.on_roll = self._rolled
+        shelf.on_start_told = self._start_told
         flusher.short_of_room = lambda: shelf.space.pressed
 
     def now(self) -> None:
@@ -115,6 +119,11 @@ class Janitor:
             self._grown[partition] = None
             self._bell.ring()
 
+    def _start_told(self, partition: Partition) -> None:
+        """Its leader's log begins further up."""
+        self._grown[partition] = None
+        self._bell.ring()
+
     async def _keep_retention(self) -> None:
         clock = self._world.clock
         while True:
@@ -154,7 +163,7 @@ class Janitor:
         try:
             partition.maintenance.acquire_nowait()
         except trio.WouldBlock:  # a compaction starts anew when it has given way: not for nothing
-            if not (partition.serving and self._expired(partition)[1]):
+            if not (partition.serving and self._has_to_go(partition)):
                 return
             if not await take_turn(partition):
                 return
@@ -191,8 +200,18 @@ class Janitor:
             partition.tell_rolled()
             self._flusher.written(partition)
 
+    def _has_to_go(self, partition: Partition) -> bool:
+        """Whether there is something to be removed."""
+        if partition.role == "follower":
+            return _leader_start(partition) > partition.log.start
+        return self._expired(partition)[1] > 0
+
     async def _expire(self, partition: Partition) -> None:
-        """Remove what retention does not keep."""
+        """Remove what retention does not keep; on a follower what its leader does not have."""
+        if partition.role == "follower":
+            if await self._removal.follow(partition, _leader_start(partition)):
+                self.room.freed()
+            return
         segments, count = self._expired(partition)
         if count and await self._removal.drop(partition, segments[:count], "expired"):
             self.room.freed()
@@ -200,7 +219,7 @@ class Janitor:
     def _expired(self, partition: Partition) -> tuple[list[SegmentFacts], int]:
         """All segments, and how many of them retention does not keep."""
         config, segments = partition.config, partition.log.segments()
-        if not config.deletes:
+        if not config.deletes or partition.role != "leader":
             return segments, 0
         return segments, segments_to_drop(
             segments,
@@ -224,6 +243,12 @@ class Janitor:
             )
             log.warning("%s", notice, extra={"event": "clock.skew", "code": notice.code})
         return int((now - self._ahead[name]) * 1000)
+
+
+def _leader_start(partition: Partition) -> int:
+    """Where a follower's log should begin, as far as it has come."""
+    told = partition.following.log_start
+    return min(told, partition.high_watermark, partition.log.flushed)
 
 
 def _every_s(config: TopicConfig) -> float:

@@ -253,6 +253,8 @@ class LeaderLink:
         one.fresh = one.stuck = False
         told.high_watermark = max(told.high_watermark, result.high_watermark)
         told.log_start = max(told.log_start, result.log_start)
+        if told.log_start > partition.log.start:
+            self._node.shelf.on_start_told(partition)
         if partition.config.compacts:
             self._node.cleaner.told(partition, one.epoch, result.cleaned_min)
         partition.advance()

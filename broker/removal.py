@@ -59,8 +59,14 @@ class Removal:
             )
         return size_bytes
 
-    async def _trim(self, partition: Partition, offset: int) -> int:
-        job = partition.log.trim(offset)
+    async def follow(self, partition: Partition, offset: int) -> int:
+        """Let a follower's log begin where its leader's does; how many bytes went. As ``drop``."""
+        if offset <= partition.log.start:
+            return 0
+        return await self._trim(partition, offset, exact=True)
+
+    async def _trim(self, partition: Partition, offset: int, *, exact: bool = False) -> int:
+        job = partition.log.trim(offset, exact=exact)
         if job is None:
             return 0
         size_bytes = job.size_bytes

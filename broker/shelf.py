@@ -59,6 +59,7 @@ class Shelf:
     ) -> None:
         self.space = space
         self.on_roll: Callable[[Partition], None] = lambda partition: None  # the janitor's
+        self.on_start_told: Callable[[Partition], None] = lambda partition: None  # likewise
         self.untrusted = False  # a log could not be opened: what of it is durable is unknown
         self._world = world
         self._directory = directory
