@@ -8,9 +8,7 @@ sealing that first. It says "done" for a partition when
 - every segment below the log end of the request was looked through, from end to end;
 - the new segments are durable, and the old files and every half-made one are removed.
 
-A follower waits until it has all that the erasure is about, committed: what it would fetch later
-may hold it still. Done is done only for the log it was done in: one that was filled anew since then
-from another replica may have it again, and is looked through again, which the store is told first.
+What of it concerns this broker's copies at present, ``erasure_copies.py`` says.
 
 A restart finds in the store what was not done and begins that partition again: a segment that was
 rewritten holds nothing any more. What was counted is stored before the files change, so nothing is
@@ -30,6 +28,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from tailrace.broker.erasure import Erasure, Replicas
+from tailrace.broker.erasure_copies import Copies
 from tailrace.broker.erasures import PROGRESS_EVERY_S, Erasures
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.partition import Partition
@@ -82,6 +81,10 @@ class _Pass:
     again: Ranges = field(default_factory=Ranges)  # of the segments that block some
     blocked: dict[bytes, str] = field(default_factory=dict[bytes, str])  # by erasure id: why
     trim_blocked: str = ""
+    log: object = None  # as it was opened: another one after a cut
+
+    def __post_init__(self) -> None:
+        self.log = self.partition.log.recovery
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -119,10 +122,7 @@ class Eraser:
         replicas: Replicas,
     ) -> None:
         """``replicas``: who holds a copy of a partition now."""
-        self._me = erasures.broker_id
-        self._replicas = replicas
-        self._done: dict[PartitionId, tuple[object, set[bytes]]] = {}  # in which log, and what
-        self._behind = False  # some follower has not everything yet
+        self._copies = Copies(shelf, erasures, replicas)
         self._behind_s = BEHIND_FIRST_S  # before it is looked at again
         self._world = world
         self._rate_bytes = rate_bytes  # read and written per second; None: unlimited
@@ -130,7 +130,6 @@ class Eraser:
         self._flusher = flusher
         self._erasures = erasures
         self._retries: dict[PartitionId, _Retry] = {}
-        self._starts: dict[PartitionId, tuple[int, float]] = {}  # of followers, and since when
         self._trimmed: dict[PartitionId, int] = {}  # the log start below which nothing is left
         self._expire_at = 0.0
         self._scope = trio.CancelScope()
@@ -161,21 +160,13 @@ class Eraser:
 
     async def _round(self) -> float:
         """Do what can be done; how long to wait for the next time, in seconds."""
-        self._behind = False
-        await self._try(self._take_back)
+        self._copies.begin_round()
+        await self._try(self._copies.take_back)
         for partition in self._shelf:
             await self._attend(partition)
             await trio.lowlevel.checkpoint()
         self._retries = {
             where: retry for where, retry in self._retries.items() if self._shelf.get(*where)
-        }
-        self._starts = {
-            where: one for where, one in self._starts.items() if self._shelf.get(*where)
-        }
-        self._done = {
-            where: one
-            for where, one in self._done.items()
-            if (there := self._shelf.get(*where)) is not None and there.log.recovery is one[0]
         }
         self._erasures.problems = [
             f"erasing in {one.topic}[{one.number}] waits: {retry.reason}"
@@ -185,8 +176,9 @@ class Eraser:
         await self._try(self._finish)
         now = trio.current_time()
         waits = [one.at - now for one in self._retries.values()]
-        self._behind_s = min(2 * self._behind_s, BEHIND_MAX_S) if self._behind else BEHIND_FIRST_S
-        if self._behind:
+        behind = self._copies.behind
+        self._behind_s = min(2 * self._behind_s, BEHIND_MAX_S) if behind else BEHIND_FIRST_S
+        if behind:
             waits.append(self._behind_s)
         if not self._erasures.all_stored:
             waits.append(PROGRESS_EVERY_S)
@@ -208,10 +200,10 @@ class Eraser:
         if not partition.serving or partition.cutting:
             return
         where = (partition.topic_id, partition.number)
-        wanted = self._wanted(partition)
+        wanted = self._copies.wanted(partition)
         start = partition.log.start
         trim = partition.log.segments()[0].base_offset < start and self._trimmed.get(where) != start
-        trim = trim and self._stays(partition)
+        trim = trim and self._copies.stays(partition)
         if not wanted and not trim:
             return
         erasures = frozenset(one.erasure_id for one in wanted)
@@ -219,7 +211,7 @@ class Eraser:
         same = retry is not None and (retry.start, retry.erasures) == (start, erasures)
         if retry is not None and same and trio.current_time() < retry.at:
             return
-        work = _Pass(partition, self._me, wanted, _left(partition, wanted, retry))
+        work = _Pass(partition, self._copies.me, wanted, _left(partition, wanted, retry))
         try:
             while work.left and self._here(partition):
                 async with partition.maintenance:
@@ -238,59 +230,11 @@ class Eraser:
                 self._retries.pop(where, None)
                 self._trimmed[where] = start
 
-    def _stays(self, partition: Partition) -> bool:
-        """Whether the log start is there to stay. A follower's segments end elsewhere than its
-        leader's: where these expire one by one, the rest of its own goes as a whole soon."""
-        if partition.role == "leader":
-            return True
-        where, now = (partition.topic_id, partition.number), trio.current_time()
-        start, since = self._starts.get(where, (-1, now))
-        if start != partition.log.start:
-            since = now
-        self._starts[where] = (partition.log.start, since)
-        return now - since >= partition.config.segment_age_ms / 1000
-
     def _here(self, partition: Partition) -> bool:
         """Whether the partition is still this broker's to change."""
         where = (partition.topic_id, partition.number)
         here = partition.serving and not partition.cutting
         return here and self._shelf.get(*where) is partition
-
-    def _wanted(self, partition: Partition) -> list[Erasure]:
-        """The erasures that are to be carried out in it, and can be."""
-        wanted: list[Erasure] = []
-        for one in self._erasures.pending(partition.topic_id):
-            if one.target(partition.number, self._me) is None:
-                continue
-            end = one.shares[partition.number].end
-            if partition.role != "leader" and partition.high_watermark < end:
-                self._behind = True
-            else:
-                wanted.append(one)
-        return wanted
-
-    async def _take_back(self) -> None:
-        """What was done in logs that are no more is not done. T100."""
-        for topic_id in self._erasures.topic_ids():
-            for erasure in self._erasures.pending(topic_id):
-                again = {
-                    number: replace(share.of(self._me), done=False)
-                    for number, share in erasure.shares.items()
-                    if share.of(self._me).done and not self._still_done(erasure, number, share.end)
-                }
-                if again:
-                    await self._erasures.store(erasure, again)
-
-    def _still_done(self, erasure: Erasure, number: int, end: int) -> bool:
-        """Whether the log is the one in which it was done, or had all of that when it was opened:
-        what a log loses at its end was not committed, and it is filled from its end."""
-        where = (erasure.topic_id, number)
-        partition = self._shelf.get(*where)
-        if partition is None:
-            return self._me not in self._replicas(*where)  # then it is nobody's concern
-        log_, done = self._done.get(where, (None, set[bytes]()))
-        same = partition.log.recovery is log_ and erasure.erasure_id in done
-        return same or partition.log.found_end >= end
 
     # ── one segment ──────────────────────────────────────────────────────────────────────────
 
@@ -380,7 +324,7 @@ class Eraser:
         try:
             for erasure, count in zip(work.wanted, found.counts, strict=True):
                 if count:
-                    known = erasure.shares[number].of(self._me)
+                    known = erasure.shares[number].of(self._copies.me)
                     counted = known.counted(count, source.next_offset)
                     await self._erasures.store(erasure, {number: counted})
         except MetadataUnavailable:
@@ -413,17 +357,16 @@ class Eraser:
         await self._world.offload.run(_sweep, self._world.disk, partition.log.path)
         self._refresh(work)
         number = partition.number
-        where = (partition.topic_id, number)
-        log_, done = self._done.get(where, (None, set[bytes]()))
-        if partition.log.recovery is not log_:
-            done = set[bytes]()
-        self._done[where] = (partition.log.recovery, done)
+        if partition.log.recovery is not work.log:
+            self._copies.behind = True  # it was cut, or filled anew: all of it once more, soon
+            return
         for one in work.wanted:
             if one.erasure_id in work.blocked:
                 continue
-            done.add(one.erasure_id)
+            self._copies.done(partition, one)
             share = one.shares[number]
-            self._erasures.progress(one, {number: replace(share.of(self._me), done=True)})
+            made = replace(share.of(self._copies.me), done=True)
+            self._erasures.progress(one, {number: made})
             if partition.role == "leader" and partition.log.end < share.end:
                 await self._erasures.shorten(one, number, partition.log.end)
         await self._erasures.flush()
@@ -438,22 +381,14 @@ class Eraser:
         now_ms = self._world.clock.wall_ms()
         for topic_id in self._erasures.topic_ids():
             for erasure in self._erasures.pending(topic_id):
-                if not self._concerns_me(erasure):
+                if not self._copies.waits_for_me(erasure):
                     await self._erasures.store(erasure, {})  # others may wait for this alone
-                if await self._erasures.complete(erasure, now_ms, self._replicas):
+                if await self._erasures.complete(erasure, now_ms, self._copies.replicas):
                     self._tell_complete(erasure)
         await self._erasures.flush()
         if trio.current_time() >= self._expire_at:
             await self._erasures.expire()
             self._expire_at = trio.current_time() + EXPIRE_EVERY_S
-
-    def _concerns_me(self, erasure: Erasure) -> bool:
-        """Whether there is something left to be done in a copy that this broker holds."""
-        return any(
-            erasure.target(number, self._me) is not None
-            and self._me in self._replicas(erasure.topic_id, number)
-            for number in erasure.shares
-        )
 
     def _tell_complete(self, erasure: Erasure) -> None:
         log.info(

@@ -1,6 +1,7 @@
 """Any broker of three describes all of them, erases on all of them, and says where it cannot."""
 
 import pytest
+import trio
 
 from tailrace.broker.gateway import Gateway
 from tailrace.broker.local import LocalCaller
@@ -283,6 +284,40 @@ def test_a_replica_that_is_away_is_pending_until_it_has_erased_what_it_has() -> 
         found = await receipt(cluster, left)
         assert found.completed_at is not None
         assert not holds_alice(cluster, away, 0)
+
+    clustered(main)
+
+
+def test_a_copy_that_is_filled_anew_is_looked_through_again() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await in_sync(cluster, "orders", 1)
+        await write(cluster, 1)
+        leader = cluster.leader("orders")
+        assert leader is not None
+        away, wiped = [one for one in BROKERS if one != leader]
+        await cluster.stop(away)
+        await erase(cluster, leader)
+
+        async def until_pending(wanted: bool) -> None:
+            for _ in range(20_000):
+                answer = await ask(cluster, leader, GetErasureRequest("orders", ID, 0))
+                assert isinstance(answer, ErasureResponse)
+                assert answer.completed_at is None
+                if [not one.done for one in answer.replicas if one.broker_id == wiped] == [wanted]:
+                    return
+                await trio.sleep(0.001)
+            raise AssertionError(f"{wiped} is pending: never {wanted}")
+
+        await until_pending(False)
+        await cluster.stop(wiped)
+        cluster.lose_directory(wiped, "orders")
+        await cluster.start(wiped)
+        await until_pending(True)  # what it did is gone with its copy
+        await until_pending(False)
+        await cluster.start(away)
+        assert (await receipt(cluster, leader)).completed_at is not None
+        assert not any(holds_alice(cluster, at, 0) for at in BROKERS)
 
     clustered(main)
 
