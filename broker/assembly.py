@@ -213,6 +213,7 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
     node.session.on_registered = node.views.refresh
     node.keeper.changed = topics_changed
     node.shelf.view = lambda: node.views.view
+    node.shelf.on_failed = node.views.follow_again
     node.flusher.after_round = round_over
     janitor.room.open_wanting = node.topics.open_wanting
     node.metrics.partitions = node.shelf.gauges

@@ -18,10 +18,10 @@ from tailrace.broker import election
 from tailrace.broker.catalog import Leadership
 from tailrace.broker.cluster_view import ClusterView, PartitionId
 from tailrace.broker.config import Config, Durability
-from tailrace.broker.members import BrokerRecord, PeerAddress
+from tailrace.broker.members import BrokerRecord, IdTaken, PeerAddress
 from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.node import Node
-from tailrace.broker.registry import Registry
+from tailrace.broker.registry import Conflict, Registry
 from tailrace.broker.world import World
 from tailrace.protocol import texts, texts_config
 from tailrace.protocol.errors import ConfigError, MetadataUnavailable
@@ -96,6 +96,22 @@ async def wait_for_id(registry: Registry, config: Config, directory: DataDirecto
         if trio.current_time() >= until:
             raise id_taken(config, other)
         await trio.sleep(AGAIN_S)
+
+
+async def register(node: Node, record: BrokerRecord) -> None:
+    """Be one of the brokers. T100 if the store does not answer for ``PATIENCE_S``, T082."""
+    until = trio.current_time() + (PATIENCE_S if clustered(node.config) else 0.0)
+    while True:
+        try:
+            await node.session.register(record)
+        except IdTaken as error:
+            raise id_taken(node.config, error.other) from error
+        except (MetadataUnavailable, Conflict):
+            if trio.current_time() >= until:
+                raise
+            await trio.sleep(AGAIN_S)
+        else:
+            return
 
 
 def id_taken(config: Config, other: BrokerRecord) -> ConfigError:

@@ -298,6 +298,7 @@ class Partition(LocalCopy):
         self.offline = error
         self._refuse_all(error)
         self._wake_everybody()
+        self.room.failed(self)
 
     def _refuse_all(self, error: TailraceError) -> None:
         """Whoever waits here is told."""

@@ -46,6 +46,7 @@ from tailrace.broker.joining import (
     forget_lost,
     open_store,
     record_of,
+    register,
     store_of,
     wait_for_id,
 )
@@ -353,7 +354,7 @@ class Server:
             directory=directory,
             since=self._world.clock.wall_ms(),
         )
-        await node.session.register(record)
+        await register(node, record)
         with suppress(Conflict):  # then the next view does the rest
             await node.views.now()
         node.groups.start()

@@ -60,6 +60,7 @@ class Shelf:
         self.space = space
         self.on_roll: Callable[[Partition], None] = lambda partition: None  # the janitor's
         self.on_start_told: Callable[[Partition], None] = lambda partition: None  # likewise
+        self.on_failed: Callable[[], None] = lambda: None  # the view's
         self.untrusted = False  # a log could not be opened: what of it is durable is unknown
         self._world = world
         self._directory = directory
@@ -173,6 +174,10 @@ class Shelf:
     def rolled(self, partition: Partition) -> None:
         """A segment of it was closed."""
         self.on_roll(partition)
+
+    def failed(self, partition: Partition) -> None:
+        """It went offline: others may have good copies, and lead."""
+        self.on_failed()
 
     def ran_out(self, partition: Partition, error: OSError) -> TailraceError:
         """T031, for a write that found the disk full, or the quota used up."""

@@ -75,6 +75,10 @@ class Views:
         """Somebody has reason to believe that the view is old: read again, soon."""
         self._read_bell.ring()
 
+    def follow_again(self) -> None:
+        """Something here is no more as the last view made it."""
+        self._follow_bell.ring()
+
     def note(self, stored: Mapping[PartitionId, Leadership]) -> None:
         """This broker has stored these: others here need not wait until they were read."""
         there = self.view.leaderships

@@ -33,6 +33,10 @@ class Room(Protocol):
         """A segment was closed."""
         ...
 
+    def failed(self, partition: "Partition") -> None:
+        """It went offline."""
+        ...
+
     def ran_out(self, partition: "Partition", error: OSError) -> TailraceError:
         """A write found no room: what to tell the producer."""
         ...

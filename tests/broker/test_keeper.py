@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from tailrace.broker.catalog import DELETED
+from tailrace.protocol import texts
 from tailrace.protocol.errors import MetadataUnavailable, NotLeader
 from tests.broker.cluster_harness import Cluster, clustered
 
@@ -187,5 +188,35 @@ def test_nothing_is_changed_while_the_store_is_away() -> None:
         cluster.keep.down = False
         await cluster.create("others")
         assert cluster.topic("others")
+
+    clustered(main)
+
+
+def test_a_leader_whose_log_fails_gives_the_lead_up_at_once() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await cluster.send("orders", b"a")
+        broken = cluster.leader("orders")
+        assert broken is not None
+        await cluster.until(lambda: cluster.view(broken).controller is not None)
+        reason = "a write failed"
+        partition = cluster.partition(broken, "orders")
+        partition.fail(texts.partition_offline("orders", 0, reason=reason))
+        await cluster.until(lambda: cluster.leader("orders") not in (None, broken), seconds=1.0)
+        assert broken not in cluster.leadership("orders").isr
+        await cluster.send("orders", b"b")
+
+    clustered(main)
+
+
+def test_the_only_copy_stays_where_it_failed() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders", replicas=1)
+        broken = cluster.leader("orders")
+        assert broken is not None
+        error = texts.partition_offline("orders", 0, reason="a write failed")
+        cluster.partition(broken, "orders").fail(error)
+        await trio.sleep(1)
+        assert cluster.leader("orders") == broken
 
     clustered(main)

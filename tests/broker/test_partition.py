@@ -108,6 +108,9 @@ class Bench:
     def rolled(self, partition: Partition) -> None:
         assert partition.log.segment_count > 1
 
+    def failed(self, partition: Partition) -> None:
+        assert not partition.serving
+
     def ran_out(self, partition: Partition, error: OSError) -> TailraceError:
         return texts.storage_full(
             *(partition.topic, partition.number),
