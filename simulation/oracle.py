@@ -82,6 +82,7 @@ class Dialogue:
     answers: Stream = field(default_factory=Stream)
     asked: dict[int, float] = field(default_factory=dict[int, float])  # when
     following: set[int] = field(default_factory=set[int])  # fetches of another broker
+    near: set[int] = field(default_factory=set[int])  # fetches that name a rack
     produced: dict[int, list[tuple[PartitionKey, bytes]]] = field(
         default_factory=dict[int, list[tuple[PartitionKey, bytes]]]
     )
@@ -172,6 +173,9 @@ class Oracle:
             elif frame.api == Api.FETCH and frame.correlation_id in dialogue.following:
                 dialogue.following.discard(frame.correlation_id)
             elif frame.api == Api.FETCH:
+                near = frame.correlation_id in dialogue.near
+                dialogue.near.discard(frame.correlation_id)
+                self._asked_at = 0.0 if near else asked_at
                 before = dialogue.fetching.pop(frame.correlation_id, {})
                 response = decode_message(FetchResponse, frame.head)
                 self._check_fetch(dialogue, before, response, frame.body)
@@ -245,10 +249,15 @@ class Oracle:
         return not self._removed.held(key, offset, entry[PAYLOAD_AT:])
 
     def _see_fetch(self, dialogue: Dialogue, correlation_id: int, head: bytes) -> None:
-        clustered = self._judge is not None
-        if clustered and decode_message(FetchRequest, head).replica_id is not None:
-            dialogue.following.add(correlation_id)
-            return
+        if self._judge is not None:
+            request = decode_message(FetchRequest, head)
+            if request.replica_id is not None:
+                dialogue.following.add(correlation_id)
+                return
+            if request.rack is not None:  # a follower may answer, who knows less than others
+                dialogue.near.add(correlation_id)
+                dialogue.fetching[correlation_id] = {}
+                return
         dialogue.fetching[correlation_id] = dict(self._high_watermarks)
 
     def _see_produce(
@@ -270,7 +279,7 @@ class Oracle:
         for (key, payload), result in zip(produced, response.results, strict=True):
             if result.error is None:
                 self.acked_batches += 1
-                self._check_lease(key)
+                self._check_lease(key, "acked")
                 if self._judge is not None:
                     records = 1 + int.from_bytes(payload[2:6])  # the last offset's delta
                     end, check = result.base_offset + records, xxh3_64_intdigest(payload)
@@ -322,6 +331,7 @@ class Oracle:
         for result in response.results:
             key = result.topic_id, result.partition
             if result.error is None:
+                self._check_lease(key, "gave records")
                 shown = max(before.get(key, 0), dialogue.shown.get(key, 0))
                 if result.high_watermark < shown:
                     what = f"{_name(key)}: {result.high_watermark} after {shown} was shown"
@@ -343,11 +353,11 @@ class Oracle:
                     self._violated("S12", what)
                 at += header.size_bytes
 
-    def _check_lease(self, key: PartitionKey) -> None:
-        """R14: who was asked to write when its lease was over, and has none since, refuses."""
+    def _check_lease(self, key: PartitionKey, what: str) -> None:
+        """R14: who was asked when its lease was over, and has none since, refuses."""
         ended_at = self._lease_ends()
         if self._asked_at > ended_at:
-            text = f"{_name(key)}: {self._name} acked, asked at {self._asked_at:.1f} s"
+            text = f"{_name(key)}: {self._name} {what}, asked at {self._asked_at:.1f} s"
             self._violated("R14", f"{text}, with a lease that was over at {ended_at:.1f} s")
 
     def _violated(self, invariant: str, what: str) -> None:

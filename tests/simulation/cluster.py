@@ -142,8 +142,11 @@ async def run(cluster: SimCluster, shape: Shape) -> Report:
         async with trio.open_nursery() as reading:
             for topic in shape.topics:
                 name = f"r.{topic}"
+                racks = (None, "rack0", "rack1") if shape.racks else (None,)
                 reader = Reading(
-                    cluster, history, topic, name, seeded(cluster.seed, name), (5.0, 40.0)
+                    *(cluster, history, topic, name, seeded(cluster.seed, name)),
+                    lives_s=(5.0, 40.0),
+                    racks=racks,
                 )
                 reading.start_soon(reader.for_ever)
             await group.start(reading)

@@ -34,10 +34,10 @@ def fetch_epoch_not_checked() -> Patches:
 def ack_on_isr() -> Patches:
     """What was proposed and may be stored by now does not count (R4)."""
 
-    def stored(self: Replica) -> frozenset[str]:
-        return frozenset(self.leadership.isr)
+    def nothing(self: Replica) -> Sequence[Leadership]:
+        return ()
 
-    return [patch.object(Replica, "maximal_isr", property(stored))]
+    return [patch.object(Replica, "_proposed", nothing)]
 
 
 def joins_below_epoch_start() -> Patches:

@@ -149,6 +149,7 @@ class Reading:
         name: str,
         rng: Random,
         lives_s: tuple[float, float] = (2, 12),
+        racks: Sequence[str | None] = (None,),  # a life stands in one of them
     ) -> None:
         self._cluster = cluster
         self._history = history
@@ -156,6 +157,7 @@ class Reading:
         self._name = name
         self._rng = rng
         self._lives_s = lives_s
+        self._racks = racks
 
     async def for_ever(self) -> None:
         """Until cancelled."""
@@ -163,8 +165,9 @@ class Reading:
         while True:
             lives += 1
             reader = f"{self._name}.{lives}"
+            rack = self._racks[0] if len(self._racks) == 1 else self._rng.choice(self._racks)
             try:
-                async with self._cluster.client(reader) as client:
+                async with self._cluster.client(reader, rack) as client:
                     with trio.move_on_after(self._rng.uniform(*self._lives_s)):
                         await self._use(client, reader)
             except TailraceError:
