@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import anyio
 
 from tailrace.client import erasing, grouping
+from tailrace.client.admin_cluster import ClusterAdmin
 from tailrace.client.coordinator import find_coordinator
 from tailrace.client.metrics import instruments
 from tailrace.client.offsets import list_offsets
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Response)
 
 
-class Admin:
+class Admin(ClusterAdmin):
     """Made by ``client.admin``.
 
     Every call raises UsageError T053-T055 for misuse, ConnectError T005 after ``max_outage``.

@@ -1,4 +1,4 @@
-"""``tailrace cluster``: its brokers, and whether they are well."""
+"""``tailrace cluster``: its brokers, and whether they are well; ``cli_moving`` moves things."""
 
 from typing import TYPE_CHECKING
 
@@ -6,8 +6,8 @@ import click
 
 from tailrace.client.cli_group import span
 from tailrace.client.cli_health import follow, look, tell
+from tailrace.client.cli_moving import drain, elect, reassign
 from tailrace.client.cli_run import duration_s, show, with_client
-from tailrace.protocol import texts_cli
 from tailrace.protocol.console import Console, align
 from tailrace.protocol.units import format_count, format_size
 
@@ -15,21 +15,14 @@ if TYPE_CHECKING:
     from tailrace.client.client import Client
     from tailrace.protocol.shapes import ClusterInfo
 
-LATER = ("reassign", "drain", "elect")
 
-
-class ClusterGroup(click.Group):
-    """Refuses the names that later releases bring with T086, not as a typo."""
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in LATER:
-            raise texts_cli.later_command(command=f"cluster {cmd_name}")
-        return super().get_command(ctx, cmd_name)
-
-
-@click.group(cls=ClusterGroup)
+@click.group()
 def cluster() -> None:
-    """The cluster, its brokers, and its health."""
+    """The cluster, its brokers, their health, and what moves between them."""
+
+
+for moving in (elect, reassign, drain):
+    cluster.add_command(moving)
 
 
 @cluster.command()
@@ -60,6 +53,7 @@ def describe(console: Console) -> None:
             f"cluster {found.cluster_id}",
             found.version,
             f"metadata {metadata}",
+            f"controller {found.controller or 'none'}",
             f"topics {format_count(found.topics)}",
             f"partitions {format_count(found.partitions)}",
             "healthy" if found.healthy else "not healthy",

@@ -18,6 +18,7 @@ from tailrace.client.events import EventName, Hook
 from tailrace.client.portal import Portal, close_after
 from tailrace.client.records import At, ConfigValue
 from tailrace.client.shapes import ClientHealth
+from tailrace.client.sync_admin import ClusterAdmin
 from tailrace.client.sync_consumer import Consumer, PartitionStream
 from tailrace.client.sync_opening import Opening
 from tailrace.client.sync_producer import Delivery, Producer
@@ -107,7 +108,7 @@ class Client(Opening):
         self._portal.client.on(event, hook)
 
 
-class Admin:
+class Admin(ClusterAdmin):
     """Made by ``client.admin``; see ``tailrace.Admin``."""
 
     def __init__(self, portal: Portal) -> None:

@@ -114,6 +114,11 @@ if TYPE_CHECKING:
         TopicInfo as TopicInfo,
         TopicPartition as TopicPartition,
     )
+    from tailrace.protocol.shapes_cluster import (
+        DrainStatus as DrainStatus,
+        LeaderChange as LeaderChange,
+        ReplicaMove as ReplicaMove,
+    )
 
 __version__ = VERSION
 __all__ = [
@@ -144,6 +149,7 @@ __all__ = [
     "CorruptBatch",
     "DecodeError",
     "Delivery",
+    "DrainStatus",
     "EncodeError",
     "ErasureReceipt",
     "ErrorPolicy",
@@ -161,6 +167,7 @@ __all__ = [
     "InputError",
     "InvalidName",
     "InvalidTimestamp",
+    "LeaderChange",
     "MemberInfo",
     "MetadataUnavailable",
     "NotEnoughReplicas",
@@ -179,6 +186,7 @@ __all__ = [
     "Record",
     "RecordMetadata",
     "RecordTooLarge",
+    "ReplicaMove",
     "RequestTimeout",
     "SendManyError",
     "SendTimeout",
@@ -222,6 +230,7 @@ _HOME = {
         "GroupLag MemberInfo OffsetChange PartitionInfo PartitionLag TopicDetail TopicInfo "
         "TopicPartition"
     ),
+    "tailrace.protocol.shapes_cluster": "DrainStatus LeaderChange ReplicaMove",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 _PACKAGES = ("sync", "testing")

@@ -5,13 +5,15 @@ as a whole; each of ``brokers`` can be stopped, killed, broken and started again
 """
 
 import time
+import uuid
 from collections.abc import Collection, Generator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
+from tailrace.broker.catalog import Leadership, partition_key
 from tailrace.client.records import ConfigValue
-from tailrace.protocol.errors import TailraceError
+from tailrace.protocol import texts
 from tailrace.testing.blocking import outside_loops
 from tailrace.testing.broker import EVENTS_SHOWN, Broker
 from tailrace.testing.faults import ApiName, Faults
@@ -231,14 +233,20 @@ class Cluster(Broker):
     def leader(self, topic: str, partition: int) -> str:
         """The id of the broker that leads a partition; waited for while nobody does.
 
-        TopicNotFound T010, IndexError; AssertionError after 10 s without one.
+        As the metadata store has it, so also while some brokers are cut off from it.
+        TopicNotFound T010, PartitionNotFound T011; AssertionError after 10 s without a leader.
         """
+        described = self._admin.describe_topic(topic)
+        if not 0 <= partition < described.partitions:
+            raise texts.partition_not_found(topic, partition, partitions=described.partitions)
+        key = partition_key(uuid.UUID(described.topic_id).bytes, partition)
         deadline = time.monotonic() + SETTLED_S
         while True:
-            with suppress(TailraceError):
-                found = self._admin.describe_topic(topic).partition_list[partition].leader
-                if found is not None and self._may_lead(found):
-                    return found
+            stored = self.keep.get(key)
+            if stored is not None:
+                leader = Leadership.from_json(stored.value, stored.revision).leader
+                if leader is not None and self.members[leader].running:
+                    return leader
             if time.monotonic() >= deadline:
                 told = self._last_events()
                 raise AssertionError("\n".join([f"{topic}[{partition}] has no leader", *told]))
@@ -309,11 +317,6 @@ class Cluster(Broker):
     @property
     def process(self) -> Process:
         raise AttributeError("a cluster has a process per broker: brokers[name]")
-
-    def _may_lead(self, broker: str) -> bool:
-        """What the others say of one that was killed is old for a moment."""
-        member = self.members.get(broker)
-        return member is None or member.running
 
     def _settle(self) -> None:
         """Until every broker knows all others."""

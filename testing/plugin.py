@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tailrace.client.records import ConfigValue
     from tailrace.testing.broker import Broker
     from tailrace.testing.cluster import Cluster
 
@@ -90,9 +91,20 @@ def tailrace_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with _uncollected():
         from tailrace.testing.cluster import Cluster
     _freeze_at_exit()
-    marker = request.node.get_closest_marker("tailrace")
-    with Cluster(**({} if marker is None else marker.kwargs)) as cluster:
+    brokers, config = _asked(request)
+    with Cluster(brokers, config=config) as cluster:
         yield cluster
+
+
+def _asked(request: pytest.FixtureRequest) -> tuple[int, dict[str, ConfigValue] | None]:
+    """What the marker of a test says of its cluster."""
+    node: pytest.Item = request.node
+    marker = node.get_closest_marker("tailrace")
+    options = {} if marker is None else dict(marker.kwargs)
+    asked = options.pop("brokers", 3), options.pop("config", None)
+    if options or (marker is not None and marker.args):
+        raise pytest.UsageError(f"{node.nodeid}: tailrace() takes brokers= and config= only")
+    return asked
 
 
 def _freeze_at_exit() -> None:

@@ -4,6 +4,7 @@ from typing import NoReturn
 
 import pytest
 
+from tailrace.testing.blocking import outside_loops
 from tailrace.testing.broker import Broker
 from tailrace.testing.cluster import Cluster, ClusterFaults
 from tailrace.testing.faults import Faults
@@ -58,6 +59,13 @@ class RemoteCluster(RemoteBroker, Cluster):
     @property
     def brokers(self) -> dict[str, Broker]:
         _skip("brokers")
+
+    @outside_loops
+    def leader(self, topic: str, partition: int) -> str:
+        """As the cluster says; AssertionError if nobody leads it."""
+        leader = self._admin.describe_topic(topic).partition_list[partition].leader
+        assert leader is not None, f"{topic}[{partition}] has no leader"
+        return leader
 
     def kill(self, broker: str) -> None:
         _skip("kill()")

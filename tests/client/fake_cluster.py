@@ -85,10 +85,7 @@ class ClusterBroker(FetchBroker):
                 self.requests.append(request)
                 self.produced.append(message)
                 refused = [
-                    ProduceResult(
-                        to_wire(error or texts.commit_timeout("", 0, waited_s=0)), -1, -1, 0
-                    )
-                    for error in wrong
+                    ProduceResult(to_wire(error or _not_asked()), -1, -1, 0) for error in wrong
                 ]
                 connection.respond(request, ProduceResponse(tuple(refused)))
                 return
@@ -149,6 +146,11 @@ class ClusterBroker(FetchBroker):
         return TopicMetadata(
             name, None, topic.topic_id, False, created, limit, "fsync", tuple(partitions)
         )
+
+
+def _not_asked() -> TailraceError:
+    """For the other batches of a request that is refused as a whole."""
+    return texts.commit_timeout("", 0, waited_s=0.0, offset=0)
 
 
 class FakeCluster(World):
