@@ -62,7 +62,8 @@ def look(
     """What there is to clean. ``sources``: which of the segments can be rewritten.
 
     ``others_moved``: whether tombstones may go further up than at the last run: every other replica
-    has to be as far (R39). ``now_ms`` and ``age_ms`` (of an append time) must not follow a jump of the wall clock.
+    has to be as far (R39). ``now_ms`` and ``age_ms`` (of an append time) must not follow a jump of
+    the wall clock.
     """
     possible = {source.base_offset for source in sources}
     out = [one for one in segments if one.base_offset not in possible]

@@ -68,9 +68,9 @@ class Compaction:
         gives_way: bool,
         cleaned_min: int,
     ) -> None:
-        """``cleaned_min``: how far all other replicas are (S27). ``here``: whether the partition is still to be cleaned; asked from any thread.
-
-        ``gives_way``: whether the survey is given up as soon as somebody waits for the partition.
+        """``cleaned_min``: how far all other replicas are (S27). ``here``: whether the partition is
+        still to be cleaned; asked from any thread. ``gives_way``: whether the survey is given up
+        as soon as somebody waits for the partition.
         """
         self.tally = Tally()
         self.surveyed = False
