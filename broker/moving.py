@@ -237,28 +237,45 @@ def even(
     view: ClusterView, topic: Topic, numbers: Sequence[int], copies: int
 ) -> Mapping[int, Target]:
     """Targets that are spread over all brokers, which leave where they are as many as can be."""
-    racks = placement.racks(view)
-    share = math.ceil(len(numbers) * copies / len(racks))
-    cluster = placement.load(view)
+    racks, cluster = placement.racks(view), placement.load(view)
     for number in numbers:
         cluster.add(topic.partitions[number].replicas, -1)
     spreader = placement.Spreader(racks, cluster)
-    held: Counter[str] = Counter()
-    kept: dict[int, Target] = {}
-    for number in numbers:
-        stay = [b for b in topic.partitions[number].replicas if b in racks and held[b] < share]
-        kept[number] = tuple(stay[:copies])
-        held.update(kept[number])
-        spreader.take(kept[number])
     targets: dict[int, Target] = {}
     for number in numbers:
-        spreader.give_up(kept[number])
-        target = kept[number]
+        stay = [one for one in topic.partitions[number].replicas if one in racks]
+        targets[number] = tuple(stay[:copies])
+        spreader.take(targets[number])
+    for number, target in targets.items():
+        spreader.give_up(target)
         while len(target) < copies and (another := spreader.another(target)) is not None:
             target = (*target, another)
         spreader.take(target)
         targets[number] = target
+    while (better := _one_better(targets, spreader, list(racks))) is not None:
+        number, target = better
+        spreader.give_up(targets[number])
+        spreader.take(target)
+        targets[number] = target
     return _led_evenly(targets)
+
+
+def _one_better(
+    targets: Mapping[int, Target], spreader: placement.Spreader, brokers: Sequence[str]
+) -> tuple[int, Target] | None:
+    """One copy moved from a broker that has at least two more of them than another one."""
+    held = spreader.topic.copies
+    for most in sorted(brokers, key=lambda one: (-held[one], one)):
+        for least in sorted(brokers, key=lambda one: (held[one], one)):
+            if held[most] - held[least] < 2:
+                break
+            for number, target in targets.items():
+                if most not in target or least in target:
+                    continue
+                moved = tuple(least if one == most else one for one in target)
+                if len(set(map(spreader.rack, moved))) >= len(set(map(spreader.rack, target))):
+                    return number, moved
+    return None
 
 
 def _led_evenly(targets: Mapping[int, Target]) -> dict[int, Target]:

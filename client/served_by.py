@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 NEAR_S = 10.0
-BARRED_S = 60.0
+BARRED_S = 3.0
 
 
 @dataclass(slots=True)

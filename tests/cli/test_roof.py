@@ -44,7 +44,7 @@ def test_nothing_asked_for_shows_the_help_as_an_error(
     "command",
     [
         *((name, "x") for name in LATER),
-        ("cluster", "drain", "n1"),
+        ("topic", "purge", "t"),
         ("consume", "t", "--filter", "x"),
         ("dev", "--seed", "1"),
         ("dev", "--brokers", "3"),

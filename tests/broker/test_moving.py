@@ -1,0 +1,214 @@
+"""What operators ask of leaders and copies, as functions of a view."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from tailrace.broker import moving
+from tailrace.broker.catalog import Catalog, Leadership, PartitionRecord, Topic
+from tailrace.broker.cluster_view import ClusterView
+from tailrace.broker.members import BrokerRecord
+from tailrace.broker.moving import Chosen
+from tailrace.protocol.errors import ConfigError, PartitionNotFound, TopicNotFound
+from tailrace.protocol.messages import PartitionRange, ReassignRequest, ReplicaDescription
+
+ID = b"1" * 16
+
+
+def broker(broker_id: str, rack: str | None = None) -> BrokerRecord:
+    return BrokerRecord(broker_id, {}, None, rack, "0.1", 0, "d", 1)
+
+
+def view(
+    *partitions: tuple[str | None, Sequence[str], Sequence[str]],
+    brokers: Sequence[str] = ("n1", "n2", "n3", "n4"),
+    drains: Sequence[str] = (),
+    elr: Sequence[str] = (),
+    wanted: Sequence[str] | None = None,
+    replicas: int | None = None,
+) -> ClusterView:
+    """One topic; of each partition its leader, its in-sync set, and who holds a copy."""
+    records = tuple(
+        PartitionRecord(0, 0, tuple(wanted if wanted is not None else held))
+        for _, _, held in partitions
+    )
+    topic = Topic("orders", ID, {}, records, replicas, revision=7)
+    return ClusterView(
+        brokers={one: broker(one) for one in brokers},
+        drains=frozenset(drains),
+        catalog=Catalog.of([topic]),
+        leaderships={
+            (ID, number): Leadership(leader, 3, tuple(isr), tuple(elr), tuple(held), 9)
+            for number, (leader, isr, held) in enumerate(partitions)
+        },
+    )
+
+
+def whole(view_: ClusterView, number: int = 0) -> Chosen:
+    return Chosen(view_.catalog.by_name["orders"], number)
+
+
+ABC = ("n1", "n2", "n3")
+
+
+def test_partitions_are_named_once_and_must_be_there() -> None:
+    seen = view(("n1", ABC, ABC), ("n2", ABC, ABC))
+    named = [PartitionRange("orders", 1), PartitionRange("orders", None)]
+    assert [one.number for one in moving.chosen(seen, named)] == [1, 0]
+    with pytest.raises(PartitionNotFound):
+        moving.chosen(seen, [PartitionRange("orders", 2)])
+    with pytest.raises(TopicNotFound, match="Similar: orders"):
+        moving.chosen(seen, [PartitionRange("order", None)])
+
+
+# ── leaders ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_preferred_leader_is_the_first_wanted_if_it_is_in_sync() -> None:
+    seen = view(("n1", ABC, ABC), ("n2", ABC, ABC))
+    assert moving.preferred(seen, whole(seen)) is None
+    found = moving.preferred(seen, whole(seen, 1))
+    assert found is not None
+    assert (found.leader, found.error) == ("n1", None)
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (view(("n2", ("n2", "n3"), ABC)), "preferred leader n1 is not in sync"),
+        (view(("n2", ABC, ABC), brokers=("n2", "n3")), "n1 is not up"),
+        (view(("n2", ABC, ABC), drains=("n1",)), "n1 is about to stop, or is being drained"),
+        (view((None, (), ABC), elr=("n1", "n3")), "Start n1 and n3, or lose what others lack"),
+    ],
+)
+def test_why_the_preferred_leader_does_not_lead(seen: ClusterView, reason: str) -> None:
+    found = moving.preferred(seen, whole(seen))
+    assert found is not None
+    assert reason in str(found.error)
+    assert found.leader is None
+
+
+def copy(broker_id: str, epoch: int, end: int) -> ReplicaDescription:
+    return ReplicaDescription("orders", 0, broker_id, epoch, 0, end, 0)
+
+
+def test_unclean_leader_is_the_living_one_that_has_the_most() -> None:
+    seen = view((None, (), ABC), elr=("n1",), brokers=("n2", "n3"))
+    copies = [copy("n2", 2, 900), copy("n3", 3, 17), copy("n4", 9, 99)]
+    found = moving.unclean(seen, whole(seen), copies)
+    assert (found.leader, found.log_end, found.missing) == ("n3", 17, ("n1",))
+    told = moving.leader_move(found)
+    assert (told.before, told.after, told.leader_epoch) == (None, "n3", 3)
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (view(("n1", ABC, ABC)), "is led by n1: nothing needs to be lost"),
+        (view((None, (), ABC), elr=("n2",)), "n2 can lead without losing anything"),
+        (view((None, (), ABC), elr=("n1",), brokers=("n4",)), "Start n1, n2 and n3."),
+    ],
+)
+def test_nothing_is_lost_where_nothing_has_to_be(seen: ClusterView, reason: str) -> None:
+    found = moving.unclean(seen, whole(seen), [])
+    assert reason in str(found.error)
+    assert moving.leader_move(found).after is None
+
+
+# ── copies ───────────────────────────────────────────────────────────────────────────────────
+
+
+def asked(
+    *brokers: str, replicas: int | None = None, partition: int | None = None, cancel: bool = False
+) -> ReassignRequest:
+    named = (PartitionRange("orders", partition),)
+    return ReassignRequest(named, brokers or None, replicas, cancel, False)
+
+
+def targets(seen: ClusterView, request: ReassignRequest) -> list[tuple[str, ...]]:
+    found = moving.reassigned(seen, request, lambda topic: None)
+    return [one.replicas for topic in found for one in topic.partitions]
+
+
+def test_copies_go_where_they_are_sent() -> None:
+    seen = view(("n1", ABC, ABC), ("n2", ABC, ABC))
+    new = ("n4", "n2", "n3")
+    assert targets(seen, asked(*new)) == [new, new]
+    assert targets(seen, asked(*new, partition=1)) == [ABC, new]
+    assert targets(seen, asked(*ABC)) == [], "they are there"
+
+
+def test_number_of_copies_is_the_whole_topics() -> None:
+    seen = view(("n1", ABC, ABC), ("n2", ABC, ABC))
+    (topic,) = moving.reassigned(seen, asked("n1", "n4"), lambda topic: None)
+    assert topic.replicas == 2, "or the controller would raise it again"
+    with pytest.raises(ConfigError, match="2 brokers for a partition of 'orders'"):
+        targets(seen, asked("n1", "n4", partition=0))
+    with pytest.raises(ConfigError, match="min_isr 3 > replicas 2"):
+        moving.reassigned(seen, asked("n1", "n4"), lambda topic: 3)
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (asked("n1", "n9"), "broker n9 is none of the cluster's: n1, n2, n3, n4"),
+        (asked("n1", "n1"), "broker n1 is named twice"),
+        (asked(replicas=5), "replicas 5 > 4 brokers that take copies"),
+    ],
+)
+def test_brokers_that_cannot_be_are_refused(request_: ReassignRequest, reason: str) -> None:
+    with pytest.raises(ConfigError, match="T082") as caught:
+        targets(view(("n1", ABC, ABC)), request_)
+    assert reason in str(caught.value)
+
+
+def test_spreading_moves_no_more_than_it_must() -> None:
+    seen = view(*[("n1", ABC, ABC)] * 4)
+    found = targets(seen, asked(replicas=3))
+    held = [sum(broker in target for target in found) for broker in ("n1", "n2", "n3", "n4")]
+    assert held == [3, 3, 3, 3]
+    assert sorted(target[0] for target in found) == ["n1", "n2", "n3", "n4"]
+    moved = sum(len(set(target) - set(ABC)) for target in found)
+    assert moved == 3, "the new broker's share"
+    again = view(*((target[0], target, target) for target in found))
+    assert targets(again, asked(replicas=3)) == []
+
+
+def test_cancelling_keeps_the_copies_that_are_complete() -> None:
+    held = ("n1", "n2", "n3", "n4")
+    seen = view(("n1", ABC, held), wanted=("n4", "n2", "n3"))
+    assert targets(seen, asked(cancel=True)) == [ABC]
+    assert targets(view(("n1", ABC, ABC)), asked(cancel=True)) == []
+
+
+def test_moves_are_what_lives_and_lacks_something() -> None:
+    held = ("n1", "n2", "n3", "n4")
+    seen = view(("n1", ABC, held), wanted=("n4", "n2", "n3"))
+    (move,) = moving.moves(seen)
+    assert (move.before, move.after, move.filling) == (held, ("n4", "n2", "n3"), ("n4",))
+    assert moving.moves(view(("n1", ABC, ABC))) == []
+    dead = view(("n1", ("n1", "n2"), ABC), brokers=("n1", "n2"))
+    assert moving.moves(dead) == [], "nobody fills a copy of a broker that is gone"
+
+
+# ── drains ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_drain_tells_where_everything_goes_and_what_cannot() -> None:
+    seen = view(("n1", ABC, ABC), ("n2", ABC, ABC), replicas=3)
+    found = moving.drain(seen, "n1")
+    assert (found.leads, found.holds, found.stuck) == (1, 2, ())
+    assert all("n4" in move.after and "n1" not in move.after for move in found.moves)
+    small = view(("n1", ABC, ABC), brokers=ABC, replicas=3)
+    assert [(one.topic, one.partition) for one in moving.drain(small, "n1").stuck] == [
+        ("orders", 0)
+    ]
+
+
+def test_drained_broker_holds_nothing_and_a_strange_one_is_refused() -> None:
+    seen = view(("n1", ABC, ABC))
+    assert moving.drain(seen, "n4") == moving.Drain(0, 0, (), ())
+    with pytest.raises(ConfigError, match="broker n9 is none"):
+        moving.drain(seen, "n9")
+    gone = view(("n1", ABC, ABC), brokers=("n1", "n2", "n4"))
+    assert moving.drain(gone, "n3").holds == 1, "a dead one can be drained"
