@@ -3,9 +3,14 @@
 # container's own network. Mount a tailrace.toml with TLS for anything else.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
-COPY . .
+# What it depends on first, as a layer of its own: it changes less often than the code.
+COPY pyproject.toml .
 RUN python -m venv /opt/tailrace \
- && /opt/tailrace/bin/pip install --quiet --no-cache-dir --disable-pip-version-check '.[server]'
+ && python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*project['dependencies'], *project['optional-dependencies']['server'], sep='\n')" >required.txt \
+ && /opt/tailrace/bin/pip install --quiet --no-cache-dir --disable-pip-version-check -r required.txt
+COPY . .
+RUN /opt/tailrace/bin/pip install --quiet --no-cache-dir --disable-pip-version-check '.[server]'
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 tailrace \

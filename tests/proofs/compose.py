@@ -3,8 +3,9 @@
     python -m tests.proofs.compose             builds the image, as docs/operations.md does it
     python -m tests.proofs.compose --no-build  takes the image ``tailrace`` that is there
 
-Kills the container that leads partition 0 under load, waits until Prometheus has told of it, starts
-it again, waits until Prometheus is quiet, and reads everything back. Everything it made is removed.
+Reaches it from the host and from other containers; kills the container that leads partition 0 under
+load, waits until Prometheus has told of it, starts it again, waits until Prometheus is quiet;
+restarts all three, one after another; and reads everything back. All that it made is removed.
 """
 
 import argparse
@@ -30,6 +31,7 @@ PROJECT = "tailrace-proof"
 URL = "tailrace://127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403"
 PROMETHEUS = "http://127.0.0.1:9090"
 BROKERS = ("n1", "n2", "n3")
+APART = "apart"
 PARTITIONS = 6
 UP_SECONDS_MAX = 180.0
 ALERT_SECONDS_MAX = 240.0
@@ -52,8 +54,10 @@ class Cluster:
     """The containers."""
 
     def __init__(self) -> None:
+        compose = compose_command()
+        self._can_wait = compose[0] == "docker"
         self._command = [
-            *(*compose_command(), "-p", PROJECT, "-f", str(COMPOSE_FILE)),
+            *(*compose, "-p", PROJECT, "-f", str(COMPOSE_FILE)),
             *("--profile", "monitoring"),
         ]
 
@@ -66,9 +70,14 @@ class Cluster:
             sys.exit(f"FAILED: compose {' '.join(arguments)}: {done.stderr[-2000:]}")
         return done.stdout
 
-    def up(self, *, build: bool) -> None:
-        """Everything but Grafana, which has nothing to prove here."""
-        self.run("up", "-d", *(["--build"] if build else []), "etcd", *BROKERS, "prometheus")
+    def up(self, *more: str, build: bool) -> None:
+        """The cluster, and ``more``; as far as this compose can, it has waited for their health."""
+        options = [*(["--build"] if build else []), *(["--wait"] if self._can_wait else [])]
+        self.run("up", "-d", *options, "etcd", *BROKERS, *more)
+
+    def down(self) -> None:
+        """Without a trace."""
+        self.run("down", "-v", "--timeout", "5")
 
     def container(self, service: str) -> str:
         """Its id."""
@@ -76,7 +85,28 @@ class Cluster:
 
     def kill(self, service: str) -> None:
         """As the kernel would, for want of memory."""
-        subprocess.run(["docker", "kill", self.container(service)], check=True, capture_output=True)
+        docker("kill", self.container(service))
+
+    def in_container(self, service: str, script: str) -> str:
+        """What a shell in there prints."""
+        return docker("exec", self.container(service), "sh", "-c", script)
+
+    def exit_code(self, service: str) -> str:
+        """With what the broker in there has ended."""
+        return docker("inspect", "-f", "{{.State.ExitCode}}", self.container(service)).strip()
+
+    def found_well(self, service: str) -> bool:
+        """Whether the image's own health check says so."""
+        told = docker("inspect", "-f", "{{.State.Health.Status}}", self.container(service))
+        return told.strip() == "healthy"
+
+
+def docker(*arguments: str) -> str:
+    """What it printed."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"FAILED: docker {' '.join(arguments)}: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 def firing() -> set[str]:
@@ -133,41 +163,88 @@ async def prepare() -> str:
         return leader
 
 
+def look_inside(cluster: Cluster) -> None:
+    """Who runs it, what its health check says, and that containers reach each other."""
+    assert cluster.in_container("n1", "id -u; stat -c %a /var/lib/tailrace") == "10001\n700\n"
+    for broker in BROKERS:
+        for _ in range(int(UP_SECONDS_MAX)):
+            if cluster.found_well(broker):
+                break
+            time.sleep(1.0)
+        else:
+            sys.exit(f"FAILED: Docker does not find {broker} healthy")
+    others = "tailrace -b n2:7400,n3:7400"
+    cluster.in_container("n1", f"{others} topic create {APART}")
+    cluster.in_container("n1", f"echo k:v | {others} produce {APART} -K :")
+    told = cluster.in_container("n3", f"tailrace -b n1:7400 tail {APART} -q --format '%k %v\\n'")
+    assert told == "k v\n", told
+
+
+def kill_one(cluster: Cluster, victim: str) -> float:
+    """Kill, until Prometheus tells of it; start it again, until it does not. When it was killed."""
+    watch(lambda now: not now, time.monotonic(), {})
+    print(f"killing {victim}, which leads {TOPIC}[0]", flush=True)
+    killed_at = time.monotonic()
+    cluster.kill(victim)
+    seen: dict[str, float] = {}
+    watch(lambda now: now >= EXPECTED, killed_at, seen)
+    cluster.run("start", victim)
+    started_at = time.monotonic()
+    print(f"  started {victim} again {started_at - killed_at:.0f} s after the kill", flush=True)
+    watch(lambda now: not now, killed_at, seen)
+    print(f"  no alert fires any more {time.monotonic() - started_at:.0f} s after the start")
+    asyncio.run(wait_healthy())
+    return killed_at
+
+
+def restart_all(cluster: Cluster) -> float:
+    """Each gracefully, the next when the cluster is well again. When that began."""
+    began = time.monotonic()
+    for broker in BROKERS:
+        at = time.monotonic()
+        cluster.run("stop", broker)
+        stopped = time.monotonic()
+        assert cluster.exit_code(broker) == "0", f"{broker} ended with {cluster.exit_code(broker)}"
+        cluster.run("start", broker)
+        asyncio.run(wait_healthy())
+        took = time.monotonic() - at
+        print(f"restarted {broker}: stopped in {stopped - at:.1f} s, all well after {took:.1f} s")
+    return began
+
+
 def under_load(cluster: Cluster, folder: Path) -> None:
-    """Kill, watch, start, watch; then judge what the clients saw."""
+    """Kill one, restart all; then judge what the clients saw."""
     victim = asyncio.run(prepare())
     out = folder / "seen.json"
     arguments = ["--url", URL, "--out", str(out), "--partitions", str(PARTITIONS), "--rate", "50"]
-    load = subprocess.Popen([sys.executable, "-m", "tests.proofs.cluster_load", *arguments])
+    with (folder / "load.log").open("w") as log:
+        load = subprocess.Popen(
+            [sys.executable, "-m", "tests.proofs.cluster_load", *arguments],
+            stdout=log,
+            stderr=log,
+        )
     try:
         time.sleep(15.0)
-        watch(lambda now: not now, time.monotonic(), {})
-        print(f"killing {victim}, which leads {TOPIC}[0]", flush=True)
-        killed_at = time.monotonic()
-        cluster.kill(victim)
-        seen: dict[str, float] = {}
-        watch(lambda now: now >= EXPECTED, killed_at, seen)
-        cluster.run("start", victim)
-        started_at = time.monotonic()
-        print(f"  started {victim} again {started_at - killed_at:.0f} s after the kill", flush=True)
-        watch(lambda now: not now, killed_at, seen)
-        print(f"  no alert fires any more {time.monotonic() - started_at:.0f} s after the start")
-        asyncio.run(wait_healthy())
+        killed_at = kill_one(cluster, victim)
+        rolled_at = restart_all(cluster)
+        time.sleep(5.0)
         load.terminate()
         load.wait(timeout=300)
     finally:
         load.kill()
     assert load.returncode == 0, "the load failed"
-    seen_by_clients = cluster_load.load(out)
-    logs = asyncio.run(cluster_load.read_all(URL, PARTITIONS))
-    wrong = cluster_load.judge(seen_by_clients, logs)
+    seen = cluster_load.load(out)
+    wrong = cluster_load.judge(seen, asyncio.run(cluster_load.read_all(URL, PARTITIONS)))
+    failed = [one for one in seen.sent if one.offset < 0]
+    wrong += [f"not sent: {one.error}" for one in failed] + seen.troubles
     assert not wrong, "\n".join([f"{len(wrong)} things are wrong:", *wrong[:10]])
-    after = [s for s in cluster_load.silences(seen_by_clients, 0.5) if s[1] >= killed_at - 1.0]
-    silent = max((seconds for _, _, seconds in after), default=0.0)
-    failed = sum(one.offset < 0 for one in seen_by_clients.sent)
+    silent = cluster_load.silences(seen, 0.2)
+    killed = max((s for _, at, s in silent if killed_at - 1.0 <= at < rolled_at - 1.0), default=0.0)
+    rolled = max((s for _, at, s in silent if at >= rolled_at - 1.0), default=0.0)
     print(
-        f"ok: {len(seen_by_clients.sent):,} sent, {failed} failed; all acknowledged records are"
-        f" there, once, in order; no partition was without an ack for more than {silent:.1f} s"
+        f"ok: {len(seen.sent):,} sent, none failed; all are there, once, in order; no partition was"
+        f" without an ack for more than {killed:.1f} s around the kill, and {rolled:.1f} s while"
+        " all brokers were restarted"
     )
 
 
@@ -180,14 +257,15 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="tailrace-compose-"))
     began = time.monotonic()
     try:
-        cluster.up(build=not options.no_build)
+        cluster.up("prometheus", build=not options.no_build)
         asyncio.run(wait_healthy())
         print(f"up and healthy after {time.monotonic() - began:.0f} s", flush=True)
+        look_inside(cluster)
         under_load(cluster, folder)
     except AssertionError as error:
         sys.exit(f"FAILED: {error}; what clients saw is in {folder}")
     finally:
-        cluster.run("down", "-v", "--timeout", "5")
+        cluster.down()
     shutil.rmtree(folder)
 
 
