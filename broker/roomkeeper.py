@@ -197,4 +197,5 @@ class Roomkeeper:
 def _may_drop(partition: Partition) -> bool:
     """Whether its oldest segments may go for want of room."""
     config = partition.config
-    return partition.serving and config.on_full == "drop_oldest" and config.deletes
+    led = partition.serving and partition.role == "leader"  # a follower goes by its leader
+    return led and config.on_full == "drop_oldest" and config.deletes
