@@ -14,11 +14,8 @@ from typing import TypeVar
 
 import trio
 
-from tailrace.broker.cluster_status import leadership
-from tailrace.broker.coordinator import OFFSETS
-from tailrace.broker.describing import alive, led_here
+from tailrace.broker.describing import led_here
 from tailrace.broker.feeds import Feeds
-from tailrace.broker.groups import first_of
 from tailrace.broker.local import LocalCaller
 from tailrace.broker.node import Node
 from tailrace.broker.peer import Lost, Peers
@@ -50,7 +47,6 @@ R = TypeVar("R", bound=Response)
 TIMEOUT_S = 10.0
 RETRY_S = 0.1
 LEADERLESS_S = 2.0  # longer than an election takes; then it is offline
-AT_ONCE = 8  # brokers asked for the same
 ANEW = INTERNAL | {"T001"}  # another attempt may go well, and nothing was done in this one
 READS = (  # asked twice they do no harm: another attempt follows where an answer got lost
     *(DescribeGroupRequest, ExplainRequest, FetchRequest),
@@ -154,46 +150,6 @@ class Gateway:
 
         response, _ = await self._insist(f"group '{group}'", find, request, b"", expected)
         return response
-
-    async def ask_coordinators(self, request: Request, expected: type[R]) -> list[R]:
-        """What everybody says who coordinates groups; none of them may be missing."""
-        answers: dict[str, R] = {}
-        limit = trio.CapacityLimiter(AT_ONCE)
-
-        async def ask(broker_id: str) -> None:
-            async def find() -> BrokerAddress | None:
-                return self._address(await self.metadata(), broker_id)
-
-            async with limit:
-                what = f"groups of broker {broker_id}"
-                answers[broker_id], _ = await self._insist(what, find, request, b"", expected)
-
-        brokers = await self._coordinators()
-        try:
-            async with trio.open_nursery() as nursery:
-                for broker_id in brokers:
-                    nursery.start_soon(ask, broker_id)
-        except BaseExceptionGroup as group:
-            raise first_of(group) from None
-        return [answers[broker_id] for broker_id in brokers]
-
-    async def _coordinators(self) -> list[str]:
-        """Everybody who leads a part of ``__offsets``. T034 where one has no leader for long."""
-        began = trio.current_time()
-        while True:
-            view = self.node.views.view
-            offsets = view.catalog.find(OFFSETS)
-            if offsets is None:
-                return [self.node.broker_id]
-            numbers = range(len(offsets.partitions))
-            found = {leadership(view, (offsets.topic_id, number)).leader for number in numbers}
-            leaders = sorted(one for one in found if one is not None and alive(self.node, one))
-            if len(leaders) == len(found):
-                return leaders
-            waited_s = trio.current_time() - began
-            if waited_s >= TIMEOUT_S:
-                raise _no_answer("groups", f"a partition of {OFFSETS} without a leader", waited_s)
-            await trio.sleep(RETRY_S)
 
     # ── what is where ────────────────────────────────────────────────────────────────────────
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from tailrace.broker.asking import ask_brokers
 from tailrace.broker.call import Call, Later
 from tailrace.broker.catalog import Topic
 from tailrace.broker.cluster_status import leadership
@@ -27,6 +28,7 @@ from tailrace.protocol.messages import (
     FindCoordinatorResponse,
     HeartbeatRequest,
     ListGroupsRequest,
+    ListGroupsResponse,
     OffsetMove,
     OffsetTarget,
     ResetOffsetsRequest,
@@ -194,15 +196,42 @@ def delete_group(node: Node, call: Call, request: DeleteGroupRequest) -> None:
 
 
 def list_groups(node: Node, call: Call, request: ListGroupsRequest) -> Later:
-    """Those that are coordinated here."""
+    """Those of all coordinators; a list that lacks some would be wrong. T036."""
 
     async def work() -> Response:
         if node.clustered and not node.groups.exists:
             await node.latest.read()
         node.groups.check_loaded()
-        return await node.lag.list_groups(node.groups.all())
+        mine = await node.lag.list_groups(node.groups.all())
+        if request.local or not node.clustered:
+            return mine
+        return await _with_others(node, mine)
 
     return work
+
+
+async def _with_others(node: Node, mine: ListGroupsResponse) -> ListGroupsResponse:
+    view = node.views.view
+    offsets = view.catalog.find(OFFSETS)
+    if offsets is None:
+        return mine
+    leaders = {
+        leadership(view, (offsets.topic_id, number)).leader
+        for number in range(len(offsets.partitions))
+    }
+    others = sorted(one for one in leaders if one is not None and one != node.broker_id)
+    if None in leaders:
+        raise texts_group.coordinators_missing([])
+    answers = await ask_brokers(
+        *(node.peers, view, node.config.cluster.peer_listener),
+        dict.fromkeys(others, ListGroupsRequest(local=True)),
+        ListGroupsResponse,
+    )
+    silent = [one for one in others if one not in answers]
+    if silent:
+        raise texts_group.coordinators_missing(silent)
+    found = {one.name: one for answer in (*answers.values(), mine) for one in answer.groups}
+    return ListGroupsResponse(tuple(one for _, one in sorted(found.items())))
 
 
 def describe_group(node: Node, call: Call, request: DescribeGroupRequest) -> Later:

@@ -68,9 +68,7 @@ class NewOffsets(Struct, forbid_unknown_fields=True):
 
 
 async def list_groups(context: Context) -> Reply:
-    response = await context.gateway.ask_coordinators(ListGroupsRequest(), ListGroupsResponse)
-    found = {one.name: one for part in response for one in part.groups}  # one may just move
-    groups = [one for _, one in sorted(found.items())]
+    groups = (await context.gateway.ask(ListGroupsRequest(), ListGroupsResponse)).groups
     first, end, following = page([one.name for one in groups], context.values)
     return Reply(GroupList([shaping.group_info(one) for one in groups[first:end]], following))
 

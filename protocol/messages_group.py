@@ -249,6 +249,8 @@ class PartitionProgress:
 class ListGroupsRequest:
     """Every group."""
 
+    local: bool = False  # a broker asks: of those that the answering one coordinates
+
 
 @dataclass(frozen=True, slots=True)
 class ListGroupsResponse:

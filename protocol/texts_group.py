@@ -55,6 +55,17 @@ def coordinator_missing(group: str, *, partition: str) -> errors.CoordinatorLoad
     )
 
 
+def coordinators_missing(brokers: Sequence[str]) -> errors.CoordinatorLoading:
+    """T036 for a list of all groups. ``brokers``: coordinators that do not answer; none: a part of
+    the groups has no coordinator."""
+    why = "a part of them has no coordinator at present"
+    if brokers:
+        why = f"{', '.join(map(shown, brokers))} {'does' if len(brokers) == 1 else 'do'} not answer"
+    return errors.CoordinatorLoading(
+        "T036", f"not all groups are known: {why}", "Ask again.", group="", broker=""
+    )
+
+
 def coordinator_stuck(group: str, *, broker: str, reason: str) -> errors.CoordinatorLoading:
     """T036 for a member: what changed in its group cannot be written down. ``reason``: an error's
     message."""
