@@ -17,6 +17,7 @@ from tests.simulation.sweep import (
     KEEPING,
     SCENARIOS,
     STREAMS,
+    TOMBSTONES,
     commit,
     headline,
     try_seed,
@@ -29,10 +30,11 @@ REGRESSIONS = {
     GROUPS: (110, 248),
     CLUSTER: (),
     BRIEF: range(6),
+    TOMBSTONES: (),
 }
 SHOWN = 1_000  # characters of what is wrong
 # Of each scenario: others with every commit; `make proofs-storage` runs thousands.
-FRESH = {STREAMS: 20, KEEPING: 20, GROUPS: 1, CLUSTER: 0, BRIEF: 3}
+FRESH = {STREAMS: 20, KEEPING: 20, GROUPS: 1, CLUSTER: 0, BRIEF: 3, TOMBSTONES: 0}
 
 
 def fresh_seed(number: int) -> int:
