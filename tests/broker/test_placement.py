@@ -16,7 +16,14 @@ Racks = Mapping[str, str | None]
 
 def broker(broker_id: str, rack: str | None = None, epoch: int = 1) -> BrokerRecord:
     return BrokerRecord(
-        *(broker_id, {}, None, rack, "1.0", 0, f"directory of {broker_id}"), epoch=epoch
+        broker_id,
+        listeners={},
+        http=None,
+        rack=rack,
+        version="1.0",
+        since=0,
+        directory=f"directory of {broker_id}",
+        epoch=epoch,
     )
 
 
