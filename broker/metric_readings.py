@@ -38,7 +38,7 @@ def read(metrics: Metrics, readings: Readings, *, detailed: bool) -> Iterator[No
 
 def _partitions(metrics: Metrics, of: dict[str, Labelled], *, detailed: bool) -> Iterator[None]:
     sizes: Labelled = {(name,): 0 for name in metrics.topics.own}
-    ends, watermarks, bytes_ = _labelled(), _labelled(), _labelled()
+    ends, watermarks, bytes_, lags = _labelled(), _labelled(), _labelled(), _labelled()
     weak: dict[str, set[str]] = {name: set() for name in WEAK}
     having: Counter[str] = Counter()
     count = leading = segments = 0
@@ -60,6 +60,8 @@ def _partitions(metrics: Metrics, of: dict[str, Labelled], *, detailed: bool) ->
             key = (one.topic, str(one.partition))
             ends[key], watermarks[key] = one.log_end, one.high_watermark
             bytes_[key] = one.size_bytes
+            for replica, records in one.lags:
+                lags[*key, replica] = records
     there = metrics.topics.own
     of["topic_size_bytes"] = {
         key: size for key, size in sizes.items() if key[0] in there or key[0] == OTHER
@@ -74,6 +76,7 @@ def _partitions(metrics: Metrics, of: dict[str, Labelled], *, detailed: bool) ->
     of["partition_log_end"] = ends
     of["partition_high_watermark"] = watermarks
     of["partition_size_bytes"] = bytes_
+    of["replica_lag_records"] = lags
 
 
 def _groups(metrics: Metrics, of: dict[str, Labelled], *, detailed: bool) -> Iterator[None]:

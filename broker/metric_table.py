@@ -121,6 +121,11 @@ _PARTITIONS = (
         *("partition_size_bytes", "gauge", "topic partition", "Size of the log."),
         detailed=True,
     ),
+    _row(
+        *("replica_lag_records", "gauge", "topic partition replica"),
+        "Records that a follower lacks, as its leader here knows it.",
+        detailed=True,
+    ),
 )
 _GROUPS = (
     _row("group_lag_records", "gauge", "group topic", "Records not read yet."),

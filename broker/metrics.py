@@ -116,6 +116,7 @@ class PartitionGauges:
     leader: bool
     status: str  # ok, under_replicated, below_min_isr or offline
     durability: str
+    lags: tuple[tuple[str, int], ...] = ()  # of followers, where it is led: records they lack
 
 
 @dataclass(frozen=True, slots=True)

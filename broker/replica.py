@@ -220,6 +220,14 @@ class Replica:
             if member in self.followers and self.followers[member].counted >= self.end
         ]
 
+    def lags(self, start: int) -> tuple[tuple[str, int], ...]:
+        """Records that each follower lacks; of one that has not fetched in this epoch all there
+        are, as nothing is known of it. ``start``: of the log."""
+        return tuple(
+            (broker_id, max(0, self.end - max(follower.end, start)))
+            for broker_id, follower in self.followers.items()
+        )
+
     def cleaned_min(self, own: int) -> int:
         """Below this every replica has compacted; UNKNOWN while one has not told (R39)."""
         return min((own, *(follower.cleaned for follower in self.followers.values())))

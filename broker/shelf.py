@@ -138,7 +138,7 @@ class Shelf:
     def unusable(self, where: PartitionId) -> bool:
         """Whether the copy that should be here could not be opened, or failed since then."""
         partition = self._partitions.get(where)
-        return where in self._broken or (partition is not None and not partition.serving)
+        return where in self._broken if partition is None else not partition.serving
 
     def held(self) -> set[PartitionId]:
         """Partitions of which there is a copy here, usable or not."""
@@ -209,6 +209,7 @@ class Shelf:
                 leader=one.serving and one.role == "leader",
                 status=self._status(one),
                 durability=one.config.durability,
+                lags=one.replica.lags(one.log.start) if one.role == "leader" else (),
             )
         for topic_id, number in list(self._broken):  # whoever reads this may pause
             topic = self.catalog.by_id.get(topic_id)

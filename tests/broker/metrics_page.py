@@ -36,7 +36,7 @@ All names begin with `{PREFIX}`. Bounds of histograms of seconds:
 
 """
 LATER = """\
-Not here before there are replicas: `replica_lag_records`. Until then `isr_changes_total`,
+On a single node there are no followers: `replica_lag_records` has no series, and `isr_changes_total`,
 `partitions_under_replicated` and `partitions_below_min_isr` stay 0.
 
 """

@@ -352,3 +352,24 @@ def test_no_broker_asks_others_when_another_one_asks_it() -> None:
         assert [one.broker_id for one in answer.brokers] == ["n1"]
 
     clustered(main)
+
+
+def test_a_leader_tells_how_far_its_followers_are_behind() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await in_sync(cluster, "orders", 1)
+        await cluster.send("orders", b"1", b"2", b"3")
+        leader = cluster.leader("orders")
+        assert leader is not None
+        one, other = [broker for broker in BROKERS if broker != leader]
+        await cluster.kill(other)
+        await cluster.send("orders", b"4")
+
+        def lags(at: str) -> dict[str, int]:
+            (gauges,) = cluster.node(at).shelf.gauges()
+            return dict(gauges.lags)
+
+        await cluster.until(lambda: lags(leader) == {one: 0, other: 1})
+        assert lags(one) == {}
+
+    clustered(main)

@@ -69,7 +69,7 @@ def everything() -> Metrics:
     metrics = Metrics(version="0.1.0", topics_max=9, clock=time.monotonic)
     metrics.topic("orders")
     metrics.partitions = lambda: [
-        PartitionGauges("orders", 0, 10, 9, 1_000, 2, True, "ok", "fsync"),
+        PartitionGauges("orders", 0, 10, 9, 1_000, 2, True, "ok", "fsync", (("n2", 3),)),
     ]
     lag = LagGauges("orders", 0, 3, 1.5, math.inf)
     metrics.groups = lambda: [GroupGauges('a "group" \\ of\n', 1, 2, (lag,))]
