@@ -170,7 +170,10 @@ def test_reader_in_a_rack_reads_from_the_replica_there() -> None:
         near = next(name for name in cluster.brokers if name != leader)
         cluster.seed("orders", [b"0"])
         with tailrace.sync.connect(cluster.url, rack=f"rack-{near}") as client:
-            with client.consumer("orders") as consumer, client.producer() as producer:
+            with (
+                client.consumer("orders", fetch_wait=0.2) as consumer,
+                client.producer() as producer,
+            ):
                 records = iter(consumer)
                 assert next(records).value == b"0"
                 until(lambda: served(consumer) == near)
