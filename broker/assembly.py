@@ -1,7 +1,6 @@
 """The parts of one broker, put together; nothing runs yet. ``server.py`` starts and stops them."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 from tailrace.broker.appender import Appender
@@ -30,7 +29,7 @@ from tailrace.broker.session import Session
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.space import Budget, Room, Space
 from tailrace.broker.timers import Timers
-from tailrace.broker.topics import Topics, config_of
+from tailrace.broker.topics import Topics
 from tailrace.broker.views import Views
 from tailrace.broker.watcher import Watcher
 from tailrace.broker.world import World
@@ -66,18 +65,14 @@ def assemble(
     look_soon: Callable[[], None],
 ) -> Parts:
     """``look_soon`` lets the housekeeping look at once: topics have changed."""
-    outbox, timers = Outbox(), Timers()
+    me, limits, outbox, timers = config.broker.id, config.limits, Outbox(), Timers()
     ballast = Ballast(world.disk, directory.path, world.ballast_bytes_max)
     time = Timekeeper(world.clock, world.disk, directory.clock_path)
     shelf = _shelf(world, config, metrics, health, directory, time, ballast)
     flusher, appender = _writers(world, directory, metrics, outbox, storage_failed)
-    erasures = Erasures(registry, config.broker.id, time.age_ms)
-    views = Views(registry)
+    erasures, views = Erasures(registry, me, time.age_ms), Views(registry)
     latest = Latest(views, lambda: shelf.catalog)
-    keeper = Keeper(
-        *(config.broker.id, registry, shelf, flusher, erasures, metrics),
-        partial(config_of, config),
-    )
+    keeper = Keeper(config, registry, shelf, flusher, erasures, metrics)
     topics = Topics(world, config, registry, views, keeper, shelf, flusher)
     groups = Coordinator(
         *(world, config, topics, shelf, appender, timers, metrics),
@@ -86,16 +81,14 @@ def assemble(
         valid=session.valid,
         refresh=latest.read,
     )
-    peers = Peers(world.net, config.broker.id, directory.cluster_id)
-    distant = Distant(shelf, views, peers, config.broker.id, config.cluster.peer_listener)
-    watcher = Watcher(
-        *(world, shelf, time, groups.all, distant), window_s=config.group.verdict_window_s
-    )
+    peers = Peers(world.net, me, directory.cluster_id)
+    distant = Distant(shelf, views, peers, me, config.cluster.peer_listener)
+    watcher = _watcher(world, config, shelf, time, groups, distant)
     node = Node(
         world=world,
         config=config,
         metrics=metrics,
-        broker_id=config.broker.id,
+        broker_id=me,
         cluster_id=directory.cluster_id,
         registry=registry,
         session=session,
@@ -115,29 +108,44 @@ def assemble(
         cleaner=Cleaner(world, shelf, flusher, time, metrics, config.storage),
         timers=timers,
         outbox=outbox,
-        memory=MemoryBudget(config.limits.request_memory_bytes),
-        admission=Admission(config.limits.connections, config.limits.connections_per_ip),
+        memory=MemoryBudget(limits.request_memory_bytes),
+        admission=Admission(limits.connections, limits.connections_per_ip),
         state=state,
         health=health,
         http=http,
         started_at=began,
         time=time,
     )
-    janitor = Janitor(
-        *(world, directory.path, ballast, shelf),
-        *(flusher, time, health, metrics),
-    )
-    eraser = Eraser(
-        *(world, shelf, flusher, erasures),
-        rate_bytes=config.storage.cleaner_rate_bytes,
+    janitor = Janitor(*(world, directory.path, ballast, shelf, flusher, time, health, metrics))
+    _connect(node, janitor, look_soon)
+    return Parts(node, janitor, _eraser(node), watcher, _controller(node))
+
+
+def _watcher(
+    world: World,
+    config: Config,
+    shelf: Shelf,
+    time: Timekeeper,
+    groups: Coordinator,
+    distant: Distant,
+) -> Watcher:
+    window_s = config.group.verdict_window_s
+    return Watcher(world, shelf, time, groups.all, distant, window_s=window_s)
+
+
+def _eraser(node: Node) -> Eraser:
+    return Eraser(
+        *(node.world, node.shelf, node.flusher, node.erasures),
+        rate_bytes=node.config.storage.cleaner_rate_bytes,
         replicas=node.replicas_of,
     )
-    controller = Controller(
-        *(config.broker.id, registry, session, views, metrics),
-        lambda topic: topics.config_of(topic).min_isr,
+
+
+def _controller(node: Node) -> Controller:
+    return Controller(
+        *(node.broker_id, node.registry, node.session, node.views, node.metrics),
+        lambda topic: node.topics.config_of(topic).min_isr,
     )
-    _connect(node, janitor, look_soon)
-    return Parts(node, janitor, eraser, watcher, controller)
 
 
 def _shelf(

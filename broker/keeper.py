@@ -18,13 +18,14 @@ following mean (``partition.py``).
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 
 import trio
 
-from tailrace.broker import election
+from tailrace.broker import election, topic_config
 from tailrace.broker.catalog import Catalog, Deletion, Leadership, Topic
 from tailrace.broker.cluster_view import ClusterView, PartitionId
-from tailrace.broker.config import TopicConfig
+from tailrace.broker.config import Config, TopicConfig
 from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.metrics import Metrics
@@ -42,26 +43,26 @@ STEP = 100  # partitions looked at, each with a question to the disk, before oth
 class Keeper:
     def __init__(
         self,
-        broker_id: str,
+        config: Config,
         registry: Registry,
         shelf: Shelf,
         flusher: Flusher,
         erasures: Erasures,
         metrics: Metrics,
-        config_of: Callable[[Topic], TopicConfig],
     ) -> None:
         self.changed: Callable[[], None] = lambda: None  # topics are others, or have other settings
         self.stuck: dict[bytes, PartitionOffline] = {}  # deleted topics that could not be removed
         self.stopping = False  # no lead is taken any more
-        self._broker_id = broker_id
+        self._broker_id = config.broker.id
         self._registry = registry
         self._shelf = shelf
         self._flusher = flusher
         self._erasures = erasures
         self._metrics = metrics
-        self._config_of = config_of
+        self._config_of = partial(topic_config.of_topic, config)
         self._tried: set[PartitionId] = set()  # opened once, perhaps in vain
         self._opened: set[PartitionId] = set()  # these were
+        self._again: set[PartitionId] = set()  # broken, and to be opened with the next view
         self._at_start: frozenset[bytes] = frozenset()  # topics: others no earlier process opened
         self._orphans: frozenset[PartitionId] = frozenset()  # as of the last whole reading
         self._reason = "start"  # of the leads that are taken
@@ -118,8 +119,7 @@ class Keeper:
 
     def try_again(self, broken: Iterable[PartitionId]) -> None:
         """Let the next view open what could not be opened."""
-        for where in list(broken):
-            self._shelf.forget_broken(where)
+        self._again |= set(broken)
 
     def _mine(self, view: ClusterView) -> dict[PartitionId, Leadership]:
         """Partitions of which this broker is to hold a copy."""
@@ -136,6 +136,7 @@ class Keeper:
                 continue
             if one.leader != self._broker_id:
                 partition.follow(one)
+                self._shelf.forget_broken(where)
             elif _leads(partition, one):
                 partition.learn(one)
 
@@ -186,8 +187,9 @@ class Keeper:
         clean: bool,
         suspect: bool,
     ) -> None:
-        held = self._shelf.held()
-        wanted = [w for w in mine if w not in held]
+        held = self._shelf.held() - self._again
+        self._again.clear()
+        wanted = [where for where in mine if where not in held]
         first = [where for where in wanted if where not in self._tried]
         again = [where for where in wanted if where in self._tried]
         self._tried |= set(wanted)

@@ -6,6 +6,7 @@ that a change of the broker's defaults reaches every topic that did not say othe
 
 from collections.abc import Mapping
 
+from tailrace.broker.catalog import Topic
 from tailrace.broker.config import Config, TopicConfig, build_topic
 from tailrace.broker.config_check import check_topic
 from tailrace.broker.config_values import Value, parse_value
@@ -66,6 +67,12 @@ def effective(
     ``partitions`` and ``replicas`` are the topic's own; None: the broker's defaults.
     """
     return build_topic(_effective(topic, config, overrides, partitions, replicas))
+
+
+def of_topic(config: Config, topic: Topic) -> TopicConfig:
+    """What holds for a topic, by this configuration of a broker."""
+    partitions, replicas = len(topic.partitions), topic.replicas
+    return effective(topic.name, config, topic.config, partitions=partitions, replicas=replicas)
 
 
 def checked(

@@ -73,7 +73,7 @@ class Topics:
 
     def config_of(self, topic: Topic) -> TopicConfig:
         """What holds for a topic now."""
-        return config_of(self._config, topic)
+        return topic_config.of_topic(self._config, topic)
 
     def find(self, name: str) -> Topic:
         """The topic, or T010 with similar names."""
@@ -331,17 +331,6 @@ class Topics:
             except BrokerError as error:
                 self._flusher.broke(error)
                 raise
-
-
-def config_of(config: Config, topic: Topic) -> TopicConfig:
-    """What holds for a topic, by this configuration of a broker."""
-    return topic_config.effective(
-        topic.name,
-        config,
-        topic.config,
-        partitions=len(topic.partitions),
-        replicas=topic.replicas,
-    )
 
 
 def _begun(topic: Topic, view: ClusterView) -> bool:
