@@ -49,24 +49,24 @@ ANSWER_S = 10.0  # beyond that the connection counts as dead
 PARTITION_BYTES = 1 << 20  # of one answer
 BYTES_MAX = 8 << 20
 AGAIN_MIN_S, AGAIN_MAX_S = 0.05, 1.0  # between connections
-ASTRAY_S = (0.05, 0.2)  # where the leader is another one, or another epoch's
-STUCK_S = 1.0  # where it cannot serve, or its bytes do not fit
+REST_MIN_S, REST_MAX_S = 0.05, 2.0  # of a partition that cannot go on; longer each time
+TOLD_AFTER = 5  # of these, which a change of the leader may take
 FULL_S = 5.0  # where there is no room
 SOON_S = 0.01  # where somebody else is at it
-ASTRAY = ("T010", "T011", "T032", "T045")
+ASTRAY = ("T010", "T011", "T032", "T045")  # the leader is another one, or another epoch's
 
 
 class Followed:
     """One partition in one epoch of its leader."""
 
-    __slots__ = ("busy", "epoch", "fresh", "partition", "stuck")
+    __slots__ = ("busy", "epoch", "failures", "fresh", "partition")
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
         self.epoch = partition.leadership.leader_epoch
         self.busy = False  # it is being cut
         self.fresh = True  # the leader has told nothing yet on this connection
-        self.stuck = False  # that it cannot go on was told
+        self.failures = 0  # since it last went on
 
     @property
     def where(self) -> PartitionId:
@@ -250,7 +250,7 @@ class LeaderLink:
 
     def _learn(self, one: Followed, result: FetchResult) -> None:
         partition, told = one.partition, one.partition.following
-        one.fresh = one.stuck = False
+        one.fresh, one.failures = False, 0
         told.high_watermark = max(told.high_watermark, result.high_watermark)
         told.log_start = max(told.log_start, result.log_start)
         if told.log_start > partition.log.start:
@@ -261,28 +261,27 @@ class LeaderLink:
 
     def _refused(self, one: Followed, error: TailraceError) -> None:
         partition = one.partition
-        if error.code in ASTRAY:
-            self._node.views.refresh()
-            low, high = ASTRAY_S
-            self._rest(one, low + (high - low) * self._rng.random())
-        elif isinstance(error, OffsetOutOfRange) and not (
+        if isinstance(error, OffsetOutOfRange) and not (
             error.start <= partition.log.end <= error.end
         ):
             self._cut_soon(one, partial(partition.log.reset_to, error.start))
-        else:
-            self._stuck(one, str(error), error.code, STUCK_S)
+            return
+        if error.code in ASTRAY:
+            self._node.views.refresh()
+        self._stuck(one, str(error), error.code)
 
-    def _stuck(self, one: Followed, why: str, code: str | None, seconds: float) -> None:
-        """It cannot go on, and is tried again; told once until it can."""
-        if not one.stuck:
-            one.stuck = True
-            partition = one.partition
+    def _stuck(self, one: Followed, why: str, code: str | None, rest_s: float = 0.0) -> None:
+        """It cannot go on, and is tried again; told once, if that lasts, until it can."""
+        one.failures += 1
+        partition = one.partition
+        if one.failures == TOLD_AFTER:
             log.warning(
                 "%s[%d] cannot be copied from %s for now: %s",
                 *(partition.topic, partition.number, self.leader_id, why),
                 extra={"event": "replica.stuck", "code": code, **partition.where},
             )
-        self._rest(one, seconds)
+        seconds = min(REST_MAX_S, REST_MIN_S * 2 ** min(one.failures, 10))
+        self._rest(one, max(rest_s, seconds * (0.5 + self._rng.random() / 2)))
 
     # ── batches ──────────────────────────────────────────────────────────────────────────────
 
@@ -343,7 +342,7 @@ class LeaderLink:
             try:
                 plans[one] = await self._planned(one, data), len(data)
             except ReplicaRefused as error:
-                self._stuck(one, str(error), "T035", STUCK_S)
+                self._stuck(one, str(error), "T035")
             await trio.lowlevel.checkpoint()
         return plans
 
