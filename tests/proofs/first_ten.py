@@ -82,7 +82,8 @@ class Walk:
     def steps(self) -> Iterator[Callable[[], Iterator[Row]]]:
         """In this order. A Stumble ends one of them, not the walk."""
         yield from (self.install, self.dev, self.produce, self.tail, self.http, self.app)
-        yield from (self.outage, self.second_app, self.bench, self.test, self.finding_out)
+        yield from (self.outage, self.second_app, self.bench, self.test, self.failover)
+        yield self.finding_out
 
     # ── 0:00 to 2:00 ─────────────────────────────────────────────────────────────────────────
 
@@ -262,12 +263,25 @@ class Walk:
 
     def test(self) -> Iterator[Row]:
         self._type("pip install pytest", ".*", ".*")
-        (self.newcomer.home / "test_orders.py").write_text(from_readme("def test_"))
+        (self.newcomer.home / "test_orders.py").write_text(
+            from_readme("def test_orders_are_counted")
+        )
         taken = [
             self._type("pytest -q", r".*\n1 passed in [\d.]+s\n").seconds for _ in range(TIMES)
         ]
         steps = ("pytest --version", "python -c 'import tailrace.testing.broker'", "pytest -q")
         yield Row("7:00", "pytest -q", *self._judge(taken, 1.0, *steps))
+
+    def failover(self) -> Iterator[Row]:
+        """A leader is killed with records on their way; the test asserts that none is lost."""
+        (self.newcomer.home / "test_failover.py").write_text(
+            from_readme("def test_no_order_is_lost")
+        )
+        command = "pytest -q test_failover.py"
+        said = r".*\n1 passed in [\d.]+s\n"
+        taken = [self._type(command, said).seconds for _ in range(TIMES)]
+        steps = ("pytest --version", "python -c 'import tailrace.testing.cluster'")
+        yield Row("8:00", command, *self._judge(taken, 15.0, *steps))
 
     def finding_out(self) -> Iterator[Row]:
         taken: list[float] = []

@@ -17,7 +17,8 @@ def newcomer(tmp_path: Path) -> Newcomer:
 
 def test_readme_has_an_app_and_a_test() -> None:
     assert "asyncio.run(main())" in from_readme("import asyncio")
-    assert "tailrace_broker" in from_readme("def test_")
+    assert "tailrace_broker" in from_readme("def test_orders_are_counted")
+    assert "kill_leader" in from_readme("def test_no_order_is_lost")
 
 
 def test_lines_are_stamped_in_their_order_and_ctrl_c_is_typed(newcomer: Newcomer) -> None:
