@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import tailrace
+from tests.deploy.dashboards import DASHBOARDS, asked_by, asking, empty
 from tests.proofs import cluster_load
 from tests.proofs.cluster_load import TOPIC
 
@@ -180,6 +181,17 @@ def look_inside(cluster: Cluster) -> None:
     assert told == "k v\n", told
 
 
+def look_at_dashboard() -> None:
+    """Every panel of the one for a cluster has something to show."""
+    asked = asked_by([one for one in DASHBOARDS if one.stem == "cluster"])
+    deadline = time.monotonic() + UP_SECONDS_MAX
+    while without := empty(asking(PROMETHEUS), asked):
+        if time.monotonic() > deadline:
+            sys.exit(f"FAILED: nothing to show: {without}")
+        time.sleep(1.0)
+    print(f"all {len(asked)} queries of the dashboard have something to show", flush=True)
+
+
 def kill_one(cluster: Cluster, victim: str) -> float:
     """Kill, until Prometheus tells of it; start it again, until it does not. When it was killed."""
     watch(lambda now: not now, time.monotonic(), {})
@@ -225,6 +237,7 @@ def under_load(cluster: Cluster, folder: Path) -> None:
         )
     try:
         time.sleep(15.0)
+        look_at_dashboard()
         killed_at = kill_one(cluster, victim)
         rolled_at = restart_all(cluster)
         time.sleep(5.0)
