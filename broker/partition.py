@@ -166,7 +166,9 @@ class Partition(LocalCopy):
         self.role = "none"
         self.replica.follow(leadership)
         self.following = Following()
-        self._refuse_all(self.not_leader())
+        written = self.not_leader()
+        written.details["maybe_written"] = True
+        self._refuse_all(written, self.not_leader())
         self._wake_everybody()
 
     def _tell_leader(self, leadership: Leadership) -> None:
@@ -296,17 +298,17 @@ class Partition(LocalCopy):
     def fail(self, error: TailraceError) -> None:
         """Go offline: whoever waits gets the error, and so does whoever comes."""
         self.offline = error
-        self._refuse_all(error)
+        self._refuse_all(error, error)
         self._wake_everybody()
         self.room.failed(self)
 
-    def _refuse_all(self, error: TailraceError) -> None:
-        """Whoever waits here is told."""
+    def _refuse_all(self, written: TailraceError, gathered: TailraceError) -> None:
+        """Whoever waits is told: whose batches are in the log, and whose are not."""
         for _, producing, slot, _ in self._unacked:
-            producing.refuse(slot, error)
+            producing.refuse(slot, written)
         self._unacked.clear()
-        gathered, self._gathered = self._gathered, []
-        _refuse(gathered, error)
+        waiting, self._gathered = self._gathered, []
+        _refuse(waiting, gathered)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 

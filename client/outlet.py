@@ -251,7 +251,8 @@ class Outlets:
             self._cluster.doubt(lane.leader)
         if error.code in STALE:
             self._owner.refresh(lane.topic)
-        lane.came_back(batch, error, uncertain=error.code in UNCERTAIN)
+        written = error.code in UNCERTAIN or error.details.get("maybe_written") is True
+        lane.came_back(batch, error, uncertain=written)
         if batch.done:
             return
         if not error.retriable and error.code not in STALE:

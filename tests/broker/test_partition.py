@@ -292,7 +292,7 @@ def test_whoever_waits_is_sent_to_the_new_leader(bench: Bench) -> None:
     bench.partition.follow(Leadership("n2", 2, ("n1", "n2")))
     error = waiting.outcomes[0]
     assert isinstance(error, NotLeader)
-    assert error.details["leader"] == "n2"
+    assert (error.details["leader"], error.details["maybe_written"]) == ("n2", True)
     assert reader.woken == 1
     assert isinstance(bench.send(values(b"b"), acks=1).outcomes[0], NotLeader)
     assert bench.log.end == 1
