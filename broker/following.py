@@ -87,8 +87,14 @@ def lost_committed(partition: Partition) -> bool:
             "alike": f"{partition.topic}:{partition.number}",
         },
     )
-    partition.replica.high_watermark = end
+    follow_cut(partition)
     return True
+
+
+def follow_cut(partition: Partition) -> None:
+    """Let the high watermark follow a log that was cut below it."""
+    known = partition.high_watermark
+    partition.replica.high_watermark = min(known, partition.log.end)
 
 
 def _fail(partition: Partition, error: OSError) -> TailraceError:

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tailrace.broker import election
 from tailrace.broker.asking import address_of
 from tailrace.broker.catch_up import CatchUp
 from tailrace.broker.cluster_view import PartitionId
-from tailrace.broker.following import cut, lost_committed, take_over
+from tailrace.broker.following import cut, follow_cut, lost_committed, take_over
 from tailrace.broker.limits import PARTITIONS_PER_REQUEST_MAX
 from tailrace.broker.opener import follow_epochs
 from tailrace.broker.partition import Partition
@@ -103,6 +104,8 @@ class LeaderLink:
             if where not in wanted or not known.current:
                 del self._followed[where]
                 self._names.pop(known, None)
+            elif known.partition.log.quarantined:
+                self._name(known)  # the cluster may count on it no more, so that it can be repaired
         for where, partition in wanted.items():
             if where not in self._followed:
                 self._followed[where] = Followed(partition)
@@ -185,11 +188,25 @@ class LeaderLink:
         names = list(self._names)[:PARTITIONS_PER_REQUEST_MAX]
         for one in names:
             del self._names[one]
-        asked = [self._ask(one) for one in names if one.current and not one.busy]
+        asked = [
+            self._ask(one)
+            for one in names
+            if one.current and not one.busy and not self._repairs(one)
+        ]
         return FetchRequest(
             *(round(WAIT_S * 1000), 1, BYTES_MAX, 0, self._node.broker_id, self._epoch),
             *(tuple(asked), None, sequence),
         )
+
+    def _repairs(self, one: Followed) -> bool:
+        """Give up a damaged range and what follows, to copy it again, once the cluster does not
+        count on this copy any more (R25). Until then it says that it holds less: see ``_ask``."""
+        partition = one.partition
+        holes = partition.log.quarantined
+        if not holes or self._node.broker_id in election.candidates(partition.leadership):
+            return False
+        self._cut_soon(one, partial(partition.log.cut_back, holes[0].first_offset), committed=True)
+        return True
 
     def _ask(self, one: Followed) -> FetchPartition:
         partition, told = one.partition, one.partition.following
@@ -363,7 +380,7 @@ class LeaderLink:
                 await cut(one.partition, work, self._node.flusher, self._node.world.offload)
             finally:
                 one.partition.maintenance.release()
-            one.partition.replica.high_watermark = min(one.partition.high_watermark, log_.end)
+            follow_cut(one.partition)
             return log_.plan_replica(data, leader_epoch=one.epoch)
 
     async def _begin_epochs(self, plans: dict[Followed, tuple[ReplicaPlan, int]]) -> None:
@@ -388,11 +405,16 @@ class LeaderLink:
 
     # ── cutting ──────────────────────────────────────────────────────────────────────────────
 
-    def _cut_soon(self, one: Followed, work: Callable[[], None]) -> None:
+    def _cut_soon(
+        self, one: Followed, work: Callable[[], None], *, committed: bool = False
+    ) -> None:
+        """``committed``: what goes is there with the leader, and comes again."""
         one.busy = True
-        self._cuts.start_soon(self._cut, one, work, one.partition.log.end)
+        self._cuts.start_soon(self._cut, one, work, one.partition.log.end, committed)
 
-    async def _cut(self, one: Followed, work: Callable[[], None], end: int) -> None:
+    async def _cut(
+        self, one: Followed, work: Callable[[], None], end: int, committed: bool
+    ) -> None:
         """Remove what is not the leader's from a log that ends there, then ask again. T093."""
         partition = one.partition
         async with partition.maintenance, partition.changing:
@@ -400,7 +422,9 @@ class LeaderLink:
                 return
             assert partition.log.end == end, "nobody else writes to it"
             await cut(partition, work, self._node.flusher, self._node.world.offload)
-            if lost_committed(partition):
+            if committed:
+                follow_cut(partition)
+            elif lost_committed(partition):
                 self._node.metrics.data_loss_possible.inc()
         one.busy = False
         self._name(one)

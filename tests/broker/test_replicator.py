@@ -11,6 +11,8 @@ import trio
 from tailrace.broker.partition import Partition
 from tailrace.client.client import Client
 from tailrace.protocol.errors import SendTimeout
+from tailrace.simulation.world import DATA_DIR
+from tailrace.storage.directory import partition_name
 from tailrace.storage.log import Log
 from tests.broker.cluster_harness import Cluster, clustered
 from tests.storage.logs import entries
@@ -207,6 +209,27 @@ def test_a_follower_that_is_too_far_behind_begins_where_the_leader_does() -> Non
         await cluster.until(lambda: equal(cluster, "orders"))
 
     clustered(main)
+
+
+def test_a_damaged_copy_is_given_up_and_filled_again() -> None:
+    async def main(cluster: Cluster) -> None:
+        topic = await cluster.create("orders", segment_size="64KiB")
+        await cluster.send("orders", *(Random(n).randbytes(9000) for n in range(20)))
+        broken = others(cluster, "orders")[0]
+        await cluster.kill(broken)
+        name = partition_name(topic.topic_id, 0)
+        path = f"{DATA_DIR}/topics/{name}/{0:020}.log"
+        path = f"{DATA_DIR}/topics/{name}/{0:020}.log"
+        cluster.machine(broken).platter.content(path).flip(30_000, 4)
+        await cluster.start(broken)
+        copy = cluster.partition(broken, "orders")
+        assert len(copy.log.quarantined) == 1
+        await cluster.until(lambda: broken not in cluster.leadership("orders").isr)
+        await in_sync(cluster, "orders")
+        assert copy.log.quarantined == []
+        assert equal(cluster, "orders")
+
+    clustered(main, settings={"storage.verify_on_start": "full"})
 
 
 def test_catching_up_may_be_slow_and_being_in_sync_is_not() -> None:
