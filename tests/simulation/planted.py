@@ -261,6 +261,7 @@ BUGS: dict[str, Bug] = {
     "offsets-while-loading": Bug("19", planted_groups.offsets_while_loading, ("groups",)),
     "given-away-before-released": Bug("", planted_groups.given_away_before_released, ("groups",)),
     "commits-what-is-in-hand": Bug("", planted_groups.commits_what_is_in_hand, ("groups",)),
+    "truncates-to-watermark": Bug("1", planted_cluster.truncates_to_watermark, ("cluster",)),
     "fetch-epoch-not-checked": Bug("2", planted_cluster.fetch_epoch_not_checked, ("cluster",)),
     "ack-on-isr": Bug("3", planted_cluster.ack_on_isr, ("cluster",)),
     "joins-below-epoch-start": Bug("4", planted_cluster.joins_below_epoch_start, ("cluster",)),

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+import trio
+
 from tailrace.broker.catalog import Leadership, partition_key
 from tailrace.broker.cluster_view import PartitionId
+from tailrace.broker.isr_keeper import IsrKeeper
+from tailrace.broker.leader_link import LeaderLink
 from tailrace.broker.members import BROKERS
 from tailrace.broker.partition import Partition
 from tailrace.broker.registry import Conflict, Registry
-from tailrace.broker.replica import IsrChange, Replica
+from tailrace.broker.replica import Follower, IsrChange, Replica
 from tailrace.broker.session import Session
 from tailrace.broker.views import Views
 from tailrace.protocol.batch import BadBatch, BatchHeader, EndOfLog, scan_one
@@ -21,14 +26,37 @@ from tailrace.storage.epochs import EpochStart
 Patches = Sequence[Any]
 
 
+def truncates_to_watermark() -> Patches:
+    """Whoever follows a new leader first cuts off what it does not know to be committed (R1,
+    KIP-101)."""
+    assign = LeaderLink.assign
+
+    def hasty(self: Any, wanted: Mapping[PartitionId, Partition]) -> None:
+        known = set(self._followed.values())
+        assign(self, wanted)
+        for one in self._followed.values():
+            partition = one.partition
+            if one not in known and partition.high_watermark < partition.log.end:
+                work = partial(partition.log.cut_back, partition.high_watermark)
+                self._cuts.start_soon(self._cut, one, work)
+
+    return [patch.object(LeaderLink, "assign", hasty)]
+
+
 def fetch_epoch_not_checked() -> Patches:
-    """A follower may fetch in any epoch, and counts."""
+    """A follower may fetch in any epoch, whatever its log ends with, and counts (R1, R2)."""
     admit = Partition.admit
 
     def trusting(self: Partition, broker_id: str, broker_epoch: int, leader_epoch: int) -> None:
         admit(self, broker_id, broker_epoch, self.leadership.leader_epoch)
 
-    return [patch.object(Partition, "admit", trusting)]
+    def alike(self: Partition, last_epoch: int, offset: int) -> None:
+        return None
+
+    return [
+        patch.object(Partition, "admit", trusting),
+        patch.object(Partition, "divergence", alike),
+    ]
 
 
 def ack_on_isr() -> Patches:
@@ -42,7 +70,7 @@ def ack_on_isr() -> Patches:
 
 def joins_below_epoch_start() -> Patches:
     """Into the ISR comes who is at the high watermark, wherever the epoch began (R5)."""
-    isr_change = Replica.isr_change
+    isr_change, lasting = Replica.isr_change, Replica._lasting
 
     def hasty(self: Replica, now: float, lag_max: float) -> IsrChange | None:
         start, self.epoch_start = self.epoch_start, 0
@@ -51,7 +79,13 @@ def joins_below_epoch_start() -> Patches:
         finally:
             self.epoch_start = start
 
-    return [patch.object(Replica, "isr_change", hasty)]
+    def near(self: Replica, follower: Follower, since: float) -> bool:
+        return lasting(self, follower, since) or follower.counted >= self.high_watermark
+
+    return [
+        patch.object(Replica, "isr_change", hasty),
+        patch.object(Replica, "_lasting", near),
+    ]
 
 
 def joins_by_old_broker_epoch() -> Patches:
@@ -119,7 +153,7 @@ def watermark_falls() -> Patches:
 
 def lost_reply_is_a_refusal() -> Patches:
     """A change whose answer was lost is sent again; where it was applied, that is refused, and
-    taken for somebody else's (R16)."""
+    taken for the end of it (R16)."""
     alter = Registry.alter
 
     async def again(
@@ -132,7 +166,12 @@ def lost_reply_is_a_refusal() -> Patches:
         except MetadataUnavailable:
             return await alter(self, changed, also)
 
-    return [patch.object(Registry, "alter", again)]
+    async def over(self: IsrKeeper, partition: Partition, change: IsrChange) -> None:
+        await trio.lowlevel.checkpoint()
+        if partition.role == "leader":
+            partition.refuse_change(change)
+
+    return [patch.object(Registry, "alter", again), patch.object(IsrKeeper, "_refused", over)]
 
 
 def tombstones_by_time_alone() -> Patches:
