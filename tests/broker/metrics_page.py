@@ -36,8 +36,8 @@ All names begin with `{PREFIX}`. Bounds of histograms of seconds:
 
 """
 LATER = """\
-On a single node there are no followers: `replica_lag_records` has no series, and `isr_changes_total`,
-`partitions_under_replicated` and `partitions_below_min_isr` stay 0.
+On a single node there are no followers: `replica_lag_records` has no series, and
+`isr_changes_total`, `partitions_under_replicated` and `partitions_below_min_isr` stay 0.
 
 """
 CLIENT = """\

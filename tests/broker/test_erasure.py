@@ -12,7 +12,7 @@ from tailrace.broker.erasure import (
     shares_of,
 )
 from tailrace.protocol.messages import ReplicaErasure
-from tailrace.storage.erasure import Target, digest_of
+from tailrace.storage.erasure import KeyDigest, Target, digest_of
 
 KEY = b"alice@example.org"
 NOW_MS = 1_763_690_000_000
@@ -122,7 +122,9 @@ def test_a_fingerprint_tells_requests_apart_whatever_their_order() -> None:
     a, b = digest_of(b"a"), digest_of(b"b")
     same = fingerprint_of([a, b], [(0, 1), (1, 2)])
     assert fingerprint_of([b, a, a], [(1, 2), (0, 1)]) == same
-    others = [([a], [(0, 1), (1, 2)]), ([a, b], [(0, 1)]), ([a, b], [(0, 11), (1, 2)]), ([a], [])]
+    others: list[tuple[list[KeyDigest], list[tuple[int, int]]]] = [
+        *(([a], [(0, 1), (1, 2)]), ([a, b], [(0, 1)]), ([a, b], [(0, 11), (1, 2)]), ([a], [])),
+    ]
     assert same not in [fingerprint_of(keys, records) for keys, records in others]
 
 
