@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def use(cluster: Cluster) -> None:
 
 
 @contextmanager
-def prometheus(folder: Path, addresses: list[str]) -> Iterator[Ask]:
+def prometheus(folder: Path, addresses: list[str]) -> Generator[Ask]:
     """With the configuration of the compose cluster, but for names; what asks it for values."""
     settings = (DEPLOY / "prometheus-compose.yml").read_text()
     assert TARGETS in settings

@@ -39,26 +39,30 @@ ALERT_SECONDS_MAX = 240.0
 EXPECTED = {"TailraceDown"}  # what a broker that is gone must set off
 
 
+class Trouble(Exception):
+    """Docker, or the cluster, does not do what it should."""
+
+
 def compose_command() -> list[str]:
-    """``docker compose``, or the older program of its own."""
+    """``docker compose``, or the older program of its own. Trouble."""
     if not shutil.which("docker"):
-        sys.exit("needs Docker")
+        raise Trouble("needs Docker")
     plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
     if plugin.returncode == 0:
         return ["docker", "compose"]
     if not shutil.which("docker-compose"):
-        sys.exit("needs docker compose")
+        raise Trouble("needs docker compose")
     return ["docker-compose"]
 
 
 class Cluster:
     """The containers."""
 
-    def __init__(self) -> None:
+    def __init__(self, project: str = PROJECT) -> None:
         compose = compose_command()
         self._can_wait = compose[0] == "docker"
         self._command = [
-            *(*compose, "-p", PROJECT, "-f", str(COMPOSE_FILE)),
+            *(*compose, "-p", project, "-f", str(COMPOSE_FILE)),
             *("--profile", "monitoring"),
         ]
 
@@ -68,7 +72,7 @@ class Cluster:
             [*self._command, *arguments], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            sys.exit(f"FAILED: compose {' '.join(arguments)}: {done.stderr[-2000:]}")
+            raise Trouble(f"compose {' '.join(arguments)}: {done.stderr[-2000:]}")
         return done.stdout
 
     def up(self, *more: str, build: bool) -> None:
@@ -106,7 +110,7 @@ def docker(*arguments: str) -> str:
     """What it printed."""
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"FAILED: docker {' '.join(arguments)}: {done.stderr[-2000:]}")
+        raise Trouble(f"docker {' '.join(arguments)}: {done.stderr[-2000:]}")
     return done.stdout
 
 
@@ -135,7 +139,7 @@ def watch(until: Callable[[set[str]], bool], began: float, seen: dict[str, float
         if until(now):
             return
         time.sleep(1.0)
-    sys.exit(f"FAILED: the alerts after {ALERT_SECONDS_MAX:.0f} s: {sorted(firing())}")
+    raise Trouble(f"the alerts after {ALERT_SECONDS_MAX:.0f} s: {sorted(firing())}")
 
 
 async def wait_healthy() -> tailrace.ClusterInfo:
@@ -151,7 +155,7 @@ async def wait_healthy() -> tailrace.ClusterInfo:
         except tailrace.TailraceError as error:
             last = error
         await asyncio.sleep(1.0)
-    sys.exit(f"FAILED: not healthy after {UP_SECONDS_MAX:.0f} s: {last}")
+    raise Trouble(f"not healthy after {UP_SECONDS_MAX:.0f} s: {last}")
 
 
 async def prepare() -> str:
@@ -173,7 +177,7 @@ def look_inside(cluster: Cluster) -> None:
                 break
             time.sleep(1.0)
         else:
-            sys.exit(f"FAILED: Docker does not find {broker} healthy")
+            raise Trouble(f"Docker does not find {broker} healthy")
     others = "tailrace -b n2:7400,n3:7400"
     cluster.in_container("n1", f"{others} topic create {APART}")
     cluster.in_container("n1", f"echo k:v | {others} produce {APART} -K :")
@@ -187,7 +191,7 @@ def look_at_dashboard() -> None:
     deadline = time.monotonic() + UP_SECONDS_MAX
     while without := empty(asking(PROMETHEUS), asked):
         if time.monotonic() > deadline:
-            sys.exit(f"FAILED: nothing to show: {without}")
+            raise Trouble(f"nothing to show: {without}")
         time.sleep(1.0)
     print(f"all {len(asked)} queries of the dashboard have something to show", flush=True)
 
@@ -266,7 +270,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--no-build", action="store_true", help="use the image that is there")
     options = parser.parse_args()
-    cluster = Cluster()
+    try:
+        cluster = Cluster()
+    except Trouble as error:
+        sys.exit(str(error))
     folder = Path(tempfile.mkdtemp(prefix="tailrace-compose-"))
     began = time.monotonic()
     try:
@@ -275,7 +282,7 @@ def main() -> None:
         print(f"up and healthy after {time.monotonic() - began:.0f} s", flush=True)
         look_inside(cluster)
         under_load(cluster, folder)
-    except AssertionError as error:
+    except (AssertionError, Trouble) as error:
         sys.exit(f"FAILED: {error}; what clients saw is in {folder}")
     finally:
         cluster.down()

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailrace.protocol.console import align
+from tests.proofs import first_ten_compose
 from tests.proofs.newcomer import (
     DEFAULT_PORTS,
     Done,
@@ -66,6 +67,14 @@ class Row:
         return self.seconds <= self.limit_s
 
 
+class Skipped(Exception):
+    """A row that this machine cannot play."""
+
+    def __init__(self, t: str, reason: str) -> None:
+        super().__init__(f"{t}: {reason}")
+        self.t, self.reason = t, reason
+
+
 class Walk:
     """The rows, in their order; what one starts, the next ones use."""
 
@@ -83,7 +92,7 @@ class Walk:
         """In this order. A Stumble ends one of them, not the walk."""
         yield from (self.install, self.dev, self.produce, self.tail, self.http, self.app)
         yield from (self.outage, self.second_app, self.bench, self.test, self.failover)
-        yield self.finding_out
+        yield from (self.compose, self.finding_out)
 
     # ── 0:00 to 2:00 ─────────────────────────────────────────────────────────────────────────
 
@@ -283,6 +292,17 @@ class Walk:
         steps = ("pytest --version", "python -c 'import tailrace.testing.cluster'")
         yield Row("8:00", command, *self._judge(taken, 15.0, *steps))
 
+    def compose(self) -> Iterator[Row]:
+        """The image is built before; all that is measured is what the cluster itself takes."""
+        if reason := first_ten_compose.reason_to_skip():
+            raise Skipped("9:00", reason)
+        ninth = first_ten_compose.Ninth(self.newcomer)
+        with ninth.up() as seconds:
+            yield Row("9:00", "docker compose up -d --wait; tailrace cluster health", seconds, 15)
+            again = ninth.kill()
+            note = f"of {ninth.leader}, which led; until what it led was acknowledged again"
+            yield Row("9:00", "docker kill", again, 15, note)
+
     def finding_out(self) -> Iterator[Row]:
         taken: list[float] = []
         for _ in range(TIMES):
@@ -380,6 +400,9 @@ def main() -> int:
                     if not row.ok:
                         parts = ", ".join(f"{name} {took:.3f} s" for name, took in row.parts())
                         trouble.append(f"{row.t} took {figures[0]} of {figures[1]}: {parts}")
+            except Skipped as error:
+                table.append((error.t, step.__name__, "-", "-", "skipped", error.reason))
+                print(f"{error.t:>5}  {step.__name__}: skipped: {error.reason}", flush=True)
             except Stumble as error:
                 trouble.append(f"{step.__name__}: {error}")
                 table.append(("", step.__name__, "-", "-", "NOT OK", "see below"))
