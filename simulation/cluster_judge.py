@@ -127,6 +127,8 @@ class ClusterJudge:
         true = self._true.get(key)
         if true is None or key not in self.partitions or self._compacted(key):
             return
+        if node not in self.partitions[key].leadership.replicas:
+            return  # it is to hold no copy any more
         for entry in gone:
             if true.identities.get(entry.base) == entry.identity:
                 if entry.next <= self._start(key):  # it begins anew, where the leader begins

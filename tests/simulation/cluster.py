@@ -2,13 +2,14 @@
 the metadata store fail.
 
 The fourth scenario: three brokers, sometimes four or five in racks, that keep three copies of each
-partition; two to four topics, one of which is deleted and made anew again and again. At the end
-everything heals. Then every partition takes writes again in time (L1), copies become equal, byte by
-byte (L3), the group reads to the end, a new reader drains all topics, and what the clients did and
-saw is judged by nothing but their history; the judges of the brokers' disks and of the metadata
-store have watched all the while.
+partition; two to four topics, one of which is deleted and made anew again and again, while copies
+and leaders are moved. At the end everything heals. Then every partition takes writes again in time
+(L1), copies become equal, byte by byte (L3), the group reads to the end, a new reader drains all
+topics, and what the clients did and saw is judged by nothing but their history; the judges of the
+brokers' disks and of the metadata store have watched all the while.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -99,31 +100,82 @@ def _run_shape(seed: int, shape: Shape) -> Outcome[Report]:
     )
 
 
-class Churn:
-    """Deletes a topic and makes it anew, again and again."""
+class Operator:
+    """Makes a topic anew, moves copies and leaders, drains brokers, and takes that back."""
 
     def __init__(self, cluster: SimCluster, shape: Shape, rng: Random) -> None:
-        self.remade = 0
+        self.done: dict[str, int] = {}
         self._cluster = cluster
-        self._shape = shape
+        self._topics = (*shape.topics, BRIEF)
+        self._partitions = shape.partitions
         self._rng = rng
+        self._calls = 0
+        ways: dict[str, Callable[[Client], Awaitable[object]]] = {
+            "topic remade": self._remake,
+            "copies moved": self._move,
+            "moves cancelled": self._cancel,
+            "leaders given back": self._elect,
+            "broker drained": self._drain,
+        }
+        self._ways = {way: call for way, call in ways.items() if rng.random() < 0.4}
 
     async def until(self, end: float) -> None:
-        while trio.current_time() < end:
-            await trio.sleep(self._rng.expovariate(0.15))
-            await self.remake()
+        """Ask for something every few seconds; whether it can be done just then or not."""
+        while self._ways and trio.current_time() < end:
+            await trio.sleep(self._rng.expovariate(0.2))
+            way = self._rng.choice(list(self._ways))
+            self._cluster.trace.note(way)
+            self.done[way] = self.done.get(way, 0) + 1
+            await self._try(self._ways[way])
 
-    async def remake(self) -> None:
-        """Once, if the cluster is able to."""
+    async def finish(self) -> list[Violation]:
+        """No broker is drained any more, and all copies come to where they shall be (L3)."""
+        if "broker drained" in self._ways:
+            await self._try(self._drain_none)
+        limit, moves = trio.current_time() + EQUAL_WITHIN_S, "nobody was asked"
+        while moves and trio.current_time() < limit:
+            await trio.sleep(0.5)
+            try:
+                async with self._cluster.client(self._name()) as client:
+                    moves = ", ".join(map(repr, await client.admin.list_moves()))
+            except TailraceError as error:
+                moves = repr(error)
+        return [Violation("L3", f"not moved in {EQUAL_WITHIN_S:g} s: {moves}")] if moves else []
+
+    def _name(self) -> str:
+        self._calls += 1
+        return f"operator.{self._calls}"
+
+    async def _try(self, call: Callable[[Client], Awaitable[object]]) -> None:
         try:
-            async with self._cluster.client(f"maker.{self.remade}") as client:
-                self.remade += 1
-                await client.admin.delete_topic(BRIEF, missing_ok=True)
-                await client.admin.create_topic(
-                    BRIEF, partitions=self._shape.partitions, exist_ok=True
-                )
+            async with self._cluster.client(self._name()) as client:
+                await call(client)
         except TailraceError:
             return
+
+    async def _remake(self, client: Client) -> None:
+        await client.admin.delete_topic(BRIEF, missing_ok=True)
+        await client.admin.create_topic(BRIEF, partitions=self._partitions, exist_ok=True)
+
+    async def _move(self, client: Client) -> None:
+        names = list(self._cluster.nodes)
+        await client.admin.reassign(
+            topics=[self._rng.choice(self._topics)], brokers=self._rng.sample(names, 3)
+        )
+
+    async def _cancel(self, client: Client) -> None:
+        await client.admin.reassign(topics=self._topics, cancel=True)
+
+    async def _elect(self, client: Client) -> None:
+        await client.admin.elect_leaders()
+
+    async def _drain_none(self, client: Client) -> None:
+        for name in self._cluster.nodes:
+            await client.admin.drain_broker(name, cancel=True)
+
+    async def _drain(self, client: Client) -> None:
+        name = self._rng.choice(list(self._cluster.nodes))
+        await client.admin.drain_broker(name, cancel=self._rng.random() < 0.5)
 
 
 async def run(cluster: SimCluster, shape: Shape) -> Report:
@@ -133,7 +185,7 @@ async def run(cluster: SimCluster, shape: Shape) -> Report:
     for node in cluster.nodes.values():
         node.buggify = rng.choice((0.0, 0.0, 1.0))
     chaos = ClusterChaos(cluster, seeded(cluster.seed, "chaos"))
-    churn = Churn(cluster, shape, seeded(cluster.seed, "churn"))
+    operator = Operator(cluster, shape, seeded(cluster.seed, "operator"))
     group = Group(cluster, history, shape)
     found: list[Violation] = []
     with trio.fail_after(END_S):
@@ -152,8 +204,7 @@ async def run(cluster: SimCluster, shape: Shape) -> Report:
             await group.start(reading)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(chaos.until, end)
-                if rng.random() < 0.5:
-                    nursery.start_soon(churn.until, end)
+                nursery.start_soon(operator.until, end)
                 for topic in (*shape.topics, BRIEF):
                     name = f"p.{topic}"
                     producer = Producing(
@@ -161,11 +212,12 @@ async def run(cluster: SimCluster, shape: Shape) -> Report:
                     )
                     nursery.start_soon(producer.until, end)
             found += await writes_again(cluster, history, shape)
+            found += await operator.finish()
             found += await become_equal(cluster)
             found += await group.reads_all()
             reading.cancel_scope.cancel()
         found += await read_everything(cluster, history, shape)
-    found += judge(cluster, history, group)
+    found = [*judge(cluster, history, group), *found]
     assert cluster.common is not None
     return Report(
         chaos.struck,
@@ -177,7 +229,7 @@ async def run(cluster: SimCluster, shape: Shape) -> Report:
         {
             **cluster.common.store_judge.changes,
             "promises": cluster.common.judge.promises,
-            "topics remade": churn.remade,
+            **operator.done,
             "ops": len(history.sends) + len(history.reads),
         },
     )
