@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test checked lint types pytest format first-ten sim sim-cluster model proofs proofs-groups proofs-http \
-	proofs-storage bench-quick vectors clean
+	proofs-storage proofs-compose bench-quick vectors clean
 
 demo: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.demo tests/data/apache_access.log
@@ -73,6 +73,12 @@ EXAMPLES ?= 300
 proofs-http: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.http_fuzz --examples $(EXAMPLES)
 	$(BIN)/python -m tests.proofs.http_tail
+
+# The cluster of deploy/compose.yml, some minutes (needs Docker): killed, restarted, watched by Prometheus.
+# BUILD=--no-build takes the image "tailrace" that is there.
+BUILD ?=
+proofs-compose: $(VENV)/.dev
+	$(BIN)/python -m tests.proofs.compose $(BUILD)
 
 # The storage proofs of a night; SHARE=0.1 is a tenth of it (half an hour on two cores).
 SHARE ?= 1

@@ -75,3 +75,16 @@ def test_one_service_builds_the_image_and_the_others_wait_for_it() -> None:
     text = (DEPLOY / "compose.yml").read_text()
     assert text.count("build:") == text.count("image: tailrace\n") == 1
     assert "pull_policy: never" in text
+
+
+def test_the_file_says_what_the_page_does() -> None:
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    _, _, section = page.partition("## A cluster with Docker Compose\n")
+    first, _, _ = section.partition("\n```\n")
+    head, _, _ = (DEPLOY / "compose.yml").read_text().partition("x-broker")
+    said = re.findall(r"^#   (docker compose .*)$", head, re.MULTILINE)
+    assert said == re.findall(r"^\$ (docker compose .*)$", first, re.MULTILINE)
+    assert len(said) == 2
+    addresses = re.findall(r"tailrace://\S+", head)
+    assert len(addresses) == 2
+    assert all(address in section for address in addresses)
