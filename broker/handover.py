@@ -1,8 +1,11 @@
 """A broker that stops gives what it leads to others, so that nobody waits for its lease to end.
 
-For each partition: take no more batches, wait until a follower in the in-sync set has all of them,
-let that one lead. What cannot be given away in time goes on until the broker ends, and is then
-taken over as from one that died: nothing is lost by that, it only takes longer.
+For each partition that it leads: take no more batches, wait until a follower in the in-sync set
+has all of them, let that one lead. Then it leaves the in-sync sets it is in, and goes on fetching
+until it has: so nothing waits for it when it fetches no more, however long it takes to close.
+
+What cannot be given away in time goes on until the broker ends, and is then taken over as from one
+that died: nothing is lost by that, it only takes longer.
 """
 
 import logging
@@ -28,10 +31,9 @@ HOLDER_S = (0.2, 2.0)
 async def hand_over(node: Node) -> None:
     """Give away what others can take. Bounded by the caller; cancelled: what is frozen thaws."""
     node.keeper.stopping = True
-    others = [one for one in node.views.view.brokers if one != node.broker_id]
-    led = [one for one in node.shelf if one.role == "leader" and one.serving]
-    if not others or not led:
+    if not [one for one in node.views.view.brokers if one != node.broker_id]:
         return
+    led = [one for one in node.shelf if one.role == "leader" and one.serving]
     given = 0
     try:
         await node.session.drain()
@@ -39,6 +41,7 @@ async def hand_over(node: Node) -> None:
             left = [one for one in led if one.role == "leader"]
             for first in range(0, len(left), TXN_CHANGES_MAX):
                 given += await _hand_over(node, left[first : first + TXN_CHANGES_MAX], seconds)
+        await _leave(node)
     except MetadataUnavailable as error:
         log.warning(
             "leaderships could not be handed over: %s",
@@ -67,7 +70,7 @@ async def _hand_over(node: Node, some: Sequence[Partition], seconds: float) -> i
             choose = partial(election.hand_over, may_lead=node.views.view.may_lead)
             changed = choose(partition.leadership, partition.replica.holders())
             if changed is not None and partition.role == "leader":
-                wanted[partition.topic_id, partition.number] = changed
+                wanted[partition.topic_id, partition.number] = _without(node, partition, changed)
         stored = await node.registry.change(wanted)
         for where, leadership in stored.items():
             given = node.shelf.get(*where)
@@ -77,3 +80,24 @@ async def _hand_over(node: Node, some: Sequence[Partition], seconds: float) -> i
     finally:
         for partition in fit:
             partition.thaw()
+
+
+async def _leave(node: Node) -> None:
+    """Leave the in-sync sets of what others lead, where there is somebody left. T100."""
+    wanted: dict[PartitionId, Leadership] = {}
+    for partition in node.shelf:
+        one = partition.leadership
+        if partition.role == "follower" and node.broker_id in one.isr:
+            changed = _without(node, partition, one)
+            if changed != one:
+                wanted[partition.topic_id, partition.number] = changed
+    await node.registry.change(wanted)
+
+
+def _without(node: Node, partition: Partition, one: Leadership) -> Leadership:
+    """The same, with an in-sync set that this broker is not in; unless nobody else of it lives."""
+    left = [member for member in one.isr if member != node.broker_id]
+    if not any(map(node.views.view.alive, left)):
+        return one
+    need = election.min_isr(partition.config.min_isr, partition.copies)
+    return election.with_isr(one, left, need)

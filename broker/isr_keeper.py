@@ -61,10 +61,10 @@ class IsrKeeper:
             await self._change(list(self._wanted(due)))
 
     def _wanted(self, due: Iterable[Partition]) -> Iterable[Change]:
-        now = trio.current_time()
+        now, stopping = trio.current_time(), self._node.views.view.draining
         for partition in due:
             if partition.role == "leader" and partition.serving and not partition.frozen:
-                change = partition.replica.isr_change(now, self._lag_max_s)
+                change = partition.replica.isr_change(now, self._lag_max_s, stopping)
                 if change is not None:
                     yield partition, change
 

@@ -20,7 +20,7 @@ Deliberately not here: sending, storing, and whether a fetch is of the right epo
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tailrace.broker import election
@@ -239,11 +239,14 @@ class Replica:
         """Whether a change is under way; the next one waits for ``commit_change`` and so on."""
         return self._pending is not None
 
-    def isr_change(self, now: float, lag_max: float) -> IsrChange | None:
+    def isr_change(
+        self, now: float, lag_max: float, stopping: Collection[str] = ()
+    ) -> IsrChange | None:
         """The change that is due, if any: ``begin_change`` before it is sent.
 
         Out goes whoever lacks something and had not caught up for ``lag_max`` seconds, never the
-        leader. In comes who is at the high watermark and beyond the epoch's start (R5).
+        leader. In comes who is at the high watermark and beyond the epoch's start (R5), unless it
+        is among the ``stopping``: those leave.
         """
         if not self.leading or self._pending is not None:
             return None
@@ -254,6 +257,7 @@ class Replica:
             broker_id: follower.broker_epoch
             for broker_id, follower in self.followers.items()
             if broker_id not in current.isr
+            and broker_id not in stopping
             and follower.broker_epoch > 0
             and follower.counted >= max(self.high_watermark, self.epoch_start)
             and self._lasting(follower, now - lag_max)

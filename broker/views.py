@@ -36,7 +36,8 @@ from tailrace.protocol.errors import MetadataUnavailable
 
 log = logging.getLogger("tailrace.broker.views")
 
-TOGETHER_S = 0.02  # changes that come so soon after each other are read at once
+TOGETHER_S = 0.02  # changes that come so soon after each other are read at once; or, where that
+# takes longer, within as long as the last reading took
 WHOLE_EVERY_S = 60.0
 AGAIN_MIN_S, AGAIN_MAX_S = 0.1, 1.0  # between attempts while the store is away
 STEP = 500  # leaderships decoded before others have their turn: about 2 ms
@@ -128,10 +129,12 @@ class Views:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, watch)
                 while True:
+                    began = trio.current_time()
                     await self._insist(self.read)
+                    took_s = trio.current_time() - began
                     with trio.move_on_at(self._whole_due):
                         await self._read_bell.wait()
-                        await trio.sleep(TOGETHER_S)
+                        await trio.sleep(max(TOGETHER_S, took_s))
         finally:
             watch.close()
 

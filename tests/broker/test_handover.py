@@ -95,3 +95,23 @@ def test_the_last_broker_that_stops_keeps_what_it_leads() -> None:
         assert cluster.partition(leader, "orders").log.end == 2
 
     clustered(main)
+
+
+def test_nothing_waits_for_a_follower_that_stops_while_it_closes_its_logs() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders", partitions=3)
+        await cluster.send("orders", b"a", b"b", b"c")
+        seen: list[bool] = []
+
+        def registered(change: object) -> None:
+            gone = "brokers/n2" not in cluster.keep.entries
+            if gone and not seen:
+                keys = [key for key in cluster.keep.entries if key.startswith("partitions/")]
+                isr = [cluster.keep.entries[key].value.split(b'"elr"')[0] for key in keys]
+                seen.extend(b'"n2"' in one for one in isr)
+
+        cluster.keep.taps.append(registered)
+        await cluster.stop("n2")
+        assert seen == [False] * 3
+
+    clustered(main)
