@@ -277,3 +277,38 @@ async def take(records: AsyncIterable[R], count: int) -> AsyncIterator[R]:
         count -= 1
         if not count:
             return
+
+
+def test_a_follower_without_room_rests_and_goes_on_when_there_is_some() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await cluster.send("orders", b"a")
+        full = others(cluster, "orders")[0]
+        leader = leader_of(cluster, "orders")
+        cluster.machine(full).platter.full = True
+        async with cluster.client() as client, client.producer() as producer:
+            await producer.send("orders", Random(1).randbytes(100_000))
+            assert full not in cluster.leadership("orders", at=leader).isr
+            assert cluster.partition(full, "orders").log.end == 1
+            cluster.machine(full).platter.full = False
+            await in_sync(cluster, "orders")
+            await producer.send("orders", b"c")
+        assert equal(cluster, "orders")
+
+    clustered(main)
+
+
+def test_a_sync_that_fails_ends_a_follower_like_a_leader() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await cluster.send("orders", b"a")
+        broken = others(cluster, "orders")[0]
+        cluster.machine(broken).platter.failing_syncs = 1
+        await cluster.send("orders", b"b")
+        await cluster.until(lambda: not cluster.machine(broken).running)
+        assert "T093" in str(cluster.failure(cluster.machine(broken)))
+        await cluster.start(broken)
+        await in_sync(cluster, "orders")
+        await cluster.until(lambda: equal(cluster, "orders"))
+
+    clustered(main)
