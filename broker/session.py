@@ -15,6 +15,7 @@ What is done while the session is not valid is for others to say: they ask ``val
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import trio
@@ -118,7 +119,8 @@ class Session:
         if self.lease is None:
             return  # nobody is there to take any
         self._draining = True
-        await self._registry.put_draining(self.lease)
+        with suppress(KeyError):  # the lease has ended: nobody counts on this broker any more
+            await self._registry.put_draining(self.lease)
 
     async def close(self) -> None:
         """Leave: the others need not wait for the lease to end. T100."""

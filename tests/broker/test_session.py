@@ -221,3 +221,15 @@ def test_a_single_node_has_no_lease_and_is_always_valid() -> None:
         assert not stage.keep.entries
 
     run(main)
+
+
+def test_broker_whose_lease_has_ended_can_be_stopped() -> None:
+    async def main(stage: Stage) -> None:
+        session = stage.session()
+        await session.register(record())
+        stage.keep.end_all_leases()
+        await session.drain()
+        assert "draining/n1" not in stage.keep.entries
+        await session.close()
+
+    run(main)
