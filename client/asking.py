@@ -63,19 +63,13 @@ class Asking:
             channel = broker.control.channel
             if broker.broker_id in self._asked or channel is None:
                 continue
-            if self._brokers.doubted(broker) and not self._waited and self._others_may_come():
+            doubted = self._brokers.doubted(broker) and self._brokers.others_may_come()
+            if doubted and not self._waited:
                 continue
             if channel.in_flight < channel.hello.in_flight_max:
                 return broker
         self._brokers.wake()
         return None
-
-    def _others_may_come(self) -> bool:
-        """Whether somebody who is not doubted is not connected, and nothing speaks against it."""
-        return any(
-            not (broker.up or broker.control.troubled or self._brokers.doubted(broker))
-            for broker in self._brokers.by_id.values()
-        )
 
     def _post(self, broker: Broker) -> None:
         channel = broker.control.channel

@@ -88,6 +88,13 @@ class Brokers:
         since = self._doubted.get(broker.broker_id, -math.inf)
         return self._runtime.clock.now() < since + DOUBTED_S
 
+    def others_may_come(self) -> bool:
+        """Whether somebody who is not doubted is not connected, and nothing speaks against it."""
+        return any(
+            not (broker.up or broker.control.troubled or self.doubted(broker))
+            for broker in self.by_id.values()
+        )
+
     def in_turn(self) -> Iterator[Broker]:
         """All of them, whom to ask first first."""
         places = {name: place for place, name in enumerate(self.by_id)}

@@ -15,6 +15,7 @@ Does not: retry what a caller asked for (``leader_request`` is one attempt), exc
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from tailrace.client import bootstrap
 from tailrace.client.asking import Asking
 from tailrace.client.brokers import Broker, Brokers
 from tailrace.client.channel import Body, Channel, name_of
-from tailrace.client.link import Kind, Link
+from tailrace.client.link import DIAL_S, Kind, Link
 from tailrace.client.metrics import instruments
 from tailrace.client.options import Address
 from tailrace.client.retry import DOUBTFUL, Backoff
@@ -292,10 +293,16 @@ class Cluster:
             self._check()
             if broker_id is not None:
                 return await self.channel(broker_id, kind)
-            if (broker := self._known.reachable()) is not None:
+            broker = self._known.reachable()
+            doubted = broker is not None and self._known.doubted(broker)
+            if broker is not None and not (doubted and self._known.others_may_come()):
                 return await broker.link(kind).get()
             self._known.wake()
-            await self._changed.wait()
+            with anyio.move_on_after(math.inf if broker is None else DIAL_S):
+                await self._changed.wait()
+                continue
+            if broker is not None and broker.up:
+                return await broker.link(kind).get()
 
     def _check(self) -> None:
         if self.failure is not None:

@@ -20,6 +20,7 @@ from tailrace.protocol.messages import (
     FetchRequest,
     FetchResponse,
     FetchResult,
+    InitProducerIdRequest,
     MetadataRequest,
     MetadataResponse,
     PartitionMetadata,
@@ -60,6 +61,7 @@ class ClusterBroker(FetchBroker):
         self.near: str | None = None  # whom it names to readers with a rack
         self.serves_readers = False  # as a follower
         self.metadata_asked = 0
+        self.no_ids: TailraceError | None = None  # what it answers instead of a producer id
 
     @property
     def view(self) -> View:
@@ -120,6 +122,8 @@ class ClusterBroker(FetchBroker):
         connection.respond(request, FetchResponse(results))
 
     def _answer(self, message: object) -> Response:
+        if isinstance(message, InitProducerIdRequest) and self.no_ids is not None:
+            raise self.no_ids
         if not isinstance(message, MetadataRequest):
             return super()._answer(message)
         self.metadata_asked += 1

@@ -29,7 +29,7 @@ def test_any_of_the_addresses_will_do(run: Run, together: FakeCluster) -> None:
     together.brokers["n2"].black_hole = True
 
     async def main() -> None:
-        async with together.client(connect_timeout=0.3) as client:
+        async with together.client(connect_timeout=1.5) as client:
             assert client.health().address == "n3:7400"
             assert sorted(client.cluster.brokers) == ["n1", "n2", "n3"]
 
@@ -130,6 +130,22 @@ def test_topic_is_created_on_first_use_by_one_broker(run: Run, together: FakeClu
             assert len(asked) == 1
             client.cluster.invalidate("orders")
             assert not (await client.cluster.topic("orders", auto_create=True)).created
+
+    run(main)
+
+
+def test_change_is_asked_of_another_when_home_cannot_make_it(
+    run: Run, together: FakeCluster
+) -> None:
+    """A producer's id, say, which takes the metadata store; home is cut off from it."""
+    together.create("orders", leader="n2")
+    n1 = together.brokers["n1"]
+    n1.no_ids = away()
+
+    async def main() -> None:
+        async with together.client() as client, client.producer() as producer:
+            with anyio.fail_after(2.0):
+                assert (await producer.send("orders", b"0")).offset == 0
 
     run(main)
 
