@@ -43,10 +43,12 @@ class JoinsEarly(Copy):
 class NoEpochStart(JoinsEarly):
     """4: a follower comes into the ISR below the start of the leader's epoch."""
 
-    def isr_change(self, now: float, lag_max: float) -> IsrChange | None:
+    def isr_change(
+        self, now: float, lag_max: float, stopping: Collection[str] = ()
+    ) -> IsrChange | None:
         start, self.epoch_start = self.epoch_start, 0
         try:
-            return super().isr_change(now, lag_max)
+            return super().isr_change(now, lag_max, stopping)
         finally:
             self.epoch_start = start
 
