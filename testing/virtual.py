@@ -89,17 +89,19 @@ class Simulation:
 def simulate(main: Callable[[Simulation], Awaitable[T]], *, brokers: int = 1, seed: int = 0) -> T:
     """Run ``main`` beside simulated brokers and return what it returns.
 
-    Equal seeds (and equal code) take the same course. After ``main`` the promises that can be
-    checked from outside are checked; AssertionError if one is broken, seed first.
+    They are called n1, n2 ... and replicate to each other. Equal seeds (and equal code) take the
+    same course. After ``main`` the promises that can be checked from outside are checked;
+    AssertionError if one is broken, seed first.
     """
-    if brokers != 1:
-        raise ValueError("brokers=1 is all there is until the release with clusters")
+    if not 1 <= brokers <= 9:
+        raise ValueError(f"brokers={brokers} is not 1 to 9")
 
     async def run(cluster: SimCluster) -> T:
         result = await main(Simulation(cluster))
-        for node in cluster.nodes.values():
-            wrong = node.oracle.violations
-            assert not wrong, f"seed {seed}: " + "; ".join(map(str, wrong))
+        wrong = [one for node in cluster.nodes.values() for one in node.oracle.violations]
+        if cluster.common is not None:
+            wrong += cluster.common.judge.violations
+        assert not wrong, f"seed {seed}: " + "; ".join(map(str, wrong))
         return result
 
     return run_cluster(run, seed=seed, brokers=brokers, settings=AUTO_CREATE).value
