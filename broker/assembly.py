@@ -69,7 +69,7 @@ def assemble(
     ballast = Ballast(world.disk, directory.path, world.ballast_bytes_max)
     time = Timekeeper(world.clock, world.disk, directory.clock_path)
     shelf = _shelf(world, config, metrics, health, directory, time, ballast)
-    flusher, appender = _writers(world, directory, metrics, outbox, storage_failed)
+    flusher, appender = _writers(world, config, directory, metrics, outbox, storage_failed)
     erasures, views = Erasures(registry, me, time.age_ms), Views(registry)
     latest = Latest(views, lambda: shelf.catalog)
     keeper = Keeper(config, registry, shelf, flusher, erasures, metrics)
@@ -173,6 +173,7 @@ def _shelf(
 
 def _writers(
     world: World,
+    config: Config,
     directory: DataDirectory,
     metrics: Metrics,
     outbox: Outbox,
@@ -182,6 +183,7 @@ def _writers(
         *(world.disk, directory.path, world.offload.dedicated("sync"), world.clock, metrics),
         answered=outbox.flush,
         failed=failed,
+        sync_interval_s=config.storage.sync_interval_s,
     )
     appender = Appender(
         *(world.clock, flusher, metrics),

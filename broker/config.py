@@ -62,6 +62,7 @@ class StorageConfig:
     verify_on_start: Literal["tail", "full"]
     cleaner_rate_bytes: int | None = None  # per second; None: unlimited
     max_size_bytes: int | None = None  # of all records; None: unlimited
+    sync_interval_s: float = 1.0  # of topics with durability "replicated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +281,7 @@ def build(values: Mapping[str, Value]) -> Config:
             verify_on_start=get("storage.verify_on_start"),
             cleaner_rate_bytes=get("storage.cleaner_rate"),
             max_size_bytes=get("storage.max_size"),
+            sync_interval_s=get("storage.sync_interval"),
         ),
         topic=build_topic(
             {k.removeprefix("topic."): v for k, v in values.items() if k.startswith("topic.")}

@@ -8,8 +8,9 @@ anyway. Acks leave from the end of the round that covers them, never before it (
 A sync that failed is never tried again (R21): nothing is known about what the kernel still holds.
 Everybody who waits gets T093, the data directory is marked suspect, and the broker ends.
 
-Topics with durability ``fsync`` join the next round. Nobody waits for a sync of those with ``os``;
-they are synced every few seconds in a thread of its own, so that a start has little to scan.
+Topics with durability ``fsync`` join the next round. Nobody waits for a sync of the others: those
+with ``os`` are synced some seconds after a write in a thread of its own, so that a start has little
+to scan; those with ``replicated`` after ``storage.sync_interval``, which bounds what a crash costs.
 
 While the disk is idle zeros are written ahead of the logs in use, as overwriting them is synced in
 half the time (D8).
@@ -55,6 +56,7 @@ class Flusher:
         *,
         answered: Callable[[], None],
         failed: Callable[[BrokerError], None],
+        sync_interval_s: float = 1.0,
     ) -> None:
         self._disk = disk
         self._path = path
@@ -70,7 +72,8 @@ class Flusher:
         self._written_at = 0.0
         self._syncing: frozenset[Partition] = frozenset()
         self._began_at = 0.0  # the round that is under way, or the last one
-        self._lazy: dict[Partition, None] = {}  # written to, but nobody waits
+        self._sync_interval_s = sync_interval_s
+        self._lazy: dict[Partition, float] = {}  # written to, but nobody waits: when it is due
         self._lazily_syncing: frozenset[Partition] = frozenset()
         self.after_round: Callable[[], None] = lambda: None  # what waited is appended
         self.short_of_room: Callable[[], bool] = lambda: False  # then no zeros are written ahead
@@ -88,8 +91,10 @@ class Flusher:
             if partition.ahead_bytes >= AHEAD_AGAIN_BYTES:
                 self._ahead[partition] = None
                 self._ahead_bell.ring()
-        else:
-            self._lazy[partition] = None
+        elif partition not in self._lazy:
+            replicated = partition.config.durability == "replicated"
+            after_s = self._sync_interval_s if replicated else LAZY_EVERY_S
+            self._lazy[partition] = trio.current_time() + after_s
 
     def broke(self, error: BrokerError) -> None:
         """A sync failed in a task whose end is not the broker's: it ends all the same (R21)."""
@@ -150,8 +155,11 @@ class Flusher:
         """Sync what nobody waits for, beside the rounds and without holding up any append."""
         thread = self._thread.dedicated("lazy sync")
         while True:
-            await trio.sleep(LAZY_EVERY_S)
-            waiting, self._lazy = list(self._lazy), {}
+            await trio.sleep(min(LAZY_EVERY_S, self._sync_interval_s))
+            now = trio.current_time()
+            waiting = [one for one, due in self._lazy.items() if due <= now]
+            for one in waiting:
+                del self._lazy[one]
             for first in range(0, len(waiting), ROUND_PARTITIONS_MAX):
                 some = waiting[first : first + ROUND_PARTITIONS_MAX]
                 await self._flush_lazily(thread, [one for one in some if self._is_idle(one)])

@@ -54,9 +54,6 @@ class Setting:
         return self.key.rpartition(".")[2]
 
 
-_CLUSTER = "clusters"
-
-
 # ── the table ────────────────────────────────────────────────────────────────────────────────
 
 _BROKER = (
@@ -126,10 +123,10 @@ _STORAGE = (
     ),
     Setting(
         "storage.sync_interval",
-        duration(),
+        duration(0.01),
         "1s",
-        'How often topics with durability = "replicated" are synced.',
-        later=_CLUSTER,
+        'How soon topics with durability = "replicated" are synced: a crash of the machine costs one'
+        " replica at most so much.",
     ),
     Setting(
         "storage.cleaner_rate",

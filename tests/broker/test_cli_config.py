@@ -43,7 +43,7 @@ def test_show_lists_every_setting_with_its_origin(file: str) -> None:
     }
     assert entries["topic.retention"]["value"] == "7d"
     assert entries["log.level"]["dynamic"] is True
-    assert "storage.sync_interval" not in entries
+    assert "security.tls_client_ca" not in entries
 
 
 def test_show_reads_as_a_table(file: str) -> None:

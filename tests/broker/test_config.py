@@ -198,10 +198,10 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, said: s
             " Did you mean storage.data_dir?",
         ),
         (
-            "TAILRACE_STORAGE__SYNC_INTERVAL",
-            "10s",
-            "T080: TAILRACE_STORAGE__SYNC_INTERVAL: storage.sync_interval unknown. Remove it:"
-            " it comes with a later release (clusters).",
+            "TAILRACE_SECURITY__TLS_CLIENT_CA",
+            "ca.pem",
+            "T080: TAILRACE_SECURITY__TLS_CLIENT_CA: security.tls_client_ca unknown. Remove it:"
+            " it comes with a later release (client certificates).",
         ),
         (
             "TAILRACE_LIMITS__CONNECTIONS",

@@ -18,6 +18,7 @@ from tailrace.protocol.messages import DeleteTopicRequest, DeleteTopicResponse
 from tailrace.storage.disk import File, OsDisk
 from tailrace.storage.marks import read_mark
 from tailrace.storage.os_sync import NotBegun
+from tests.broker.cluster_harness import Cluster, clustered
 from tests.broker.harness import batch, connected, produce_request, run, serving
 
 P = ParamSpec("P")
@@ -229,3 +230,16 @@ def test_zeros_are_written_ahead_of_a_log_in_use_while_the_disk_is_idle(tmp_path
             assert (await client.fetch(topic_id))[0].results[0].high_watermark == 3
 
     run(main)
+
+
+def test_what_is_acknowledged_by_replicas_is_synced_within_the_interval() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders", durability="replicated")
+        await cluster.until(lambda: all(cluster.held(one, "orders") for one in cluster.running))
+        logs = [cluster.partition(broker, "orders").log for broker in ("n1", "n2", "n3")]
+        await cluster.send("orders", b"a")
+        assert {log.flushed for log in logs} == {0}
+        await trio.sleep(1.2)
+        assert {log.flushed for log in logs} == {1}
+
+    clustered(main, settings={"storage.sync_interval": "500ms"})
