@@ -146,7 +146,7 @@ async def forget_lost(node: Node, directory: DataDirectory) -> None:
     why: Literal["other", "unclean", ""] = "" if directory.was_clean else "unclean"
     if known != directory.directory_id:
         why = "other"
-    durability = {
+    durability: dict[bytes, Durability] = {
         topic_id: node.topics.config_of(one).durability
         for topic_id, one in views.view.catalog.by_id.items()
     }

@@ -196,7 +196,7 @@ class Views:
         read = await self._decode_leaderships(found)
         draining = await self._all(DRAINING, _broker_of)
         drains = await self._all(DRAINS, _broker_of)
-        controllers = await self._all(CONTROLLER_KEY, lambda *entry: (_broker_of(*entry), entry[2]))
+        controllers = await self._all(CONTROLLER_KEY, _broker_since)
         brokers = await self._all(BROKERS, BrokerRecord.from_json)
         # From here on nothing is awaited: ``note`` may have come at any time before.
         self._since = max((self._since, *(entry.revision for entry in found)))
@@ -274,6 +274,10 @@ class Views:
 def _broker_of(key: str, value: bytes, revision: int) -> str:
     broker: str = json.loads(value)["broker"]
     return broker
+
+
+def _broker_since(key: str, value: bytes, revision: int) -> tuple[str, int]:
+    return _broker_of(key, value, revision), revision
 
 
 async def _nobody(view: ClusterView, *, whole: bool) -> None:

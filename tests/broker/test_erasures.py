@@ -242,9 +242,10 @@ def test_progress_is_known_at_once_and_stored_now_and_then() -> None:
             assert erasures.find(TOPIC, stored.erasure_id).records == records
         assert world.keep.revision == before + 1
         await trio.sleep(2)
-        assert not erasures.all_stored
+        stored_all = [erasures.all_stored]
         await erasures.flush()
-        assert erasures.all_stored
+        stored_all.append(erasures.all_stored)
+        assert stored_all == [False, True]
         again = await world.open(TOPIC.topic_id)
         assert again.find(TOPIC, stored.erasure_id).records == 50
 
