@@ -71,7 +71,7 @@ class Shape:
             LASTING[: 1 if brief else rng.randrange(1, 4)],
             1 if brief else rng.randrange(1, 4),
             rng.uniform(8.0, 16.0) if brief else rng.uniform(40.0, 90.0),
-            rng.choice((2.0, 4.0, 6.0)),
+            rng.choice((1.0, 2.0, 4.0)),
         )
 
     def own(self, name: str) -> dict[str, str]:
@@ -197,7 +197,7 @@ async def run(cluster: SimCluster, shape: Shape) -> Report:
                 racks = (None, "rack0", "rack1") if shape.racks else (None,)
                 reader = Reading(
                     *(cluster, history, topic, name, seeded(cluster.seed, name)),
-                    lives_s=(5.0, 40.0),
+                    lives_s=(10.0, 60.0),
                     racks=racks,
                 )
                 reading.start_soon(reader.for_ever)
