@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +19,7 @@ from click.core import ParameterSource
 from tailrace.broker.cli_config import console_of, report_check
 from tailrace.broker.config import Config, Given, Sources, find_file, load
 from tailrace.broker.config_values import read_options
+from tailrace.broker.kinds import Address
 from tailrace.protocol import texts_cli
 from tailrace.protocol.console import Console, compact
 from tailrace.protocol.errors import TailraceError
@@ -37,7 +39,7 @@ _PORT = click.IntRange(0, 65535)
 
 
 @click.command()
-@click.option("--brokers", type=click.IntRange(1, 9), default=1, metavar="N", help="1 today.")
+@click.option("--brokers", type=click.IntRange(1, 9), default=1, metavar="N", help="Default 1.")
 @click.option("--port", type=_PORT, default=7400, metavar="PORT", help="Default 7400; 0: any free.")
 @click.option("--http-port", type=_PORT, default=7480, metavar="PORT", help="Default 7480; 0: any.")
 @click.option("--data", default=None, metavar="DIR", help="Default ./.tailrace")
@@ -53,9 +55,7 @@ def dev(
     memory: bool,
     no_auto_create: bool,
 ) -> int:
-    """Start a broker for development."""
-    if brokers > 1:
-        raise texts_cli.later_command(f"dev --brokers {brokers}", "See one broker: tailrace dev")
+    """Start a broker for development, or several that replicate to each other."""
     if memory and data is not None:
         raise click.UsageError("--memory and --data exclude each other")
     console = console_of(ctx)
@@ -80,16 +80,68 @@ def dev(
         defaults = {**DEV_DEFAULTS, "log.format": log_format}
         sources = Sources(None, dict(os.environ), tuple(options), defaults)
         config = load(sources)
+        kept = "in memory (gone at exit)" if memory else f"{config.storage.data_dir}"
+        kept += "" if memory else " (delete to reset)"
+        if brokers > 1:
+            return run_several(console, several(sources, brokers), kept)
+        if os.path.exists(f"{config.storage.data_dir}/cluster.sqlite"):
+            raise texts_cli.other_kind(config.storage.data_dir, several=True)
 
         def human(ready: "Ready") -> str:
-            kept = "in memory (gone at exit)" if memory else f"{config.storage.data_dir}"
-            kept += "" if memory else " (delete to reset)"
             return (
                 f"broker ready {ready.url}, http {ready.http or 'off'}, data {kept},"
                 f" Ctrl-C to stop\ntry: tailrace {there(ready.url)}produce hello"
             )
 
         return run_broker(console, config, sources, human)
+
+
+def several(sources: Sources, brokers: int) -> list[Config]:
+    """As for one broker, but for ids, ports (each one more than that before) and directories."""
+    one = load(sources)
+
+    def of(number: int) -> Config:
+        def at(key: str, address: Address, name: str) -> Given:
+            port = address.port and address.port + number
+            return Given(key, str(Address(address.host, port)), "cli", name)
+
+        broker_id = f"n{number + 1}"
+        options = [
+            Given("broker.id", broker_id, "cli", "--brokers"),
+            Given("storage.data_dir", f"{one.storage.data_dir}/{broker_id}", "cli", "--data"),
+            *(at(f"listeners.{each.name}.bind", each.bind, "--port") for each in one.listeners),
+        ]
+        if one.http.bind is not None:
+            options.append(at("http.bind", one.http.bind, "--http-port"))
+        config = load(replace(sources, options=(*sources.options, *options)))
+        return replace(config, cluster=replace(config.cluster, metadata="shared"))
+
+    return [of(number) for number in range(brokers)]
+
+
+def run_several(console: Console, configs: list[Config], kept: str) -> int:
+    """Run them until they end; the exit code."""
+    from tailrace.broker import several as processes  # trio, and with it half of the start
+
+    directory = os.path.dirname(configs[0].storage.data_dir)
+    urls: list[str] = []
+
+    def announce(ready: "Ready") -> None:
+        urls.append(ready.url.removeprefix("tailrace://"))
+        if console.output != "table":
+            click.echo(compact(ready_document(ready)))
+            return
+        lines = [f"broker {ready.broker_id} ready {ready.url}, http {ready.http or 'off'}"]
+        if len(urls) == len(configs):
+            lines += [
+                f"{len(urls)} brokers ready tailrace://{','.join(urls)}, data {kept}, Ctrl-C to"
+                " stop",
+                f"try: tailrace {there(urls[0])}produce hello",
+            ]
+        if not console.quiet:
+            click.echo("\n".join(lines), err=True)
+
+    return guarded(console, lambda: processes.run(configs, directory, announce), directory)
 
 
 def there(url: str) -> str:
@@ -154,18 +206,26 @@ def run_broker(
         elif not console.quiet and (text := human(ready)) is not None:
             click.echo(text, err=True)
 
+    return guarded(console, lambda: process.run(config, sources, announce), config.storage.data_dir)
+
+
+def guarded(console: Console, run: "Callable[[], int]", data_dir: str) -> int:
+    """What it returns; of a broker that could not start or go on, a daemon's exit code."""
+    from tailrace.broker.process import failure_code
+
     failed: TailraceError
     try:
-        return process.run(config, sources, announce)
+        return run()
     except TailraceError as error:
         failed = error
     except BrokenPipeError:  # of stdout
         raise
     except OSError as error:  # a write that finds no room does not say where
-        path = error.filename or config.storage.data_dir
-        failed = texts_cli.file_error(path, reason=error.strerror or str(error))
+        failed = texts_cli.file_error(
+            error.filename or data_dir, reason=error.strerror or str(error)
+        )
     click.echo(console.render_error(failed), err=True)
-    return process.failure_code(failed)
+    return failure_code(failed)
 
 
 def ready_document(ready: "Ready") -> dict[str, object]:

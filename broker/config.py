@@ -100,7 +100,8 @@ class TopicConfig:
 class ClusterConfig:
     """[cluster]"""
 
-    metadata: Literal["embedded", "etcd"] = "embedded"
+    # shared: brokers of one process have an embedded store together (``tailrace dev --brokers``)
+    metadata: Literal["embedded", "etcd", "shared"] = "embedded"
     etcd: tuple[str, ...] = ()  # all http:// or all https://; not empty with metadata "etcd"
     prefix: str = "/tailrace"
     etcd_ca: str = ""

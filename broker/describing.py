@@ -205,7 +205,7 @@ async def describe_cluster(node: Node, listener: str) -> DescribeClusterResponse
         cluster_id=node.cluster_id,
         version=_version(node),
         controller=view.controller,
-        metadata=node.config.cluster.metadata,
+        metadata=_kind_of_store(node),
         metadata_ok=not metadata_error,
         brokers=roll.brokers,
         topics=counts.topics,
@@ -247,7 +247,7 @@ def describe_broker(node: Node, listener: str) -> DescribeClusterResponse:
         cluster_id=node.cluster_id,
         version=_version(node),
         controller=node.views.view.controller,
-        metadata=node.config.cluster.metadata,
+        metadata=_kind_of_store(node),
         metadata_ok=not _metadata_error(node),
         brokers=(broker,),
         topics=0,
@@ -257,6 +257,10 @@ def describe_broker(node: Node, listener: str) -> DescribeClusterResponse:
         offline=0,
         problems=tuple(problems),
     )
+
+
+def _kind_of_store(node: Node) -> str:
+    return "etcd" if node.config.cluster.metadata == "etcd" else "embedded"
 
 
 def _metadata_error(node: Node) -> str:

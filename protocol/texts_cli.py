@@ -72,6 +72,19 @@ def later_command(
     )
 
 
+def other_kind(path: str, *, several: bool) -> errors.ConfigError:
+    """T082: a directory of ``tailrace dev`` for one broker where several are asked for, or vice
+    versa. ``several``: what it is."""
+    holds, asked = ("several brokers", "one") if several else ("one broker", "several")
+    return errors.ConfigError(
+        "T082",
+        f"{shown(path)} holds the data of {holds}, and {asked} shall use it",
+        "Take another one: tailrace dev --data DIR, or delete it to reset.",
+        key="storage.data_dir",
+        source=None,
+    )
+
+
 def bench_stuck(*, waited_s: float, reason: str) -> errors.RequestTimeout:
     """T034: nothing was acknowledged or read for so long. ``reason``: what the client knows."""
     return errors.RequestTimeout(

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
+import tailrace
 from tailrace.broker import process
 from tailrace.broker.cli import run_broker
 from tailrace.broker.config import Sources, from_mapping
@@ -26,7 +27,7 @@ from tailrace.broker.metrics import Metrics
 from tailrace.broker.process import failure_code
 from tailrace.protocol.console import Console
 from tailrace.protocol.errors import BrokerError, ConfigError, MetadataUnavailable
-from tests.broker.brokers import SECONDS_MAX, Start
+from tests.broker.brokers import SECONDS_MAX, Broker as Process, Start
 
 pytestmark = pytest.mark.slow
 
@@ -165,10 +166,56 @@ def test_check_says_whether_it_would_start(start: Start, tmp_path: Path) -> None
     assert not (tmp_path / "data").exists()
 
 
-def test_several_brokers_come_with_clusters(run: Start) -> None:
-    broker = run("dev", "--brokers", "3")
-    assert broker.wait() == 2
-    assert broker.stderr().startswith("error: T086: 'dev --brokers 3' comes with a later release")
+SEVERAL = ("-O", "json", "dev", "--brokers", "3", "--port", "0", "--http-port", "0")
+
+
+def several(run: Start) -> tuple[Process, str]:
+    """Three brokers in one process, and the URL that names them all."""
+    broker = run(*SEVERAL)
+    first = broker.ready()
+    assert broker.process.stdout is not None
+    others = [json.loads(broker.process.stdout.readline()) for _ in range(2)]
+    ready = [first, *others]
+    assert [one["broker_id"] for one in ready] == ["n1", "n2", "n3"]
+    assert [one["data_dir"] for one in ready] == [f"./.tailrace/n{n}" for n in (1, 2, 3)]
+    hosts = ",".join(one["url"].removeprefix("tailrace://") for one in ready)
+    return broker, f"tailrace://{hosts}"
+
+
+@pytest.mark.slow
+def test_several_brokers_replicate_and_come_back_with_their_data(run: Start) -> None:
+    broker, url = several(run)
+    with tailrace.sync.connect(url) as client, client.producer() as producer:
+        assert client.admin.create_topic("orders").replicas == 3
+        producer.send("orders", b"a")
+        described = client.admin.describe_cluster()
+        assert (len(described.brokers), described.metadata) == (3, "embedded")
+    broker.process.kill()
+    broker.wait()
+    broker, url = several(run)
+    with tailrace.sync.connect(url) as client, client.producer() as producer:
+        assert producer.send("orders", b"b").offset == 1
+    assert broker.stop() == 0
+
+
+@pytest.mark.slow
+def test_directory_of_one_broker_is_not_that_of_several(run: Start, tmp_path: Path) -> None:
+    broker, _ = several(run)
+    second = run(*SEVERAL)
+    assert second.wait() == 1
+    assert "T090" in second.stderr()
+    assert broker.stop() == 0
+    one = run("dev", "--port", "0", "--http-port", "0")
+    assert one.wait() == 2
+    told = "error: T082: ./.tailrace holds the data of several brokers, and one shall use it."
+    assert one.stderr().startswith(told)
+    alone = ("--data", "alone", "--port", "0", "--http-port", "0")
+    one = run("-O", "json", "dev", *alone)
+    one.ready()
+    assert one.stop() == 0
+    others = run("dev", "--brokers", "2", *alone)
+    assert others.wait() == 2
+    assert "alone holds the data of one broker, and several shall use it" in others.stderr()
 
 
 def test_sighup_applies_what_is_dynamic_and_names_the_rest(start: Start, tmp_path: Path) -> None:

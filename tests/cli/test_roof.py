@@ -47,7 +47,6 @@ def test_nothing_asked_for_shows_the_help_as_an_error(
         ("topic", "purge", "t"),
         ("consume", "t", "--filter", "x"),
         ("dev", "--seed", "1"),
-        ("dev", "--brokers", "3"),
     ],
 )
 def test_names_of_later_releases(offline: Cli, command: tuple[str, ...]) -> None:
