@@ -309,7 +309,7 @@ class Server:
             async with trio.open_nursery() as cluster:  # these end before the store is closed
                 for work in (
                     *(session.run, node.views.run),
-                    partial(self._watched, node.views.run_following),
+                    partial(self._follow, node),
                     partial(self._watched, node.replicator.run),
                     *(node.isr.run, node.erasures.run),
                 ):
@@ -444,6 +444,14 @@ class Server:
                 "elapsed_ms": elapsed_ms,
             },
         )
+
+    async def _follow(self, node: Node) -> None:
+        """T093, after it was told to whoever made the change that met a failed sync."""
+        try:
+            await self._watched(node.views.run_following)
+        except BrokerError:
+            await node.topics.settled()
+            raise
 
     async def _watched(self, work: Callable[[], Awaitable[T]]) -> T:
         """Work that a failed sync (T093) ends, or that may find a log with one behind it."""

@@ -125,8 +125,8 @@ _STORAGE = (
         "storage.sync_interval",
         duration(0.01),
         "1s",
-        'How soon topics with durability = "replicated" are synced: a crash of the machine costs one'
-        " replica at most so much.",
+        'How soon topics with durability = "replicated" are synced: a crash of the machine costs'
+        " one replica at most so much.",
     ),
     Setting(
         "storage.cleaner_rate",

@@ -45,6 +45,7 @@ log = logging.getLogger("tailrace.broker.topics")
 
 CONFLICTS_MAX = 3
 BEGIN_S = 10  # for the leaders of a new topic to begin
+TOLD_S = 1.0  # for whoever changes a topic to hear of a failed sync, before the broker ends
 
 
 class Topics:
@@ -161,6 +162,12 @@ class Topics:
         async with self._change():
             self._keeper.try_again(self._shelf.wanting)
             await self._views.follow()
+
+    async def settled(self) -> None:
+        """Wait until whoever changes a topic just now knows how that ended; a second at most."""
+        with trio.move_on_after(TOLD_S):
+            async with self._changing:
+                pass
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────
 

@@ -32,7 +32,7 @@ from tailrace.broker.cluster_view import ClusterView, PartitionId
 from tailrace.broker.members import BROKERS, CONTROLLER_KEY, DRAINING, DRAINS, BrokerRecord
 from tailrace.broker.metadata import Entry, Watch
 from tailrace.broker.registry import Conflict, Registry
-from tailrace.protocol.errors import MetadataUnavailable
+from tailrace.protocol.errors import BrokerError, MetadataUnavailable
 
 log = logging.getLogger("tailrace.broker.views")
 
@@ -69,6 +69,7 @@ class Views:
         self._decoded: dict[str, tuple[int, Any]] = {}  # by key: revision, value
         self._whole_due = -math.inf  # in trio's time
         self._whole = False  # everything was read anew since the last one was followed
+        self._failed: BrokerError | None = None  # T093, which following met
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────
 
@@ -110,12 +111,21 @@ class Views:
     async def follow(self) -> ClusterView:
         """Let this broker do what the newest view says, and tell whoever waits for that.
 
-        T093 if it meets a failed sync, T100 if the store is away, ``Conflict`` if it moved on.
+        T093 if it meets a failed sync, or did before: whoever asks for the view of a change of its
+        own hears of it, also if another task was first. T100 if the store is away, ``Conflict`` if
+        it moved on.
         """
         async with self._following:
+            if self._failed is not None:
+                raise self._failed
             view, whole = self.view, self._whole
             self._whole = False
-            await self.keeper(view, whole=whole)
+            try:
+                await self.keeper(view, whole=whole)
+            except BrokerError as error:
+                if error.code == "T093":
+                    self._failed = error
+                raise
             for tell in self.on_followed:
                 tell(view)
             return view

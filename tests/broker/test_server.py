@@ -2,13 +2,15 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 
+from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.server import Server
 from tailrace.broker.system import system_world
 from tailrace.broker.world import World
@@ -144,22 +146,51 @@ class FailingSync(OsDisk):
     """Syncs fail from when it is told to."""
 
     failing = False
+    failed = False  # one has
     only = ""  # files with this in their path, and directories where their path ends so
 
     def sync(self, files: Sequence[File]) -> None:
         if self.failing and any(self.only in file.path for file in files):
-            raise OSError(5, "planted")
+            self._fail()
         super().sync(files)
 
     def sync_directory(self, path: str) -> None:
         if self.failing and self.only and path.endswith(self.only):
-            raise OSError(5, "planted")
+            self._fail()
         super().sync_directory(path)
 
     def sync_together(self, files: Sequence[File], directories: Sequence[str]) -> None:
         self.sync(files)
         for path in directories:
             self.sync_directory(path)
+
+    def _fail(self) -> None:
+        self.failed = True
+        raise OSError(5, "planted")
+
+
+class LateReplies:
+    """A store whose broker hears of a changed topic by its watch first, and has met the failure."""
+
+    def __init__(self, inner: MetadataStore, disk: FailingSync) -> None:
+        self._inner = inner
+        self._disk = disk
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    async def txn(
+        self,
+        compare: Sequence[tuple[str, int]],
+        puts: Mapping[str, bytes],
+        deletes: Sequence[str] = (),
+        lease: int | None = None,
+    ) -> int | None:
+        revision = await self._inner.txn(compare, puts, deletes, lease)
+        if self._disk.failing and any(key.startswith("topics/") for key in (*puts, *deletes)):
+            while not self._disk.failed:  # noqa: ASYNC110 (a thread sets it)
+                await trio.sleep(0.001)
+        return revision
 
 
 def test_a_failed_sync_tells_who_waits_marks_the_directory_and_ends_the_broker(
@@ -224,15 +255,20 @@ def test_a_sync_that_fails_at_the_start_ends_it_until_one_succeeds(
     run(main)
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(("what", "only"), [("create", "/topics/"), ("delete", "/data/topics")])
-def test_a_sync_that_fails_as_topics_come_and_go_ends_the_broker(
-    tmp_path: Path, what: str, only: str
+def test_a_sync_that_fails_as_topics_come_and_go_is_told_and_ends_the_broker(
+    tmp_path: Path, what: str, only: str, late: bool
 ) -> None:
     disk = FailingSync()
     disk.only = only
 
     def change(world: World) -> World:
-        return replace(world, disk=disk)
+        async def open_metadata(directory: str, nursery: trio.Nursery) -> MetadataStore:
+            store = await world.open_metadata(directory, nursery)
+            return cast("MetadataStore", LateReplies(store, disk)) if late else store
+
+        return replace(world, disk=disk, open_metadata=open_metadata)
 
     async def fail() -> None:
         async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
