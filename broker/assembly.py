@@ -222,6 +222,7 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
     node.registry.stored = node.views.note
     node.session.on_registered = node.views.refresh
     node.keeper.changed = topics_changed
+    node.keeper.again = node.views.follow_again
     node.shelf.view = lambda: node.views.view
     node.shelf.on_failed = node.views.follow_again
     node.flusher.after_round = round_over

@@ -8,32 +8,29 @@ half-way is done by the next one. In every pass who leads comes first, then what
 - A copy the cluster counts on and that is not usable gives up its place in ISR and ELR while there
   are others (R7); a directory that is missing is then made anew, and filled. The last one stays:
   its partition is offline, and tells why (S3). Missing is what an earlier process may have made.
-- Directories are removed only where the store says so: of a deleted topic, or of a partition it
-  knows and that has other replicas (R26).
 
-Deliberately not here: who shall lead (``controller.py``, ``election.py``), and what leading and
-following mean (``partition.py``).
+Deliberately not here: who shall lead (``controller.py``, ``election.py``), what leading and
+following mean (``partition.py``), how copies are taken away (``remover.py``).
 """
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import partial
 
 import trio
 
 from tailrace.broker import election, topic_config
-from tailrace.broker.catalog import Catalog, Deletion, Leadership, Topic
+from tailrace.broker.catalog import Catalog, Leadership
 from tailrace.broker.cluster_view import ClusterView, PartitionId
 from tailrace.broker.config import Config, TopicConfig
 from tailrace.broker.erasures import Erasures
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.partition import Partition
-from tailrace.broker.registry import Conflict, Registry
+from tailrace.broker.registry import Registry
+from tailrace.broker.remover import Remover
 from tailrace.broker.shelf import Opening, Shelf
-from tailrace.protocol import texts
-from tailrace.protocol.errors import PartitionOffline, TailraceError
+from tailrace.protocol.errors import PartitionOffline
 
 log = logging.getLogger("tailrace.broker.keeper")
 
@@ -51,12 +48,13 @@ class Keeper:
         metrics: Metrics,
     ) -> None:
         self.changed: Callable[[], None] = lambda: None  # topics are others, or have other settings
-        self.stuck: dict[bytes, PartitionOffline] = {}  # deleted topics that could not be removed
+        self.again: Callable[[], None] = lambda: None  # not all could be done: follow again
         self.stopping = False  # no lead is taken any more
         self._broker_id = config.broker.id
         self._registry = registry
         self._shelf = shelf
         self._flusher = flusher
+        self._remover = Remover(config.broker.id, registry, shelf, flusher)
         self._erasures = erasures
         self._metrics = metrics
         self._config_of = partial(topic_config.of_topic, config)
@@ -64,7 +62,6 @@ class Keeper:
         self._opened: set[PartitionId] = set()  # these were
         self._again: set[PartitionId] = set()  # broken, and to be opened with the next view
         self._at_start: frozenset[bytes] = frozenset()  # topics: others no earlier process opened
-        self._orphans: frozenset[PartitionId] = frozenset()  # as of the last whole reading
         self._reason = "start"  # of the leads that are taken
         self._followed = Catalog()  # that of the last view that was followed to its end
 
@@ -80,12 +77,11 @@ class Keeper:
             topic = view.catalog.by_id.get(where[0])
             known = view.leaderships.get(where)
             if topic is not None and known is not None and where not in mine:
-                await self._discard(topic.name, where)
+                self._remover.discard(where, topic.name)
             elif topic is None and where[0] not in view.deletions:
                 self._shelf.report_stranger(where)
             if count % STEP == 0:
                 await trio.lowlevel.checkpoint()
-        self._orphans = view.orphans
 
     # ── a view ───────────────────────────────────────────────────────────────────────────────
 
@@ -96,26 +92,41 @@ class Keeper:
         does the rest.
         """
         mine: Mapping[PartitionId, Leadership] = self._mine(view)
+        before = self._followed
         self._step_back(mine)
+        self._remover.take_off(view, mine, before)
         await self._lead(mine)
-        before, self._shelf.catalog = self._followed, view.catalog
-        await self._remove_deleted(before, view)
+        self._shelf.catalog = view.catalog
+        await self._forget_topics(before, view)
         self._take_settings(before, view.catalog)
-        for where in [w for w in self._shelf.held() if w in view.leaderships and w not in mine]:
-            await self._discard(view.catalog.by_id[where[0]].name, where)
         mine = await self._give_up_missing(mine)
         await self._open(view, mine, clean=False, suspect=False)
         mine = await self._give_up(mine, self._shelf.unusable)
         self._step_back(mine)
         await self._lead(mine)
-        if whole:
-            await self._remove_orphans(view)
+        await self._remove(view, mine, whole=whole)
         self._reason = "elected"
         self._followed = view.catalog
         if before.by_id.keys() != view.catalog.by_id.keys():
             self._shelf.resize_segments()
         if before is not view.catalog:
             self.changed()
+
+    async def _remove(
+        self, view: ClusterView, mine: Collection[PartitionId], *, whole: bool
+    ) -> None:
+        removed, all_of_it = await self._remover.remove(view, mine)
+        self._tried.difference_update(removed)
+        self._opened.difference_update(removed)
+        if whole:
+            await self._remover.remove_orphans(view)
+        if not all_of_it:
+            self.again()
+
+    @property
+    def stuck(self) -> Mapping[bytes, PartitionOffline]:
+        """Deleted topics whose copies here could not be removed, by id."""
+        return self._remover.stuck
 
     def try_again(self, broken: Iterable[PartitionId]) -> None:
         """Let the next view open what could not be opened."""
@@ -188,6 +199,7 @@ class Keeper:
         suspect: bool,
     ) -> None:
         held = self._shelf.held() - self._again
+        held.update((one.topic_id, one.number) for one in self._shelf.leaving)
         self._again.clear()
         wanted = [where for where in mine if where not in held]
         first = [where for where in wanted if where not in self._tried]
@@ -261,80 +273,15 @@ class Keeper:
         kept = {where: one for where, one in mine.items() if where not in given_up}
         return kept | stored
 
-    # ── closing and removing ─────────────────────────────────────────────────────────────────
+    # ── topics ───────────────────────────────────────────────────────────────────────────────
 
-    async def _remove_deleted(self, before: Catalog, view: ClusterView) -> None:
-        """Remove what deleted topics left here, and forget topics that are gone."""
+    async def _forget_topics(self, before: Catalog, view: ClusterView) -> None:
+        """Forget what else was known of topics that are gone. T100."""
         for topic_id in before.by_id.keys() - view.catalog.by_id.keys():
             topic = before.by_id[topic_id]
-            if topic_id not in view.deletions:
-                await self._close_unknown(topic)
             await self._erasures.forget_topic(topic_id)
             if view.catalog.find(topic.name) is None:
                 self._metrics.forget_topic(topic.name)
-        held = {topic_id for topic_id, _ in self._shelf.held()}
-        for deletion in view.deletions.values():
-            if self._broker_id in deletion.pending or deletion.topic_id in held:
-                await self._remove(deletion, view.orphans)
-
-    async def _remove(self, deletion: Deletion, orphans: Collection[PartitionId]) -> None:
-        why = texts.topic_id_not_found(deletion.topic_id, broker=self._broker_id)
-        try:
-            await self._close(deletion.where, why)
-            await self._shelf.remove(deletion.name, deletion.where)
-        except PartitionOffline as error:  # it was told, and is no reason not to go on
-            self.stuck[deletion.topic_id] = error
-            return
-        self.stuck.pop(deletion.topic_id, None)
-        self._tried -= set(deletion.where)
-        self._opened -= set(deletion.where)
-        if self._broker_id in deletion.pending:
-            left = [where for where in deletion.where if where in orphans]
-            with suppress(Conflict):  # another broker was faster: the next view says so
-                await self._registry.removed(deletion, left)
-
-    async def _close_unknown(self, topic: Topic) -> None:
-        """A topic is gone, and nobody said that it was deleted: its files are left alone."""
-        gone = [w for w in self._shelf.held() if w[0] == topic.topic_id]
-        await self._close(gone, texts.topic_id_not_found(topic.topic_id, broker=self._broker_id))
-        for where in gone:
-            self._shelf.report_stranger(where)
-
-    async def _discard(self, topic: str, where: PartitionId) -> None:
-        """Close and remove a copy the store says is not to be here. T033 T093."""
-        log.info(
-            "%s[%d]: broker %s is no replica any more, its copy is removed",
-            *(topic, where[1], self._broker_id),
-            extra={
-                **{"event": "partition.removed", "code": None},
-                **{"topic": topic, "partition": where[1]},
-            },
-        )
-        leader = self._shelf.leader_of(*where)
-        why = texts.not_leader(topic, where[1], broker=self._broker_id, leader=leader)
-        await self._close([where], why)
-        await self._shelf.remove(topic, [where])
-        self._tried.discard(where)
-        self._opened.discard(where)
-
-    async def _close(self, gone: Collection[PartitionId], why: TailraceError) -> None:
-        taken = self._shelf.take_off(gone, why)
-        if taken:
-            for partition in taken:  # whoever rewrites its files comes to an end first
-                async with partition.maintenance:
-                    pass
-            await self._flusher.forget(taken)
-            await self._shelf.put_away(taken)
-
-    async def _remove_orphans(self, view: ClusterView) -> None:
-        """Remove keys of partitions that never got a topic, if they were there a while ago, too."""
-        if view.controller != self._broker_id:
-            return
-        left = [w for w in view.orphans & self._orphans if w[0] not in view.deletions]
-        self._orphans = view.orphans
-        await self._registry.forget_partitions(left)
-
-    # ── settings ─────────────────────────────────────────────────────────────────────────────
 
     def _take_settings(self, before: Catalog, now: Catalog) -> None:
         """Let new settings of topics hold."""

@@ -9,7 +9,7 @@ Invariants:
 
 import errno
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,6 +71,7 @@ class Shelf:
         self._now_ms = now_ms
         self._partitions: dict[PartitionId, Partition] = {}
         self._broken: dict[PartitionId, TailraceError] = {}
+        self._leaving: dict[PartitionId, Partition] = {}
         self.wanting: set[PartitionId] = set()  # those of them that need nothing but room
         self.catalog = Catalog()
         self.view: Callable[[], ClusterView] = ClusterView  # the newest one
@@ -332,14 +333,18 @@ class Shelf:
         for partition in self:
             partition.log.reconfigure(self.log_config(partition.config))
 
-    def take_off(self, gone: Collection[PartitionId], why: TailraceError) -> list[Partition]:
-        """Those of these partitions that are open: nobody can get hold of them any more."""
-        taken = [self._partitions.pop(one) for one in gone if one in self._partitions]
-        for where in gone:
-            self.forget_broken(where)
-        for partition in taken:
+    def take_off(self, where: PartitionId, why: TailraceError) -> None:
+        """Nobody can get hold of the partition any more; ``put_away`` closes it."""
+        self.forget_broken(where)
+        partition = self._partitions.pop(where, None)
+        if partition is not None:
             partition.fail(why)
-        return taken
+            self._leaving[where] = partition
+
+    @property
+    def leaving(self) -> list[Partition]:
+        """What was taken off and is not closed yet."""
+        return list(self._leaving.values())
 
     def forget_broken(self, where: PartitionId) -> None:
         """It may be opened again."""
@@ -352,6 +357,7 @@ class Shelf:
             # Whoever rewrites its files comes to an end first, and whoever writes to them.
             async with partition.maintenance, partition.changing:
                 partition.log.close(clean=False)
+            del self._leaving[partition.topic_id, partition.number]
 
     async def remove(self, topic: str, gone: Sequence[PartitionId]) -> None:
         """Remove the directories of partitions that were put away.
@@ -372,7 +378,7 @@ class Shelf:
 
     def close(self) -> None:
         """Close every log. After a graceful stop they were settled and flushed before."""
-        for partition in self:
+        for partition in (*self, *self.leaving):
             partition.log.close(clean=False)
 
     def report_stranger(self, where: PartitionId) -> None:
