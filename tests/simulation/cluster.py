@@ -217,7 +217,7 @@ async def run(cluster: SimCluster, shape: Shape) -> Report:
             found += await group.reads_all()
             reading.cancel_scope.cancel()
         found += await read_everything(cluster, history, shape)
-    found = [*judge(cluster, history, group), *found]
+    found = [*chaos.crashed, *judge(cluster, history, group), *found]
     assert cluster.common is not None
     return Report(
         chaos.struck,

@@ -15,7 +15,10 @@ from random import Random
 import trio
 
 from tailrace.broker.catalog import PARTITIONS, Leadership
+from tailrace.protocol.errors import TailraceError
 from tailrace.simulation.chance import seeded
+from tailrace.simulation.checkers import Violation
+from tailrace.simulation.life import single
 from tailrace.simulation.net import Wall
 from tailrace.simulation.run import SimCluster
 from tailrace.simulation.walls import (
@@ -49,6 +52,7 @@ class ClusterChaos:
         self.rng = rng
         self.struck: dict[str, int] = {}
         self.healed = False
+        self.crashed: list[Violation] = []  # brokers that ended by themselves for no good reason
         self._striking: set[str] = set()
         self._rests: dict[str, float] = {}  # how long a broker that is down stays so
         self._swarms = 0
@@ -138,6 +142,7 @@ class ClusterChaos:
         """Start a broker again whenever it is down."""
         while True:
             await node.ended()
+            self._note_failure(node)
             await trio.sleep(self._rests.pop(node.name, self.rng.expovariate(1.0)))
             if not node.running:
                 await node.start()
@@ -149,7 +154,15 @@ class ClusterChaos:
                 continue
             await node.start()
             if not node.running:
+                self._note_failure(node)
                 await trio.sleep(0.5)
+
+    def _note_failure(self, node: SimNode) -> None:
+        """A broker may end because of its disk or of the store, and says so; else it is a bug."""
+        error = None if node.failure is None else single(node.failure)
+        if error is not None and not isinstance(error, TailraceError):
+            self.crashed.append(Violation("R40", f"{node.name} ended by itself: {error!r}"))
+        node.failure = None
 
     # ── the network ──────────────────────────────────────────────────────────────────────────
 

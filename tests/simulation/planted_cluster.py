@@ -38,7 +38,7 @@ def truncates_to_watermark() -> Patches:
             partition = one.partition
             if one not in known and partition.high_watermark < partition.log.end:
                 work = partial(partition.log.cut_back, partition.high_watermark)
-                self._cuts.start_soon(self._cut, one, work)
+                self._cut_soon(one, work)
 
     return [patch.object(LeaderLink, "assign", hasty)]
 
