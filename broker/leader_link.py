@@ -189,14 +189,19 @@ class LeaderLink:
         for one in names:
             del self._names[one]
         asked = [
-            self._ask(one)
-            for one in names
-            if one.current and not one.busy and not self._repairs(one)
+            self._ask(one) for one in names if not self._passed_by(one) and not self._repairs(one)
         ]
         return FetchRequest(
             *(round(WAIT_S * 1000), 1, BYTES_MAX, 0, self._node.broker_id, self._epoch),
             *(tuple(asked), None, sequence),
         )
+
+    def _passed_by(self, one: Followed) -> bool:
+        """Nothing is done about it for now: it is being cut, and named after that; or this broker
+        is about to do something else with it, and if that comes to nothing it is named, too."""
+        if not one.busy and not one.current:
+            self._rest_longer(one)
+        return one.busy or not one.current
 
     def _repairs(self, one: Followed) -> bool:
         """Give up a damaged range and what follows, to copy it again, once the cluster does not
@@ -238,6 +243,12 @@ class LeaderLink:
             self._names[one] = None
             self._tell()
 
+    def _rest_longer(self, one: Followed, least_s: float = 0.0) -> None:
+        """Longer than the last time, unless it went on since."""
+        one.failures += 1
+        seconds = min(REST_MAX_S, REST_MIN_S * 2 ** min(one.failures, 10))
+        self._rest(one, max(least_s, seconds * (0.5 + self._rng.random() / 2)))
+
     def _rest(self, one: Followed, seconds: float) -> None:
         self._node.timers.at(trio.current_time() + seconds, partial(self._name, one))
 
@@ -250,7 +261,7 @@ class LeaderLink:
             data = body[position : position + result.length]
             position += result.length
             one = self._followed.get((result.topic_id, result.partition))
-            if one is None or one.busy or not one.current:
+            if one is None or self._passed_by(one):
                 continue
             if result.error is not None:
                 self._refused(one, from_wire(result.error))
@@ -289,16 +300,14 @@ class LeaderLink:
 
     def _stuck(self, one: Followed, why: str, code: str | None, rest_s: float = 0.0) -> None:
         """It cannot go on, and is tried again; told once, if that lasts, until it can."""
-        one.failures += 1
         partition = one.partition
+        self._rest_longer(one, rest_s)
         if one.failures == TOLD_AFTER:
             log.warning(
                 "%s[%d] cannot be copied from %s for now: %s",
                 *(partition.topic, partition.number, self.leader_id, why),
                 extra={"event": "replica.stuck", "code": code, **partition.where},
             )
-        seconds = min(REST_MAX_S, REST_MIN_S * 2 ** min(one.failures, 10))
-        self._rest(one, max(rest_s, seconds * (0.5 + self._rng.random() / 2)))
 
     # ── batches ──────────────────────────────────────────────────────────────────────────────
 
@@ -312,6 +321,7 @@ class LeaderLink:
             await self._node.flusher.idle([one.partition for one in plans])
             for one, (plan, size_bytes) in plans.items():
                 if not one.current or plan.begins_at != one.partition.log.end:
+                    self._rest_longer(one)
                     continue
                 error = self._write(one, plan, size_bytes)
                 if error is None:
@@ -354,7 +364,7 @@ class LeaderLink:
                 self._rest(one, SOON_S)
                 continue
             held.append(one)
-            if not one.current:
+            if self._passed_by(one):
                 continue
             try:
                 plans[one] = await self._planned(one, data), len(data)
@@ -418,7 +428,9 @@ class LeaderLink:
         """Remove what is not the leader's from a log that ends there, then ask again. T093."""
         partition = one.partition
         async with partition.maintenance, partition.changing:
-            if not one.current:
+            if not one.current or self._followed.get(one.where) is not one:
+                one.busy = False
+                self._rest_longer(one)
                 return
             assert partition.log.end == end, "nobody else writes to it"
             await cut(partition, work, self._node.flusher, self._node.world.offload)
