@@ -2,9 +2,9 @@
 
 A fresh virtual environment gets the built wheel, real processes run on terminals of their own, and
 each row of the table has a limit: seconds of an idle machine. What is quick is done several times
-and the median counts, as machines are shared. Before each step some reference work is timed; where
-the machine is slower at that than an idle one, the limits are longer, three times at most, and the
-table says so. ``python -m tests.proofs.first_ten``; exit 1 if a row fails.
+and the median counts, as machines are shared. Before and after each step some reference work is
+timed; where the machine is slower at that than an idle one, the limits are longer, three times at
+most, and the table says so. ``python -m tests.proofs.first_ten``; exit 1 if a row fails.
 
 It takes the ports 7400 and 7480, as the documentation does, or two others if these are taken.
 """
@@ -395,17 +395,24 @@ class Table:
         self._lines = [("T", "WHAT", "MEASURED", "LIMIT", "OK", "")]
         self.trouble: list[str] = []
 
-    def play(self, step: Callable[[], Iterator[Row]], allowance: float) -> None:
-        """All rows of one step, or why there is none."""
+    def play(self, step: Callable[[], Iterator[Row]], before_s: float) -> float:
+        """All rows of one step, and why no more came. Seconds of the reference work, afterwards."""
+        rows: list[Row] = []
+        why: Skipped | Stumble | None = None
         try:
-            for row in step():
-                self._add(replace(row, allowance=allowance))
-        except Skipped as error:
-            self._lines.append((error.t, step.__name__, "-", "-", "skipped", error.reason))
-            print(f"{error.t:>5}  {step.__name__}: skipped: {error.reason}", flush=True)
-        except Stumble as error:
-            self.trouble.append(f"{step.__name__}: {error}")
+            rows.extend(step())
+        except (Skipped, Stumble) as error:
+            why = error
+        after_s = pace.measure()
+        for row in rows:
+            self._add(replace(row, allowance=pace.allowance(max(before_s, after_s))))
+        if isinstance(why, Skipped):
+            self._lines.append((why.t, step.__name__, "-", "-", "skipped", why.reason))
+            print(f"{why.t:>5}  {step.__name__}: skipped: {why.reason}", flush=True)
+        elif why is not None:
+            self.trouble.append(f"{step.__name__}: {why}")
             self._lines.append(("", step.__name__, "-", "-", "NOT OK", "see below"))
+        return after_s
 
     def _add(self, row: Row) -> None:
         took, ok = f"{row.seconds:.3f} s", "ok" if row.ok else "NOT OK"
@@ -422,7 +429,7 @@ class Table:
 def main() -> int:
     """Print the table; 0 if every row is within its limit."""
     table = Table()
-    began, slowest = time.monotonic(), 0.0
+    began = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="first-ten-") as folder,
         contextlib.ExitStack() as opened,
@@ -431,11 +438,10 @@ def main() -> int:
         if walk.newcomer.ports != DEFAULT_PORTS:
             ports = " and ".join(map(str, walk.newcomer.ports))
             print(f"7400 or 7480 is taken: using {ports} instead", flush=True)
+        paces = [pace.measure()]
         for step in walk.steps():
-            reference_s = pace.measure()
-            slowest = max(slowest, reference_s)
-            table.play(step, pace.allowance(reference_s))
-    print(f"\n{table}\n\n{pace.describe(slowest)}")
+            paces.append(table.play(step, paces[-1]))
+    print(f"\n{table}\n\n{pace.describe(max(paces))}")
     took, load = time.monotonic() - began, os.getloadavg()[0]
     print(f"{'not ' if table.trouble else ''}within the limits; {took:.0f} s in all, ", end="")
     print(f"load {load:.1f} on {os.cpu_count()} cores")

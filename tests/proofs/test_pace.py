@@ -1,10 +1,13 @@
 """How much longer the limits of the first ten minutes may be, and what is said of it."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 
-from tests.proofs.first_ten import Row
+from tests.proofs import pace
+from tests.proofs.first_ten import Row, Table
+from tests.proofs.newcomer import Stumble
 from tests.proofs.pace import IDLE_S, allowance, describe
 
 
@@ -37,3 +40,22 @@ def test_a_row_is_judged_by_its_own_allowance() -> None:
     assert slower.ok
     assert slower.limit == "1 s x 2.0"
     assert not dataclasses.replace(slower, seconds=2.1).ok
+
+
+def test_the_slower_of_before_and_after_counts_and_rows_stay_where_the_next_one_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pace, "measure", lambda: 2 * IDLE_S)
+    table = Table()
+
+    def step() -> Iterator[Row]:
+        yield Row("1:00", "one", 1.9, 1.0)
+        yield Row("1:00", "two", 2.1, 1.0)
+        raise Stumble("and then nothing came")
+
+    assert table.play(step, before_s=IDLE_S) == 2 * IDLE_S
+    lines = str(table).splitlines()
+    assert lines[1].split() == ["1:00", "one", "1.900", "s", "1", "s", "x", "2.0", "ok"]
+    assert lines[2].split()[-2:] == ["NOT", "OK"]
+    assert lines[3].startswith("      step")
+    assert table.trouble == ["1:00 took 2.100 s of 1 s x 2.0: ", "step: and then nothing came"]
