@@ -27,10 +27,11 @@ from tailrace.broker import decisions, placement
 from tailrace.broker.bell import Bell
 from tailrace.broker.catalog import Catalog, Topic
 from tailrace.broker.cluster_view import ClusterView
-from tailrace.broker.decisions import Change, MinIsr, decide
+from tailrace.broker.decisions import Change, decide
 from tailrace.broker.members import BROKERS, CONTROLLER_KEY
 from tailrace.broker.metadata import TXN_CHANGES_MAX
 from tailrace.broker.metrics import Metrics
+from tailrace.broker.placement import MinIsr
 from tailrace.broker.registry import Conflict, Registry
 from tailrace.broker.session import Session
 from tailrace.broker.views import Views
@@ -182,7 +183,7 @@ class Controller:
 
     def _planned_topics(self, view: ClusterView, *, calm: bool) -> Sequence[Topic]:
         """Each topic once: what both plans want is done with the next view."""
-        if drained := placement.drained(view):
+        if drained := placement.drained(view, self._min_isr):
             return drained
         return placement.raised(view) if calm else []
 

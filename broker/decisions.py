@@ -8,20 +8,19 @@ of which only so many may fill copies at once; leaders that are not the preferre
 time, when the cluster has been calm.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from tailrace.broker import election, reassignment
 from tailrace.broker.catalog import Leadership, Topic
 from tailrace.broker.cluster_view import ClusterView, PartitionId
-from tailrace.broker.placement import Target
+from tailrace.broker.placement import MinIsr, Target
 
 FILLING_MAX = 10  # partitions that fill copies at once
 BALANCE_MAX = 5  # leaders moved at a time for no need but balance
 
 Reason = Literal["failover", "shrink", "reassign", "balance"]
-MinIsr = Callable[[Topic], int | None]  # as configured; None: auto
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ def drain_broker(node: Node, call: Call, request: DrainBrokerRequest) -> Later:
     async def work() -> Response:
         await node.latest.read()
         view, broker_id = node.views.view, request.broker_id
-        found = moving.drain(view, broker_id)
+        found = moving.drain(view, broker_id, lambda topic: node.topics.config_of(topic).min_isr)
         draining = broker_id in view.drains
         if not request.dry_run and draining is request.cancel:
             await _put_drain(node, broker_id, wanted=not request.cancel)

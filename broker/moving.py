@@ -7,14 +7,14 @@ which sees what is wanted of the brokers in a topic (*targets*); here only targe
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tailrace.broker import election, placement
 from tailrace.broker.catalog import Leadership, Topic
 from tailrace.broker.cluster_status import leadership
 from tailrace.broker.cluster_view import ClusterView, PartitionId
-from tailrace.broker.placement import Target
+from tailrace.broker.placement import MinIsr, Target
 from tailrace.protocol import texts, texts_cluster, texts_config
 from tailrace.protocol.errors import PartitionOffline, to_wire
 from tailrace.protocol.messages import (
@@ -24,8 +24,6 @@ from tailrace.protocol.messages import (
     ReplicaDescription,
     ReplicaMove,
 )
-
-MinIsr = Callable[[Topic], int | None]  # as configured, None: auto
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,13 +304,13 @@ class Drain:
     stuck: tuple[PartitionRange, ...]
 
 
-def drain(view: ClusterView, broker_id: str) -> Drain:
+def drain(view: ClusterView, broker_id: str, min_isr: MinIsr) -> Drain:
     """As it goes on, or would. T082 for a broker that nobody knows."""
     held = [one for one in everything(view) if _holds(view, one, broker_id)]
     if not held and not view.alive(broker_id) and broker_id not in view.drains:
         raise texts_cluster.no_such_broker(broker_id, known=sorted(view.brokers))
     planned = replace(view, drains=view.drains | {broker_id})
-    targets = {topic.topic_id: topic for topic in placement.drained(planned)}
+    targets = {topic.topic_id: topic for topic in placement.drained(planned, min_isr)}
     moves: list[ReplicaMove] = []
     stuck: list[PartitionRange] = []
     for one in held:

@@ -19,6 +19,7 @@ from tailrace.broker.cluster_view import ClusterView
 from tailrace.broker.config_check import REPLICAS_AUTO
 
 Target = tuple[str, ...]  # broker ids, the preferred leader first
+MinIsr = Callable[[Topic], int | None]  # as configured; None: auto
 
 
 @dataclass(slots=True)
@@ -130,13 +131,21 @@ def load(view: ClusterView) -> Load:
 # ── plans ────────────────────────────────────────────────────────────────────────────────────
 
 
-def drained(view: ClusterView) -> list[Topic]:
+def drained(view: ClusterView, min_isr: MinIsr) -> list[Topic]:
     """Topics with other targets, without the brokers an operator wants to be rid of.
 
     Another broker takes their place in the list. Where there is none, a topic that asked for
-    "auto" has a copy less; the others stay as they are, see ``held_back``.
+    "auto" has a copy less, but never fewer than the ``min_isr`` it was given: it could not be
+    written to any more. The others stay as they are, see ``held_back``.
     """
-    return _replanned(view, _without) if view.drains else []
+
+    def plan(
+        topic: Topic, record: PartitionRecord, drains: Collection[str], spreader: Spreader
+    ) -> Target:
+        least = (min_isr(topic) or 1) if topic.replicas is None else len(record.replicas)
+        return _without(record, drains, spreader, least)
+
+    return _replanned(view, plan) if view.drains else []
 
 
 def raised(view: ClusterView) -> list[Topic]:
@@ -188,14 +197,15 @@ def _replanned(view: ClusterView, plan: Plan) -> list[Topic]:
 
 
 def _without(
-    topic: Topic, record: PartitionRecord, drains: Collection[str], spreader: Spreader
+    record: PartitionRecord, drains: Collection[str], spreader: Spreader, least: int
 ) -> Target:
+    """The copies without those on ``drains``, but not fewer than ``least``."""
     target = list(record.replicas)
     for leaving in [one for one in target if one in drains]:
         taker = spreader.another(tuple(one for one in target if one not in drains))
         if taker is not None:
             target[target.index(leaving)] = taker
-        elif topic.replicas is None and len(target) > 1:
+        elif len(target) > least:
             target.remove(leaving)
     return tuple(target)
 

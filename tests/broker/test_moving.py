@@ -196,19 +196,19 @@ def test_moves_are_what_lives_and_lacks_something() -> None:
 
 def test_drain_tells_where_everything_goes_and_what_cannot() -> None:
     seen = view(("n1", ABC, ABC), ("n2", ABC, ABC), replicas=3)
-    found = moving.drain(seen, "n1")
+    found = moving.drain(seen, "n1", lambda topic: None)
     assert (found.leads, found.holds, found.stuck) == (1, 2, ())
     assert all("n4" in move.after and "n1" not in move.after for move in found.moves)
     small = view(("n1", ABC, ABC), brokers=ABC, replicas=3)
-    assert [(one.topic, one.partition) for one in moving.drain(small, "n1").stuck] == [
-        ("orders", 0)
-    ]
+    assert [
+        (one.topic, one.partition) for one in moving.drain(small, "n1", lambda topic: None).stuck
+    ] == [("orders", 0)]
 
 
 def test_drained_broker_holds_nothing_and_a_strange_one_is_refused() -> None:
     seen = view(("n1", ABC, ABC))
-    assert moving.drain(seen, "n4") == moving.Drain(0, 0, (), ())
+    assert moving.drain(seen, "n4", lambda topic: None) == moving.Drain(0, 0, (), ())
     with pytest.raises(ConfigError, match="broker n9 is none"):
-        moving.drain(seen, "n9")
+        moving.drain(seen, "n9", lambda topic: None)
     gone = view(("n1", ABC, ABC), brokers=("n1", "n2", "n4"))
-    assert moving.drain(gone, "n3").holds == 1, "a dead one can be drained"
+    assert moving.drain(gone, "n3", lambda topic: None).holds == 1, "a dead one can be drained"

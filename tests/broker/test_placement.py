@@ -109,32 +109,43 @@ def test_brokers_that_stop_or_are_drained_get_nothing() -> None:
 # ── drain ────────────────────────────────────────────────────────────────────────────────────
 
 
+def drained(there: ClusterView, min_isr: int | None = None) -> list[Topic]:
+    return placement.drained(there, lambda topic: min_isr)
+
+
 def test_a_drained_broker_is_replaced_where_it_stood() -> None:
     there = view(no_racks("abcd"), topic("t", ["abc", "bca", "cab"]), drains="a")
-    assert targets_of(placement.drained(there)) == ["dbc", "bcd", "cdb"]
+    assert targets_of(drained(there)) == ["dbc", "bcd", "cdb"]
 
 
 def test_a_drained_broker_is_replaced_on_a_rack_that_is_not_used_yet() -> None:
     racks = {"a": "r1", "b": "r2", "c": "r2", "d": "r1", "e": "r2"}
     there = view(racks, topic("t", ["ab"]), topic("u", ["de", "dc", "dc"]), drains="a")
-    assert targets_of(placement.drained(there)) == ["db"]
+    assert targets_of(drained(there)) == ["db"]
 
 
 def test_without_another_broker_only_auto_topics_lose_a_copy() -> None:
     auto, fixed = topic("t", ["abc", "bca"]), topic("u", ["abc"], replicas=3)
     there = view(no_racks("abc"), auto, fixed, drains="a")
-    assert targets_of(placement.drained(there)) == ["bc", "bc"]
-    assert [one.name for one in placement.drained(there)] == ["t"]
+    assert targets_of(drained(there)) == ["bc", "bc"]
+    assert [one.name for one in drained(there)] == ["t"]
     assert ("u", 0) in placement.held_back(there)
 
 
+def test_no_topic_is_left_with_fewer_copies_than_it_needs_to_be_written() -> None:
+    there = view(no_racks("abc"), topic("t", ["abc", "bca"]), drains="a")
+    assert drained(there, min_isr=3) == []
+    assert placement.held_back(there) == [("t", 0), ("t", 1)]
+    assert targets_of(drained(there, min_isr=2)) == ["bc", "bc"]
+
+
 def test_the_last_copy_stays_if_nobody_can_take_it() -> None:
-    assert placement.drained(view(no_racks("a"), topic("t", ["a"]), drains="a")) == []
+    assert drained(view(no_racks("a"), topic("t", ["a"]), drains="a")) == []
 
 
 def test_several_brokers_are_drained_at_once() -> None:
     there = view(no_racks("abcdef"), topic("t", ["abc", "bcd", "cda"]), drains="ab")
-    for target in targets_of(placement.drained(there)):
+    for target in targets_of(drained(there)):
         assert len(set(target)) == 3
         assert not set(target) & set("ab")
 
@@ -145,7 +156,7 @@ def test_several_brokers_are_drained_at_once() -> None:
 )
 def test_draining_moves_only_what_was_there(targets: list[tuple[str, ...]], gone: str) -> None:
     there = view(no_racks("abcde"), topic("t", targets), drains=gone)
-    changed = placement.drained(there)
+    changed = drained(there)
     after = [one.replicas for one in changed[0].partitions] if changed else targets
     for before, target in zip(targets, after, strict=True):
         assert gone not in target
@@ -157,7 +168,7 @@ def test_draining_moves_only_what_was_there(targets: list[tuple[str, ...]], gone
 def test_what_leaves_a_broker_goes_to_those_with_least() -> None:
     targets = ["ab", "ab", "ab", "ab", "cd", "cd"]
     there = view(no_racks("abcd"), topic("t", targets), drains="a")
-    changed = placement.drained(there)
+    changed = drained(there)
     load = placement.Load.of(one.replicas for one in changed[0].partitions)
     assert load.copies == {"b": 4, "c": 4, "d": 4}
 
