@@ -234,12 +234,15 @@ class ClusterChaos:
             await trio.sleep(self.rng.expovariate(2.0))
 
     async def _flip(self) -> None:
-        """Bits change on their way from one broker to another."""
-        one, other = self.rng.sample(self.names, 2)
-        link = self.cluster.net.link(one, other)
-        link.flips = self.rng.choice((0.01, 0.1))
-        await trio.sleep(self.rng.expovariate(0.3))
-        link.flips = 0.0
+        """Bits change on their way from one broker to the others."""
+        source = self.cluster.nodes[self._leader()].name
+        links = [self.cluster.net.link(source, one) for one in self.names if one != source]
+        share = self.rng.choice((0.05, 0.3))
+        for link in links:
+            link.flips = share
+        await trio.sleep(self.rng.expovariate(0.2))
+        for link in links:
+            link.flips = 0.0
 
     # ── the metadata store ───────────────────────────────────────────────────────────────────
 
