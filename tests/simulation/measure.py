@@ -41,11 +41,11 @@ COLUMNS: dict[str, Finder] = {
 }
 
 
-def states_to_failure(bug: str) -> tuple[int, str] | None:
+def states_to_failure(bug: str, scripts: Sequence[Script] = SCRIPTS) -> tuple[int, str] | None:
     """After how many states of all scripts in their order a planted bug shows, and how."""
     states = 0
     with plant(bug):
-        for script in SCRIPTS:
+        for script in scripts:
             points = sum(1 for _ in crash_points(script))
             found = explore(script, STATES_PER_POINT * points, stop=True)
             states += found.states

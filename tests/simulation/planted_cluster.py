@@ -13,11 +13,11 @@ from tailrace.broker.cluster_view import PartitionId
 from tailrace.broker.isr_keeper import IsrKeeper
 from tailrace.broker.leader_link import LeaderLink
 from tailrace.broker.members import BROKERS
+from tailrace.broker.metadata import Entry
 from tailrace.broker.partition import Partition
 from tailrace.broker.registry import Conflict, Registry
 from tailrace.broker.replica import Follower, IsrChange, Replica
 from tailrace.broker.session import Session
-from tailrace.broker.views import Views
 from tailrace.protocol.batch import BadBatch, BatchHeader, EndOfLog, scan_one
 from tailrace.protocol.errors import MetadataUnavailable
 from tailrace.storage import replicating
@@ -72,10 +72,10 @@ def joins_below_epoch_start() -> Patches:
     """Into the ISR comes who is at the high watermark, wherever the epoch began (R5)."""
     isr_change, lasting = Replica.isr_change, Replica._lasting
 
-    def hasty(self: Replica, now: float, lag_max: float) -> IsrChange | None:
+    def hasty(self: Replica, *given: Any) -> IsrChange | None:
         start, self.epoch_start = self.epoch_start, 0
         try:
-            return isr_change(self, now, lag_max)
+            return isr_change(self, *given)
         finally:
             self.epoch_start = start
 
@@ -198,14 +198,12 @@ def epoch_written_late() -> Patches:
 
 
 def watch_trusted() -> Patches:
-    """Leaderships are read from the newest revision that was seen anywhere, as if whatever woke
-    this broker had told of all before (R17)."""
-    read = Views._read
+    """What woke a broker is taken for all that has changed: the newest change (R17)."""
+    entries = Registry.entries
 
-    async def trusting(self: Any, *, whole: bool) -> bool:
-        changed = await read(self, whole=whole)
-        newest = max((revision for revision, _ in self._decoded.values()), default=0)
-        self._since = max(self._since, newest)
-        return changed
+    async def newest(self: Registry, prefix: str, since: int = 0) -> Sequence[Entry]:
+        found = await entries(self, prefix, since)
+        last = max((one.revision for one in found), default=0)
+        return [one for one in found if not since or one.revision == last]
 
-    return [patch.object(Views, "_read", trusting)]
+    return [patch.object(Registry, "entries", newest)]

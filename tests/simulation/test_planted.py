@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.simulation.crash_scripts import SCRIPTS, epochs
 from tests.simulation.log_machine import examples_to_failure
 from tests.simulation.measure import states_to_failure
 from tests.simulation.planted import BUGS, Finder, plant
@@ -9,8 +10,17 @@ from tests.simulation.sweep import CLUSTER, GROUPS, KEEPING, STREAMS, TOMBSTONES
 
 EXAMPLES = 60
 SEEDS = 50
-# Where to begin with a bug that few seeds meet (``measure`` counts from 0): half a minute saved.
-FIRST_SEED = {"offsets-while-loading": 23}
+# Where to begin with a bug that not every seed meets (``measure`` counts from 0), and with one that
+# few scripts do: a minute saved.
+FIRST_SEED = {
+    (STREAMS, "retry-after-eio"): 2,
+    (STREAMS, "cut-at-first-bad-checksum"): 2,
+    (STREAMS, "producers-not-restored"): 2,
+    (STREAMS, "no-sequence-check"): 2,
+    (GROUPS, "commit-before-append"): 2,
+    (GROUPS, "offsets-while-loading"): 23,
+}
+FIRST_SCRIPT = {"rename-before-fsync": epochs}
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +35,8 @@ def test_every_bug_has_a_finder() -> None:
 
 @pytest.mark.parametrize("bug", found_by("scripts"))
 def test_crash_exploration_finds(bug: str) -> None:
-    found = states_to_failure(bug)
+    first = SCRIPTS.index(FIRST_SCRIPT.get(bug, SCRIPTS[0]))
+    found = states_to_failure(bug, (*SCRIPTS[first:], *SCRIPTS[:first]))
     assert found is not None, f"{bug}: every state is as it should be"
     print(f"{bug}: {found[0]} states, {found[1]}")
 
@@ -49,7 +60,7 @@ def test_the_state_machine_finds(bug: str) -> None:
     ],
 )
 def test_the_simulation_finds(scenario: str, bug: str) -> None:
-    first = FIRST_SEED.get(bug, 0)
+    first = FIRST_SEED.get((scenario, bug), 0)
     found = first_caught(bug, range(first, first + SEEDS), scenario)
     assert found is not None, f"{bug}: not caught by {SEEDS} seeds from {first}"
     print(f"{bug}: caught by seed {found.seed}: {found.failure.splitlines()[-1]}")
