@@ -69,6 +69,7 @@ log = logging.getLogger("tailrace.broker.server")
 T = TypeVar("T")
 
 ROLE = "broker"
+PARKED_EVERY_S = 0.1  # how often a stop looks for requests that have come to wait meanwhile
 CLOSE_S = 5.0  # for closing what is left, also when cancelled (R41)
 
 
@@ -421,14 +422,15 @@ class Server:
             await hand_over(node)
         for connection in list(node.connections):
             connection.stop_taking()
-        for fetch in list(node.parked):
-            fetch.finish()
         node.erasures.release()
         node.groups.release()
-        node.outbox.flush()
         self._enter("finish")
         while node.connections or gateway.in_hand:
-            await node.left.wait()
+            for fetch in list(node.parked):  # some are only on their way there
+                fetch.finish()
+            node.outbox.flush()
+            with trio.move_on_after(PARKED_EVERY_S):
+                await node.left.wait()
 
     def _enter(self, stage: str) -> None:
         """Say that a stage of the stop begins, and how long after the stop was asked for."""

@@ -23,7 +23,7 @@ from tailrace.broker.partition import Partition
 from tailrace.broker.space import Space
 from tailrace.broker.world import World
 from tailrace.protocol import texts
-from tailrace.protocol.errors import BrokerError, TailraceError
+from tailrace.protocol.errors import BrokerError, PartitionOffline, TailraceError
 from tailrace.protocol.shapes import PartitionStatus
 from tailrace.storage.directory import DataDirectory
 from tailrace.storage.disk import NO_ROOM
@@ -32,6 +32,8 @@ from tailrace.storage.opening import Unopened
 from tailrace.storage.retention import segment_size_bytes
 
 log = logging.getLogger("tailrace.broker.shelf")
+
+REMOVED_TOGETHER_MAX = 20  # directories, in a thread that others may wait for
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,17 +366,29 @@ class Shelf:
 
         T033 if that fails: nothing is lost by trying again. T093 if a sync of it fails.
         """
-        for where in gone:
-            if self.missing(where):
-                continue
+        there = [where for where in gone if not self.missing(where)]
+        run = self._world.offload.run
+        try:
+            for first in range(0, len(there), REMOVED_TOGETHER_MAX):
+                some = there[first : first + REMOVED_TOGETHER_MAX]
+                stuck = await run(self._remove, topic, some)
+                if stuck is not None:
+                    raise stuck
+        finally:
+            if there:
+                await run(self._directory.sync_removals)
+
+    def _remove(self, topic: str, some: Sequence[PartitionId]) -> PartitionOffline | None:
+        """In a thread: what keeps one of them from being removed."""
+        for where in some:
             try:
-                await self._world.offload.run(self._directory.remove_partition, *where)
+                self._directory.remove_partition(*where)
             except OSError as error:
-                stuck = texts.partition_offline(
-                    topic, where[1], reason=f"its directory could not be removed: {error}"
-                )
+                reason = f"its directory could not be removed: {error}"
+                stuck = texts.partition_offline(topic, where[1], reason=reason)
                 log.error("%s", stuck, extra={"event": "topic.not_removed", "code": stuck.code})
-                raise stuck from error
+                return stuck
+        return None
 
     def close(self) -> None:
         """Close every log. After a graceful stop they were settled and flushed before."""

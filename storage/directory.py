@@ -165,11 +165,14 @@ class DataDirectory:
         return [found for found in names if found is not None]
 
     def remove_partition(self, topic_id: bytes, partition: int) -> None:
-        """Remove a partition's directory for good; its log must not be in use.
+        """Remove a partition's directory; its log must not be in use.
 
-        Raises ``OSError``, BrokerError T093 if a sync fails.
+        For good only after ``sync_removals``. Raises ``OSError``.
         """
         self._disk.remove_directory(self.partition_path(topic_id, partition))
+
+    def sync_removals(self) -> None:
+        """What was removed stays so. ``OSError``, BrokerError T093 if the sync fails."""
         topics = f"{self.path}/topics"
         with checkpoint.syncing(topics):
             self._disk.sync_directory(topics)

@@ -143,12 +143,13 @@ def test_names_of_partitions_are_synced_anew_by_a_change(tmp_path: Path) -> None
     directory.release()
 
 
-def test_a_partition_is_removed_for_good_or_the_process_ends(tmp_path: Path) -> None:
+def test_partitions_are_removed_for_good_or_the_process_ends(tmp_path: Path) -> None:
     disk = FailingDisk(0)
     directory = opened(tmp_path, disk=disk)
     disk.fails_at = disk.syncs + 1
+    directory.remove_partition(TOPIC_ID, 0)
     with pytest.raises(BrokerError, match="T093"):
-        directory.remove_partition(TOPIC_ID, 0)
+        directory.sync_removals()
     disk.fails_at = disk.syncs + 1
     with pytest.raises(BrokerError, match="T093"):
         directory.clear_suspect()
