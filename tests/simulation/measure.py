@@ -9,7 +9,9 @@ not one of those finds that should (``planted``) makes the exit code 1.
 
 import argparse
 import sys
+from collections.abc import Sequence
 
+from tests.simulation.crash_model import Script
 from tests.simulation.crash_scripts import SCRIPTS
 from tests.simulation.explore import crash_points, explore
 from tests.simulation.log_machine import examples_to_failure
