@@ -96,6 +96,8 @@ def test_every_query_has_something_to_show(tmp_path: Path) -> None:
                 assert time.monotonic() < deadline, (tmp_path / "log").read_text()
                 time.sleep(LOOK_EVERY_S)
             use(cluster)
-            while (without := empty(ask, asked)) and time.monotonic() < deadline:
-                time.sleep(LOOK_EVERY_S)
+            with cluster.client() as client, client.producer() as producer:
+                while (without := empty(ask, asked)) and time.monotonic() < deadline:
+                    producer.send("orders", b"x")  # a rate is of what goes on from scrape to scrape
+                    time.sleep(LOOK_EVERY_S)
     assert not without
