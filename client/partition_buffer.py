@@ -106,6 +106,7 @@ class PartitionBuffer:
         self.paused = False
         self._paused_by: set[object] = set()
         self.stop: int | None = None  # records from here on are not handed out
+        self.given_up = False  # nothing more is asked for, whoever still has it in hand
         self.failure: TailraceError | None = None  # found at ``fetch_offset``
         self.stalled: TailraceError | None = None  # raised, and the position still stands there
         self.end: int | None = None  # readable end of the log, as of the last answer
@@ -163,6 +164,7 @@ class PartitionBuffer:
         return not (
             self.in_flight
             or self.paused
+            or self.given_up
             or self.failure is not None
             or self._waiting_bytes > waiting_bytes_max
             or (self.stop is not None and self.fetch_offset >= self.stop)
@@ -306,6 +308,7 @@ class PartitionBuffer:
 
     def give_up(self) -> None:
         """It goes to somebody else: what is on its way is not for us any more."""
+        self.given_up = True
         self._refetch(self.position)
 
     def forget(self) -> None:

@@ -238,6 +238,17 @@ def test_pause_keeps_the_position_and_gives_back_what_was_not_opened() -> None:
     assert drain(target) == [(1, b"b"), (2, b"c")]
 
 
+def test_what_was_given_up_wants_nothing_whoever_still_reads_or_seeks_in_it() -> None:
+    target = buffer()
+    answer(target, entry(0, [b"a"]))
+    assert target.wants(LIMIT)
+    target.give_up()
+    assert not target.wants(LIMIT)
+    target.ask_anew()
+    target.skip_to(7)
+    assert not target.wants(LIMIT)
+
+
 def test_rewind_takes_back_unless_somebody_sought() -> None:
     target = buffer()
     answer(target, entry(0, [b"a", b"b", b"c"]))
