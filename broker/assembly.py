@@ -214,6 +214,7 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
 
     def view_followed(view: ClusterView) -> None:
         node.groups.leads_changed()
+        node.outbox.flush()
 
     node.views.keeper = node.keeper.follow
     node.views.on_view.append(view_seen)
@@ -222,6 +223,7 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
     node.registry.stored = node.views.note
     node.session.on_registered = node.views.refresh
     node.keeper.changed = topics_changed
+    node.keeper.answered = node.outbox.flush
     node.keeper.again = node.views.follow_again
     node.shelf.view = lambda: node.views.view
     node.shelf.on_failed = node.views.follow_again

@@ -105,6 +105,7 @@ class IsrKeeper:
             leadership = stored[partition.topic_id, partition.number]
             if partition.role == "leader" and _same_epoch(partition, leadership):
                 partition.learn(leadership)
+        self._node.outbox.flush()  # what waited for a replica that left is acknowledged
 
     async def _refused(self, partition: Partition, change: IsrChange) -> None:
         """Somebody else changed it, or who was to come in has registered anew."""
@@ -119,6 +120,7 @@ class IsrKeeper:
             return  # it is not for this broker to say any more
         if stored.revision > partition.leadership.revision:
             partition.learn(stored)
+            self._node.outbox.flush()
         else:
             partition.refuse_change(change)
 

@@ -47,6 +47,7 @@ class Keeper:
         erasures: Erasures,
         metrics: Metrics,
     ) -> None:
+        self.answered: Callable[[], None] = lambda: None  # who waited for a lead that is gone
         self.changed: Callable[[], None] = lambda: None  # topics are others, or have other settings
         self.again: Callable[[], None] = lambda: None  # not all could be done: follow again
         self.stopping = False  # no lead is taken any more
@@ -95,6 +96,7 @@ class Keeper:
         before = self._followed
         self._step_back(mine)
         self._remover.take_off(view, mine, before)
+        self.answered()
         await self._lead(mine)
         self._shelf.catalog = view.catalog
         await self._forget_topics(before, view)

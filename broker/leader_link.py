@@ -275,6 +275,7 @@ class LeaderLink:
                     batches.append((one, data))
         if batches:
             await self._append(batches)
+        self._node.outbox.flush()  # consumers that wait here were answered
 
     def _learn(self, one: Followed, result: FetchResult) -> None:
         partition, told = one.partition, one.partition.following

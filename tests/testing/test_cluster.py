@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import tailrace
+from tailrace.protocol.messages import FetchPartition, FetchRequest, MetadataRequest
 from tailrace.testing import Cluster
 from tailrace.testing.cluster import SETTLED_S
 
@@ -165,6 +167,7 @@ def test_reader_in_a_rack_reads_from_the_replica_there() -> None:
             broker.stop()
             broker._config["broker.rack"] = f"rack-{name}"
             broker.start()
+        cluster.start()  # every broker knows all others again
         cluster.create_topic("orders")
         leader = cluster.leader("orders", 0)
         near = next(name for name in cluster.brokers if name != leader)
@@ -182,6 +185,39 @@ def test_reader_in_a_rack_reads_from_the_replica_there() -> None:
                 cluster.kill(near)
                 producer.send("orders", b"2")
                 assert next(records).value == b"2"
+
+
+def test_reader_that_waits_at_a_follower_is_answered_when_records_come(cluster: Cluster) -> None:
+    """Nothing else happens on that broker that would send the answer."""
+    cluster.create_topic("orders")
+    leader = cluster.leader("orders", 0)
+    near = next(name for name in cluster.brokers if name != leader)
+
+    async def main() -> float:
+        async with tailrace.connect(cluster.url) as client, client.producer() as producer:
+            topic = await client.cluster.topic("orders")
+            until_known = FetchPartition(topic.topic_id, 0, 0, 1 << 20, -1, -1, -1)
+            question = FetchRequest(20_000, 1, 1 << 20, 1, None, -1, (until_known,), rack="near")
+            bodies: list[bytes] = []
+
+            async def read() -> None:
+                while not bodies:  # it may have to open its copy first
+                    _, body = await client.cluster.leader_request(
+                        near, question, kind="fetch", timeout=30.0
+                    )
+                    bodies.extend([bytes(body)] if body else [])
+
+            await client.cluster.leader_request(
+                near, MetadataRequest((), False), kind="fetch", timeout=10.0
+            )
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read)
+                await anyio.sleep(0.2)
+                await producer.send("orders", b"a")
+                began = time.monotonic()
+            return time.monotonic() - began
+
+    assert anyio.run(main) < SETTLED_S, "not at the end of the wait"
 
 
 def served(consumer: Any) -> Any:
