@@ -20,9 +20,7 @@ ID = bytes(range(16))
 
 
 def topic(name: str, topic_id: bytes = ID, partitions: int = 3) -> Topic:
-    return new_topic(
-        name, topic_id, placement=[("n1",)] * partitions, replicas=None, config={}
-    )
+    return new_topic(name, topic_id, placement=[("n1",)] * partitions, replicas=None, config={})
 
 
 def test_a_topic_survives_the_store() -> None:
