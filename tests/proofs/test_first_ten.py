@@ -22,7 +22,8 @@ def test_readme_has_an_app_and_a_test() -> None:
 
 
 def test_lines_are_stamped_in_their_order_and_ctrl_c_is_typed(newcomer: Newcomer) -> None:
-    code = "trap 'echo bye; exit 7' INT; echo began; while :; do read line; done"
+    # Not `read`: a shell that is told between two of them waits on in the second.
+    code = "trap 'echo bye; exit 7' INT; echo began; while :; do sleep 0.2; done"
     with Terminal(newcomer, "sh", "-c", code) as terminal:
         match, at = terminal.wait("^be(.*)$", seconds=SECONDS_MAX)
         assert match[1] == "gan"
