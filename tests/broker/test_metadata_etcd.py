@@ -33,7 +33,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
 
 @pytest.mark.slow
 class TestEtcdStore(MetadataContract):
-    lease_s = 5.0
+    lease_s = 3.0
 
     @pytest.fixture(autouse=True)
     def _place(self, etcd: Etcd, request: pytest.FixtureRequest) -> None:
@@ -248,7 +248,9 @@ def test_a_full_etcd_is_read_only_until_the_alarm_is_disarmed(tmp_path: Path) ->
                 await fill()
             assert "is read-only: its database is full (alarm NOSPACE)" in str(raised.value)
             assert "etcdctl alarm disarm" in raised.value.hint
-            assert len(await store.list("")) == written > 0
+            # The change that finds the room gone as it is applied is made, and refused all the same.
+            assert written > 0
+            assert len(await store.list("")) - written in (0, 1)
             assert await store.keepalive(lease)
             with pytest.raises(MetadataUnavailable, match="read-only"):
                 await store.grant(10)

@@ -75,7 +75,7 @@ def test_a_member_that_hangs_is_left(three: Etcd) -> None:
 
 def test_without_a_majority_nothing_is_read_or_written(three: Etcd) -> None:
     async def main() -> None:
-        async with opened(three.urls, call_s=3) as store:
+        async with opened(three.urls, call_s=2) as store:
             revision = await settled(store, "a/1", b"before")
             watch = store.watch("a/")
             for member in three.members[1:]:
