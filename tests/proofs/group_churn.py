@@ -19,7 +19,13 @@ import trio
 
 from tailrace.bench.processes import BrokerProcess
 from tailrace.protocol.errors import GroupFenced, TailraceError
-from tailrace.protocol.messages import CommitOffsetsRequest, HeartbeatResponse, Request
+from tailrace.protocol.messages import (
+    CommitOffsetsRequest,
+    FindCoordinatorRequest,
+    FindCoordinatorResponse,
+    HeartbeatResponse,
+    Request,
+)
 from tests.broker.harness import Client
 from tests.broker.members import Member, committing
 
@@ -268,6 +274,8 @@ async def churn(url: str, pid: int, plan: Plan, seed: int) -> None:
         lines.append(Line(client))
     for number in range(TOPICS):
         await lines[0].client.create(f"topic-{number}", PARTITIONS)
+    # As every client does first; when it is answered, all partitions of the groups' topic are led.
+    await lines[0].client.ask(FindCoordinatorRequest("first"), FindCoordinatorResponse)
     crowd = Crowd(plan, lines, pid, seed)
     async with trio.open_nursery() as nursery:
         for line in lines:
