@@ -248,7 +248,7 @@ def test_a_full_etcd_is_read_only_until_the_alarm_is_disarmed(tmp_path: Path) ->
                 await fill()
             assert "is read-only: its database is full (alarm NOSPACE)" in str(raised.value)
             assert "etcdctl alarm disarm" in raised.value.hint
-            # The change that finds the room gone as it is applied is made, and refused all the same.
+            # The change that finds the room gone as it is applied is made, though it is refused.
             assert written > 0
             assert len(await store.list("")) - written in (0, 1)
             assert await store.keepalive(lease)
