@@ -10,14 +10,15 @@ not in sync has fetched. Many changes go in few transactions: one dead broker is
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from tailrace.broker.bell import Bell
 from tailrace.broker.catalog import Leadership
-from tailrace.broker.members import BROKERS
+from tailrace.broker.cluster_view import ClusterView
+from tailrace.broker.members import BROKERS, BrokerRecord
 from tailrace.broker.partition import Partition
 from tailrace.broker.registry import Conflict
 from tailrace.broker.replica import IsrChange
@@ -41,6 +42,15 @@ class IsrKeeper:
         self._lag_max_s = node.config.cluster.replica_lag_max_s
         self._due: dict[Partition, None] = {}
         self._bell = Bell()
+        self._brokers: Mapping[str, BrokerRecord] = {}
+        self._around_at = 0.0  # when all partitions are looked at, in trio's time
+        node.views.on_view.append(self._seen)
+
+    def _seen(self, view: ClusterView) -> None:
+        """Who has come is fit again, and may have fetched before that was known here."""
+        if view.brokers != self._brokers:
+            self._brokers, self._around_at = view.brokers, trio.current_time()
+            self._bell.ring()
 
     def look(self, partition: Partition) -> None:
         """Somebody who is not in its in-sync set may be ready for it."""
@@ -49,24 +59,36 @@ class IsrKeeper:
 
     async def run(self) -> None:
         """Until cancelled."""
-        every_s = self._lag_max_s / 2
-        around_at = trio.current_time()
         while True:
-            with trio.move_on_at(around_at):
+            with trio.move_on_at(self._around_at):
                 await self._bell.wait()
             due, self._due = self._due, {}
-            if trio.current_time() >= around_at:
-                around_at = trio.current_time() + every_s
+            now = trio.current_time()
+            if now >= self._around_at:
+                self._around_at = now + self._lag_max_s / 2
                 due = dict.fromkeys(self._node.shelf)
             await self._change(list(self._wanted(due)))
 
     def _wanted(self, due: Iterable[Partition]) -> Iterable[Change]:
-        now, stopping = trio.current_time(), self._node.views.view.draining
+        now = trio.current_time()
         for partition in due:
             if partition.role == "leader" and partition.serving and not partition.frozen:
-                change = partition.replica.isr_change(now, self._lag_max_s, stopping)
+                unfit = self._unfit(partition)
+                change = partition.replica.isr_change(now, self._lag_max_s, unfit)
                 if change is not None:
                     yield partition, change
+
+    def _unfit(self, partition: Partition) -> list[str]:
+        """Followers whom the store would refuse to let in, or who are about to leave: each of
+        them would cost a transaction, for each of its partitions."""
+        view, followers = self._node.views.view, partition.replica.followers
+        return [
+            one
+            for one, known in followers.items()
+            if one in view.draining
+            or (registered := view.brokers.get(one)) is None
+            or registered.epoch > known.broker_epoch
+        ]
 
     async def _change(self, changes: Sequence[Change]) -> None:
         limit = trio.CapacityLimiter(AT_ONCE)

@@ -240,13 +240,13 @@ class Replica:
         return self._pending is not None
 
     def isr_change(
-        self, now: float, lag_max: float, stopping: Collection[str] = ()
+        self, now: float, lag_max: float, unfit: Collection[str] = ()
     ) -> IsrChange | None:
         """The change that is due, if any: ``begin_change`` before it is sent.
 
         Out goes whoever lacks something and had not caught up for ``lag_max`` seconds, never the
         leader. In comes who is at the high watermark and beyond the epoch's start (R5), unless it
-        is among the ``stopping``: those leave.
+        is among the ``unfit``: those are about to go, or gone.
         """
         if not self.leading or self._pending is not None:
             return None
@@ -257,7 +257,7 @@ class Replica:
             broker_id: follower.broker_epoch
             for broker_id, follower in self.followers.items()
             if broker_id not in current.isr
-            and broker_id not in stopping
+            and broker_id not in unfit
             and follower.broker_epoch > 0
             and follower.counted >= max(self.high_watermark, self.epoch_start)
             and self._lasting(follower, now - lag_max)

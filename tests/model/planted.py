@@ -44,11 +44,11 @@ class NoEpochStart(JoinsEarly):
     """4: a follower comes into the ISR below the start of the leader's epoch."""
 
     def isr_change(
-        self, now: float, lag_max: float, stopping: Collection[str] = ()
+        self, now: float, lag_max: float, unfit: Collection[str] = ()
     ) -> IsrChange | None:
         start, self.epoch_start = self.epoch_start, 0
         try:
-            return super().isr_change(now, lag_max, stopping)
+            return super().isr_change(now, lag_max, unfit)
         finally:
             self.epoch_start = start
 
