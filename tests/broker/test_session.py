@@ -1,7 +1,7 @@
 """A broker's lease: how long it counts, what is done when it is lost. By clocks that go by hand."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -50,7 +50,7 @@ class Stage:
         )
 
     @asynccontextmanager
-    async def keeping(self, broker: str = "n1") -> AsyncIterator[Session]:
+    async def keeping(self, broker: str = "n1") -> AsyncGenerator[Session]:
         """Registered, and kept."""
         session = self.session(broker)
         await session.register(record(broker))
