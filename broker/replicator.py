@@ -60,7 +60,7 @@ class Replicator:
                 continue
             if partition.role == "follower" and partition.serving:
                 wanted[leader][partition.topic_id, partition.number] = partition
-        for leader_id in wanted.keys() - self._links.keys():
+        for leader_id in sorted(wanted.keys() - self._links.keys()):
             rng = self._node.world.rng(f"leader link {leader_id}")
             link = LeaderLink(self._node, leader_id, self._catch_up, nursery, rng)
             self._links[leader_id] = link
