@@ -279,7 +279,7 @@ class Keeper:
 
     async def _forget_topics(self, before: Catalog, view: ClusterView) -> None:
         """Forget what else was known of topics that are gone. T100."""
-        for topic_id in before.by_id.keys() - view.catalog.by_id.keys():
+        for topic_id in sorted(before.by_id.keys() - view.catalog.by_id.keys()):
             topic = before.by_id[topic_id]
             await self._erasures.forget_topic(topic_id)
             if view.catalog.find(topic.name) is None:

@@ -46,7 +46,7 @@ class Remover:
 
     def take_off(self, view: ClusterView, mine: Collection[PartitionId], before: Catalog) -> None:
         """Let nobody get hold of what is not to be here, open or broken."""
-        for where in self._shelf.held():
+        for where in sorted(self._shelf.held()):
             if where[0] not in view.catalog.by_id:
                 gone = texts.topic_id_not_found(where[0], broker=self._broker_id)
                 self._shelf.take_off(where, gone)

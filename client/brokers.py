@@ -71,7 +71,7 @@ class Brokers:
                     self.home = moved if self.home is known else self.home
                     known.close("the broker moved")
         if told:
-            for broker_id in self.by_id.keys() - {one.broker_id for one in told}:
+            for broker_id in sorted(self.by_id.keys() - {one.broker_id for one in told}):
                 self.by_id.pop(broker_id).close("the broker left the cluster")
 
     def doubt(self, broker_id: str) -> None:
