@@ -160,7 +160,8 @@ class ClusterChaos:
     def _note_failure(self, node: SimNode) -> None:
         """A broker may end because of its disk or of the store, and says so; else it is a bug."""
         error = None if node.failure is None else single(node.failure)
-        starting = isinstance(error, OSError) and node.ready is None  # it cannot, and says so
+        # One that starts may be stopped, or find no room, and says so.
+        starting = node.ready is None and (node.stopping or isinstance(error, OSError))
         if error is not None and not starting and not isinstance(error, TailraceError):
             self.crashed.append(Violation("R40", f"{node.name} ended by itself: {error!r}"))
         node.failure = None
