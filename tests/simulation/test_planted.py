@@ -19,6 +19,11 @@ FIRST_SEED = {
     (STREAMS, "no-sequence-check"): 2,
     (GROUPS, "commit-before-append"): 2,
     (GROUPS, "offsets-while-loading"): 23,
+    (CLUSTER, "no-fsync"): 1,
+    (CLUSTER, "ack-on-isr"): 2,
+    (CLUSTER, "leads-after-lease"): 1,
+    (CLUSTER, "epoch-written-late"): 2,
+    (CLUSTER, "watermark-falls"): 1,
 }
 FIRST_SCRIPT = {"rename-before-fsync": epochs}
 
