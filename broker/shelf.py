@@ -87,7 +87,8 @@ class Shelf:
         if partition is not None and partition.role == "leader":
             return partition
         topic = self.catalog.by_id.get(topic_id)
-        if topic is None or topic.state != "live":
+        gone = topic_id not in self.view().catalog.by_id  # the catalog here follows a little later
+        if topic is None or topic.state != "live" or gone:
             raise texts.topic_id_not_found(topic_id, broker=self._broker_id)
         if number >= len(topic.partitions):
             raise texts.partition_not_found(topic.name, number, partitions=len(topic.partitions))

@@ -15,7 +15,7 @@ from tailrace.client.partition_buffer import PartitionBuffer, point_after
 from tailrace.client.records import Batch
 from tailrace.client.retry import Backoff
 from tailrace.protocol import texts_client, texts_config
-from tailrace.protocol.errors import PartitionLost, TailraceError
+from tailrace.protocol.errors import PartitionLost, TailraceError, TopicNotFound
 from tailrace.protocol.shapes import TopicPartition
 
 if TYPE_CHECKING:
@@ -50,11 +50,17 @@ class CommitCalls:
         try:
             await self._store(points, metadata, lower=offsets is not None)
         except TailraceError as error:
-            if late is not None:
-                error.add_note(str(late))
-            raise
+            if not (offsets is None and self._told_gone(error)):
+                if late is not None:
+                    error.add_note(str(late))
+                raise
         if late is not None:
             raise late
+
+    def _told_gone(self, error: TailraceError) -> bool:
+        """Whether a topic is gone, and reading has told of it: what else there was is stored."""
+        failure = self._feed.fetcher.failure
+        return isinstance(error, TopicNotFound) and isinstance(failure, TopicNotFound)
 
     async def commit_batch(self, buffer: PartitionBuffer, batch: Batch[Any, Any]) -> None:
         """See ``Batch.commit``."""
