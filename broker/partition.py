@@ -11,6 +11,7 @@ Invariants:
 - an offline partition serves nothing and appends nothing.
 """
 
+import copy
 import logging
 from collections import deque
 from contextlib import suppress
@@ -166,9 +167,7 @@ class Partition(LocalCopy):
         self.role = "none"
         self.replica.follow(leadership)
         self.following = Following()
-        written = self.not_leader()
-        written.details["maybe_written"] = True
-        self._refuse_all(written, self.not_leader())
+        self._refuse_all(self.not_leader())
         self._wake_everybody()
 
     def _tell_leader(self, leadership: Leadership) -> None:
@@ -298,17 +297,19 @@ class Partition(LocalCopy):
     def fail(self, error: TailraceError) -> None:
         """Go offline: whoever waits gets the error, and so does whoever comes."""
         self.offline = error
-        self._refuse_all(error, error)
+        self._refuse_all(error)
         self._wake_everybody()
         self.room.failed(self)
 
-    def _refuse_all(self, written: TailraceError, gathered: TailraceError) -> None:
-        """Whoever waits is told: whose batches are in the log, and whose are not."""
+    def _refuse_all(self, error: TailraceError) -> None:
+        """Whoever waits is told. What is in the log may be in a follower's, too, that leads yet."""
+        doubtful = copy.copy(error)
+        doubtful.details = {**error.details, "maybe_written": True}
         for _, producing, slot, _ in self._unacked:
-            producing.refuse(slot, written)
+            producing.refuse(slot, doubtful)
         self._unacked.clear()
         waiting, self._gathered = self._gathered, []
-        _refuse(waiting, gathered)
+        _refuse(waiting, error)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────
 

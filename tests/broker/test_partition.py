@@ -290,6 +290,14 @@ def test_epochs_only_rise(bench: Bench) -> None:
         bench.partition.lead(Leadership("n1", 1, ("n1",)))
 
 
+def test_what_was_written_is_doubtful_when_the_copy_goes_or_breaks(bench: Bench) -> None:
+    waiting = bench.send(values(b"a"))
+    error = bench.partition.not_leader()
+    bench.partition.fail(error)
+    assert waiting.outcomes[0].details["maybe_written"] is True  # type: ignore[union-attr]
+    assert "maybe_written" not in error.details, "others are refused before anything is written"
+
+
 def test_whoever_waits_is_sent_to_the_new_leader(bench: Bench) -> None:
     waiting, reader = bench.send(values(b"a")), Reader()
     bench.partition.park(reader)
