@@ -20,7 +20,7 @@ FIRST_SEED = {
     (GROUPS, "commit-before-append"): 2,
     (GROUPS, "offsets-while-loading"): 23,
     (CLUSTER, "no-fsync"): 1,
-    (CLUSTER, "ack-on-isr"): 2,
+    (CLUSTER, "ack-on-isr"): 13,
     (CLUSTER, "leads-after-lease"): 1,
     (CLUSTER, "epoch-written-late"): 2,
     (CLUSTER, "watermark-falls"): 1,
