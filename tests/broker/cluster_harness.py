@@ -103,7 +103,7 @@ class Cluster:
     # ── topics ───────────────────────────────────────────────────────────────────────────────
 
     async def create(self, name: str, partitions: int = 1, **settings: str | int) -> Topic:
-        """Create a topic at the first broker that runs."""
+        """Create a topic at the first broker that runs, and wait until all know it."""
         replicas = settings.pop("replicas", None)
         assert replicas is None or isinstance(replicas, int)
         topic, _ = await self.node(self.running[0]).topics.create(
@@ -112,6 +112,7 @@ class Cluster:
             replicas=replicas,
             config={key: str(value) for key, value in settings.items()},
         )
+        await self.until(lambda: all(self.knows(one, name) for one in self.running))
         return topic
 
     def topic(self, name: str) -> Topic:

@@ -31,6 +31,7 @@ async def led_by_others(cluster: Cluster, topic: str, partitions: int, gone: str
 async def target(cluster: Cluster, topic: str, *targets: str) -> None:
     """As an operator wants it: 'n1 n2' for partition 0, and so on."""
     node = cluster.node(cluster.running[0])
+    await node.views.now()
     known = node.topics.find(topic)
     wanted = {number: one.split() for number, one in enumerate(targets)}
     await node.registry.update(placement.retargeted(known, wanted))

@@ -23,8 +23,8 @@ def test_a_wiped_disk_counts_for_nothing_until_it_is_filled() -> None:
         cluster.keep.taps.append(registered)
         await cluster.start(lost)
         assert seen == [False]  # before it was registered it had left the in-sync set
-        await cluster.until(lambda: lost in cluster.leadership("orders").isr)
-        assert cluster.partition(lost, "orders").log.end == 2
+        await cluster.until(lambda: cluster.partition(lost, "orders").log.end == 2)
+        await cluster.until(lambda: lost in cluster.leadership("orders", at=lost).isr)
 
     clustered(main)
 

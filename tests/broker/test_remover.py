@@ -26,12 +26,12 @@ def test_a_copy_that_is_wanted_elsewhere_goes_with_its_directory() -> None:
         topic_id = await created(cluster, "orders")
         leader = cluster.leader("orders")
         [gone, *_] = [one for one in cluster.running if one != leader]
-        one = cluster.leadership("orders")
-        kept = tuple(broker for broker in one.replicas if broker != gone)
-        isr = tuple(broker for broker in one.isr if broker != gone)
-        changed = replace(one, replicas=kept, isr=isr)
-        await cluster.node("n1").registry.alter({(topic_id, 0): changed})
-        await cluster.until(lambda: not cluster.held(gone, "orders"), seconds=1.0)
+        made = cluster.topic("orders")
+        [record] = made.partitions
+        kept = tuple(broker for broker in record.replicas if broker != gone)
+        wanted = replace(made, partitions=(replace(record, replicas=kept),))
+        await cluster.node("n1").registry.update(wanted)  # the controller does the rest
+        await cluster.until(lambda: not cluster.held(gone, "orders"), seconds=10.0)
         await cluster.until(lambda: not cluster.directories(gone, topic_id), seconds=1.0)
         assert cluster.knows(gone, "orders")
         assert all(cluster.directories(broker, topic_id) == 1 for broker in kept)
