@@ -254,7 +254,7 @@ class ClusterChaos:
         else:
             some = self.rng.sample(self.nodes, self.rng.randrange(1, len(self.nodes) + 1))
         for node in some:
-            node.link.cut_there = self.rng.random() < 0.7
+            node.link.cut_there = self.rng.random() < 0.5
             node.link.cut_back = not node.link.cut_there or self.rng.random() < 0.5
             node.link.late = self.rng.choice((0.0, 0.5))
         await trio.sleep(self.rng.choice((0.5, 2.0, 8.0, 20.0)) * self.rng.random())
