@@ -25,7 +25,6 @@ from tailrace.broker.catalog import (
     Topic,
     check_name,
     check_not_internal,
-    folded,
     new_topic,
 )
 from tailrace.broker.cluster_view import ClusterView
@@ -98,8 +97,8 @@ class Topics:
         check_name(name)
         overrides = topic_config.parse_overrides(name, config or {})
         async with self._change():
-            if folded(name) in self.catalog.by_folded:
-                await self._views.now()  # another broker may have deleted it
+            if self._config.cluster.metadata != "embedded":
+                await self._views.now()  # others may have deleted it, and may have come or gone
             for _ in range(CONFLICTS_MAX):
                 existing = self.catalog.find(name)
                 if existing is not None:
