@@ -175,7 +175,8 @@ class Eraser:
         ]
         await self._try(self._finish)
         now = trio.current_time()
-        waits = [one.at - now for one in self._retries.values()]
+        # One that is due and was not tried is of a partition that does not serve now.
+        waits = [one.at - now if one.at > now else one.pause_s for one in self._retries.values()]
         behind = self._copies.behind
         self._behind_s = min(2 * self._behind_s, BEHIND_MAX_S) if behind else BEHIND_FIRST_S
         if behind:
@@ -205,6 +206,7 @@ class Eraser:
         trim = partition.log.segments()[0].base_offset < start and self._trimmed.get(where) != start
         trim = trim and self._copies.stays(partition)
         if not wanted and not trim:
+            self._retries.pop(where, None)
             return
         erasures = frozenset(one.erasure_id for one in wanted)
         retry = self._retries.get(where)

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
+from tailrace.broker.eraser import RETRY_FIRST_S
+from tailrace.broker.erasures import Erasures
 from tailrace.broker.server import Server
+from tailrace.protocol import texts
 from tailrace.protocol.errors import BrokerError
 from tailrace.storage.disk import OsDisk
 from tailrace.storage.erasing import EraseJob
@@ -117,5 +121,29 @@ def test_a_new_segment_that_is_refused_is_made_again(
             monkeypatch.setattr(SwapJob, "publish", refuse_once)
             assert (await erase(client, keys=[b"alice"])).records == 24
             assert (refused, place.holding(SECRET)) == (["planted"], [])
+
+    run(main)
+
+
+def test_once_a_try_that_failed_has_nothing_left_to_do_the_eraser_rests(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, refused = Erasures.flush, list[str]()
+
+    async def fail_once(self: Erasures) -> None:
+        if not refused and not self.all_stored:
+            refused.append("planted")
+            raise texts.metadata_unavailable("sim://store", "planted")
+        await flush(self)
+
+    async def main() -> None:
+        async with place.broker() as (server, _, client):
+            await fill(client, await client.create("orders"))
+            monkeypatch.setattr(Erasures, "flush", fail_once)
+            assert (await erase(client, keys=[b"alice"])).records == 24
+            assert (refused, server._eraser is not None) == (["planted"], True)
+            await trio.sleep(RETRY_FIRST_S + 0.05)  # it is due again
+            with trio.fail_after(10):
+                await trio.testing.wait_all_tasks_blocked()
 
     run(main)

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gc
 import os
 import resource
 import threading
@@ -19,7 +20,12 @@ from tailrace.storage.os_sync import NotBegun, find_syncfs
 
 @contextmanager
 def full_table(free: int = 0) -> Iterator[None]:
-    """Not one descriptor more can be had by this process, or so many."""
+    """Not one descriptor more can be had by this process, or so many.
+
+    What an earlier test left to the collector is let go of before: it would free one meanwhile.
+    """
+    gc.collect()
+    gc.disable()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = os.dup(2)
     os.close(highest)
@@ -38,6 +44,7 @@ def full_table(free: int = 0) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for descriptor in taken:
             os.close(descriptor)
+        gc.enable()
 
 
 class Asked:
