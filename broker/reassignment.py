@@ -29,11 +29,10 @@ def step(current: Leadership, target: Target, *, alive: Test, may_lead: Test) ->
         return None if current.replicas == target else replace(current, replicas=target)
     if not set(target) <= set(current.isr):
         return None
-    stays = current.leader in target
-    leader = (
-        current.leader if stays else election.choose(target, target, alive=alive, may_lead=may_lead)
-    )
-    if leader is None:
+    leader = current.leader
+    if leader not in target:
+        leader = election.choose(target, target, alive=alive, may_lead=may_lead)
+    if leader is None or not alive(leader):  # one that is gone is failed over first
         return None
     return replace(current.elected(leader), replicas=target, isr=target, elr=())
 

@@ -74,7 +74,9 @@ def elect(
         raise click.UsageError("--unclean needs the partitions: TOPIC or TOPIC:P")
     partitions, topics = targets(where)
 
-    def ask(only_look: bool) -> "list[LeaderChange]":
+    def ask(
+        partitions: "Sequence[TopicPartition]", topics: Sequence[str] = (), *, only_look: bool
+    ) -> "list[LeaderChange]":
         async def work(client: "Client") -> "list[LeaderChange]":
             return await client.admin.elect_leaders(
                 partitions, topics=topics, unclean=unclean, dry_run=only_look
@@ -83,12 +85,16 @@ def elect(
         return with_client(console, work)
 
     if dry_run:
-        found = ask(True)
+        found = ask(partitions, topics, only_look=True)
         show(console, {"leaders": found, "applied": False}, leaders_table(found))
     else:
         if unclean and not yes:
-            confirm_loss(ask(True))
-        found = ask(False)
+            found = ask(partitions, topics, only_look=True)
+            losing = confirm_loss(found)  # nothing but what was said yes to
+            found = [one for one in found if one.error is not None]
+            found += ask(losing, only_look=False) if losing else []
+        else:
+            found = ask(partitions, topics, only_look=False)
         show_document(console, {"leaders": found, "applied": True})
         if console.output == "table" and found and not console.quiet:
             click.echo(leaders_table(found), err=True)
@@ -99,13 +105,16 @@ def elect(
     return EXIT_FAILED if failed else 0
 
 
-def confirm_loss(found: "Sequence[LeaderChange]") -> None:
-    """Name what may be lost, and ask; nothing is asked where nothing would be done."""
+def confirm_loss(found: "Sequence[LeaderChange]") -> "list[TopicPartition]":
+    """Name what may be lost, and ask; nothing is asked where nothing would be done. What of."""
+    from tailrace.protocol.shapes import TopicPartition
+
     losing = [one for one in found if one.error is None]
     for one in losing:
         click.echo(loss(one), err=True)
     if losing:
         confirm(f"Elect {plural(len(losing), 'leader')} and lose that?", False)
+    return [TopicPartition(one.topic, one.partition) for one in losing]
 
 
 def loss(one: "LeaderChange") -> str:

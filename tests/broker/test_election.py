@@ -201,6 +201,12 @@ def test_fewer_copies_are_enough_for_the_isr_to_be_all_of_them() -> None:
     assert told(one) == "b4 b"
 
 
+def test_a_leader_that_is_gone_is_failed_over_before_old_copies_go() -> None:
+    there = state("a", "abcde", replicas="deabc")
+    assert moved(there, "dea", alive="bcde") is None
+    assert told(moved(there, "dea", alive="abcde")) == "a4 dea"
+
+
 def test_a_broker_fills_a_copy_if_it_is_there() -> None:
     one = state("a", "ab")
     assert reassignment.filling(one, alive=there("abc"))

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tailrace.client.admin_cluster import ClusterAdmin
+from tailrace.protocol.shapes_cluster import LeaderChange
 from tailrace.testing import Cluster
 from tests.cli.conftest import Cli
 
@@ -137,6 +139,25 @@ def test_unclean_election_names_what_is_lost_and_asks(on: Cli, cluster: Cluster)
     for broker in cluster.brokers.values():
         broker.start()
     settled(on)
+
+
+def test_nothing_is_given_up_that_was_not_asked_about(
+    on: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that goes between the look and the deed."""
+    done: list[bool] = []
+
+    async def changing(
+        self: ClusterAdmin, partitions: object = (), *, dry_run: bool = False, **_: object
+    ) -> list[LeaderChange]:
+        done.append(dry_run)
+        error = "T033: it is led" if dry_run else None
+        return [LeaderChange("orders", 0, "n1", None if dry_run else "n2", 3, 7, [], error)]
+
+    monkeypatch.setattr(ClusterAdmin, "elect_leaders", changing)
+    result = on("cluster", "elect", "orders", "--unclean")
+    assert (result.code, done) == (1, [True])
+    assert "T033: it is led" in result.err
 
 
 # ── copies ───────────────────────────────────────────────────────────────────────────────────
