@@ -277,7 +277,10 @@ class Feeds:
         self.slots = trio.CapacityLimiter(READERS_AT_ONCE)
         self.sessions: dict[Session, None] = {}
         self._followers: dict[tuple[Place, Decode], Follower] = {}
-        self.turns = Turns(lambda: max(FLUSH_S, len(self.sessions) / FLUSHES_PER_S))
+        self.turns = Turns(
+            lambda: max(FLUSH_S, len(self.sessions) / FLUSHES_PER_S),
+            gateway.node.flusher.give_way,
+        )
         self._hurries = Hurries()
         self._behind = trio.Lock()
         self._gateway = gateway

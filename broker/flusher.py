@@ -38,6 +38,7 @@ ROUND_PARTITIONS_MAX = 100  # in one round, so that its first partition does not
 LAZY_EVERY_S = 5.0
 AHEAD_CHUNK_BYTES = 262_144  # written and synced at once: what somebody may have to wait behind
 AGAIN_S = 0.1  # after a sync that could not be begun
+GIVE_WAY_S = 0.005  # a sync of most disks takes less
 AHEAD_IDLE_S = 0.01  # without a write, before the disk counts as idle
 
 _WAITING = {"event": "storage.waits", "code": None}
@@ -234,6 +235,14 @@ class Flusher:
         """Return when no round touches any of these partitions, for now."""
         while not (self._syncing | self._lazily_syncing).isdisjoint(partitions):
             await self._round_over.wait()
+
+    async def give_way(self) -> None:
+        """For work that can wait a little: the event loop turns once, and if a round is under way
+        or due then, that is over on return, or ``GIVE_WAY_S`` have passed. Its acks have left."""
+        await trio.lowlevel.checkpoint()
+        if self._syncing or self._dirty:
+            with trio.move_on_after(GIVE_WAY_S):
+                await self._round_over.wait()
 
     async def _sync(self, thread: Offload, points: list[SyncPoint]) -> None:
         """T093 if it fails, and then everybody was told."""

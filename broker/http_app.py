@@ -117,15 +117,22 @@ class _Application:
         self._router = Router(routes, redirect_slashes=False, default=self._unknown)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._give_way()
         # Names may hold a slash: paths are taken apart first and unquoted then.
         path = scope["path"] = scope["raw_path"].decode("latin-1")
         scope["path_params"] = {}
         await self._fixed.get(path, self._router)(scope, receive, send)
 
+    async def _give_way(self) -> None:
+        """Sends that wait for the disk are in more of a hurry."""
+        gateway = self._view.gateway
+        if gateway is not None:
+            await gateway.node.flusher.give_way()
+
     # ── the border ───────────────────────────────────────────────────────────────────────────
 
     def _guarded(self, answer: Callable[[Scope, Receive], Awaitable[Response]]) -> "_Border":
-        return _Border(answer, self._config.broker.id, self._answers)
+        return _Border(answer, self._config.broker.id, self._answers, self._give_way)
 
     def _plain(self, answer: Callable[[Scope], Awaitable[Response]]) -> "_Border":
         """A path outside of the api: GET only."""
@@ -249,7 +256,9 @@ class _Border:
         answer: Callable[[Scope, Receive], Awaitable[Response]],
         broker_id: str,
         answers: Budget,
+        give_way: Callable[[], Awaitable[None]],
     ) -> None:
+        self._give_way = give_way
         self._answer = answer
         self._broker_id = broker_id
         self._answers = answers
@@ -264,6 +273,7 @@ class _Border:
                 response = self._held(scope, response, account)
             except Gone:
                 return
+            await self._give_way()
             await response(scope, receive, send)
 
     def _held(self, scope: Scope, response: Response, account: Account) -> Response:

@@ -80,8 +80,8 @@ async def list_topics(context: Context) -> Reply:
     for few in _in_parts(topics, names[first:end]):
         request = DescribeTopicsRequest(few, True)
         response = await context.gateway.ask(request, DescribeTopicsResponse)
+        await context.gateway.node.flusher.give_way()
         found += [shaping.topic_info(one) for one in response.topics]
-        await trio.lowlevel.checkpoint()
     return Reply(TopicList(found, following))
 
 

@@ -81,6 +81,35 @@ def test_whoever_comes_during_a_round_shares_the_next(tmp_path: Path) -> None:
     run(main)
 
 
+def test_work_that_can_wait_lets_a_round_go_first_but_not_for_long(tmp_path: Path) -> None:
+    gates: list[Gate] = []
+
+    def change(world: World) -> World:
+        gates.append(Gate(world.offload))
+        return replace(world, offload=gates[0])
+
+    async def main() -> None:
+        async with serving(tmp_path, change=change) as (server, ready), connected(ready) as client:
+            assert server.gateway is not None
+            give_way, [gate] = server.gateway.node.flusher.give_way, gates
+            before = gate.rounds
+            await give_way()
+            assert gate.rounds == before, "nobody waits for the disk: nor does this"
+            topic_id = await client.create("orders", partitions=1)
+            entry = batch(topic_id, [b"a"], 0)
+            number = await client.send(produce_request(topic_id, [entry], 0), entry)
+            await client.metadata()
+            await give_way()
+            assert client.answers == {}, "its time was over, and the round was not"
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(give_way)
+                gate.open.set()
+            assert gate.rounds > before, "the round was over before its time was"
+            await client.wait(number)
+
+    run(main)
+
+
 def test_what_comes_during_a_round_is_written_at_its_end_in_one_append(tmp_path: Path) -> None:
     gates: list[Gate] = []
 
