@@ -5,7 +5,7 @@ key, and on the registration of a leader that is new (R6, R13): a view that is o
 
 In this order: partitions whose leader is gone, and dead members of an ISR; steps of reassignments,
 of which only so many may fill copies at once; leaders that are not the preferred ones, a few at a
-time, when the cluster has been calm.
+time, when the cluster has been calm, and none to a broker that has copies to fill still.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def decide(
     urgent: list[Change] = []
     moves: list[Change] = []
     others: list[tuple[PartitionId, Leadership, Target]] = []
-    filling = 0
+    filling, catching_up = 0, set[str]()
     for where, one in view.leaderships.items():
         topic = view.catalog.by_id.get(where[0])
         if topic is None:
@@ -62,8 +62,11 @@ def decide(
             others.append((where, one, target))
         elif calm and one.leader != target[0]:
             moves.extend(_balance(view, where, one, target))
-        filling += len(one.isr) < len(one.replicas) and reassignment.filling(one, alive=view.alive)
+        if len(one.isr) < len(one.replicas):
+            filling += reassignment.filling(one, alive=view.alive)
+            catching_up.update(set(one.replicas).difference(one.isr))
     steps = list(_steps(view, others, max(0, FILLING_MAX - filling)))
+    moves = [move for move in moves if move.new_leader not in catching_up]
     return [*urgent, *steps, *moves[:BALANCE_MAX]]
 
 

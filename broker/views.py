@@ -36,7 +36,7 @@ from tailrace.protocol.errors import BrokerError, MetadataUnavailable
 
 log = logging.getLogger("tailrace.broker.views")
 
-TOGETHER_S = 0.02  # changes that come so soon after each other are read at once; or, where that
+TOGETHER_S = 0.02  # after a reading: changes that come within it are read at once; or, where that
 # takes longer, within as long as the last reading took
 WHOLE_EVERY_S = 60.0
 AGAIN_MIN_S, AGAIN_MAX_S = 0.1, 1.0  # between attempts while the store is away
@@ -141,10 +141,10 @@ class Views:
                 while True:
                     began = trio.current_time()
                     await self._insist(self.read)
-                    took_s = trio.current_time() - began
+                    ended = trio.current_time()
                     with trio.move_on_at(self._whole_due):
-                        await self._read_bell.wait()
-                        await trio.sleep(max(TOGETHER_S, took_s))
+                        await self._read_bell.wait()  # the first of many changes is read at once
+                        await trio.sleep_until(ended + max(TOGETHER_S, ended - began))
         finally:
             watch.close()
 

@@ -392,7 +392,7 @@ class Fetcher:
             self._errands.start(self._find_leaders, topic)
 
     async def _find_leaders(self, topic: str) -> None:
-        backoff = self._new_backoff()
+        backoff, several = self._new_backoff(), len(self._client.cluster.brokers) > 1
         try:
             while lost := [b for b in self._buffers[topic] if b.served_by.leader is None]:
                 try:
@@ -407,7 +407,7 @@ class Fetcher:
                 if all(buffer.served_by.leader is not None for buffer in lost):
                     break
                 self._client.cluster.invalidate(topic)
-                await anyio.sleep(backoff.next())
+                await anyio.sleep(backoff.next_leader() if several else backoff.next())
         finally:
             self._locating.discard(topic)
         self.pump()

@@ -24,7 +24,7 @@ from tailrace.client.channel import WRITTEN, Channel, Lost, Outcome, Written
 from tailrace.client.cluster import SLOW_S, Cluster
 from tailrace.client.metrics import instruments
 from tailrace.client.producer_options import ProducerOptions
-from tailrace.client.retry import DOUBTFUL, LEADER_LIMIT_S, Backoff
+from tailrace.client.retry import DOUBTFUL, Backoff
 from tailrace.client.runtime import Runtime
 from tailrace.protocol import texts
 from tailrace.protocol.errors import (
@@ -261,9 +261,8 @@ class Outlets:
             lane.give_up(batch)
             self._owner.finish(batch, -1, -1, error)
         elif not batch.out_of_sequence:
-            pause_s = lane.backoff.next()
-            if error.code in STALE:
-                pause_s = min(pause_s, LEADER_LIMIT_S)
+            stale = error.code in STALE
+            pause_s = lane.backoff.next_leader() if stale else lane.backoff.next()
             if isinstance(error, StorageFull):
                 pause_s = max(pause_s, min(error.retry_after, 5.0))
             self._pause(lane, pause_s, error)

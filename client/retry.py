@@ -7,6 +7,7 @@ from tailrace.protocol.units import format_count, format_seconds
 FIRST_MAX_S = 0.2
 LIMIT_S = 5.0
 LEADER_LIMIT_S = 0.5  # while a new leader is awaited: it may be there at any moment
+LEADER_FIRST_MAX_S = 0.03  # one that was just made knows of it some ten milliseconds later
 
 
 # What a broker answers, or is answered for, whose view of the cluster may be old, too.
@@ -28,7 +29,14 @@ class Backoff:
 
     def next(self) -> float:
         """Seconds to wait before the next attempt, which is number ``attempts`` from now on."""
-        longest = min(LIMIT_S, FIRST_MAX_S * 2.0 ** min(self.attempts, 32))
+        return self._next(FIRST_MAX_S, LIMIT_S)
+
+    def next_leader(self) -> float:
+        """The same where another leader is awaited: shorter from the first one on."""
+        return self._next(min(FIRST_MAX_S, LEADER_FIRST_MAX_S), LEADER_LIMIT_S)
+
+    def _next(self, first_max_s: float, limit_s: float) -> float:
+        longest = min(limit_s, first_max_s * 2.0 ** min(self.attempts, 32))
         if self._limit_s is not None:
             longest = min(longest, self._limit_s)
         self.attempts += 1

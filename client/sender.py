@@ -32,7 +32,7 @@ from tailrace.client.guard import Guard
 from tailrace.client.metrics import instruments
 from tailrace.client.outlet import Outlets
 from tailrace.client.producer_options import ProducerOptions
-from tailrace.client.retry import LEADER_LIMIT_S, Backoff
+from tailrace.client.retry import Backoff
 from tailrace.client.room import Room
 from tailrace.client.routes import Routes
 from tailrace.client.runtime import Runtime
@@ -203,7 +203,7 @@ class Sender:
             self._runtime.start_soon(self._refresh, topic)
 
     async def _refresh(self, topic: str) -> None:
-        backoff = Backoff(self._runtime.random, LEADER_LIMIT_S)
+        backoff = Backoff(self._runtime.random)
         try:
             while not self._ended:
                 self._cluster.invalidate(topic)
@@ -216,7 +216,7 @@ class Sender:
                         return
                 if not any(self._astray(lane) for lane in self._lanes(topic) if lane.pending):
                     return
-                await anyio.sleep(backoff.next())
+                await anyio.sleep(backoff.next_leader())
         finally:
             self._refreshing.discard(topic)
 

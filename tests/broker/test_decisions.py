@@ -104,6 +104,15 @@ def test_leaders_are_moved_for_balance_a_few_at_a_time_and_only_in_peace() -> No
     assert decide(replace(there, draining=frozenset("a")), auto) == []
 
 
+def test_no_leader_goes_back_to_a_broker_that_has_copies_to_fill_still() -> None:
+    behind = led("c", isr="bc")
+    assert decide(view([led("b"), behind]), auto) == []
+    assert told(decide(view([led("b"), led("c")]), auto)) == [
+        (0, "balance", "a"),
+        (1, "balance", "a"),
+    ]
+
+
 def test_a_transaction_has_at_most_a_hundred_changes_and_few_new_leaders() -> None:
     changes = [Change((ID, n), led("a"), "failover", "a") for n in range(250)]
     assert [len(one) for one in transactions(changes)] == [100, 100, 50]

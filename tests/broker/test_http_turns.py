@@ -1,6 +1,7 @@
 """Whose turn it is to send."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 from trio.testing import MockClock
@@ -27,9 +28,13 @@ def played(play: Callable[[Turns, list[str]], Awaitable[None]], give_way_s: floa
     return happened
 
 
+def note(happened: list[str], name: str) -> None:
+    happened.append(f"{name}{trio.current_time():.1f}")
+
+
 async def three(turns: Turns, happened: list[str]) -> None:
     for name in "abc":
-        turns.ask(lambda name=name: happened.append(f"{name}{trio.current_time():.1f}"))
+        turns.ask(partial(note, happened, name))
     await trio.sleep(10)
 
 
@@ -44,7 +49,7 @@ def test_a_go_that_is_late_gives_way_no_more() -> None:
 def test_the_next_go_waits_for_its_pause() -> None:
     async def twice(turns: Turns, happened: list[str]) -> None:
         for _ in range(2):
-            turns.ask(lambda: happened.append(f"a{trio.current_time():.1f}"))
+            turns.ask(partial(note, happened, "a"))
             await trio.sleep(0.5)
         await trio.sleep(10)
 

@@ -12,7 +12,7 @@ from tailrace.broker.health import Health
 from tailrace.broker.members import BrokerRecord
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.registry import Registry
-from tailrace.broker.views import WHOLE_EVERY_S, Views
+from tailrace.broker.views import TOGETHER_S, WHOLE_EVERY_S, Views
 from tailrace.protocol import texts
 from tailrace.simulation.chance import seeded
 from tailrace.simulation.clock import SimClock
@@ -152,6 +152,25 @@ def test_a_change_is_followed_soon_and_many_at_once() -> None:
             await trio.sleep(0.1)
             assert len(stage.followed) == before + 1
             assert not await stage.views.wait_for(lambda view: False, 1.0)
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_the_first_change_after_a_while_is_read_at_once() -> None:
+    async def main(stage: Stage) -> None:
+        stage.put()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stage.views.run)
+            await trio.sleep(1)
+            stage.lead(0, "n1", 5)
+            known = await stage.views.wait_for(
+                lambda view: (
+                    (ID, 0) in view.leaderships and view.leaderships[ID, 0].leader_epoch == 5
+                ),
+                TOGETHER_S,
+            )
+            assert known
             nursery.cancel_scope.cancel()
 
     run(main)
