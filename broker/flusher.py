@@ -76,6 +76,8 @@ class Flusher:
         self._sync_interval_s = sync_interval_s
         self._lazy: dict[Partition, float] = {}  # written to, but nobody waits: when it is due
         self._lazily_syncing: frozenset[Partition] = frozenset()
+        self._lazy_lock = trio.Lock()
+        self._lazy_thread = thread.dedicated("lazy sync")
         self.after_round: Callable[[], None] = lambda: None  # what waited is appended
         self.short_of_room: Callable[[], bool] = lambda: False  # then no zeros are written ahead
         self._round_over = trio.Event()
@@ -154,7 +156,6 @@ class Flusher:
 
     async def run_lazy(self) -> None:
         """Sync what nobody waits for, beside the rounds and without holding up any append."""
-        thread = self._thread.dedicated("lazy sync")
         while True:
             await trio.sleep(min(LAZY_EVERY_S, self._sync_interval_s))
             now = trio.current_time()
@@ -163,24 +164,28 @@ class Flusher:
                 del self._lazy[one]
             for first in range(0, len(waiting), ROUND_PARTITIONS_MAX):
                 some = waiting[first : first + ROUND_PARTITIONS_MAX]
-                await self._flush_lazily(thread, [one for one in some if self._is_idle(one)])
+                await self._flush_lazily(some)
 
     def _is_idle(self, partition: Partition) -> bool:
         """Whether there is something to sync, and nobody at it."""
         idle = _is_there(partition) and partition not in self._syncing
         return idle and partition.log.needs_sync
 
-    async def _flush_lazily(self, thread: Offload, partitions: Sequence[Partition]) -> None:
-        points = [(one, one.log.sync_point()) for one in partitions]
-        self._lazily_syncing = frozenset(partitions)
-        try:
-            await self._sync(thread, [point for _, point in points])
-        finally:
-            self._lazily_syncing = frozenset()
-            self._tell_round_over()
-        for partition, point in points:
-            if partition.serving:
-                _mark(partition, point)
+    async def _flush_lazily(self, partitions: Sequence[Partition]) -> None:
+        """Sync those that nobody else syncs, one call after the other."""
+        async with self._lazy_lock:
+            points = [(one, one.log.sync_point()) for one in partitions if self._is_idle(one)]
+            self._lazily_syncing = frozenset(one for one, _ in points)
+            for partition, _ in points:
+                partition.unsynced_batches = 0
+            try:
+                await self._sync(self._lazy_thread, [point for _, point in points])
+            finally:
+                self._lazily_syncing = frozenset()
+                self._tell_round_over()
+            for partition, point in points:
+                if partition.serving:
+                    _mark(partition, point)
 
     def _write_ahead(self, partition: Partition) -> bool:
         """Write some zeros; whether any were missing."""
@@ -230,6 +235,17 @@ class Flusher:
             self.written(partition)
         while any(_lacks(partition, end) for partition, end in ends.items()):
             await self._round_over.wait()
+
+    async def flushed_apart(self, ends: Mapping[Partition, int]) -> None:
+        """The same beside the rounds, so that these wait for nothing of it."""
+        for partition in ends:
+            if partition.config.durability != "fsync":
+                self.written(partition)
+        while lacking := [one for one, end in ends.items() if _lacks(one, end)]:
+            if idle := [one for one in lacking if self._is_idle(one)]:
+                await self._flush_lazily(idle)
+            else:
+                await self._round_over.wait()
 
     async def idle(self, partitions: Iterable[Partition]) -> None:
         """Return when no round touches any of these partitions, for now."""

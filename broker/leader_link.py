@@ -1,15 +1,16 @@
-"""Copying the partitions that one other broker leads, over one connection.
+"""Copying partitions that one other broker leads, over one connection.
 
-One answer after another: verify and append, flush with the next round, ask for more and tell by
-that what is on the disk. A request names the partitions of which something has changed; the leader
-remembers the others (``copying``). A request that finds something new to name while the one before
-waits is sent beside it: the leader then answers that one at once.
+One answer after another: verify and append, flush, ask for more and tell by that what is on the
+disk. What is in sync flushes with the next round. A request names the partitions of which something
+has changed; the leader remembers the others (``copying``). A request that finds something new to
+name while the one before waits is sent beside it: the leader then answers that one at once.
 
 - Before the first batch of an epoch the leader has compared where the logs part, and this one was
   cut there (R1): every first request of an epoch carries the epoch of the last batch.
 - A partition that cannot go on (its leader does not lead, the disk is full, bytes do not fit) rests
   for a while; the others go on. A failed sync ends the broker (R21).
-- A replica that is not in sync may be slowed down (``CatchUp``), to spare those that are.
+- Replicas that are not in sync have a link of their own, with a ``CatchUp``: they are slowed down
+  and flushed apart, to spare those that are.
 """
 
 import logging
@@ -82,11 +83,16 @@ class Followed:
 
 
 class LeaderLink:
-    """``cuts`` is a nursery that outlives connections. Invariant: of what is in ``_names`` the
-    leader has to be asked anew."""
+    """``cuts`` is a nursery that outlives connections; ``catch_up`` None: all are in sync.
+    Invariant: of what is in ``_names`` the leader has to be asked anew."""
 
     def __init__(
-        self, node: "Node", leader_id: str, catch_up: CatchUp, cuts: trio.Nursery, rng: Random
+        self,
+        node: "Node",
+        leader_id: str,
+        catch_up: CatchUp | None,
+        cuts: trio.Nursery,
+        rng: Random,
     ) -> None:
         self.leader_id = leader_id
         self._node = node
@@ -332,11 +338,13 @@ class LeaderLink:
         finally:
             for one in held:
                 one.partition.changing.release()
-        await self._node.flusher.flushed({one.partition: one.partition.log.end for one in written})
+        flusher, catch_up = self._node.flusher, self._catch_up
+        flushed = flusher.flushed if catch_up is None else flusher.flushed_apart
+        await flushed({one.partition: one.partition.log.end for one in written})
         for one, size_bytes in written.items():
             one.partition.advance()
-            in_sync = self._node.broker_id in one.partition.leadership.isr
-            wait_s = 0.0 if in_sync else self._catch_up.take(size_bytes, trio.current_time())
+            now = trio.current_time()
+            wait_s = 0.0 if catch_up is None else catch_up.take(size_bytes, now)
             if wait_s > 0:
                 self._rest(one, wait_s)
             else:

@@ -1,4 +1,8 @@
-"""Copying what others lead: a ``LeaderLink`` for each broker that leads something here."""
+"""Copying what others lead: a ``LeaderLink`` for each broker that leads something here.
+
+There are two for a broker that leads copies of which only some are in sync: the others catch up by
+themselves, as producers wait for what is in sync, and not for them.
+"""
 
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -15,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Replicator:
-    """Invariant: every partition that follows a living leader is with that leader's link."""
+    """Invariant: every partition that follows a living leader is with one link of that leader."""
 
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._catch_up = CatchUp(node.config.cluster.catch_up_rate_bytes)
-        self._links: dict[str, LeaderLink] = {}
+        self._links: dict[tuple[str, bool], LeaderLink] = {}  # by leader, and whether in sync
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
         self._over = trio.Event()
@@ -53,17 +57,19 @@ class Replicator:
         nursery = self._nursery
         if nursery is None:
             return
-        wanted: defaultdict[str, dict[PartitionId, Partition]] = defaultdict(dict)
+        wanted: defaultdict[tuple[str, bool], dict[PartitionId, Partition]] = defaultdict(dict)
         for partition in self._node.shelf:
-            leader = partition.leadership.leader
-            if leader is None or leader not in view.brokers:
+            led = partition.leadership
+            if led.leader is None or led.leader not in view.brokers:
                 continue
             if partition.role == "follower" and partition.serving:
-                wanted[leader][partition.topic_id, partition.number] = partition
-        for leader_id in sorted(wanted.keys() - self._links.keys()):
-            rng = self._node.world.rng(f"leader link {leader_id}")
-            link = LeaderLink(self._node, leader_id, self._catch_up, nursery, rng)
-            self._links[leader_id] = link
+                in_sync = self._node.broker_id in led.isr
+                wanted[led.leader, in_sync][partition.topic_id, partition.number] = partition
+        for leader_id, in_sync in sorted(wanted.keys() - self._links.keys()):
+            rng = self._node.world.rng(f"leader link {leader_id} {in_sync}")
+            catch_up = None if in_sync else self._catch_up
+            link = LeaderLink(self._node, leader_id, catch_up, nursery, rng)
+            self._links[leader_id, in_sync] = link
             nursery.start_soon(link.run)
-        for leader_id, link in self._links.items():
-            link.assign(wanted.get(leader_id, {}))
+        for key, link in self._links.items():
+            link.assign(wanted.get(key, {}))

@@ -67,6 +67,7 @@ class Views:
         self._leaderships: dict[PartitionId, Leadership] = {}
         self._since = 0  # the latest revision among them
         self._decoded: dict[str, tuple[int, Any]] = {}  # by key: revision, value
+        self._took_s = 0.0  # the last reading, without those that failed before it
         self._whole_due = -math.inf  # in trio's time
         self._whole = False  # everything was read anew since the last one was followed
         self._failed: BrokerError | None = None  # T093, which following met
@@ -139,12 +140,11 @@ class Views:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, watch)
                 while True:
-                    began = trio.current_time()
                     await self._insist(self.read)
-                    ended = trio.current_time()
+                    next_at = trio.current_time() + max(TOGETHER_S, self._took_s)
                     with trio.move_on_at(self._whole_due):
                         await self._read_bell.wait()  # the first of many changes is read at once
-                        await trio.sleep_until(ended + max(TOGETHER_S, ended - began))
+                        await trio.sleep_until(next_at)
         finally:
             watch.close()
 
@@ -182,6 +182,7 @@ class Views:
             now = trio.current_time()
             whole = now >= self._whole_due
             changed = await self._read(whole=whole)
+            self._took_s = trio.current_time() - now
             if whole:
                 self._whole, self._whole_due = True, now + WHOLE_EVERY_S
         if changed:

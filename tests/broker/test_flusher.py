@@ -52,7 +52,7 @@ class GatedThread:
         return await self._inner.run(work, *args, **kwargs)
 
     def dedicated(self, name: str) -> Offload:
-        return self
+        return self._inner.dedicated(name)
 
 
 def test_whoever_comes_during_a_round_shares_the_next(tmp_path: Path) -> None:
@@ -272,3 +272,36 @@ def test_what_is_acknowledged_by_replicas_is_synced_within_the_interval() -> Non
         assert {log.flushed for log in logs} == {1}
 
     clustered(main, settings={"storage.sync_interval": "500ms"})
+
+
+def test_copies_that_catch_up_are_synced_beside_a_round(tmp_path: Path) -> None:
+    gates: list[Gate] = []
+
+    def change(world: World) -> World:
+        gates.append(Gate(world.offload))
+        return replace(world, offload=gates[0])
+
+    async def main() -> None:
+        async with serving(tmp_path, change=change) as (server, ready), connected(ready) as client:
+            assert server.gateway is not None
+            node, [gate] = server.gateway.node, gates
+            topic_id = await client.create("orders", partitions=2)
+            waiting: list[int] = []
+            for number in range(2):
+                entry = batch(topic_id, [b"a"], number)
+                request = produce_request(topic_id, [entry], number)
+                waiting.append(await client.send(request, entry))
+                await client.metadata()
+            other, apart = (node.shelf.find(topic_id, number) for number in range(2))
+            try:
+                assert node.flusher.syncing(other)
+                with trio.fail_after(5):
+                    await node.flusher.flushed_apart({apart: apart.log.end})
+                assert apart.log.flushed == apart.log.end == 1
+                assert node.flusher.syncing(other), "the round goes on"
+            finally:
+                gate.open.set()
+            for number in waiting:
+                await client.wait(number)
+
+    run(main)

@@ -176,6 +176,30 @@ def test_the_first_change_after_a_while_is_read_at_once() -> None:
     run(main)
 
 
+def test_after_a_long_outage_changes_are_read_as_soon_as_ever() -> None:
+    async def main(stage: Stage) -> None:
+        stage.put()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stage.views.run)
+            await trio.sleep(1)
+            stage.keep.down = True
+            stage.views.refresh()
+            await trio.sleep(60)
+            stage.keep.down = False
+            await trio.sleep(3)
+            stage.lead(0, "n1", 5)
+            known = await stage.views.wait_for(
+                lambda view: (
+                    (ID, 0) in view.leaderships and view.leaderships[ID, 0].leader_epoch == 5
+                ),
+                1.0,
+            )
+            assert known
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
 def test_everything_is_read_anew_now_and_then_and_after_an_error() -> None:
     async def main(stage: Stage) -> None:
         async with trio.open_nursery() as nursery:

@@ -341,8 +341,11 @@ class ClusterChaos:
         await trio.sleep(seconds * self.rng.random())
 
     async def _wipe(self) -> None:
-        """Only while everything has all its copies (f = 1)."""
-        whole = all({*led.isr} == {*led.replicas} for led in self._leaderships())
+        """Only while everything has all its copies (f = 1), and more than the one of a topic that
+        was made when a single broker was there."""
+        whole = all(
+            len(led.isr) > 1 and {*led.isr} == {*led.replicas} for led in self._leaderships()
+        )
         if not whole or self.common.judge.wiped or not all(node.running for node in self.nodes):
             return
         node = self._victim()
