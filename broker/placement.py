@@ -20,6 +20,7 @@ from tailrace.broker.config_check import REPLICAS_AUTO
 
 Target = tuple[str, ...]  # broker ids, the preferred leader first
 MinIsr = Callable[[Topic], int | None]  # as configured; None: auto
+SAFE_COPIES = 2  # of which one may be lost
 
 
 @dataclass(slots=True)
@@ -135,14 +136,17 @@ def drained(view: ClusterView, min_isr: MinIsr) -> list[Topic]:
     """Topics with other targets, without the brokers an operator wants to be rid of.
 
     Another broker takes their place in the list. Where there is none, a topic that asked for
-    "auto" has a copy less, but never fewer than the ``min_isr`` it was given: it could not be
-    written to any more. The others stay as they are, see ``held_back``.
+    "auto" has a copy less, but never fewer than the ``min_isr`` it was given, as it could not be
+    written to any more, and never one where it had two: the next disk that fails would be the end
+    of it. The others stay as they are, see ``held_back``.
     """
 
     def plan(
         topic: Topic, record: PartitionRecord, drains: Collection[str], spreader: Spreader
     ) -> Target:
-        least = (min_isr(topic) or 1) if topic.replicas is None else len(record.replicas)
+        least = len(record.replicas)
+        if topic.replicas is None:
+            least = min_isr(topic) or min(SAFE_COPIES, least)
         return _without(record, drains, spreader, least)
 
     return _replanned(view, plan) if view.drains else []

@@ -139,6 +139,12 @@ def test_no_topic_is_left_with_fewer_copies_than_it_needs_to_be_written() -> Non
     assert targets_of(drained(there, min_isr=2)) == ["bc", "bc"]
 
 
+def test_a_drain_leaves_no_single_copy_where_there_were_two() -> None:
+    there = view(no_racks("ab"), topic("t", ["ab", "b"]), drains="b")
+    assert drained(there) == [placement.retargeted(there.catalog.by_name["t"], {1: "a"})]
+    assert placement.held_back(there) == [("t", 0), ("t", 1)]
+
+
 def test_the_last_copy_stays_if_nobody_can_take_it() -> None:
     assert drained(view(no_racks("a"), topic("t", ["a"]), drains="a")) == []
 
