@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test checked lint types pytest format first-ten sim sim-cluster model proofs proofs-groups proofs-http \
-	proofs-storage proofs-compose bench-quick vectors clean
+	proofs-storage proofs-cluster proofs-compose bench-quick vectors clean
 
 demo: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.demo tests/data/apache_access.log
@@ -73,6 +73,17 @@ EXAMPLES ?= 300
 proofs-http: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.http_fuzz --examples $(EXAMPLES)
 	$(BIN)/python -m tests.proofs.http_tail
+
+# Three brokers and etcd as processes, an hour (root: namespaces, nft, loop files): stopped, killed, cut off, without
+# power, without etcd; then throughput, 2,000 partitions and a refill, which measure: leave the machine to them.
+MINUTES ?= 30
+proofs-cluster: $(VENV)/.dev
+	$(BIN)/python -m tests.proofs.cluster_outage --graceful 6
+	$(BIN)/python -m tests.proofs.cluster_outage --kills 6
+	$(BIN)/python -m tests.proofs.cluster_outage --etcd-away 60
+	$(BIN)/python -m tests.proofs.cluster_outage --power-cuts 20
+	$(BIN)/python -m tests.proofs.cluster_faults --minutes $(MINUTES)
+	$(BIN)/python -m tests.proofs.cluster_speed --replicated --partitions 2000 --refill 2048
 
 # The cluster of deploy/compose.yml, some minutes (needs Docker): killed, restarted, watched by Prometheus.
 # BUILD=--no-build takes the image "tailrace" that is there.

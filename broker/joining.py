@@ -11,6 +11,7 @@ In this order, before anything is opened, so that nobody counts on what is not t
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Literal
+from urllib.parse import urlsplit
 
 import trio
 
@@ -18,6 +19,7 @@ from tailrace.broker import election
 from tailrace.broker.catalog import Leadership
 from tailrace.broker.cluster_view import ClusterView, PartitionId
 from tailrace.broker.config import Config, Durability
+from tailrace.broker.kinds import Address
 from tailrace.broker.members import BrokerRecord, IdTaken, PeerAddress
 from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.node import Node
@@ -76,12 +78,19 @@ def record_of(
         listeners={
             name: PeerAddress(host, port, tls[name]) for name, (host, port) in addresses.items()
         },
-        http=http,
+        http=http and _reached(http, addresses["client"][0]),
         rack=config.broker.rack or None,
         version=VERSION,
         since=since,
         directory=directory.directory_id,
     )
+
+
+def _reached(http: str, host: str) -> str:
+    """The URL as others reach it: where HTTP is bound to all addresses, at this host."""
+    url = urlsplit(http)
+    bound = Address(url.hostname or "", url.port or 0)
+    return f"http://{Address(host, bound.port)}" if bound.is_wildcard else http
 
 
 async def wait_for_id(registry: Registry, config: Config, directory: DataDirectory) -> None:

@@ -1,7 +1,43 @@
 """What a broker counts for when it comes back: with its directory, with another, not at all."""
 
+from pathlib import Path
+
+import pytest
+
+from tailrace.broker.joining import record_of
 from tailrace.protocol.errors import BrokerError, ConfigError
+from tailrace.storage.directory import DataDirectory
+from tailrace.storage.disk import OsDisk
+from tests.broker import harness
 from tests.broker.cluster_harness import Cluster, clustered
+
+
+@pytest.mark.parametrize(
+    ("bound", "told"),
+    [
+        ("http://0.0.0.0:7480", "http://n1.example:7480"),
+        ("http://[::]:7480", "http://n1.example:7480"),
+        ("http://127.0.0.1:7480", "http://127.0.0.1:7480"),
+        (None, None),
+    ],
+)
+def test_others_are_told_where_http_is_reached(
+    tmp_path: Path, bound: str | None, told: str | None
+) -> None:
+    directory = DataDirectory.open(
+        OsDisk(),
+        str(tmp_path / "data"),
+        broker_id="n1",
+        cluster_id=None,
+        new_cluster_id="c",
+        new_directory_id="d",
+        role="broker",
+        pid=1,
+    )
+    config, addresses = harness.config(tmp_path), {"client": ("n1.example", 7400)}
+    record = record_of(config, addresses, http=bound, directory=directory, since=0)
+    assert record.http == told
+    directory.release()
 
 
 def test_a_wiped_disk_counts_for_nothing_until_it_is_filled() -> None:
