@@ -207,6 +207,7 @@ class Flusher:
             self._dirty.pop(partition, None)
         partitions = [one for one in partitions if _is_there(one)]
         if not partitions:
+            self._tell_round_over()  # whoever waited for them looks again
             return
         points = [(one, one.log.sync_point()) for one in partitions]
         batches = sum(one.unsynced_batches for one in partitions)
@@ -286,6 +287,10 @@ class Flusher:
             self._lazy.pop(partition, None)
         while (self._syncing | self._lazily_syncing) & gone:
             await self._round_over.wait()
+
+    def look_again(self) -> None:
+        """A log ends elsewhere than whoever waits for it knows."""
+        self._tell_round_over()
 
 
 def _is_there(partition: Partition) -> bool:

@@ -59,6 +59,7 @@ async def cut(
         raise
     finally:
         partition.cutting = False
+        flusher.look_again()
     log.warning(
         "%s[%d]: cut from %d to %d, to follow %s",
         *(partition.topic, partition.number, end, partition.log.end),

@@ -99,23 +99,23 @@ class LeaderLink:
         self._catch_up = catch_up
         self._cuts = cuts
         self._rng = rng
-        self._followed: dict[PartitionId, Followed] = {}
+        self.followed: dict[PartitionId, Followed] = {}
         self._names: dict[Followed, None] = {}
         self._epoch = 0  # the broker epoch that requests carry
         self._news = trio.Event()
 
     def assign(self, wanted: Mapping[PartitionId, Partition]) -> None:
         """Copy exactly these from now on."""
-        for where, known in list(self._followed.items()):
+        for where, known in list(self.followed.items()):
             if where not in wanted or not known.current:
-                del self._followed[where]
+                del self.followed[where]
                 self._names.pop(known, None)
             elif known.partition.log.quarantined:
                 self._name(known)  # the cluster may count on it no more, so that it can be repaired
         for where, partition in wanted.items():
-            if where not in self._followed:
-                self._followed[where] = Followed(partition)
-                self._name(self._followed[where])
+            if where not in self.followed:
+                self.followed[where] = Followed(partition)
+                self._name(self.followed[where])
 
     async def run(self) -> None:
         """Keep a connection while there is something to be copied, until cancelled. T093."""
@@ -123,7 +123,7 @@ class LeaderLink:
         while True:
             record = self._node.views.view.brokers.get(self.leader_id)
             where = None
-            if record is not None and self._followed:
+            if record is not None and self.followed:
                 where = address_of(record, self._node.config.cluster.peer_listener)
             if where is None:
                 await self._wait(WAIT_S)
@@ -156,7 +156,7 @@ class LeaderLink:
     async def _copy(self, channel: Channel) -> bool:
         owed: deque[Reply] = deque()
         sequence, answers = -1, 0
-        while self._followed:
+        while self.followed:
             if sequence < 0:
                 sequence = self._begin_anew()
             elif self._epoch != self._node.broker_epoch:
@@ -185,7 +185,7 @@ class LeaderLink:
     def _begin_anew(self) -> int:
         """The next request is the first one: name everything that does not rest."""
         self._epoch = self._node.broker_epoch
-        for one in self._followed.values():
+        for one in self.followed.values():
             one.fresh = True
             self._names[one] = None
         return 0
@@ -202,6 +202,10 @@ class LeaderLink:
             *(tuple(asked), None, sequence),
         )
 
+    def _mine(self, one: Followed) -> bool:
+        """Whether it is this link that copies it still, in this epoch."""
+        return one.current and self.followed.get(one.where) is one
+
     def _passed_by(self, one: Followed) -> bool:
         """Nothing is done about it for now: it is being cut, and named after that; or this broker
         is about to do something else with it, and if that comes to nothing it is named, too."""
@@ -216,7 +220,7 @@ class LeaderLink:
         holes = partition.log.quarantined
         if not holes or self._node.broker_id in election.candidates(partition.leadership):
             return False
-        self._cut_soon(one, partial(partition.log.cut_back, holes[0].first_offset), committed=True)
+        self.cut_soon(one, partial(partition.log.cut_back, holes[0].first_offset), committed=True)
         return True
 
     def _ask(self, one: Followed) -> FetchPartition:
@@ -245,7 +249,7 @@ class LeaderLink:
 
     def _name(self, one: Followed) -> None:
         """Ask for it with the next request."""
-        if self._followed.get(one.where) is one:
+        if self.followed.get(one.where) is one:
             self._names[one] = None
             self._tell()
 
@@ -266,7 +270,7 @@ class LeaderLink:
         for result in response.results:
             data = body[position : position + result.length]
             position += result.length
-            one = self._followed.get((result.topic_id, result.partition))
+            one = self.followed.get((result.topic_id, result.partition))
             if one is None or self._passed_by(one):
                 continue
             if result.error is not None:
@@ -274,7 +278,7 @@ class LeaderLink:
             elif result.diverging_end >= 0:
                 log_ = one.partition.log
                 where = result.diverging_epoch, result.diverging_end
-                self._cut_soon(one, partial(log_.truncate_for, *where))
+                self.cut_soon(one, partial(log_.truncate_for, *where))
             else:
                 self._learn(one, result)
                 if data:
@@ -299,7 +303,7 @@ class LeaderLink:
         if isinstance(error, OffsetOutOfRange) and not (
             error.start <= partition.log.end <= error.end
         ):
-            self._cut_soon(one, partial(partition.log.reset_to, error.start))
+            self.cut_soon(one, partial(partition.log.reset_to, error.start))
             return
         if error.code in ASTRAY:
             self._node.views.refresh()
@@ -327,7 +331,7 @@ class LeaderLink:
             await self._begin_epochs(plans)
             await self._node.flusher.idle([one.partition for one in plans])
             for one, (plan, size_bytes) in plans.items():
-                if not one.current or plan.begins_at != one.partition.log.end:
+                if not self._mine(one) or plan.begins_at != one.partition.log.end:
                     self._rest_longer(one)
                     continue
                 error = self._write(one, plan, size_bytes)
@@ -424,9 +428,7 @@ class LeaderLink:
 
     # ── cutting ──────────────────────────────────────────────────────────────────────────────
 
-    def _cut_soon(
-        self, one: Followed, work: Callable[[], None], *, committed: bool = False
-    ) -> None:
+    def cut_soon(self, one: Followed, work: Callable[[], None], *, committed: bool = False) -> None:
         """``committed``: what goes is there with the leader, and comes again."""
         one.busy = True
         self._cuts.start_soon(self._cut, one, work, one.partition.log.end, committed)
@@ -437,11 +439,14 @@ class LeaderLink:
         """Remove what is not the leader's from a log that ends there, then ask again. T093."""
         partition = one.partition
         async with partition.maintenance, partition.changing:
-            if not one.current or self._followed.get(one.where) is not one:
+            if not self._mine(one):
                 one.busy = False
                 self._rest_longer(one)
                 return
-            assert partition.log.end == end, "nobody else writes to it"
+            if partition.log.end != end:  # a cut for the leader before was under way: ask anew
+                one.busy = False
+                self._name(one)
+                return
             await cut(partition, work, self._node.flusher, self._node.world.offload)
             if committed:
                 follow_cut(partition)

@@ -24,7 +24,7 @@ class Replicator:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._catch_up = CatchUp(node.config.cluster.catch_up_rate_bytes)
-        self._links: dict[tuple[str, bool], LeaderLink] = {}  # by leader, and whether in sync
+        self.links: dict[tuple[str, bool], LeaderLink] = {}  # by leader, and whether in sync
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
         self._over = trio.Event()
@@ -65,11 +65,11 @@ class Replicator:
             if partition.role == "follower" and partition.serving:
                 in_sync = self._node.broker_id in led.isr
                 wanted[led.leader, in_sync][partition.topic_id, partition.number] = partition
-        for leader_id, in_sync in sorted(wanted.keys() - self._links.keys()):
+        for leader_id, in_sync in sorted(wanted.keys() - self.links.keys()):
             rng = self._node.world.rng(f"leader link {leader_id} {in_sync}")
             catch_up = None if in_sync else self._catch_up
             link = LeaderLink(self._node, leader_id, catch_up, nursery, rng)
-            self._links[leader_id, in_sync] = link
+            self.links[leader_id, in_sync] = link
             nursery.start_soon(link.run)
-        for key, link in self._links.items():
+        for key, link in self.links.items():
             link.assign(wanted.get(key, {}))

@@ -312,3 +312,24 @@ def test_a_sync_that_fails_ends_a_follower_like_a_leader() -> None:
         await cluster.until(lambda: equal(cluster, "orders"))
 
     clustered(main)
+
+
+def test_a_cut_that_another_one_came_before_is_asked_about_anew() -> None:
+    """One for the leader before was still under way when this one's leader said where to cut."""
+
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await cluster.send("orders", b"a", b"b", b"c")
+        [name, *_] = others(cluster, "orders")
+        partition = cluster.partition(name, "orders")
+        await cluster.until(lambda: partition.log.end == 3)
+        link = cluster.node(name).replicator.links[leader_of(cluster, "orders"), True]
+        one = link.followed[partition.topic_id, 0]
+        async with partition.maintenance:
+            for _ in range(2):
+                link.cut_soon(one, partial(partition.log.cut_back, 1), committed=True)
+        await cluster.until(lambda: not one.busy and partition.log.end == 3)
+        await in_sync(cluster, "orders")
+        assert equal(cluster, "orders")
+
+    clustered(main)

@@ -245,6 +245,8 @@ def one_run(folder: Path, minutes: float, rng: random.Random, kinds: list[str] |
                 kind = rng.choice(kinds or list(chaos.kinds))
                 print(f"{ends_at - time.monotonic():6.0f} s left: {kind}", flush=True)
                 chaos.play(kind)
+                ended = [host.name for host in cluster.brokers.values() if not host.running]
+                assert not ended, f"{ended} ended by themselves"
                 time.sleep(rng.uniform(*QUIET_S))
                 assert load.poll() is None, "the load has ended"
             wait_until(lambda: healthy(cluster), HEAL_SECONDS_MAX, "healthy after all faults")

@@ -32,13 +32,13 @@ def truncates_to_watermark() -> Patches:
     assign = LeaderLink.assign
 
     def hasty(self: Any, wanted: Mapping[PartitionId, Partition]) -> None:
-        known = set(self._followed.values())
+        known = set(self.followed.values())
         assign(self, wanted)
-        for one in self._followed.values():
+        for one in self.followed.values():
             partition = one.partition
             if one not in known and partition.high_watermark < partition.log.end:
                 work = partial(partition.log.cut_back, partition.high_watermark)
-                self._cut_soon(one, work)
+                self.cut_soon(one, work)
 
     return [patch.object(LeaderLink, "assign", hasty)]
 
