@@ -387,11 +387,21 @@ class Registry:
         return answer
 
     async def _applied(self, puts: Mapping[str, bytes], deletes: Sequence[str]) -> int | None:
-        """The revision of a transaction whose reply was lost; None if it was not applied."""
+        """The revision of a transaction whose reply was lost; None if it was not applied.
+
+        Every key is looked at: somebody else may have put the same value for one of them, with
+        another one beside it. A transaction gives all of its keys the same revision.
+        """
+        revisions = set[int]()
         for key, value in puts.items():
             entry = await self._ask("get", self.store.get(key))
-            return entry.revision if entry is not None and entry.value == value else None
-        return 0 if await self._ask("get", self.store.get(deletes[0])) is None else None
+            if entry is None or entry.value != value:
+                return None
+            revisions.add(entry.revision)
+        for key in deletes:
+            if await self._ask("get", self.store.get(key)) is not None:
+                return None
+        return None if len(revisions) > 1 else next(iter(revisions), 0)
 
 
 R = TypeVar("R", Topic, Leadership, Erasure)

@@ -233,3 +233,35 @@ def test_an_election_whose_reply_was_lost_is_found_out() -> None:
         assert elected[ID, 0].revision == stage.keep.revision == before + 1
 
     run(main)
+
+
+def test_a_change_is_not_taken_for_stored_because_a_part_of_it_stands_there() -> None:
+    """Another broker has put the same for one partition and something else for the other."""
+
+    async def main(stage: Stage) -> None:
+        made = topic(partitions=2)
+        registry = stage.registry()
+        await registry.create(made, fresh(made))
+        mine = {
+            (ID, number): Leadership("n2", 0, ("n2",), revision=stage.keep.revision)
+            for number in range(2)
+        }
+        theirs = replace(mine[ID, 1], leader="n3", leader_epoch=1)
+        stored: list[dict[PartitionId, Leadership]] = []
+
+        async def change() -> None:
+            stored.append(await registry.change(mine))
+
+        stage.keep.full = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(change)
+            await trio.sleep(0.05)
+            puts = {
+                partition_key(ID, 0): mine[ID, 0].to_json(),
+                partition_key(ID, 1): theirs.to_json(),
+            }
+            stage.keep.transact([], puts, [], None)
+            stage.keep.full = False
+        assert stored == [{}]
+
+    run(main)
