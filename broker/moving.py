@@ -216,6 +216,8 @@ def _moved(
 
 
 def _named(view: ClusterView, brokers: Sequence[str]) -> Target:
+    if not brokers:
+        raise texts_cluster.no_broker_named()
     for broker in brokers:
         if not view.alive(broker):
             raise texts_cluster.no_such_broker(broker, known=sorted(view.brokers))

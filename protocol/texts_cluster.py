@@ -18,6 +18,17 @@ def no_such_broker(broker: str, *, known: Sequence[str]) -> errors.ConfigError:
     )
 
 
+def no_broker_named() -> errors.ConfigError:
+    """T082: a partition without copies."""
+    return errors.ConfigError(
+        "T082",
+        "no broker is named: a partition has at least one copy",
+        "Name one, the preferred leader first, or none for them to be chosen.",
+        key="brokers",
+        source=None,
+    )
+
+
 def broker_twice(broker: str) -> errors.ConfigError:
     """T082: one broker holds one copy."""
     return errors.ConfigError(

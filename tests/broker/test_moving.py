@@ -162,6 +162,12 @@ def test_brokers_that_cannot_be_are_refused(request_: ReassignRequest, reason: s
     assert reason in str(caught.value)
 
 
+def test_no_broker_at_all_is_refused() -> None:
+    nowhere = ReassignRequest((PartitionRange("orders", None),), (), None, False, False)
+    with pytest.raises(ConfigError, match="T082: no broker is named"):
+        targets(view(("n1", ABC, ABC)), nowhere)
+
+
 def test_spreading_moves_no_more_than_it_must() -> None:
     seen = view(*[("n1", ABC, ABC)] * 4)
     found = targets(seen, asked(replicas=3))
