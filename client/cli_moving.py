@@ -163,6 +163,8 @@ def reassign(
     wait_s = duration_s("--wait", wait)
     partitions, topics = targets(where)
     chosen = None if brokers is None else [one for one in brokers.split(",") if one]
+    if chosen == []:
+        raise click.UsageError(f"--to '{brokers}' names no broker")
 
     async def work(client: "Client") -> "list[ReplicaMove]":
         return await client.admin.reassign(
@@ -239,18 +241,25 @@ def drain(console: Console, broker: str, cancel: bool, dry_run: bool, wait: str 
     async def ask(client: "Client") -> "DrainStatus":
         return await client.admin.drain_broker(broker, cancel=cancel, dry_run=dry_run)
 
+    async def look(client: "Client") -> "DrainStatus":
+        # Asked for once more it would undo a --cancel that came meanwhile.
+        return await client.admin.drain_broker(broker, cancel=False, dry_run=True)
+
     found = with_client(console, ask)
     if cancel:
         show_document(console, found)
         say(console, f"{broker} is drained no longer; it holds {plural(found.holds, 'partition')}")
         return 0
     if not dry_run and wait_s is not None and not over(found):
-        found = follow(console, ask, over, drain_told, wait_s)
+        found = follow(console, look, over, drain_told, wait_s)
     if dry_run:
         show(console, found, moves_table(found.moves))
     else:
         show_document(console, found)
-    say(console, ("would drain: " if dry_run else "") + drain_told(found))
+    told = drain_told(found, begun=not dry_run)
+    say(console, f"would drain: {told}" if dry_run else told)
+    if not dry_run and not found.draining:
+        return EXIT_FAILED
     if found.stuck:
         say(console, stuck_told(found))
         return EXIT_FAILED
@@ -259,14 +268,19 @@ def drain(console: Console, broker: str, cancel: bool, dry_run: bool, wait: str 
 
 def over(found: "DrainStatus") -> bool:
     """Whether nothing more will happen."""
-    return found.done or (bool(found.stuck) and len(found.stuck) == found.holds)
+    return (
+        found.done or not found.draining or (bool(found.stuck) and len(found.stuck) == found.holds)
+    )
 
 
-def drain_told(found: "DrainStatus") -> str:
+def drain_told(found: "DrainStatus", *, begun: bool = True) -> str:
     """How far it is."""
+    holds = plural(found.holds, "partition")
+    if begun and not found.draining:
+        return f"called off: {found.broker} is drained no longer, and holds {holds}"
     if found.done:
         return f"{found.broker} holds nothing any more: it can be stopped for good"
-    return f"{found.broker} leads {found.leads:,} and holds {plural(found.holds, 'partition')}"
+    return f"{found.broker} leads {found.leads:,} and holds {holds}"
 
 
 def stuck_told(found: "DrainStatus") -> str:

@@ -1,0 +1,55 @@
+"""What ``tailrace cluster elect|reassign|drain`` make of answers; the brokers are played."""
+
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+
+from tailrace.client import cli_moving
+from tailrace.protocol.shapes_cluster import DrainStatus
+from tests.cli.conftest import Cli
+
+T = TypeVar("T")
+
+
+def play(monkeypatch: pytest.MonkeyPatch, **calls: Callable[..., Awaitable[Any]]) -> None:
+    """Commands get these as ``client.admin``, and no time passes between two looks."""
+    client = SimpleNamespace(admin=SimpleNamespace(**calls))
+
+    def with_client(console: object, work: Callable[[Any], Awaitable[T]]) -> T:
+        return anyio.run(work, client, backend="asyncio")
+
+    monkeypatch.setattr(cli_moving, "with_client", with_client)
+    monkeypatch.setattr(cli_moving, "LOOK_S", 0.0)
+
+
+@pytest.mark.parametrize("to", ["", ",", ",,"])
+def test_copies_are_sent_to_somebody(offline: Cli, to: str) -> None:
+    result = offline("cluster", "reassign", "orders", "--to", to)
+    assert result.code == 2
+    assert f"--to '{to}' names no broker" in result.err
+
+
+def drained(holds: int, *, draining: bool = True) -> DrainStatus:
+    return DrainStatus("n1", draining, draining and not holds, 0, holds, [], [])
+
+
+def test_waiting_for_a_drain_only_looks_and_ends_when_it_is_called_off(
+    offline: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([drained(3), drained(2), drained(2, draining=False)])
+    looks: list[bool] = []
+
+    async def drain_broker(broker: str, *, cancel: bool, dry_run: bool) -> DrainStatus:
+        looks.append(dry_run)
+        return next(answers)
+
+    play(monkeypatch, drain_broker=drain_broker)
+    result = offline("cluster", "drain", "n1", "--wait", "60s")
+    assert looks == [False, True, True], "asked again it would take back a --cancel"
+    assert result.code == 1
+    assert result.err.splitlines()[-1] == (
+        "called off: n1 is drained no longer, and holds 2 partitions"
+    )
