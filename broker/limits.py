@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from tailrace.protocol import texts_wire
+from tailrace.protocol import limits, texts_wire
 
 RECEIVE_BYTES = 262_144  # one receive
 IN_FLIGHT_MAX = 16  # requests of one connection without an answer; then it is not read
@@ -17,8 +17,8 @@ NEW_PER_IP_PER_S = 100
 GREETING_MAX = 500  # connections that have not said hello yet, of all
 FETCH_PARTITION_BYTES_MAX = 1_048_576  # of one partition in one answer, save one larger batch
 FETCH_WAIT_MS_MAX = 30_000
-PARTITIONS_PER_REQUEST_MAX = 1_000
-TOPICS_PER_REQUEST_MAX = 1_000
+PARTITIONS_PER_REQUEST_MAX = limits.PARTITIONS_PER_REQUEST_MAX
+TOPICS_PER_REQUEST_MAX = limits.TOPICS_PER_REQUEST_MAX
 ID_BYTES_MAX = 255  # of clients, groups, members and instances
 
 HANDSHAKE_S = 10.0  # TLS

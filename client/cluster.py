@@ -36,6 +36,7 @@ from tailrace.client.shapes import ClientHealth
 from tailrace.client.topic_news import LeaderEpochs
 from tailrace.protocol import texts_client
 from tailrace.protocol.errors import TailraceError, from_wire
+from tailrace.protocol.limits import TOPICS_PER_REQUEST_MAX, pieces
 from tailrace.protocol.messages import (
     MetadataRequest,
     MetadataResponse,
@@ -130,12 +131,14 @@ class Cluster:
     async def refresh(self, *, timeout: float) -> None:
         """Ask again for the brokers and for all topics that are remembered.
 
-        Raises what ``leader_request`` raises. Cancelled: the answer is dropped.
+        ``timeout`` in seconds, for each 1,000 topics. Raises what ``leader_request`` raises.
+        Cancelled: the answers to come are dropped.
         """
-        question = MetadataRequest(topics=tuple(self._topics), auto_create=False)
-        response = await self.ask_any(question, timeout=timeout)
-        assert isinstance(response, MetadataResponse)
-        self._learn(response)
+        for names in list(pieces(tuple(self._topics), TOPICS_PER_REQUEST_MAX)) or [()]:
+            question = MetadataRequest(topics=tuple(names), auto_create=False)
+            response = await self.ask_any(question, timeout=timeout)
+            assert isinstance(response, MetadataResponse)
+            self._learn(response)
 
     def doubt(self, broker_id: str) -> None:
         """It did not answer, or not as one that knows how things are: others are asked first."""

@@ -1,5 +1,7 @@
 """What a member of a group commits: one request at a time, of all partitions that moved on.
 
+Above 1,000 partitions it takes several, one after the other: no request may name more.
+
 Invariants:
 - a commit carries the epoch of the assignment under which its records were read: after the
   partition went to somebody else, it is refused (S23);
@@ -17,6 +19,7 @@ from tailrace.client.coordinator import Coordinator
 from tailrace.client.membership import Assignment, Place
 from tailrace.protocol import texts_client, texts_config
 from tailrace.protocol.errors import TailraceError, from_wire
+from tailrace.protocol.limits import PARTITIONS_PER_REQUEST_MAX, pieces
 from tailrace.protocol.messages import (
     CommitOffsetsRequest,
     CommitOffsetsResponse,
@@ -109,11 +112,11 @@ class Commits:
     async def store(
         self, points: Points, metadata: str = "", *, only_due: bool = True, timeout: float
     ) -> Outcome:
-        """Store these in one request, after the one that is under way; durable on return.
+        """Store these, after the commit that is under way; durable on return.
 
         ``only_due``: without what is committed already by then. Raises RequestTimeout T034 after
-        ``timeout`` seconds, ConnectError T005, and what the coordinator refuses as a whole.
-        Cancelled: they may be stored.
+        ``timeout`` seconds, ConnectError T005, and what the coordinator refuses as a whole: of
+        more than 1,000 some may be stored then. Cancelled: they may be stored.
         """
         clock = self._client.clock
         began = clock.now()
@@ -130,27 +133,35 @@ class Commits:
             chosen = self.ledger.due(points) if only_due else dict(points)
             if not chosen:
                 return Outcome()
-            left_s = max(0.001, timeout - (clock.now() - began))
-            return await self._ask(chosen, metadata, left_s)
+            outcome = Outcome()
+            for piece in pieces(list(chosen.items()), PARTITIONS_PER_REQUEST_MAX):
+                left_s = max(0.001, timeout - (clock.now() - began))
+                await self._ask(dict(piece), metadata, left_s, outcome)
+            return outcome
         finally:
             self._turn.release()
 
     async def _ask(
-        self, points: dict[Assignment, CommitPoint], metadata: str, timeout: float
-    ) -> Outcome:
+        self,
+        points: dict[Assignment, CommitPoint],
+        metadata: str,
+        timeout: float,
+        outcome: Outcome,
+    ) -> None:
+        """One request; what became of it goes into ``outcome``."""
         request = CommitOffsetsRequest(
             self._coordinator.group,
             self._member_id,
             tuple(_wire(assignment, point, metadata) for assignment, point in points.items()),
         )
-        outcome = Outcome()
         try:
             response = await self._coordinator.request(request, timeout=timeout)
         except TailraceError as error:
             if error.code != "T042":
                 raise
-            outcome.refused, outcome.reason = list(points), error.message
-            return outcome
+            outcome.refused += points
+            outcome.reason = outcome.reason or error.message
+            return
         assert isinstance(response, CommitOffsetsResponse)
         for assignment, result in zip(points, response.results, strict=True):
             if result.error is None:
@@ -165,7 +176,6 @@ class Commits:
                 outcome.error = outcome.error or refusal
         if outcome.stored:
             self.last = self._client.clock.wall_ms()
-        return outcome
 
 
 async def fetch_committed(
@@ -174,24 +184,23 @@ async def fetch_committed(
     """What a group has committed of partitions (values: topic ids), None: nothing.
 
     Waits while the coordinator loads, and through outages: RequestTimeout T034 after ``timeout``
-    seconds, ConnectError T005.
+    seconds, for each 1,000 partitions, ConnectError T005.
     """
-    if not places:
-        return {}
-    request = FetchOffsetsRequest(coordinator.group, _by_topic(places))
-    response = await coordinator.request(request, timeout=timeout)
-    assert isinstance(response, FetchOffsetsResponse)
     found: dict[Place, Committed | None] = {}
-    for one in response.offsets:
-        if one.offset >= 0:
-            found[one.topic_id, one.partition] = Committed(
-                one.offset,
-                one.leader_epoch,
-                one.timestamp,
-                one.append_time,
-                one.committed_at,
-                one.metadata,
-            )
+    for piece in pieces(list(places.items()), PARTITIONS_PER_REQUEST_MAX):
+        request = FetchOffsetsRequest(coordinator.group, _by_topic(dict(piece)))
+        response = await coordinator.request(request, timeout=timeout)
+        assert isinstance(response, FetchOffsetsResponse)
+        for one in response.offsets:
+            if one.offset >= 0:
+                found[one.topic_id, one.partition] = Committed(
+                    one.offset,
+                    one.leader_epoch,
+                    one.timestamp,
+                    one.append_time,
+                    one.committed_at,
+                    one.metadata,
+                )
     return {at: found.get((topic_id, at.partition)) for at, topic_id in places.items()}
 
 

@@ -28,6 +28,7 @@ from tailrace.client.partition_buffer import Budget, PartitionBuffer
 from tailrace.client.retry import DOUBTFUL, LEADER_LIMIT_S, Backoff
 from tailrace.protocol import texts
 from tailrace.protocol.errors import OffsetOutOfRange, TailraceError, from_wire
+from tailrace.protocol.limits import PARTITIONS_PER_REQUEST_MAX
 from tailrace.protocol.messages import (
     FetchPartition,
     FetchRequest,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from tailrace.client.client import Client
 
 PARTITION_BYTES_MAX = 1 << 20  # of one answer
-PARTITIONS_MAX = 1_000  # of one request (safety 9.1)
 REQUESTS_MAX = 4  # to one broker at a time
 LAST_WAIT_S = 0.1  # the wait of the last of them
 _LEADER_CHANGED = ("T001", "T010", "T032", "T033", "T034", "T037", "T045", "T100")
@@ -162,9 +162,9 @@ class Fetcher:
         if under_way >= REQUESTS_MAX or bytes_max == 0:
             return
         wait_s = self._options.wait_s
-        if under_way == REQUESTS_MAX - 1 or len(buffers) > PARTITIONS_MAX:
+        if under_way == REQUESTS_MAX - 1 or len(buffers) > PARTITIONS_PER_REQUEST_MAX:
             wait_s = min(wait_s, LAST_WAIT_S)
-        chosen = buffers[:PARTITIONS_MAX]
+        chosen = buffers[:PARTITIONS_PER_REQUEST_MAX]
         if any(buffer.end is None for buffer in chosen):
             wait_s = 0.0  # the first answer tells how far there is to go
         for buffer in chosen:

@@ -351,7 +351,7 @@ class Member:
     async def commit(
         self, points: Mapping[TopicPartition, CommitPoint], metadata: str = "", *, lower: bool
     ) -> None:
-        """Store these, all in one request; returns when they are durable.
+        """Store these, up to 1,000 in one request; returns when they are durable.
 
         ``lower``: whether a point below what is committed already is an error (ConfigError T082,
         the others are stored); else it is passed over. Raises PartitionLost T040 for partitions

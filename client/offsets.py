@@ -11,6 +11,7 @@ from tailrace.client.records import At
 from tailrace.client.retry import LEADER_LIMIT_S, Backoff
 from tailrace.protocol import texts, texts_config
 from tailrace.protocol.errors import TailraceError, from_wire
+from tailrace.protocol.limits import PARTITIONS_PER_REQUEST_MAX, pieces
 from tailrace.protocol.messages import (
     OFFSET_EARLIEST,
     OFFSET_LATEST,
@@ -99,7 +100,8 @@ async def _ask_all(
     isolation: int,
     found: dict[TopicPartition, int],
 ) -> None:
-    """One request per leader. Fills ``found``; raises the first error, after all was asked."""
+    """What each leader is to be asked, in as few requests as it takes. Fills ``found``; raises the
+    first error, after all was asked."""
     by_leader: dict[str, list[tuple[TopicPartition, OffsetQuery]]] = {}
     for at in partitions:
         metadata = await client.cluster.topic(at.topic)
@@ -109,7 +111,12 @@ async def _ask_all(
         query = OffsetQuery(metadata.topic_id, at.partition, time_ms)
         by_leader.setdefault(leader, []).append((at, query))
     wrong: TailraceError | None = None
-    for leader, asked in by_leader.items():
+    requests = [
+        (leader, piece)
+        for leader, queries in by_leader.items()
+        for piece in pieces(queries, PARTITIONS_PER_REQUEST_MAX)
+    ]
+    for leader, asked in requests:
         request = ListOffsetsRequest(isolation, tuple(query for _, query in asked))
         response, _ = await client.cluster.leader_request(
             leader, request, kind="control", timeout=client.options.request_timeout

@@ -7,7 +7,8 @@ producer id, fresh metadata. At most one of each kind is under way per leader, p
 Rules:
 - a batch leaves at once when nothing is in flight to its leader; else when it is full, when
   ``linger`` is over, or when somebody flushes;
-- a request holds at most one batch of a partition, at most ``max_in_flight`` requests per leader;
+- a request holds at most one batch of a partition, and of 1,000 partitions; there are at most
+  ``max_in_flight`` requests per leader;
 - a connection that broke leaves open whether its requests were carried out: their batches are
   sent again, unchanged, and the sequence numbers make the broker recognise them (C3).
 """
@@ -34,6 +35,7 @@ from tailrace.protocol.errors import (
     TailraceError,
     from_wire,
 )
+from tailrace.protocol.limits import PARTITIONS_PER_REQUEST_MAX
 from tailrace.protocol.messages import (
     ACKS_ALL,
     InitProducerIdRequest,
@@ -178,6 +180,8 @@ class Outlets:
             ):
                 continue
             if batches and size + lane.waiting[0].size > size_max:
+                break
+            if len(batches) == PARTITIONS_PER_REQUEST_MAX:
                 break
             if options.idempotent and lane.identity is None and not self._identify(lane):
                 continue
