@@ -6,7 +6,7 @@ decided by; if somebody else was faster, it is decided anew.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tailrace.broker import election, moving
 from tailrace.broker.asking import ask_brokers
@@ -46,6 +46,7 @@ ATTEMPTS = 5  # to change something that others change, too
 
 def elect_leaders(node: Node, call: Call, request: ElectLeadersRequest) -> Later:
     check_count(len(request.partitions), PARTITIONS_PER_REQUEST_MAX, of="partitions")
+    check_count(len(request.confirmed or ()), PARTITIONS_PER_REQUEST_MAX, of="confirmed")
 
     async def work() -> Response:
         await node.latest.read()
@@ -55,10 +56,12 @@ def elect_leaders(node: Node, call: Call, request: ElectLeadersRequest) -> Later
             view = node.views.view
             named = moving.chosen(view, request.partitions) or list(moving.everything(view))
             found = [one for each in named if (one := moving.preferred(view, each)) is not None]
-        told = tuple(map(moving.leader_move, found))
+        found = moving.as_confirmed(found, request.confirmed)
         if not request.dry_run:
-            await _elect(node, [one for one in found if one.error is None], request.unclean)
-        return ElectLeadersResponse(told)
+            wanted = [one for one in found if one.error is None]
+            stored = await _elect(node, wanted, request.unclean)
+            found = moving.as_stored(found, stored, unclean=request.unclean)
+        return ElectLeadersResponse(tuple(map(moving.leader_move, found)))
 
     return work
 
@@ -73,8 +76,10 @@ async def _unclean(node: Node, named: Sequence[Chosen]) -> list[Election]:
     return found
 
 
-async def _elect(node: Node, found: Sequence[Election], unclean: bool) -> None:
-    """Store it as far as nobody else has changed it meanwhile. T100."""
+async def _elect(
+    node: Node, found: Sequence[Election], unclean: bool
+) -> Mapping[PartitionId, Leadership]:
+    """Store it as far as nobody else has changed it meanwhile; what was stored. T100."""
     changed: dict[PartitionId, Leadership] = {}
     for one in found:
         assert one.leader is not None, "it is to lead"
@@ -84,6 +89,7 @@ async def _elect(node: Node, found: Sequence[Election], unclean: bool) -> None:
     for one in found if unclean else ():
         if one.chosen.where in stored:
             _tell_loss(node, one)
+    return stored
 
 
 def _tell_loss(node: Node, one: Election) -> None:

@@ -18,6 +18,7 @@ from tailrace.broker.placement import MinIsr, Target
 from tailrace.protocol import texts, texts_cluster, texts_config
 from tailrace.protocol.errors import PartitionOffline, to_wire
 from tailrace.protocol.messages import (
+    ConfirmedLeader,
     LeaderMove,
     PartitionRange,
     ReassignRequest,
@@ -127,6 +128,48 @@ def unclean(view: ClusterView, one: Chosen, copies: Collection[ReplicaDescriptio
     best = max(found, key=lambda copy: (copy.last_epoch, copy.log_end))
     missing = tuple(sorted(could - {best.broker_id}))
     return Election(one, current, best.broker_id, best.log_end, missing)
+
+
+def as_confirmed(
+    found: Sequence[Election], confirmed: Sequence[ConfirmedLeader] | None
+) -> list[Election]:
+    """Those that would be another one than was said yes to are refused; None: nobody was asked.
+
+    The epoch, too, must be that one: who led in between took what nobody was told of.
+    """
+    if confirmed is None:
+        return list(found)
+    return [
+        one if one.leader is None or _confirmation(one, one.leader) in confirmed else _refused(one)
+        for one in found
+    ]
+
+
+def _confirmation(one: Election, leader: str) -> ConfirmedLeader:
+    where, epoch = one.chosen, one.current.leader_epoch
+    return ConfirmedLeader(where.topic.name, where.number, leader, epoch, one.log_end)
+
+
+def _refused(one: Election) -> Election:
+    assert one.leader is not None, "it would lead"
+    error = texts_cluster.not_confirmed(
+        *(one.chosen.topic.name, one.chosen.number), leader=one.leader, log_end=one.log_end
+    )
+    return Election(one.chosen, one.current, error=error)
+
+
+def as_stored(
+    found: Sequence[Election], stored: Collection[PartitionId], *, unclean: bool
+) -> list[Election]:
+    """Those that somebody else was faster than have an error, and no leader."""
+    told: list[Election] = []
+    for one in found:
+        if one.error is None and one.chosen.where not in stored:
+            name, number = one.chosen.topic.name, one.chosen.number
+            error = texts_cluster.not_stored(name, number, unclean=unclean)
+            one = Election(one.chosen, one.current, error=error)
+        told.append(one)
+    return told
 
 
 def leader_move(found: Election) -> LeaderMove:

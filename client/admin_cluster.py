@@ -35,12 +35,14 @@ class ClusterAdmin:
         topics: Sequence[str] = (),
         unclean: bool = False,
         dry_run: bool = False,
+        confirmed: Sequence[LeaderChange] | None = None,
     ) -> list[LeaderChange]:
         """Give partitions back to their preferred leaders; named neither: all of the cluster.
 
         ``unclean``: partitions that nobody leads get a leader that is up, whatever it lacks. What
         was acknowledged beyond its ``log_end`` is lost; ``missing`` says who may have it. They
-        have to be named. ``dry_run``: say what would be done.
+        have to be named. ``dry_run``: say what would be done. ``confirmed``: what a dry run
+        returned, and somebody said yes to; what would be another election by now is not held.
 
         Returns those that were not as they shall be; one that stays so has an ``error``. Raises
         TopicNotFound T010, PartitionNotFound T011.
@@ -48,7 +50,8 @@ class ClusterAdmin:
         named = _ranges(partitions, topics)
         if unclean and not named:
             raise ValueError("an unclean election is of partitions or topics that are named")
-        request = ElectLeadersRequest(named, unclean, dry_run)
+        yes = None if confirmed is None else shaping_cluster.confirmations(confirmed)
+        request = ElectLeadersRequest(named, unclean, dry_run, yes)
         response = await self._ask(request, ElectLeadersResponse)
         return shaping_cluster.leader_changes(response.moves)
 

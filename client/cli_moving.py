@@ -68,6 +68,8 @@ def elect(
     yes: bool,
 ) -> int:
     """Give partitions other leaders: all of the cluster, or those named."""
+    from tailrace.protocol.shapes import TopicPartition
+
     if preferred and unclean:
         raise click.UsageError("--preferred and --unclean exclude each other")
     if unclean and not where:
@@ -75,11 +77,19 @@ def elect(
     partitions, topics = targets(where)
 
     def ask(
-        partitions: "Sequence[TopicPartition]", topics: Sequence[str] = (), *, only_look: bool
+        partitions: "Sequence[TopicPartition]",
+        topics: Sequence[str] = (),
+        *,
+        only_look: bool,
+        confirmed: "Sequence[LeaderChange] | None" = None,
     ) -> "list[LeaderChange]":
         async def work(client: "Client") -> "list[LeaderChange]":
             return await client.admin.elect_leaders(
-                partitions, topics=topics, unclean=unclean, dry_run=only_look
+                partitions,
+                topics=topics,
+                unclean=unclean,
+                dry_run=only_look,
+                confirmed=confirmed,
             )
 
         return with_client(console, work)
@@ -92,7 +102,9 @@ def elect(
             found = ask(partitions, topics, only_look=True)
             losing = confirm_loss(found)  # nothing but what was said yes to
             found = [one for one in found if one.error is not None]
-            found += ask(losing, only_look=False) if losing else []
+            if losing:
+                these = [TopicPartition(one.topic, one.partition) for one in losing]
+                found += ask(these, only_look=False, confirmed=losing)
         else:
             found = ask(partitions, topics, only_look=False)
         show_document(console, {"leaders": found, "applied": True})
@@ -105,16 +117,14 @@ def elect(
     return EXIT_FAILED if failed else 0
 
 
-def confirm_loss(found: "Sequence[LeaderChange]") -> "list[TopicPartition]":
-    """Name what may be lost, and ask; nothing is asked where nothing would be done. What of."""
-    from tailrace.protocol.shapes import TopicPartition
-
+def confirm_loss(found: "Sequence[LeaderChange]") -> "list[LeaderChange]":
+    """Name what may be lost, and ask; nothing is asked where nothing would be done. Those."""
     losing = [one for one in found if one.error is None]
     for one in losing:
         click.echo(loss(one), err=True)
     if losing:
         confirm(f"Elect {plural(len(losing), 'leader')} and lose that?", False)
-    return [TopicPartition(one.topic, one.partition) for one in losing]
+    return losing
 
 
 def loss(one: "LeaderChange") -> str:

@@ -19,6 +19,7 @@ class ClusterAdmin:
         topics: Sequence[str] = (),
         unclean: bool = False,
         dry_run: bool = False,
+        confirmed: Sequence[LeaderChange] | None = None,
     ) -> list[LeaderChange]:
         """Give partitions to their preferred leaders; ``unclean``: to whoever is up, with loss."""
         return self._portal.call(
@@ -27,6 +28,7 @@ class ClusterAdmin:
             topics=topics,
             unclean=unclean,
             dry_run=dry_run,
+            confirmed=confirmed,
         )
 
     def reassign(

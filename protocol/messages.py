@@ -52,6 +52,7 @@ from tailrace.protocol.messages_admin import (
     TopicResponse as TopicResponse,
 )
 from tailrace.protocol.messages_cluster import (
+    ConfirmedLeader as ConfirmedLeader,
     DescribeMovesRequest as DescribeMovesRequest,
     DescribeMovesResponse as DescribeMovesResponse,
     DescribeReplicasRequest as DescribeReplicasRequest,

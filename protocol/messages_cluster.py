@@ -17,12 +17,24 @@ class PartitionRange:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfirmedLeader:
+    """An election that somebody saw (with ``dry_run``) and said yes to."""
+
+    topic: str
+    partition: I32
+    leader: str  # LeaderMove.after
+    leader_epoch: I32
+    log_end: I64
+
+
+@dataclass(frozen=True, slots=True)
 class ElectLeadersRequest:
     """Give partitions another leader: the preferred one, or one that may lack something."""
 
     partitions: tuple[PartitionRange, ...]  # none: all of the cluster, if not ``unclean``
     unclean: bool  # of partitions without a leader: whoever has the most; may lose records
     dry_run: bool  # say what would be done
+    confirmed: tuple[ConfirmedLeader, ...] | None  # these or nothing; nil: nobody was asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,21 @@ def leader_changes(moves: Sequence[messages.LeaderMove]) -> list[LeaderChange]:
     ]
 
 
+def confirmations(changes: Sequence[LeaderChange]) -> tuple[messages.ConfirmedLeader, ...]:
+    """Of what a dry run told: the elections, as they are said yes to."""
+    return tuple(
+        messages.ConfirmedLeader(
+            topic=one.topic,
+            partition=one.partition,
+            leader=one.after,
+            leader_epoch=one.leader_epoch,
+            log_end=-1 if one.log_end is None else one.log_end,
+        )
+        for one in changes
+        if one.after is not None
+    )
+
+
 def replica_moves(moves: Sequence[messages.ReplicaMove]) -> list[ReplicaMove]:
     """Which copies go where."""
     return [

@@ -119,3 +119,31 @@ def no_copy(topic: str, partition: int, *, brokers: Sequence[str]) -> errors.Par
         f"Start {listed(brokers)}.",
         **{"topic": topic, "partition": partition},
     )
+
+
+def not_confirmed(
+    topic: str, partition: int, *, leader: str, log_end: int
+) -> errors.PartitionOffline:
+    """T033: what was said yes to is not what would be done now. ``log_end``: -1 if not unclean."""
+    ends = f", with a log that ends at {log_end}" if log_end >= 0 else ""
+    unclean = " --unclean" if log_end >= 0 else ""
+    where = f"{shown(topic)}:{partition}"
+    return errors.PartitionOffline(
+        "T033",
+        f"{partition_name(topic, partition)}: {shown(leader)} would lead now{ends}: something else"
+        " was confirmed",
+        f"Look again: tailrace cluster elect {where}{unclean} --dry-run",
+        **{"topic": topic, "partition": partition},
+    )
+
+
+def not_stored(topic: str, partition: int, *, unclean: bool) -> errors.PartitionOffline:
+    """T033: somebody else was faster."""
+    where = f"{shown(topic)}:{partition}" + (" --unclean" if unclean else "")
+    return errors.PartitionOffline(
+        "T033",
+        f"{partition_name(topic, partition)}: others changed who leads it or has copies of it"
+        " meanwhile",
+        f"Try again: tailrace cluster elect {where}",
+        **{"topic": topic, "partition": partition},
+    )

@@ -1,6 +1,7 @@
 """What operators ask of leaders and copies, as functions of a view."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,12 @@ from tailrace.broker.cluster_view import ClusterView
 from tailrace.broker.members import BrokerRecord
 from tailrace.broker.moving import Chosen
 from tailrace.protocol.errors import ConfigError, PartitionNotFound, TopicNotFound
-from tailrace.protocol.messages import PartitionRange, ReassignRequest, ReplicaDescription
+from tailrace.protocol.messages import (
+    ConfirmedLeader,
+    PartitionRange,
+    ReassignRequest,
+    ReplicaDescription,
+)
 
 ID = b"1" * 16
 
@@ -113,6 +119,39 @@ def test_nothing_is_lost_where_nothing_has_to_be(seen: ClusterView, reason: str)
     found = moving.unclean(seen, whole(seen), [])
     assert reason in str(found.error)
     assert moving.leader_move(found).after is None
+
+
+def test_nothing_is_elected_but_what_was_confirmed() -> None:
+    seen = view((None, (), ABC), elr=("n1",), brokers=("n2", "n3"))
+    found = [moving.unclean(seen, whole(seen), [copy("n3", 3, 17)])]
+    yes = ConfirmedLeader("orders", 0, "n3", 3, 17)
+    assert moving.as_confirmed(found, None) == found, "nobody was asked"
+    assert moving.as_confirmed(found, [yes]) == found
+    for other in (
+        [],
+        [replace(yes, partition=1)],
+        [replace(yes, leader="n2")],
+        [replace(yes, leader_epoch=2)],  # somebody led in between, and took records
+        [replace(yes, log_end=18)],
+    ):
+        (refused,) = moving.as_confirmed(found, other)
+        assert moving.leader_move(refused).after is None
+        assert str(refused.error) == (
+            "T033: orders[0]: n3 would lead now, with a log that ends at 17: something else was"
+            " confirmed. Look again: tailrace cluster elect orders:0 --unclean --dry-run"
+        )
+
+
+def test_what_was_not_stored_is_told_with_what_to_do() -> None:
+    seen = view(("n2", ABC, ABC), ("n2", ABC, ABC))
+    found = [one for number in (0, 1) if (one := moving.preferred(seen, whole(seen, number)))]
+    kept, lost = moving.as_stored(found, {(ID, 0)}, unclean=False)
+    assert kept == found[0]
+    assert (lost.leader, moving.leader_move(lost).after) == (None, None)
+    assert str(lost.error) == (
+        "T033: orders[1]: others changed who leads it or has copies of it meanwhile. Try again:"
+        " tailrace cluster elect orders:1"
+    )
 
 
 # ── copies ───────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from tailrace.client import cli_moving
-from tailrace.protocol.shapes_cluster import DrainStatus
+from tailrace.protocol.shapes_cluster import DrainStatus, LeaderChange
 from tests.cli.conftest import Cli
 
 T = TypeVar("T")
@@ -30,6 +30,30 @@ def test_copies_are_sent_to_somebody(offline: Cli, to: str) -> None:
     result = offline("cluster", "reassign", "orders", "--to", to)
     assert result.code == 2
     assert f"--to '{to}' names no broker" in result.err
+
+
+def test_what_was_said_yes_to_goes_along_with_the_deed(
+    offline: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = LeaderChange("orders", 0, None, "n3", 3, 17, ["n1"], None)
+    by_then = LeaderChange("orders", 0, None, None, 4, None, [], "T033: something else")
+    asked: list[tuple[object, object]] = []
+
+    async def elect_leaders(
+        partitions: object, *, topics: object, unclean: bool, dry_run: bool, confirmed: object
+    ) -> list[LeaderChange]:
+        asked.append((partitions, confirmed))
+        return [seen if dry_run else by_then]
+
+    def yes(question: str, yes: bool) -> None:
+        pass
+
+    play(monkeypatch, elect_leaders=elect_leaders)
+    monkeypatch.setattr(cli_moving, "confirm", yes)
+    result = offline("cluster", "elect", "orders", "--unclean")
+    assert asked == [([], None), ([("orders", 0)], [seen])]
+    assert result.code == 1
+    assert "T033: something else" in result.err
 
 
 def drained(holds: int, *, draining: bool = True) -> DrainStatus:
