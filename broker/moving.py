@@ -264,6 +264,8 @@ def _named(view: ClusterView, brokers: Sequence[str]) -> Target:
     for broker in brokers:
         if not view.alive(broker):
             raise texts_cluster.no_such_broker(broker, known=sorted(view.brokers))
+        if broker in view.drains:  # the controller would take it off again
+            raise texts_cluster.is_drained(broker)
         if brokers.count(broker) > 1:
             raise texts_cluster.broker_twice(broker)
     return tuple(brokers)

@@ -40,6 +40,17 @@ def broker_twice(broker: str) -> errors.ConfigError:
     )
 
 
+def is_drained(broker: str) -> errors.ConfigError:
+    """T082: what it is given is taken off it again."""
+    return errors.ConfigError(
+        "T082",
+        f"broker {shown(broker)} is being drained",
+        f"Name another one, or have it back: tailrace cluster drain {shown(broker)} --cancel",
+        key="brokers",
+        source=None,
+    )
+
+
 def too_few_brokers(*, asked: int, there: int) -> errors.ConfigError:
     """T082: more copies than brokers that take any."""
     return errors.ConfigError(

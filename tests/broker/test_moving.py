@@ -207,6 +207,13 @@ def test_no_broker_at_all_is_refused() -> None:
         targets(view(("n1", ABC, ABC)), nowhere)
 
 
+def test_broker_that_is_drained_is_given_no_copies() -> None:
+    seen = view(("n1", ABC, ABC), drains=("n4",))
+    with pytest.raises(ConfigError, match="T082: broker n4 is being drained") as caught:
+        targets(seen, asked("n4", "n2", "n3"))
+    assert "tailrace cluster drain n4 --cancel" in str(caught.value)
+
+
 def test_spreading_moves_no_more_than_it_must() -> None:
     seen = view(*[("n1", ABC, ABC)] * 4)
     found = targets(seen, asked(replicas=3))
