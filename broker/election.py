@@ -130,6 +130,18 @@ def given_up(current: Leadership, broker_id: str) -> Leadership | None:
     return left if left is None or left.leader is None else left.elected(left.leader)
 
 
+def stepped_aside(current: Leadership, broker_id: str, need: int) -> Leadership | None:
+    """The broker's copy is whole, but nothing can be written to it for now: others are to lead.
+
+    It leaves the ISR, and stays eligible where fewer than ``need`` are left in it (R9). The last
+    candidate stays: None.
+    """
+    if candidates(current) <= {broker_id} or broker_id not in current.isr:
+        return None
+    left = with_isr(current, (one for one in current.isr if one != broker_id), need)
+    return replace(left, leader=None) if current.leader == broker_id else left
+
+
 def restarted(current: Leadership, broker_id: str) -> Leadership | None:
     """A new life of the broker that leads, with all its data: a new epoch, before it serves."""
     return current.elected(broker_id) if current.leader == broker_id else None

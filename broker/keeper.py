@@ -250,13 +250,14 @@ class Keeper:
     async def _give_up(
         self, mine: Mapping[PartitionId, Leadership], unusable: Callable[[PartitionId], bool]
     ) -> Mapping[PartitionId, Leadership]:
-        """Leave ISR and ELR of what is of no use here, if others are there. The leaderships after
-        that; those that somebody changed meanwhile are left out."""
+        """Leave ISR and ELR of what is of no use here, if others are there; only the ISR where
+        there is just no room. The leaderships after that; those that somebody changed meanwhile
+        are left out."""
         given_up: dict[PartitionId, Leadership] = {}
         for count, (where, one) in enumerate(mine.items()):
             if count % STEP == STEP - 1:
                 await trio.lowlevel.checkpoint()
-            left = election.given_up(one, self._broker_id)
+            left = self._without_me(where, one)
             if left is not None and unusable(where):
                 given_up[where] = left
         if not given_up:
@@ -274,6 +275,14 @@ class Keeper:
         stored = await self._registry.change(given_up)
         kept = {where: one for where, one in mine.items() if where not in given_up}
         return kept | stored
+
+    def _without_me(self, where: PartitionId, one: Leadership) -> Leadership | None:
+        if where not in self._shelf.wanting:
+            return election.given_up(one, self._broker_id)
+        topic = self._shelf.catalog.by_id[where[0]]
+        copies = len(topic.partitions[where[1]].replicas)
+        need = election.min_isr(self._config_of(topic).min_isr, copies)
+        return election.stepped_aside(one, self._broker_id, need)
 
     # ── topics ───────────────────────────────────────────────────────────────────────────────
 

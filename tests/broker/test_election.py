@@ -137,6 +137,14 @@ def test_an_unclean_restart_gives_way_to_others_only() -> None:
     assert told(election.restarted_unclean(state("a", "a"), "a")) == "nothing"
 
 
+def test_a_copy_without_room_is_led_by_others_and_stays_eligible_where_few_are_left() -> None:
+    assert told(election.stepped_aside(state("a", "abc"), "a", 2)) == "-3 bc"
+    assert told(election.stepped_aside(state("a", "ab"), "a", 2)) == "-3 b a"
+    assert told(election.stepped_aside(state("a", "ab"), "b", 2)) == "a3 a b"
+    assert told(election.stepped_aside(state("a", "a"), "a", 2)) == "nothing"
+    assert told(election.stepped_aside(state(None, "b", "a"), "a", 2)) == "nothing"
+
+
 def test_a_copy_that_is_given_up_ends_the_epoch_in_which_it_fetched() -> None:
     assert told(election.given_up(state("a", "ab"), "b")) == "a4 a"
     assert told(election.given_up(state("a", "ab"), "a")) == "-3 b"

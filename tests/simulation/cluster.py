@@ -187,7 +187,8 @@ async def run(cluster: SimCluster, shape: Shape) -> Report:
     cluster.net.delay_mean = rng.uniform(0.0001, 0.02)
     for node in cluster.nodes.values():
         node.buggify = rng.choice((0.0, 0.0, 1.0))
-    chaos = ClusterChaos(cluster, seeded(cluster.seed, "chaos"))
+    lost = 0 if shape.min_isr == "1" else 1
+    chaos = ClusterChaos(cluster, seeded(cluster.seed, "chaos"), disks_lost=lost)
     operator = Operator(cluster, shape, seeded(cluster.seed, "operator"))
     group = Group(cluster, history, shape)
     found: list[Violation] = []

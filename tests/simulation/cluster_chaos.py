@@ -5,8 +5,8 @@ quarter of them is quiet: whatever lasts ends there. Every broker that is not ru
 again after a while, by whoever looks after it (``_attend``).
 
 No more is broken than the cluster is made to bear: of all disks one at most is wiped, and only
-while every partition has all its replicas in sync; all may lose power at once, as everything that
-was promised is synced by then.
+while every partition has all its replicas in sync, and none where a single copy may acknowledge;
+all may lose power at once, as everything that was promised is synced by then.
 """
 
 from collections.abc import Awaitable, Callable
@@ -43,8 +43,10 @@ Strike = Callable[[], Awaitable[None]]
 class ClusterChaos:
     """Sets off faults on a cluster, and looks after its brokers."""
 
-    def __init__(self, cluster: SimCluster, rng: Random) -> None:
+    def __init__(self, cluster: SimCluster, rng: Random, *, disks_lost: int) -> None:
+        """``disks_lost``: how many the topics are made to bear, by their ``min_isr``."""
         assert cluster.common is not None
+        self.disks_lost = disks_lost
         self.cluster = cluster
         self.common: Common = cluster.common
         self.names = tuple(cluster.nodes)
@@ -74,7 +76,7 @@ class ClusterChaos:
             "power of all": self._power_of_all,
             "restart": self._restart,
             "freeze": self._freeze,
-            "wipe": self._wipe,
+            **({"wipe": self._wipe} if disks_lost else {}),
             "stall": self._stall,
             "sync": self._fail_sync,
             "full": self._fill,
