@@ -212,7 +212,8 @@ def moves(view: ClusterView) -> list[ReplicaMove]:
 def reassigned(view: ClusterView, request: ReassignRequest, min_isr: MinIsr) -> list[Topic]:
     """Topics with the targets that are asked for; those that have them already are left out.
 
-    T010 T011; T081 for fewer copies than a topic's ``min_isr``, T082 for brokers that are none.
+    T010 T011; T081 for fewer copies than a topic's ``min_isr``, T082 for brokers that are none, and
+    for a growth that is to be cancelled in part; T033 where no copy is complete to stay with.
     """
     by_topic: dict[bytes, list[Chosen]] = {}
     for one in chosen(view, request.partitions):
@@ -221,19 +222,27 @@ def reassigned(view: ClusterView, request: ReassignRequest, min_isr: MinIsr) -> 
     for some in by_topic.values():
         topic = some[0].topic
         if request.cancel:
-            changed = placement.retargeted(topic, {o.number: _complete(view, o) for o in some})
+            changed = _cancelled(view, topic, some)
         else:
             changed = _moved(view, request, topic, [one.number for one in some])
-            need = min_isr(topic)
-            copies = min(len(one.replicas) for one in changed.partitions)
-            if need is not None and need > copies:
-                source = f"topic {topic.name}"
-                raise texts_config.min_isr_above_replicas(
-                    source=source, min_isr=need, replicas=copies
-                )
+        if not request.cancel or _copies(changed) < _copies(topic):
+            _check_min_isr(changed, min_isr(topic))
         if changed != topic:
             found.append(changed)
     return found
+
+
+def _check_min_isr(topic: Topic, need: int | None) -> None:
+    """T081: it could not be written to."""
+    copies = _copies(topic)
+    if need is not None and need > copies:
+        source = f"topic {topic.name}"
+        raise texts_config.min_isr_above_replicas(source=source, min_isr=need, replicas=copies)
+
+
+def _copies(topic: Topic) -> int:
+    """Of the partition that has the fewest."""
+    return min(len(one.replicas) for one in topic.partitions)
 
 
 def _moved(
@@ -271,11 +280,41 @@ def _named(view: ClusterView, brokers: Sequence[str]) -> Target:
     return tuple(brokers)
 
 
+def _cancelled(view: ClusterView, topic: Topic, some: Sequence[Chosen]) -> Topic:
+    """With the copies that are complete; their number changes for the whole topic or not at all."""
+    targets = {one.number: _complete(view, one) for one in some}
+    changed = placement.retargeted(topic, targets)
+    fewer = [one for one in some if len(targets[one.number]) < len(one.target)]
+    if not fewer:
+        return changed
+    if len(some) < len(topic.partitions):
+        first = fewer[0]
+        raise texts_cluster.growth_of_some(
+            *(topic.name, first.number),
+            complete=len(targets[first.number]),
+            wanted=len(first.target),
+        )
+    return replace(changed, replicas=max(len(one.replicas) for one in changed.partitions))
+
+
 def _complete(view: ClusterView, one: Chosen) -> Target:
-    """The copies that are in sync, at most as many as are wanted: the leader stays first."""
+    """The copies that have all that was acknowledged, at most as many as are wanted.
+
+    In the order that is wanted, if all of them are; else who leads is preferred, as it was before
+    the move began. T033 if there is none.
+    """
     current = leadership(view, one.where)
-    kept = [broker for broker in current.replicas if broker in current.isr][: len(one.target)]
-    return tuple(kept) if len(kept) == len(one.target) else one.target
+    if set(one.target) <= set(current.isr):
+        return one.target
+    order = (*filter(None, [current.leader]), *current.replicas)
+    in_sync = (broker for broker in order if broker in current.isr)
+    eligible = (broker for broker in order if broker in current.elr)
+    kept = tuple(dict.fromkeys((*in_sync, *eligible)))[: len(one.target)]
+    if not kept:
+        raise texts_cluster.nobody_leads(one.topic.name, one.number, candidates=())
+    if set(kept) <= set(one.target):
+        return tuple(broker for broker in one.target if broker in kept)
+    return kept
 
 
 def even(

@@ -72,7 +72,8 @@ class ClusterAdmin:
         complete. Returns what is changed; copies are made in the background, see ``list_moves``.
 
         Raises TopicNotFound T010, PartitionNotFound T011, ConfigError T081 for fewer copies than
-        ``min_isr``, T082 for brokers that are none, or too few.
+        ``min_isr``, T082 for brokers that are none, are drained, or are too few, and for a growth
+        that is cancelled in part; PartitionOffline T033 where no copy is complete to stay with.
         """
         named = None if brokers is None else tuple(brokers)
         request = ReassignRequest(_ranges(partitions, topics), named, replicas, cancel, dry_run)

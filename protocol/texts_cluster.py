@@ -73,6 +73,18 @@ def other_count(topic: str, *, asked: int, has: int) -> errors.ConfigError:
     )
 
 
+def growth_of_some(topic: str, partition: int, *, complete: int, wanted: int) -> errors.ConfigError:
+    """T082: with what is complete some partitions would have fewer copies than others."""
+    return errors.ConfigError(
+        "T082",
+        f"{complete} of the {wanted} copies of {partition_name(topic, partition)} are complete:"
+        " their number is the whole topic's, and nothing was cancelled",
+        f"Cancel all of it: tailrace cluster reassign {shown(topic)} --cancel",
+        key="replicas",
+        source=None,
+    )
+
+
 def not_preferred(
     topic: str, partition: int, *, preferred: str, reason: str
 ) -> errors.PartitionOffline:

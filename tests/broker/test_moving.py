@@ -10,7 +10,12 @@ from tailrace.broker.catalog import Catalog, Leadership, PartitionRecord, Topic
 from tailrace.broker.cluster_view import ClusterView
 from tailrace.broker.members import BrokerRecord
 from tailrace.broker.moving import Chosen
-from tailrace.protocol.errors import ConfigError, PartitionNotFound, TopicNotFound
+from tailrace.protocol.errors import (
+    ConfigError,
+    PartitionNotFound,
+    PartitionOffline,
+    TopicNotFound,
+)
 from tailrace.protocol.messages import (
     ConfirmedLeader,
     PartitionRange,
@@ -231,6 +236,53 @@ def test_cancelling_keeps_the_copies_that_are_complete() -> None:
     seen = view(("n1", ABC, held), wanted=("n4", "n2", "n3"))
     assert targets(seen, asked(cancel=True)) == [ABC]
     assert targets(view(("n1", ABC, ABC)), asked(cancel=True)) == []
+
+
+def cancelled(seen: ClusterView, partition: int | None = None) -> list[Topic]:
+    return moving.reassigned(seen, asked(cancel=True, partition=partition), lambda topic: None)
+
+
+def test_cancelling_keeps_the_leader_first_and_what_is_at_its_end() -> None:
+    added = ("n4", "n2", "n3", "n1")  # as they stand when a copy was added
+    seen = view(("n1", ABC, added), wanted=("n4", "n2", "n3"))
+    assert targets(seen, asked(cancel=True)) == [("n1", "n2", "n3")]
+    complete = view(("n1", added, added), wanted=("n4", "n2", "n3"))
+    assert targets(complete, asked(cancel=True)) == [], "it is there: nothing is left to cancel"
+
+
+def test_growth_that_is_cancelled_leaves_the_complete_copies() -> None:
+    both, dead = ("n1", "n2"), ("n1", "n2", "n4")
+    for brokers in (ABC, dead):  # n3 fills its copy, or is not there to do that
+        seen = view(("n2", both, both), ("n1", both, ABC), wanted=ABC, brokers=brokers)
+        (topic,) = cancelled(seen)
+        assert [one.replicas for one in topic.partitions] == [both, both], "their order stays"
+        assert topic.replicas == 2, "or the controller would raise it again"
+    seen = view(("n1", both, ABC), ("n1", ABC, ABC), wanted=ABC)
+    (topic,) = cancelled(seen)
+    assert [one.replicas for one in topic.partitions] == [both, ABC], "no complete copy goes"
+    assert topic.replicas == 3
+
+
+def test_copies_that_have_all_that_was_acknowledged_count_as_complete() -> None:
+    (topic,) = cancelled(view(("n1", ("n1",), ABC), elr=("n3",)))
+    assert [one.replicas for one in topic.partitions] == [("n1", "n3")]
+
+
+def test_why_a_growth_is_not_cancelled() -> None:
+    both = ("n1", "n2")
+    seen = view(("n1", both, ABC), ("n1", ABC, ABC), wanted=ABC)
+    assert cancelled(seen, 1) == []
+    with pytest.raises(ConfigError, match="T082") as caught:
+        cancelled(seen, 0)
+    assert "2 of the 3 copies of orders[0] are complete" in str(caught.value)
+    assert "tailrace cluster reassign orders --cancel" in str(caught.value)
+    with pytest.raises(ConfigError, match="min_isr 3 > replicas 2"):
+        moving.reassigned(seen, asked(cancel=True), lambda topic: 3)
+    counted = replace(seen, catalog=Catalog.of([replace(whole(seen).topic, replicas=3)]))
+    with pytest.raises(ConfigError, match="min_isr 3 > replicas 2"):
+        moving.reassigned(counted, asked(cancel=True), lambda topic: 3)
+    with pytest.raises(PartitionOffline, match="T033"):
+        cancelled(view((None, (), ABC), wanted=("n4", *both)))
 
 
 def test_moves_are_what_lives_and_lacks_something() -> None:
