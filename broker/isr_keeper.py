@@ -31,6 +31,7 @@ log = logging.getLogger("tailrace.broker.isr_keeper")
 
 TOGETHER_MAX = 40  # changes of one transaction: each has a put and one or two compares
 AT_ONCE = 4  # transactions
+STOOD_STILL_S = 1.0  # this process did, if a look comes so late
 AGAIN_S = 0.2  # after the store was away
 
 Change = tuple[Partition, IsrChange]
@@ -64,6 +65,9 @@ class IsrKeeper:
                 await self._bell.wait()
             due, self._due = self._due, {}
             now = trio.current_time()
+            if now >= self._around_at + STOOD_STILL_S:
+                for partition in self._node.shelf:
+                    partition.replica.watch_anew(now)
             if now >= self._around_at:
                 self._around_at = now + self._lag_max_s / 2
                 due = dict.fromkeys(self._node.shelf)

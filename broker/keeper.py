@@ -97,6 +97,7 @@ class Keeper:
         self._step_back(mine)
         self._remover.take_off(view, mine, before)
         self.answered()
+        mine = await self._give_up_damaged(mine, view)
         await self._lead(mine)
         self._shelf.catalog = view.catalog
         await self._forget_topics(before, view)
@@ -246,6 +247,21 @@ class Keeper:
             return where not in held and opened_before and self._shelf.missing(where)
 
         return await self._give_up(mine, missing)
+
+    async def _give_up_damaged(
+        self, mine: Mapping[PartitionId, Leadership], view: ClusterView
+    ) -> Mapping[PartitionId, Leadership]:
+        """What is damaged and not led here is left to others that are there, before it could be
+        led: it is filled from them (R25)."""
+
+        def damaged(where: PartitionId) -> bool:
+            partition = self._shelf.get(*where)
+            if partition is None or partition.role == "leader" or not partition.log.quarantined:
+                return False
+            others = election.candidates(mine[where]) - {self._broker_id}
+            return any(map(view.alive, others))
+
+        return await self._give_up(mine, damaged)
 
     async def _give_up(
         self, mine: Mapping[PartitionId, Leadership], unusable: Callable[[PartitionId], bool]

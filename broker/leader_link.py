@@ -155,17 +155,21 @@ class LeaderLink:
 
     async def _copy(self, channel: Channel) -> bool:
         owed: deque[Reply] = deque()
-        sequence, answers = -1, 0
+        sequence, answers, heard_at = -1, 0, trio.current_time()
         while self.followed:
             if sequence < 0:
                 sequence = self._begin_anew()
             elif self._epoch != self._node.broker_epoch:
                 break  # what was told counts no more (R6)
             if not owed or (self._names and len(owed) < 3):
-                owed.append(await channel.send(self._request(sequence), self._tell))
-                sequence += 1
+                with trio.move_on_after(ANSWER_S) as sending:
+                    owed.append(await channel.send(self._request(sequence), self._tell))
+                    sequence += 1
+                if sending.cancelled_caught:
+                    break
             if not owed[0].arrived:
-                if await self._wait(WAIT_S + ANSWER_S):
+                left_s = heard_at + WAIT_S + ANSWER_S - trio.current_time()
+                if left_s > 0 and await self._wait(left_s):
                     continue
                 break  # a connection that is silent for so long is dead
             try:
@@ -178,6 +182,7 @@ class LeaderLink:
             assert isinstance(response, FetchResponse)
             answers += 1
             await self._take(response, body)
+            heard_at = trio.current_time()
             if not response.results and not self._names and not owed:
                 await trio.sleep(SOON_S)  # it has nothing, and does not wait: it is stopping
         return answers > 0

@@ -4,6 +4,7 @@ Who leads, who waits and what is committed is the ``Partition``'s, which it beco
 """
 
 import logging
+from collections.abc import Callable
 
 import trio
 
@@ -36,6 +37,7 @@ class LocalCopy:
         self.offline: TailraceError | None = None
         self.maintenance = trio.Lock()
         self._verifying = trio.Lock()
+        self.damaged: Callable[[], None] = lambda: None  # told of damage that was just found
         self._told: set[Quarantine] = set()
 
     def __repr__(self) -> str:
@@ -84,9 +86,8 @@ class LocalCopy:
 
     def tell_damage(self) -> None:
         """Log and count every damaged range once, whenever it was found (R24, R25)."""
-        for damage in self.log.quarantined:
-            if damage in self._told:
-                continue
+        found = [damage for damage in self.log.quarantined if damage not in self._told]
+        for damage in found:
             self._told.add(damage)
             self.metrics.corrupt_batches.inc()
             error = texts.corruption_found(
@@ -97,6 +98,8 @@ class LocalCopy:
                 next_offset=damage.next_offset,
             )
             log.error("%s", error, extra={"event": "log.corruption", "code": error.code})
+        if found:
+            self.damaged()
 
     def damage(self) -> list[str]:
         """Its damaged ranges, for people."""

@@ -134,8 +134,11 @@ class Replica:
     def reconfigure(self, durability: Durability, min_isr: int) -> bool:
         """Go by changed settings of the topic; whether the high watermark rose.
 
-        What this broker itself counts for follows with the next ``observe_own``.
+        What this broker itself counts for follows with the next ``observe_own``: until then, where
+        syncs count from now on, no more than was committed.
         """
+        if durability == "fsync" != self.durability:
+            self._own = min(self._own, self.high_watermark)
         self.durability, self.min_isr = durability, min_isr
         for follower in self.followers.values():
             follower.counted = self._count(follower.end, follower.flushed)
@@ -322,6 +325,11 @@ class Replica:
 
     def _proposed(self) -> Sequence[Leadership]:
         return self._doubtful if self._pending is None else (*self._doubtful, self._pending)
+
+    def watch_anew(self, now: float) -> None:
+        """This process stood still: what followers said meanwhile has not been read yet."""
+        if self._watched_since <= now:
+            self._watched_since = now
 
     def _late(self, broker_id: str, since: float) -> bool:
         follower = self.followers.get(broker_id)

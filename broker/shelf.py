@@ -62,7 +62,7 @@ class Shelf:
         self.space = space
         self.on_roll: Callable[[Partition], None] = lambda partition: None  # the janitor's
         self.on_start_told: Callable[[Partition], None] = lambda partition: None  # likewise
-        self.on_failed: Callable[[], None] = lambda: None  # the view's
+        self.on_failed: Callable[[], None] = lambda: None  # a copy is bad: the view's
         self.untrusted = False  # a log could not be opened: what of it is durable is unknown
         self._world = world
         self._directory = directory
@@ -317,6 +317,7 @@ class Shelf:
             broker_id=self._broker_id,
         )
         self._partitions[where] = partition
+        partition.damaged = lambda: self.on_failed()
         partition.advance()
         self._report(partition, self._directory.partition_path(topic.topic_id, number))
 

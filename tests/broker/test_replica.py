@@ -95,6 +95,21 @@ def test_changed_durability_counts_at_once() -> None:
     assert replica.high_watermark == 8
 
 
+def test_what_is_not_synced_is_not_committed_by_a_setting_that_asks_for_it() -> None:
+    replica = leading("a", durability="replicated")
+    replica.observe_own(100, 40)
+    assert not replica.reconfigure("fsync", 1)
+    assert replica.high_watermark <= 40
+
+
+def test_who_was_paused_itself_gives_its_followers_time_to_show_themselves() -> None:
+    replica = leading("ab")
+    replica.observe_own(9, 9)
+    replica.watch_anew(LAG_MAX * 2)
+    assert replica.isr_change(LAG_MAX * 2.5, LAG_MAX) is None
+    assert due(replica, LAG_MAX * 3 + 1).leadership.isr == ("a",)
+
+
 def test_watermark_stands_below_min_isr() -> None:
     replica = leading("a", elr="b")
     assert not replica.enough

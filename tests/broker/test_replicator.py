@@ -333,3 +333,21 @@ def test_a_cut_that_another_one_came_before_is_asked_about_anew() -> None:
         assert equal(cluster, "orders")
 
     clustered(main)
+
+
+def test_damage_of_a_quiet_copy_is_filled_from_others_before_it_could_lead() -> None:
+    async def main(cluster: Cluster) -> None:
+        topic = await cluster.create("orders", segment_size="64KiB")
+        await cluster.send("orders", *(Random(n).randbytes(9_000) for n in range(20)))
+        await in_sync(cluster, "orders")
+        [broken, *_] = others(cluster, "orders")
+        copy = cluster.partition(broken, "orders")
+        await cluster.until(lambda: copy.log.end == 20)
+        path = f"{DATA_DIR}/topics/{partition_name(topic.topic_id, 0)}/{0:020}.log"
+        cluster.machine(broken).platter.content(path).flip(30_000, 4)
+        await copy.doubt(3, cluster.node(broken).world.offload)
+        await cluster.until(lambda: not copy.log.quarantined and copy.log.end == 20)
+        await in_sync(cluster, "orders")
+        assert equal(cluster, "orders")
+
+    clustered(main)
