@@ -195,16 +195,19 @@ def replica_move(view: ClusterView, one: Chosen, target: Target) -> ReplicaMove:
     current = leadership(view, one.where)
     filling = tuple(broker for broker in target if broker not in current.isr)
     before = current.replicas or one.target
-    return ReplicaMove(one.topic.name, one.number, before, target, filling)
+    down = tuple(broker for broker in filling if not view.alive(broker))
+    return ReplicaMove(one.topic.name, one.number, before, target, filling, down)
 
 
 def moves(view: ClusterView) -> list[ReplicaMove]:
-    """What is on its way: copies that are wanted and live but lack something, or wanted no more."""
+    """What is on its way: copies that are wanted but lack something, or are wanted no more.
+
+    Those of brokers that are not up, too: that a move waits for one does not make it done.
+    """
     found: list[ReplicaMove] = []
     for one in everything(view):
         current = leadership(view, one.where)
-        filling = [b for b in one.target if b not in current.isr and view.alive(b)]
-        if filling or set(current.replicas) != set(one.target):
+        if not set(one.target) <= set(current.isr) or set(current.replicas) != set(one.target):
             found.append(replica_move(view, one, one.target))
     return found
 

@@ -170,7 +170,7 @@ def reassign(
     """Put copies of partitions on other brokers; without --to they are spread over all."""
     if sum((brokers is not None, replicas is not None, cancel)) > 1:
         raise click.UsageError("--to, --replicas and --cancel exclude each other")
-    wait_s = duration_s("--wait", wait)
+    wait_s = duration_to_wait(wait, dry_run)
     partitions, topics = targets(where)
     chosen = None if brokers is None else [one for one in brokers.split(",") if one]
     if chosen == []:
@@ -195,7 +195,7 @@ def reassign(
     verb = "would move" if dry_run else "moving"
     partitions_told = plural(len(found), "partition")
     say(console, f"{verb} {partitions_told}" if found else "every copy is where it shall be")
-    if dry_run or wait_s is None:
+    if wait_s is None:
         return 0
     names = {one.topic for one in found} | set(topics) | {at.topic for at in partitions}
     return await_moves(console, names, wait_s)
@@ -207,17 +207,28 @@ def await_moves(console: Console, topics: set[str], wait_s: float) -> int:
     async def look(client: "Client") -> "list[ReplicaMove]":
         return [one for one in await client.admin.list_moves() if one.topic in topics]
 
-    def told(left: "list[ReplicaMove]") -> str:
-        filling = sum(len(one.filling) for one in left)
-        copies = "1 copy" if filling == 1 else f"{format_count(filling)} copies"
-        return f"{plural(len(left), 'partition')} to go, {copies} to fill"
-
-    left = follow(console, look, lambda found: not found, told, wait_s)
+    left = follow(console, look, lambda found: not found, moves_told, wait_s)
     if left:
-        say(console, f"not done in {wait_s:g} s: the brokers go on")
+        why = f"{down}; " if (down := down_told(left)) else ""
+        say(console, f"not done in {wait_s:g} s: {why}the brokers go on")
         return EXIT_TIMED_OUT
     say(console, "done")
     return 0
+
+
+def moves_told(left: "Sequence[ReplicaMove]") -> str:
+    """How far it is."""
+    filling = sum(len(one.filling) for one in left)
+    copies = "1 copy" if filling == 1 else f"{format_count(filling)} copies"
+    told = f"{plural(len(left), 'partition')} to go, {copies} to fill"
+    return f"{told}; {down}" if (down := down_told(left)) else told
+
+
+def down_told(left: "Sequence[ReplicaMove]") -> str:
+    """Who does not go on with it; nothing if all do."""
+    names = sorted({broker for one in left for broker in one.down})
+    verb = "is" if len(names) == 1 else "are"
+    return f"{', '.join(names)} {verb} not up" if names else ""
 
 
 def moves_table(found: "Sequence[ReplicaMove]") -> str:
@@ -244,7 +255,7 @@ def moves_table(found: "Sequence[ReplicaMove]") -> str:
 @click.pass_obj
 def drain(console: Console, broker: str, cancel: bool, dry_run: bool, wait: str | None) -> int:
     """Take everything off a broker for good: before it is removed."""
-    wait_s = duration_s("--wait", wait)
+    wait_s = duration_to_wait(wait, dry_run)
     if cancel and (dry_run or wait_s is not None):
         raise click.UsageError("--cancel goes alone")
 
@@ -260,7 +271,7 @@ def drain(console: Console, broker: str, cancel: bool, dry_run: bool, wait: str 
         show_document(console, found)
         say(console, f"{broker} is drained no longer; it holds {plural(found.holds, 'partition')}")
         return 0
-    if not dry_run and wait_s is not None and not over(found):
+    if wait_s is not None and not over(found):
         found = follow(console, look, over, drain_told, wait_s)
     if dry_run:
         show(console, found, moves_table(found.moves))
@@ -305,6 +316,13 @@ def stuck_told(found: "DrainStatus") -> str:
 
 
 # ── waiting ──────────────────────────────────────────────────────────────────────────────────
+
+
+def duration_to_wait(wait: str | None, dry_run: bool) -> float | None:
+    """The seconds of ``--wait``; None without it."""
+    if dry_run and wait is not None:
+        raise click.UsageError("--dry-run and --wait exclude each other")
+    return duration_s("--wait", wait)
 
 
 def follow(

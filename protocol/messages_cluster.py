@@ -78,6 +78,7 @@ class ReplicaMove:
     before: tuple[str, ...]  # brokers that hold a copy, or fill one
     after: tuple[str, ...]  # those that are wanted, the preferred leader first
     filling: tuple[str, ...]  # of those: the ones that are not in sync
+    down: tuple[str, ...]  # of those: the ones that are not up, and fill nothing until they are
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class ReplicaMove:
     before: list[str]  # brokers that hold a copy, or fill one
     after: list[str]  # those that are wanted, the preferred leader first
     filling: list[str]  # of those: the ones that are not in sync
+    down: list[str]  # of those: the ones that are not up, and fill nothing until they are
 
 
 @dataclass(frozen=True)

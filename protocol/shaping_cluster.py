@@ -43,7 +43,10 @@ def confirmations(changes: Sequence[LeaderChange]) -> tuple[messages.ConfirmedLe
 def replica_moves(moves: Sequence[messages.ReplicaMove]) -> list[ReplicaMove]:
     """Which copies go where."""
     return [
-        ReplicaMove(one.topic, one.partition, list(one.before), list(one.after), list(one.filling))
+        ReplicaMove(
+            *(one.topic, one.partition),
+            *(list(one.before), list(one.after), list(one.filling), list(one.down)),
+        )
         for one in moves
     ]
 

@@ -285,14 +285,20 @@ def test_why_a_growth_is_not_cancelled() -> None:
         cancelled(view((None, (), ABC), wanted=("n4", *both)))
 
 
-def test_moves_are_what_lives_and_lacks_something() -> None:
+def test_moves_are_what_lacks_something() -> None:
     held = ("n1", "n2", "n3", "n4")
     seen = view(("n1", ABC, held), wanted=("n4", "n2", "n3"))
     (move,) = moving.moves(seen)
     assert (move.before, move.after, move.filling) == (held, ("n4", "n2", "n3"), ("n4",))
     assert moving.moves(view(("n1", ABC, ABC))) == []
+
+
+def test_copy_of_a_broker_that_is_not_up_is_still_to_be_filled() -> None:
     dead = view(("n1", ("n1", "n2"), ABC), brokers=("n1", "n2"))
-    assert moving.moves(dead) == [], "nobody fills a copy of a broker that is gone"
+    (move,) = moving.moves(dead)
+    assert (move.filling, move.down) == (("n3",), ("n3",))
+    (move,) = moving.moves(view(("n1", ("n1", "n2"), ABC)))
+    assert (move.filling, move.down) == (("n3",), ())
 
 
 # ── drains ───────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from tailrace.client import cli_moving
-from tailrace.protocol.shapes_cluster import DrainStatus, LeaderChange
+from tailrace.protocol.shapes_cluster import DrainStatus, LeaderChange, ReplicaMove
 from tests.cli.conftest import Cli
 
 T = TypeVar("T")
@@ -77,3 +77,28 @@ def test_waiting_for_a_drain_only_looks_and_ends_when_it_is_called_off(
     assert result.err.splitlines()[-1] == (
         "called off: n1 is drained no longer, and holds 2 partitions"
     )
+
+
+def test_waiting_for_a_broker_that_is_not_up_says_so(
+    offline: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = ReplicaMove("orders", 0, ["n1"], ["n1", "n2", "n3"], ["n2", "n3"], ["n3"])
+
+    async def reassign(*_: object, **__: object) -> list[ReplicaMove]:
+        return [move]
+
+    async def list_moves() -> list[ReplicaMove]:
+        return [move]
+
+    play(monkeypatch, reassign=reassign, list_moves=list_moves)
+    result = offline("cluster", "reassign", "orders", "--to", "n1,n2,n3", "--wait", "1ms")
+    assert result.code == 5
+    assert result.err.splitlines()[-1] == "not done in 0.001 s: n3 is not up; the brokers go on"
+    assert cli_moving.moves_told([move]) == "1 partition to go, 2 copies to fill; n3 is not up"
+
+
+@pytest.mark.parametrize("command", [("drain", "n1"), ("reassign", "orders", "--cancel")])
+def test_dry_run_has_nothing_to_wait_for(offline: Cli, command: tuple[str, ...]) -> None:
+    result = offline("cluster", *command, "--dry-run", "--wait", "10s")
+    assert result.code == 2
+    assert "--dry-run and --wait exclude each other" in result.err
