@@ -297,6 +297,9 @@ def _cancelled(view: ClusterView, topic: Topic, some: Sequence[Chosen]) -> Topic
             complete=len(targets[first.number]),
             wanted=len(first.target),
         )
+    for one in fewer:  # who had more of them, and lost the others' disks, does not mean that
+        if len(targets[one.number]) < placement.SAFE_COPIES:
+            raise texts_cluster.single_copy(topic.name, one.number, wanted=len(one.target))
     return replace(changed, replicas=max(len(one.replicas) for one in changed.partitions))
 
 

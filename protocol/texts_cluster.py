@@ -85,6 +85,19 @@ def growth_of_some(topic: str, partition: int, *, complete: int, wanted: int) ->
     )
 
 
+def single_copy(topic: str, partition: int, *, wanted: int) -> errors.ConfigError:
+    """T082: the next disk that fails would be the end of it."""
+    return errors.ConfigError(
+        "T082",
+        f"a single one of the {wanted} copies of {partition_name(topic, partition)} is complete:"
+        " nothing was cancelled",
+        "Wait for another one, or say that one is enough: tailrace cluster reassign"
+        f" {shown(topic)} --replicas 1",
+        key="replicas",
+        source=None,
+    )
+
+
 def not_preferred(
     topic: str, partition: int, *, preferred: str, reason: str
 ) -> errors.PartitionOffline:

@@ -268,6 +268,14 @@ def test_copies_that_have_all_that_was_acknowledged_count_as_complete() -> None:
     assert [one.replicas for one in topic.partitions] == [("n1", "n3")]
 
 
+def test_cancelling_never_leaves_a_single_copy() -> None:
+    """It may have had more, of which the others are lost or far behind just now."""
+    with pytest.raises(ConfigError, match="T082") as caught:
+        cancelled(view(("n1", ("n1", "n2"), ABC), ("n1", ("n1",), ABC)))
+    assert "a single one of the 3 copies of orders[1] is complete" in str(caught.value)
+    assert "tailrace cluster reassign orders --replicas 1" in str(caught.value)
+
+
 def test_why_a_growth_is_not_cancelled() -> None:
     both = ("n1", "n2")
     seen = view(("n1", both, ABC), ("n1", ABC, ABC), wanted=ABC)
