@@ -88,3 +88,23 @@ def test_the_file_says_what_the_page_does() -> None:
     addresses = re.findall(r"tailrace://\S+", head)
     assert len(addresses) == 2
     assert all(address in section for address in addresses)
+
+
+def test_prometheus_has_a_token_of_its_own_where_the_page_puts_it() -> None:
+    """The broker's is in a directory that only its own group may enter."""
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    (named,) = re.findall(r"credentials_file: (\S+)", (DEPLOY / "prometheus.yml").read_text())
+    assert f"install -m 0640 -g prometheus /etc/tailrace/token {named}\n" in page
+    assert not named.startswith("/etc/tailrace/")
+    assert 'token_file = "/etc/tailrace/token"' in page
+
+
+def test_the_page_says_that_prometheus_has_a_list_of_the_brokers() -> None:
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    assert '["n1:7480", "n2:7480", "n3:7480"]' in (DEPLOY / "prometheus-compose.yml").read_text()
+    _, _, rest = page.partition("**Add a broker**")
+    added, _, rest = rest.partition("**Take one out**")
+    taken, _, _ = rest.partition("\n\n")
+    assert "deploy/prometheus-compose.yml" in added
+    assert "deploy/prometheus-compose.yml" in taken
+    assert "`TailraceDown`" in taken
