@@ -25,6 +25,7 @@ class Asking:
         self._runtime = runtime
         self._brokers = brokers
         self._message = message
+        self.answered_by = ""  # a broker id, once there is an answer
         self._asked: dict[str, bool] = {}  # by broker id: whether it is still to answer
         self._answer: Response | None = None
         self._error: TailraceError | None = None  # the last one
@@ -43,7 +44,7 @@ class Asking:
                 broker = self._next()
                 if broker is not None:
                     self._post(broker)
-                elif self._error is not None and not any(self._asked.values()):
+                elif self._error is not None and not self._may_be_answered():
                     raise self._error
                 await self._wait()
         if self._answer is not None:
@@ -63,13 +64,19 @@ class Asking:
             channel = broker.control.channel
             if broker.broker_id in self._asked or channel is None:
                 continue
-            doubted = self._brokers.doubted(broker) and self._brokers.others_may_come()
-            if doubted and not self._waited:
+            doubted = self._brokers.doubted(broker)
+            if doubted and self._brokers.others_may_come() and not self._waited:
                 continue
             if channel.in_flight < channel.hello.in_flight_max:
+                if doubted:
+                    self._brokers.wake()  # for the next question: this one may be in vain
                 return broker
         self._brokers.wake()
         return None
+
+    def _may_be_answered(self) -> bool:
+        coming = not self._waited and self._brokers.others_may_come()
+        return coming or any(self._asked.values())
 
     def _post(self, broker: Broker) -> None:
         channel = broker.control.channel
@@ -85,6 +92,7 @@ class Asking:
         elif self._answer is None:
             assert not isinstance(outcome, Written)
             self._answer = outcome
+            self.answered_by = broker_id
             self._brokers.trust(broker_id)
             self._brokers.home = self._brokers.by_id.get(broker_id, self._brokers.home)
         self._news.set()
@@ -95,8 +103,8 @@ class Asking:
         self._news = anyio.Event()
         if limit.cancelled_caught:
             self._waited = True
-            for broker_id, silent in self._asked.items():
-                if silent:
+            for broker_id, broker in self._brokers.by_id.items():
+                if self._asked.get(broker_id, not broker.up):
                     self._brokers.doubt(broker_id)
 
     def _where(self) -> str:

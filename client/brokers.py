@@ -5,7 +5,7 @@ for a while: the others come first, as what it knows of the cluster may be old, 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tailrace.client.link import Kind, Link, Watcher
 from tailrace.client.options import Address
@@ -60,8 +60,14 @@ class Brokers:
         broker = self.by_id[broker_id] = Broker(self._runtime, self._watcher, broker_id, address)
         return broker
 
-    def learn(self, told: tuple[BrokerAddress, ...]) -> None:
-        """What a broker says; whoever it does not name has left. An empty answer says nothing."""
+    def learn(
+        self, told: tuple[BrokerAddress, ...], leading: Callable[[], set[str]] = set[str]
+    ) -> None:
+        """What a broker says; whoever it does not name has left. An empty answer says nothing.
+
+        ``leading``: who leads as far as is known. They stay: a list without them is an old one, and
+        they are let go with the news that somebody else leads, or nobody.
+        """
         for one in told:
             address = Address(one.host, one.port)
             known = self.by_id.get(one.broker_id)
@@ -70,8 +76,9 @@ class Brokers:
                 if known is not None:
                     self.home = moved if self.home is known else self.home
                     known.close("the broker moved")
-        if told:
-            for broker_id in sorted(self.by_id.keys() - {one.broker_id for one in told}):
+        missing = self.by_id.keys() - {one.broker_id for one in told}
+        if told and missing:
+            for broker_id in sorted(missing - leading()):
                 self.by_id.pop(broker_id).close("the broker left the cluster")
 
     def doubt(self, broker_id: str) -> None:

@@ -25,7 +25,7 @@ import anyio
 
 from tailrace.client import bootstrap
 from tailrace.client.asking import Asking
-from tailrace.client.brokers import Broker, Brokers
+from tailrace.client.brokers import DOUBTED_S, Broker, Brokers
 from tailrace.client.channel import Body, Channel, name_of
 from tailrace.client.link import DIAL_S, Kind, Link
 from tailrace.client.metrics import instruments
@@ -69,6 +69,7 @@ class Cluster:
         self._cluster_id = ""
         self._state: Literal["connecting", "open", "closed"] = "connecting"
         self._topics: dict[str, TopicMetadata] = {}
+        self._told: dict[str, tuple[str, float]] = {}  # who told of a topic last, and when
         self._epochs = LeaderEpochs()
         self._askings: list[Asking] = []
         self._looking = False
@@ -136,9 +137,7 @@ class Cluster:
         """
         for names in list(pieces(tuple(self._topics), TOPICS_PER_REQUEST_MAX)) or [()]:
             question = MetadataRequest(topics=tuple(names), auto_create=False)
-            response = await self.ask_any(question, timeout=timeout)
-            assert isinstance(response, MetadataResponse)
-            self._learn(response)
+            self._learn(*await self._ask_metadata(question, timeout))
 
     def doubt(self, broker_id: str) -> None:
         """It did not answer, or not as one that knows how things are: others are asked first."""
@@ -171,6 +170,16 @@ class Cluster:
     def invalidate(self, topic: str) -> None:
         """Forget a topic: the next ``topic`` call asks the cluster."""
         self._topics.pop(topic, None)
+
+    def misled(self, topic: str) -> None:
+        """What is remembered of a topic led nowhere: forget it, and ask another than who said so.
+
+        Unless that was long ago: what has become wrong since does not speak against who said it.
+        """
+        told_by, at = self._told.pop(topic, ("", -math.inf))
+        if told_by and self._runtime.clock.now() < at + DOUBTED_S:
+            self.doubt(told_by)
+        self.invalidate(topic)
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call ``changed`` whenever something was learnt; synchronous, may not fail."""
@@ -220,14 +229,18 @@ class Cluster:
         Raises what it answered, RequestTimeout T034 if nobody answers in ``timeout`` seconds,
         ConnectError T001 if the connections broke meanwhile, T005. Cancelled: nothing is changed.
         """
+        return (await self._ask_any(message, timeout))[0]
+
+    async def _ask_any(self, message: Request, timeout: float) -> tuple[Response, str]:
+        """The answer, and which broker gave it: "" where there is only one."""
         if len(self.brokers) < 2:
             response, _ = await self.leader_request(None, message, timeout=timeout)
-            return response
+            return response, ""
         self._check()
         asking = Asking(self._runtime, self._known, message)
         self._askings.append(asking)
         try:
-            return await asking.ask(timeout)
+            return await asking.ask(timeout), asking.answered_by
         except TailraceError:
             self._check()
             raise
@@ -298,9 +311,10 @@ class Cluster:
                 return await self.channel(broker_id, kind)
             broker = self._known.reachable()
             doubted = broker is not None and self._known.doubted(broker)
+            if doubted or broker is None:
+                self._known.wake()
             if broker is not None and not (doubted and self._known.others_may_come()):
                 return await broker.link(kind).get()
-            self._known.wake()
             with anyio.move_on_after(math.inf if broker is None else DIAL_S):
                 await self._changed.wait()
                 continue
@@ -337,27 +351,34 @@ class Cluster:
     async def _ask_topic(self, name: str, auto_create: bool, timeout: float) -> TopicMetadata:
         question = MetadataRequest(topics=(name,), auto_create=False)
         if not auto_create:
-            response = await self.ask_any(question, timeout=timeout)
+            response, told_by = await self._ask_metadata(question, timeout)
         elif len(self.brokers) < 2 or await self._is_missing(question, timeout):
             question = MetadataRequest(topics=(name,), auto_create=True)  # asked of one broker only
-            response, _ = await self.leader_request(None, question, timeout=timeout)
+            made, _ = await self.leader_request(None, question, timeout=timeout)
+            assert isinstance(made, MetadataResponse)
+            response, told_by = made, ""
         else:
             return self._topics[name]
-        assert isinstance(response, MetadataResponse)
-        self._learn(response)
+        self._learn(response, told_by)
         topic = response.topics[0]
         if topic.error is not None:
             raise from_wire(topic.error)
         return self._topics[name]
 
     async def _is_missing(self, question: MetadataRequest, timeout: float) -> bool:
-        response = await self.ask_any(question, timeout=timeout)
-        assert isinstance(response, MetadataResponse)
-        self._learn(response)
+        response, told_by = await self._ask_metadata(question, timeout)
+        self._learn(response, told_by)
         error = response.topics[0].error
         if error is not None and from_wire(error).code != "T010":
             raise from_wire(error)
         return error is not None
+
+    async def _ask_metadata(
+        self, question: MetadataRequest, timeout: float
+    ) -> tuple[MetadataResponse, str]:
+        response, told_by = await self._ask_any(question, timeout)
+        assert isinstance(response, MetadataResponse)
+        return response, told_by
 
     async def _keep_fresh(self, idle_s: float) -> None:
         period_s = min(REFRESH_S, idle_s / 2) if idle_s else REFRESH_S
@@ -369,15 +390,26 @@ class Cluster:
             except TailraceError as error:
                 _log.debug("metadata not refreshed: %s", error)
 
-    def _learn(self, response: MetadataResponse) -> None:
-        self._known.learn(response.brokers)
+    def _learn(self, response: MetadataResponse, told_by: str = "") -> None:
+        now = self._runtime.clock.now()
         for topic in response.topics:
             if topic.error is None:
-                self._topics[topic.name] = self._epochs.newest(topic)
+                newest = self._topics[topic.name] = self._epochs.newest(topic)
+                self._told[topic.name] = told_by, now
+                if newest is not topic and told_by:
+                    self.doubt(told_by)  # others have told us newer things already
             else:
                 self._topics.pop(topic.name, None)
+                self._told.pop(topic.name, None)
                 self._epochs.forget(topic.name)
+        # Without topics it is what was found when nobody could be reached: a beginning anew.
+        self._known.learn(response.brokers, self._leading if response.topics else set)
         self._tell()
+
+    def _leading(self) -> set[str]:
+        """Who leads something that is remembered."""
+        found = {one.leader for topic in self._topics.values() for one in topic.partitions}
+        return {leader for leader in found if leader is not None}
 
     # ── outages (link.Watcher) ───────────────────────────────────────────────────────────────
 

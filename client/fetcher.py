@@ -359,7 +359,7 @@ class Fetcher:
 
     def _forget_leader(self, buffer: PartitionBuffer) -> None:
         buffer.served_by.forget()
-        self._client.cluster.invalidate(buffer.at.topic)
+        self._client.cluster.misled(buffer.at.topic)
 
     def _rest(self, buffers: list[PartitionBuffer], broker: str) -> None:
         """Ask for these again after a pause."""
@@ -406,7 +406,7 @@ class Fetcher:
                     instruments.retried(error.code)
                 if all(buffer.served_by.leader is not None for buffer in lost):
                     break
-                self._client.cluster.invalidate(topic)
+                self._client.cluster.misled(topic)
                 await anyio.sleep(backoff.next_leader() if several else backoff.next())
         finally:
             self._locating.discard(topic)

@@ -78,7 +78,7 @@ async def list_offsets(
                 raise
             if error.code in _STALE:
                 for topic in {at.topic for at in left}:
-                    client.cluster.invalidate(topic)
+                    client.cluster.misled(topic)
             instruments.retried(error.code)
             await anyio.sleep(pause_s)
         left = [partition for partition in left if partition not in found]

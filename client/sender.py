@@ -206,7 +206,7 @@ class Sender:
         backoff = Backoff(self._runtime.random)
         try:
             while not self._ended:
-                self._cluster.invalidate(topic)
+                self._cluster.misled(topic)
                 try:
                     await self._cluster.topic(topic, auto_create=True)
                 except TailraceError as error:
