@@ -1,21 +1,23 @@
 """Moving leaders and copies between brokers: what operators ask of any of them.
 
-What is decided is in ``moving.py``. A change is stored by compare-and-swap on the view it was
-decided by; if somebody else was faster, it is decided anew.
+What is decided is in ``electing.py`` and ``moving.py``. A change is stored by compare-and-swap on
+the view it was decided by. If somebody else was faster, a reassignment is decided anew, and an
+election is told as one that was not held.
 """
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
 
-from tailrace.broker import election, moving
+from tailrace.broker import electing, election, moving
 from tailrace.broker.asking import ask_brokers
 from tailrace.broker.call import Call, Later
 from tailrace.broker.catalog import Leadership
 from tailrace.broker.cluster_view import PartitionId
+from tailrace.broker.electing import Election
 from tailrace.broker.limits import PARTITIONS_PER_REQUEST_MAX, check_count
 from tailrace.broker.members import DRAINS
-from tailrace.broker.moving import Chosen, Election
+from tailrace.broker.moving import Chosen
 from tailrace.broker.node import Node
 from tailrace.broker.registry import Conflict
 from tailrace.protocol import texts
@@ -55,13 +57,13 @@ def elect_leaders(node: Node, call: Call, request: ElectLeadersRequest) -> Later
         else:
             view = node.views.view
             named = moving.chosen(view, request.partitions) or list(moving.everything(view))
-            found = [one for each in named if (one := moving.preferred(view, each)) is not None]
-        found = moving.as_confirmed(found, request.confirmed)
+            found = [one for each in named if (one := electing.preferred(view, each)) is not None]
+        found = electing.as_confirmed(found, request.confirmed)
         if not request.dry_run:
             wanted = [one for one in found if one.error is None]
             stored = await _elect(node, wanted, request.unclean)
-            found = moving.as_stored(found, stored, unclean=request.unclean)
-        return ElectLeadersResponse(tuple(map(moving.leader_move, found)))
+            found = electing.as_stored(found, stored, unclean=request.unclean)
+        return ElectLeadersResponse(tuple(map(electing.leader_move, found)))
 
     return work
 
@@ -72,7 +74,7 @@ async def _unclean(node: Node, named: Sequence[Chosen]) -> list[Election]:
     found: list[Election] = []
     for one in named:
         here = [c for c in copies if (c.topic, c.partition) == (one.topic.name, one.number)]
-        found.append(moving.unclean(node.views.view, one, here))
+        found.append(electing.unclean(node.views.view, one, here))
     return found
 
 
