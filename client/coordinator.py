@@ -13,7 +13,7 @@ from tailrace.client.channel import name_of
 from tailrace.client.metrics import instruments
 from tailrace.client.options import Address
 from tailrace.client.pulse import ASTRAY
-from tailrace.client.retry import LEADER_LIMIT_S, Backoff
+from tailrace.client.retry import DISK_FAILED, LEADER_LIMIT_S, Backoff, passes
 from tailrace.protocol import texts_client
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import (
@@ -89,9 +89,9 @@ class Coordinator:
             try:
                 return await ask(min(left_s, options.request_timeout))
             except TailraceError as error:
-                if not error.retriable or error.code in ("T005", "T042"):
+                if not passes(error, several=several) or error.code in ("T005", "T042"):
                     raise
-                if error.code in ASTRAY or error.code == "T034":
+                if error.code in ASTRAY or error.code in ("T034", DISK_FAILED):
                     self.forget()
                 waited_s, pause_s = clock.now() - began, backoff.next()
                 if waited_s + pause_s >= timeout:

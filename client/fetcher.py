@@ -25,7 +25,7 @@ from tailrace.client.errands import Errands
 from tailrace.client.metrics import instruments
 from tailrace.client.offsets import partition_of
 from tailrace.client.partition_buffer import Budget, PartitionBuffer
-from tailrace.client.retry import DOUBTFUL, LEADER_LIMIT_S, Backoff
+from tailrace.client.retry import DISK_FAILED, DOUBTFUL, LEADER_LIMIT_S, Backoff, passes
 from tailrace.protocol import texts
 from tailrace.protocol.errors import OffsetOutOfRange, TailraceError, from_wire
 from tailrace.protocol.limits import PARTITIONS_PER_REQUEST_MAX
@@ -270,7 +270,7 @@ class Fetcher:
 
     def _failed(self, question: _Question, error: TailraceError) -> None:
         """The request as a whole."""
-        if not error.retriable or error.code == "T005":
+        if not passes(error, several=self._several) or error.code == "T005":
             self.fail(error)
             return
         self.trouble = error.message
@@ -289,7 +289,8 @@ class Fetcher:
         if self._left_near(buffer):
             return
         leader = buffer.served_by.leader or ""
-        if error.code in _LEADER_CHANGED:
+        disk_failed = error.code == DISK_FAILED and self._several
+        if error.code in _LEADER_CHANGED or disk_failed:
             instruments.retried(error.code)
             if error.code in DOUBTFUL:
                 self._client.cluster.doubt(leader)
@@ -374,8 +375,11 @@ class Fetcher:
 
     def _new_backoff(self) -> Backoff:
         """Short pauses where somebody else may take over."""
-        several = len(self._client.cluster.brokers) > 1
-        return Backoff(self._client.random, LEADER_LIMIT_S if several else None)
+        return Backoff(self._client.random, LEADER_LIMIT_S if self._several else None)
+
+    @property
+    def _several(self) -> bool:
+        return len(self._client.cluster.brokers) > 1
 
     async def _wake_later(self, question: _Question) -> None:
         await anyio.sleep(question.wait_s)
@@ -392,7 +396,7 @@ class Fetcher:
             self._errands.start(self._find_leaders, topic)
 
     async def _find_leaders(self, topic: str) -> None:
-        backoff, several = self._new_backoff(), len(self._client.cluster.brokers) > 1
+        backoff, several = self._new_backoff(), self._several
         try:
             while lost := [b for b in self._buffers[topic] if b.served_by.leader is None]:
                 try:

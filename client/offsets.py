@@ -8,7 +8,7 @@ import anyio
 
 from tailrace.client.metrics import instruments
 from tailrace.client.records import At
-from tailrace.client.retry import LEADER_LIMIT_S, Backoff
+from tailrace.client.retry import LEADER_LIMIT_S, Backoff, passes
 from tailrace.protocol import texts, texts_config
 from tailrace.protocol.errors import TailraceError, from_wire
 from tailrace.protocol.limits import PARTITIONS_PER_REQUEST_MAX, pieces
@@ -27,7 +27,16 @@ from tailrace.protocol.shapes import TopicPartition
 if TYPE_CHECKING:
     from tailrace.client.client import Client
 
-_STALE = ("T010", "T032", "T033", "T037", "T045", "T001", "T100")  # ask for the metadata again
+_STALE = (
+    "T010",
+    "T032",
+    "T033",
+    "T037",
+    "T045",
+    "T001",
+    "T093",
+    "T100",
+)  # ask for the metadata again
 
 
 def time_of(at: object, *, call: str, key: str) -> int:
@@ -71,7 +80,7 @@ async def list_offsets(
             await _ask_all(client, left, time_ms, isolation, found)
         except TailraceError as error:
             pause_s = backoff.next()
-            again = error.retriable and error.code not in ("T005", "T034")
+            again = passes(error, several=several) and error.code not in ("T005", "T034")
             if error.code == "T010" and not backoff.attempts > 1:
                 again = True  # what is remembered of the topic may be older than the topic
             if not again or client.clock.now() + pause_s >= ends_at:

@@ -25,7 +25,7 @@ from tailrace.client.channel import WRITTEN, Channel, Lost, Outcome, Written
 from tailrace.client.cluster import SLOW_S, Cluster
 from tailrace.client.metrics import instruments
 from tailrace.client.producer_options import ProducerOptions
-from tailrace.client.retry import DOUBTFUL, Backoff
+from tailrace.client.retry import DISK_FAILED, DOUBTFUL, Backoff
 from tailrace.client.runtime import Runtime
 from tailrace.protocol import texts
 from tailrace.protocol.errors import (
@@ -253,19 +253,20 @@ class Outlets:
         lane = batch.lane
         if error.code in DOUBTFUL and lane.leader is not None:
             self._cluster.doubt(lane.leader)
-        if error.code in STALE:
+        disk_failed = error.code == DISK_FAILED and len(self._cluster.brokers) > 1
+        stale = error.code in STALE or disk_failed
+        if stale:
             self._owner.refresh(lane.topic)
         written = error.code in UNCERTAIN or error.details.get("maybe_written") is True
         lane.came_back(batch, error, uncertain=written)
         if batch.done:
             return
-        if not error.retriable and error.code not in STALE:
+        if not error.retriable and not stale:
             if isinstance(error, ProduceError) and batch.uncertain:
                 error.maybe_written = True
             lane.give_up(batch)
             self._owner.finish(batch, -1, -1, error)
         elif not batch.out_of_sequence:
-            stale = error.code in STALE
             pause_s = lane.backoff.next_leader() if stale else lane.backoff.next()
             if isinstance(error, StorageFull):
                 pause_s = max(pause_s, min(error.retry_after, 5.0))

@@ -2,6 +2,7 @@
 
 from random import Random
 
+from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.units import format_count, format_seconds
 
 FIRST_MAX_S = 0.2
@@ -11,7 +12,13 @@ LEADER_FIRST_MAX_S = 0.03  # one that was just made knows of it some ten millise
 
 
 # What a broker answers, or is answered for, whose view of the cluster may be old, too.
-DOUBTFUL = frozenset({"T001", "T032", "T034", "T045", "T100"})
+DOUBTFUL = frozenset({"T001", "T032", "T034", "T045", "T093", "T100"})
+DISK_FAILED = "T093"  # of the broker that answers, which ends: others lead what it led by then
+
+
+def passes(error: TailraceError, *, several: bool) -> bool:
+    """Whether asking again may help: later or, where several brokers are known, elsewhere."""
+    return error.retriable or (several and error.code == DISK_FAILED)
 
 
 class Backoff:
