@@ -264,7 +264,11 @@ def drain(console: Console, broker: str, cancel: bool, dry_run: bool, wait: str 
 
     async def look(client: "Client") -> "DrainStatus":
         # Asked for once more it would undo a --cancel that came meanwhile.
-        return await client.admin.drain_broker(broker, cancel=False, dry_run=True)
+        found = await client.admin.drain_broker(broker, cancel=False, dry_run=True)
+        if not found.draining:  # or a broker does not know of it yet: the store is slow
+            await anyio.sleep(LOOK_S)
+            found = await client.admin.drain_broker(broker, cancel=False, dry_run=True)
+        return found
 
     found = with_client(console, ask)
     if cancel:
