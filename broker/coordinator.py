@@ -125,6 +125,8 @@ class Coordinator:
         if offsets is not None:
             self._shards.open(offsets)
             self._shards.follow()
+        elif self._shards.topic is not None:
+            self._shards.close()
 
     async def run(self) -> None:
         """Write what was decided, for ever."""

@@ -67,11 +67,21 @@ class Shards:
         return self._topic
 
     def open(self, topic: Topic) -> None:
-        """There is a topic now."""
+        """There is a topic now, or another one than before."""
+        if self._topic is not None and self._topic.topic_id != topic.topic_id:
+            self.close()
         if self._topic is None:
             self._topic = topic
             self._router = Router([one.key_first for one in topic.partitions])
             self.follow()
+
+    def close(self) -> None:
+        """It is gone: who made it could not make it whole, and took it back."""
+        assert self._topic is not None, "there was one"
+        for number, shard in list(self._led.items()):
+            gone = texts.partition_offline(self._topic.name, number, reason="its topic is gone")
+            self._end(number, shard, gone)
+        self._topic = self._router = None
 
     def __iter__(self) -> Iterator[Shard]:
         """Those that are led here, loaded or not."""

@@ -5,6 +5,7 @@ from contextlib import suppress
 import pytest
 import trio
 
+from tailrace.broker.catalog import Deletion
 from tailrace.broker.coordinator import OFFSETS
 from tailrace.broker.gateway import Gateway
 from tailrace.broker.local import LocalCaller
@@ -197,5 +198,23 @@ def test_lag_is_known_of_partitions_that_are_led_and_held_elsewhere() -> None:
         assert isinstance(answer, DescribeGroupResponse)
         assert [one.log_end for one in answer.partitions] == [1, 2, 3]
         assert [one.lag_records for one in answer.partitions] == [1, 2, 3]
+
+    clustered(main)
+
+
+def test_offsets_are_made_anew_where_they_could_not_be_made_whole_before() -> None:
+    """Whoever made them found no room, and took them back; others had seen them."""
+
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await coordinator(cluster, "mail", "n1")
+        made = cluster.node("n1").topics.find(OFFSETS)
+        gone = Deletion(made.topic_id, made.name, len(made.partitions), ("n1", "n2", "n3"))
+        cluster.keep.transact([], {gone.key: gone.to_json()}, [made.key], None)
+        nodes = [cluster.node(name) for name in cluster.running]
+        await cluster.until(lambda: all(one.topics.catalog.find(OFFSETS) is None for one in nodes))
+        for at in cluster.running:
+            await commit(cluster, "mail", 7, at)
+            assert await committed(cluster, "mail", at) == 7
 
     clustered(main)
