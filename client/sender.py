@@ -215,16 +215,18 @@ class Sender:
                         self._fail(self._lanes(topic), error)
                         return
                 if not any(self._astray(lane) for lane in self._lanes(topic) if lane.pending):
+                    self._outlets.pump_all()  # a connection may be there since the last news
                     return
                 await anyio.sleep(backoff.next_leader())
         finally:
             self._refreshing.discard(topic)
 
     def _astray(self, lane: Lane) -> bool:
-        """Whether somebody else has to lead it before anything can be sent."""
+        """Whether nothing can be sent before somebody else leads it, or its leader is back."""
         if lane.leader is None:
             return True
-        return len(self._cluster.brokers) > 1 and not self._cluster.reachable(lane.leader)
+        link = self._cluster.link(lane.leader, "produce")  # the control link alone is no help
+        return len(self._cluster.brokers) > 1 and (link is None or link.troubled)
 
     def _lanes(self, topic: str) -> list[Lane]:
         return [lane for lane in self._active if lane.topic == topic]

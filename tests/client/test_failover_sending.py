@@ -1,10 +1,12 @@
 """A producer while leaders move and die: nothing lost, doubled or out of order, nothing raised."""
 
+import ssl
+
 import anyio
 import pytest
 
 from tailrace.protocol import texts
-from tests.client.fake_broker import Do, Topic
+from tests.client.fake_broker import Do, FakeTransport, Topic
 from tests.client.fake_cluster import FakeCluster, View
 from tests.client.world import Run, until
 
@@ -185,6 +187,47 @@ def test_leader_that_is_cut_off_from_the_store_is_looked_up_elsewhere(
 
     run(main)
     assert numbers(topic) == [0, 1]
+
+
+@pytest.mark.parametrize("broken", ["never opened", "lost"])
+def test_records_go_when_the_connection_for_them_comes_back(
+    run: Run, together: FakeCluster, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """The leader is there all the time, and takes no further connection for a while."""
+    topic = together.create("orders", leader="n2")
+    n2, connect = together.brokers["n2"], together.net.connect
+    refused, refusing = 0, broken == "never opened"
+
+    async def dial(host: str, port: int, tls: ssl.SSLContext | None) -> FakeTransport:
+        nonlocal refused
+        if host == "n2" and refusing and n2.connections:  # the first is for control
+            refused += 1
+            raise ConnectionRefusedError(111, "refused")
+        return await connect(host, port, tls)
+
+    monkeypatch.setattr(together.net, "connect", dial)
+    monkeypatch.setattr("tailrace.client.retry.LIMIT_S", 0.002)
+    monkeypatch.setattr("tailrace.client.retry.LEADER_LIMIT_S", 0.01)
+    monkeypatch.setattr("tailrace.client.sender.AGE_MAX_S", 0.0)  # no other occasion to look
+
+    async def main() -> None:
+        nonlocal refusing
+        async with together.client() as client, client.producer(linger=0.0) as producer:
+            if broken == "lost":
+                await producer.send("orders", b"0")
+                refusing = True
+                link = client.cluster.link("n2", "produce")
+                assert link is not None
+                assert link.channel is not None
+                link.channel.close("cut")
+            delivery = producer.enqueue_nowait("orders", b"1")
+            await until(lambda: refused > 20)  # whoever asks once or twice has given up by then
+            refusing = False
+            with anyio.fail_after(2.0):
+                await delivery
+
+    run(main)
+    assert numbers(topic)[-1] == 1
 
 
 def test_metadata_are_not_asked_for_without_a_pause(run: Run, together: FakeCluster) -> None:
