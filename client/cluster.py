@@ -172,14 +172,18 @@ class Cluster:
         self._topics.pop(topic, None)
 
     def misled(self, topic: str) -> None:
-        """What is remembered of a topic led nowhere: forget it, and ask another than who said so.
+        """What is remembered of a topic led nowhere: forget it, and ask another than who said it."""
+        self.disbelieve(*self._told.pop(topic, ("", -math.inf)))
+        self.invalidate(topic)
 
-        Unless that was long ago: what has become wrong since does not speak against who said it.
+    def disbelieve(self, told_by: str, at: float) -> None:
+        """What a broker said at ``at`` ("": the only one) led nowhere.
+
+        It is doubted, unless that was long ago: what has become wrong since does not speak against
+        who said it.
         """
-        told_by, at = self._told.pop(topic, ("", -math.inf))
         if told_by and self._runtime.clock.now() < at + DOUBTED_S:
             self.doubt(told_by)
-        self.invalidate(topic)
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call ``changed`` whenever something was learnt; synchronous, may not fail."""
@@ -229,10 +233,10 @@ class Cluster:
         Raises what it answered, RequestTimeout T034 if nobody answers in ``timeout`` seconds,
         ConnectError T001 if the connections broke meanwhile, T005. Cancelled: nothing is changed.
         """
-        return (await self._ask_any(message, timeout))[0]
+        return (await self.ask_somebody(message, timeout=timeout))[0]
 
-    async def _ask_any(self, message: Request, timeout: float) -> tuple[Response, str]:
-        """The answer, and which broker gave it: "" where there is only one."""
+    async def ask_somebody(self, message: Request, *, timeout: float) -> tuple[Response, str]:
+        """``ask_any``, and which broker answered, for ``disbelieve``."""
         if len(self.brokers) < 2:
             response, _ = await self.leader_request(None, message, timeout=timeout)
             return response, ""
@@ -376,7 +380,7 @@ class Cluster:
     async def _ask_metadata(
         self, question: MetadataRequest, timeout: float
     ) -> tuple[MetadataResponse, str]:
-        response, told_by = await self._ask_any(question, timeout)
+        response, told_by = await self.ask_somebody(question, timeout=timeout)
         assert isinstance(response, MetadataResponse)
         return response, told_by
 

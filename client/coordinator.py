@@ -36,6 +36,7 @@ class Coordinator:
         self.group = group
         self._client = client
         self._broker_id: str | None = None  # as far as is known
+        self._told_by, self._told_at = "", 0.0  # who said so, and when
 
     async def request(self, message: Request, *, timeout: float) -> Response:
         """Ask it, and return its answer; ``timeout`` in seconds, ``math.inf`` for ever.
@@ -74,7 +75,8 @@ class Coordinator:
 
     async def _find(self, timeout: float) -> str:
         if self._broker_id is None:
-            self._broker_id = await find_coordinator(self._client, self.group, timeout=timeout)
+            self._broker_id, self._told_by = await _ask(self._client, self.group, timeout)
+            self._told_at = self._client.clock.now()
         return self._broker_id
 
     async def _patiently(
@@ -92,6 +94,8 @@ class Coordinator:
                 if not passes(error, several=several) or error.code in ("T005", "T042"):
                     raise
                 if error.code in ASTRAY or error.code in ("T034", DISK_FAILED):
+                    if self._broker_id is not None:
+                        self._client.cluster.disbelieve(self._told_by, self._told_at)
                     self.forget()
                 waited_s, pause_s = clock.now() - began, backoff.next()
                 if waited_s + pause_s >= timeout:
@@ -107,10 +111,15 @@ class Coordinator:
 
 async def find_coordinator(client: "Client", group: str, *, timeout: float) -> str:
     """Its broker id, of a broker that is known. Raises what the request raises."""
+    return (await _ask(client, group, timeout))[0]
+
+
+async def _ask(client: "Client", group: str, timeout: float) -> tuple[str, str]:
+    """``find_coordinator``, and who says so."""
     ends_at = client.clock.now() + timeout
     question = FindCoordinatorRequest(group)
-    response = await client.cluster.ask_any(question, timeout=timeout)
+    response, told_by = await client.cluster.ask_somebody(question, timeout=timeout)
     assert isinstance(response, FindCoordinatorResponse)
     if response.broker_id not in client.cluster.brokers:
         await client.cluster.refresh(timeout=max(0.001, ends_at - client.clock.now()))
-    return response.broker_id
+    return response.broker_id, told_by

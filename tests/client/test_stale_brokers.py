@@ -4,12 +4,20 @@ Whoever follows its word arrives nowhere, so it is doubted, and another is asked
 """
 
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import pytest
 
+from tailrace.client.coordinator import Coordinator
 from tailrace.client.offsets import list_offsets
-from tailrace.protocol.messages import MetadataRequest
+from tailrace.protocol.messages import (
+    FetchOffsetsRequest,
+    FetchOffsetsResponse,
+    FindCoordinatorRequest,
+    FindCoordinatorResponse,
+    MetadataRequest,
+)
 from tailrace.protocol.shapes import TopicPartition
 from tests.client.fake_broker import Topic
 from tests.client.fake_cluster import FakeCluster
@@ -88,6 +96,38 @@ def test_offsets_are_asked_of_a_leader_that_home_does_not_know(
             fail_over(together, topic, "killed")
             with anyio.fail_after(QUICK_S):
                 assert await list_offsets(client, [at], "latest") == {at: 1}
+
+    run(main)
+
+
+def test_coordinator_that_home_does_not_know_is_found(
+    run: Run, together: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def coordinating(name: str, broker: Any) -> Any:
+        usual = broker._answer
+
+        def answer(message: object) -> object:
+            if isinstance(message, FindCoordinatorRequest):
+                asked.append(name)
+                return FindCoordinatorResponse("n3" if name == "n1" else "n2", 0)
+            if isinstance(message, FetchOffsetsRequest):
+                return FetchOffsetsResponse(())
+            return usual(message)
+
+        return answer
+
+    for name, broker in together.brokers.items():
+        monkeypatch.setattr(broker, "_answer", coordinating(name, broker))
+
+    async def main() -> None:
+        async with together.client() as client:
+            together.brokers["n3"].kill()
+            coordinator = Coordinator(client, "g")
+            with anyio.fail_after(QUICK_S):
+                await coordinator.request(FetchOffsetsRequest("g", ()), timeout=60.0)
+            assert asked[:2] == ["n1", "n2"]
 
     run(main)
 
