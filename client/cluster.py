@@ -172,7 +172,10 @@ class Cluster:
         self._topics.pop(topic, None)
 
     def misled(self, topic: str) -> None:
-        """What is remembered of a topic led nowhere: forget it, and ask another than who said it."""
+        """What is remembered of a topic led nowhere: forget it, and ask another than who said so.
+
+        See ``disbelieve``.
+        """
         self.disbelieve(*self._told.pop(topic, ("", -math.inf)))
         self.invalidate(topic)
 
