@@ -104,7 +104,8 @@ class Asking:
         if limit.cancelled_caught:
             self._waited = True
             for broker_id, broker in self._brokers.by_id.items():
-                if self._asked.get(broker_id, not broker.up):
+                broker.late = not broker.up
+                if self._asked.get(broker_id):
                     self._brokers.doubt(broker_id)
 
     def _where(self) -> str:

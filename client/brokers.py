@@ -21,6 +21,7 @@ class Broker:
     def __init__(self, runtime: Runtime, watcher: Watcher, broker_id: str, address: Address):
         self.broker_id = broker_id
         self.address = address
+        self.late = False  # it was waited for once, in vain: not again while it is dialled
         self.control = Link(runtime, watcher, address)
         self._produce = Link(runtime, watcher, address, self.control)
         self._fetch = Link(runtime, watcher, address, self.control)
@@ -98,7 +99,7 @@ class Brokers:
     def others_may_come(self) -> bool:
         """Whether somebody who is not doubted is not connected, and nothing speaks against it."""
         return any(
-            not (broker.up or broker.control.troubled or self.doubted(broker))
+            not (broker.up or broker.late or broker.control.troubled or self.doubted(broker))
             for broker in self.by_id.values()
         )
 

@@ -8,6 +8,7 @@ import pytest
 from tailrace.client.consumer import Consumer
 from tailrace.protocol import texts
 from tailrace.protocol.errors import OffsetOutOfRange
+from tailrace.protocol.messages import MetadataRequest
 from tests.client.fake_broker import Topic
 from tests.client.fake_cluster import FakeCluster
 from tests.client.world import Run, until
@@ -64,6 +65,8 @@ def test_long_poll_at_the_old_leader_is_left_when_the_leader_moves(
             async with client.consumer("orders", fetch_wait=30.0) as consumer:
                 assert await take(consumer, 1) == [b"0"]
                 await until(lambda: bool(n1.parked))
+                question = MetadataRequest((), False)
+                await client.cluster.leader_request("n2", question, timeout=60.0)  # n2 is there
                 n1.stuck, n1.silent = together.view, True
                 n1.parked.clear()
                 together.elect(topic, "n2")

@@ -254,6 +254,7 @@ def test_broker_that_cannot_be_dialled_is_waited_for_once(run: Run, together: Fa
             client.cluster.doubt("n3")
             await client.cluster.topic("orders")
             assert together.brokers["n2"].connections, "it was dialled, and says nothing"
+            assert client.cluster.brokers["n2"].late
             asked = [together.brokers[name].metadata_asked for name in ("n1", "n3")]
             client.cluster.misled("orders")
             with anyio.fail_after(QUICK_S):
