@@ -128,7 +128,7 @@ def test_partition_that_is_lost_too_late_to_go_anywhere_comes_back(
     run: Run, shop: Broker, group: str, heartbeat: str
 ) -> None:
     async def main() -> None:
-        options: dict[str, Any] = {"heartbeat": heartbeat, "rebalance_timeout": 0.2}
+        options: dict[str, Any] = {"heartbeat": heartbeat, "rebalance_timeout": 1.0}
         async with member(shop.url, group, "orders", **options) as one:
             await until(lambda: one.has == ALL)
             one.keeps = True

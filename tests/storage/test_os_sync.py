@@ -2,13 +2,17 @@
 
 import ctypes
 import errno
+import functools
 import gc
 import os
 import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec
 
 import pytest
 
@@ -16,6 +20,9 @@ from tailrace.protocol.errors import BrokerError
 from tailrace.storage import checkpoint, os_sync
 from tailrace.storage.disk import File, OsDisk
 from tailrace.storage.os_sync import NotBegun, find_syncfs
+
+P = ParamSpec("P")
+ALONE = "TAILRACE_TEST_ALONE"
 
 
 @contextmanager
@@ -45,6 +52,27 @@ def full_table(free: int = 0) -> Iterator[None]:
         for descriptor in taken:
             os.close(descriptor)
         gc.enable()
+
+
+def alone(test: Callable[P, None]) -> Callable[P, None]:
+    """Run a test in a process of its own: threads of others here take what becomes free."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        if ALONE in os.environ:
+            test(*args, **kwargs)
+            return
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [*command, f"{__file__}::{test.__name__}"],
+            env={**os.environ, ALONE: "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+
+    return run
 
 
 class Asked:
@@ -84,6 +112,7 @@ def files_in(disk: OsDisk, path: Path) -> list[File]:
 # ── no descriptors ───────────────────────────────────────────────────────────────────────────
 
 
+@alone
 def test_names_are_synced_though_no_descriptor_can_be_had(
     tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +128,7 @@ def test_names_are_synced_though_no_descriptor_can_be_had(
     assert asked.of == []
 
 
+@alone
 def test_where_another_thread_takes_the_spare_descriptor_the_kept_one_serves(
     tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +147,7 @@ def _robbed(disk: OsDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spare, "_take", lambda: None)
 
 
+@alone
 def test_what_could_not_be_begun_is_no_failed_sync(
     tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +166,7 @@ def test_what_could_not_be_begun_is_no_failed_sync(
     checkpoint.sync_names(disk, str(tmp_path))
 
 
+@alone
 def test_a_failed_sync_by_the_spare_descriptor_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
