@@ -212,11 +212,18 @@ def first_after(notes: Sequence[Note], partition: int, at_ms: float) -> float:
 
 
 def steady_partitions(notes: Sequence[Note], from_ms: float, until_ms: float) -> list[list[Note]]:
-    """By partition, what a member processed between two moments, of what it had at both."""
+    """By partition, what a member processed between two moments, of what it had at both; with the
+    record before and the one behind, as there may be none between."""
     before = {n.partition for n in notes if from_ms - 1000 <= n.at_ms < from_ms}
     after = {n.partition for n in notes if until_ms - 1000 <= n.at_ms < until_ms + 1000}
-    within = [note for note in notes if from_ms <= note.at_ms <= until_ms]
-    return [[n for n in within if n.partition == number] for number in before & after]
+    found: list[list[Note]] = []
+    for number in before & after:
+        mine = [note for note in notes if note.partition == number]
+        earlier = [note for note in mine if note.at_ms < from_ms]
+        later = [note for note in mine if note.at_ms > until_ms]
+        within = [note for note in mine if from_ms <= note.at_ms <= until_ms]
+        found.append([*earlier[-1:], *within, *later[:1]])
+    return found
 
 
 def gap_ms(times: Sequence[float]) -> float:
