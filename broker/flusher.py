@@ -27,6 +27,7 @@ from tailrace.broker.partition import AHEAD_AGAIN_BYTES, Partition
 from tailrace.broker.world import Offload
 from tailrace.protocol import texts
 from tailrace.protocol.errors import BrokerError
+from tailrace.protocol.limits import pieces
 from tailrace.protocol.seams import Clock
 from tailrace.storage.disk import Disk
 from tailrace.storage.os_sync import NotBegun
@@ -162,8 +163,7 @@ class Flusher:
             waiting = [one for one, due in self._lazy.items() if due <= now]
             for one in waiting:
                 del self._lazy[one]
-            for first in range(0, len(waiting), ROUND_PARTITIONS_MAX):
-                some = waiting[first : first + ROUND_PARTITIONS_MAX]
+            for some in pieces(waiting, ROUND_PARTITIONS_MAX):
                 await self._flush_lazily(some)
 
     def _is_idle(self, partition: Partition) -> bool:
@@ -182,7 +182,7 @@ class Flusher:
                 await self._sync(self._lazy_thread, [point for _, point in points])
             finally:
                 self._lazily_syncing = frozenset()
-                self._tell_round_over()
+                self.look_again()
             for partition, point in points:
                 if partition.serving:
                     _mark(partition, point)
@@ -207,7 +207,7 @@ class Flusher:
             self._dirty.pop(partition, None)
         partitions = [one for one in partitions if _is_there(one)]
         if not partitions:
-            self._tell_round_over()  # whoever waited for them looks again
+            self.look_again()  # whoever waited for them looks again
             return
         points = [(one, one.log.sync_point()) for one in partitions]
         batches = sum(one.unsynced_batches for one in partitions)
@@ -219,7 +219,7 @@ class Flusher:
             await self._sync(self._thread, [point for _, point in points])
         finally:
             self._syncing = frozenset()
-            self._tell_round_over()
+            self.look_again()
         self._metrics.fsync_duration.observe(self._clock.now() - began)
         self._metrics.fsync_batches.observe(batches)
         for partition, point in points:
@@ -275,7 +275,8 @@ class Flusher:
                 self._failed(broken)
                 raise broken from error
 
-    def _tell_round_over(self) -> None:
+    def look_again(self) -> None:
+        """Let whoever waits for a round look: one is over, or a log ends elsewhere."""
         self._round_over.set()
         self._round_over = trio.Event()
 
@@ -287,10 +288,6 @@ class Flusher:
             self._lazy.pop(partition, None)
         while (self._syncing | self._lazily_syncing) & gone:
             await self._round_over.wait()
-
-    def look_again(self) -> None:
-        """A log ends elsewhere than whoever waits for it knows."""
-        self._tell_round_over()
 
 
 def _is_there(partition: Partition) -> bool:

@@ -21,6 +21,7 @@ from tailrace.broker.metadata import TXN_CHANGES_MAX
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
 from tailrace.protocol.errors import MetadataUnavailable
+from tailrace.protocol.limits import pieces
 
 log = logging.getLogger("tailrace.broker.handover")
 
@@ -39,8 +40,8 @@ async def hand_over(node: Node) -> None:
         await node.session.drain()
         for seconds in HOLDER_S:
             left = [one for one in led if one.role == "leader"]
-            for first in range(0, len(left), TXN_CHANGES_MAX):
-                given += await _hand_over(node, left[first : first + TXN_CHANGES_MAX], seconds)
+            for some in pieces(left, TXN_CHANGES_MAX):
+                given += await _hand_over(node, some, seconds)
         await _leave(node)
     except MetadataUnavailable as error:
         log.warning(

@@ -23,6 +23,7 @@ from tailrace.broker.partition import Partition
 from tailrace.broker.registry import Conflict
 from tailrace.broker.replica import IsrChange
 from tailrace.protocol.errors import MetadataUnavailable
+from tailrace.protocol.limits import pieces
 
 if TYPE_CHECKING:
     from tailrace.broker.node import Node
@@ -97,8 +98,7 @@ class IsrKeeper:
     async def _change(self, changes: Sequence[Change]) -> None:
         limit = trio.CapacityLimiter(AT_ONCE)
         async with trio.open_nursery() as nursery:
-            for first in range(0, len(changes), TOGETHER_MAX):
-                some = changes[first : first + TOGETHER_MAX]
+            for some in pieces(changes, TOGETHER_MAX):
                 for partition, change in some:
                     partition.replica.begin_change(change)
                 nursery.start_soon(self._store, some, limit)

@@ -243,8 +243,10 @@ class Keeper:
         held = self._shelf.held()
 
         def missing(where: PartitionId) -> bool:
-            opened_before = self._may_have_opened(where, mine[where])
-            return where not in held and opened_before and self._shelf.missing(where)
+            one = mine[where]
+            if where in held or not self._may_have_opened(where, one):
+                return False
+            return self._without_me(where, one) is not None and self._shelf.missing(where)
 
         return await self._give_up(mine, missing)
 
@@ -273,8 +275,7 @@ class Keeper:
         for count, (where, one) in enumerate(mine.items()):
             if count % STEP == STEP - 1:
                 await trio.lowlevel.checkpoint()
-            left = self._without_me(where, one)
-            if left is not None and unusable(where):
+            if unusable(where) and (left := self._without_me(where, one)) is not None:
                 given_up[where] = left
         if not given_up:
             return mine

@@ -12,6 +12,7 @@ import trio
 
 from tailrace.broker.health import Health
 from tailrace.broker.world import World
+from tailrace.protocol.limits import pieces
 from tailrace.protocol.units import counted, format_size
 from tailrace.storage.epochs import EpochHistory
 from tailrace.storage.log import Log
@@ -55,7 +56,7 @@ async def open_logs(
             health.recovering.extend(one.progress for one in logs)
             nursery.start_soon(_tell, health)
         await _in_threads(world, survey, logs)
-        for some in _chunks(logs, SETTLED_TOGETHER_MAX):
+        for some in pieces(logs, SETTLED_TOGETHER_MAX):
             await _in_threads(world, recover, some)
             await _settle(world, some)
             if failed_sync(logs) is not None:
@@ -96,7 +97,7 @@ async def _settle(world: World, group: Sequence[Candidate]) -> None:
 
 async def _in_threads(world: World, work: Callable[[Iterable[C]], None], logs: Sequence[C]) -> None:
     """Do it for all, some at a time."""
-    waiting = iter(_chunks(logs, IN_HAND_MAX))
+    waiting = pieces(logs, IN_HAND_MAX)
 
     async def worker() -> None:
         for some in waiting:
@@ -141,7 +142,3 @@ def tell_recovered(reports: Sequence[RecoveryReport], *, seconds: float, clean: 
             **{"adopted_bytes": adopted, "truncated_bytes": cut},
         },
     )
-
-
-def _chunks(items: Sequence[C], size: int) -> list[Sequence[C]]:
-    return [items[at : at + size] for at in range(0, len(items), size)]

@@ -8,7 +8,7 @@
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -36,6 +36,7 @@ from tailrace.broker.metadata import TXN_CHANGES_MAX, Entry, MetadataStore
 from tailrace.broker.metrics import Metrics
 from tailrace.protocol import texts
 from tailrace.protocol.errors import MetadataUnavailable
+from tailrace.protocol.limits import pieces
 from tailrace.protocol.seams import Clock
 
 FORMAT_KEY = "format"
@@ -169,7 +170,7 @@ class Registry:
         if len(puts) < TXN_CHANGES_MAX:
             return stored_at(topic, await self._change([(topic.key, 0)], named | puts))
         first = 0
-        for some in _chunks(list(puts.items())):
+        for some in pieces(list(puts.items()), TXN_CHANGES_MAX):
             revision = await self._change([(key, 0) for key, _ in some], dict(some))
             first = first or revision
         compare = [(topic.key, 0), (partition_key(topic.topic_id, 0), first)]
@@ -215,7 +216,7 @@ class Registry:
 
     async def forget_partitions(self, gone: Sequence[PartitionId]) -> None:
         """Remove the keys of partitions whose topic is not there, the first of each first."""
-        for some in _chunks(sorted(gone)):
+        for some in pieces(sorted(gone), TXN_CHANGES_MAX):
             await self._change([], {}, [partition_key(*where) for where in some])
 
     # ── leaderships ──────────────────────────────────────────────────────────────────────────
@@ -235,7 +236,7 @@ class Registry:
     ) -> dict[PartitionId, Leadership]:
         """Store them as far as nobody else changed them meanwhile; those that are stored."""
         stored: dict[PartitionId, Leadership] = {}
-        for some in _chunks(list(changed.items())):
+        for some in pieces(list(changed.items()), TXN_CHANGES_MAX):
             try:
                 stored |= await self._put(dict(some))
             except Conflict:
@@ -333,7 +334,7 @@ class Registry:
         return known
 
     async def forget_erasures(self, gone: Sequence[Erasure]) -> None:
-        for some in _chunks([erasure.key for erasure in gone]):
+        for some in pieces([erasure.key for erasure in gone], TXN_CHANGES_MAX):
             await self._change([], {}, some)
 
     # ── one change ───────────────────────────────────────────────────────────────────────────
@@ -409,11 +410,6 @@ R = TypeVar("R", Topic, Leadership, Erasure)
 
 def stored_at(record: R, revision: int) -> R:
     return replace(record, revision=revision)
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for first in range(0, len(items), TXN_CHANGES_MAX):
-        yield items[first : first + TXN_CHANGES_MAX]
 
 
 def _dump(document: Any) -> bytes:

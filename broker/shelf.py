@@ -24,6 +24,7 @@ from tailrace.broker.space import Space
 from tailrace.broker.world import World
 from tailrace.protocol import texts
 from tailrace.protocol.errors import BrokerError, PartitionOffline, TailraceError
+from tailrace.protocol.limits import pieces
 from tailrace.protocol.shapes import PartitionStatus
 from tailrace.storage.directory import DataDirectory
 from tailrace.storage.disk import NO_ROOM
@@ -371,8 +372,7 @@ class Shelf:
         there = [where for where in gone if not self.missing(where)]
         run = self._world.offload.run
         try:
-            for first in range(0, len(there), REMOVED_TOGETHER_MAX):
-                some = there[first : first + REMOVED_TOGETHER_MAX]
+            for some in pieces(there, REMOVED_TOGETHER_MAX):
                 stuck = await run(self._remove, topic, some)
                 if stuck is not None:
                     raise stuck

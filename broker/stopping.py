@@ -7,6 +7,7 @@ import trio
 from tailrace.broker.flusher import ROUND_PARTITIONS_MAX
 from tailrace.broker.node import Node
 from tailrace.protocol.errors import MetadataUnavailable
+from tailrace.protocol.limits import pieces
 from tailrace.storage.directory import DataDirectory
 
 log = logging.getLogger("tailrace.broker.stopping")
@@ -29,8 +30,8 @@ async def flush(node: Node) -> None:
     partitions = [one for one in node.shelf if one.serving]
     for partition in partitions:
         partition.log.settle()
-    for first in range(0, len(partitions), ROUND_PARTITIONS_MAX):
-        await node.flusher.flush(partitions[first : first + ROUND_PARTITIONS_MAX])
+    for some in pieces(partitions, ROUND_PARTITIONS_MAX):
+        await node.flusher.flush(some)
 
 
 async def mark_clean(node: Node, directory: DataDirectory) -> None:

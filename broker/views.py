@@ -33,6 +33,7 @@ from tailrace.broker.members import BROKERS, CONTROLLER_KEY, DRAINING, DRAINS, B
 from tailrace.broker.metadata import Entry, Watch
 from tailrace.broker.registry import Conflict, Registry
 from tailrace.protocol.errors import BrokerError, MetadataUnavailable
+from tailrace.protocol.limits import pieces
 
 log = logging.getLogger("tailrace.broker.views")
 
@@ -236,8 +237,8 @@ class Views:
     async def _decode_leaderships(self, found: Sequence[Entry]) -> dict[PartitionId, Leadership]:
         """Those that are new, or that a whole reading found again."""
         read: dict[PartitionId, Leadership] = {}
-        for first in range(0, len(found), STEP):
-            for entry in found[first : first + STEP]:
+        for some in pieces(found, STEP):
+            for entry in some:
                 where = parse_partition_key(entry.key)
                 known = self._leaderships.get(where)
                 if known is None or known.revision < entry.revision:

@@ -25,7 +25,7 @@ from tailrace.client.errands import Errands
 from tailrace.client.metrics import instruments
 from tailrace.client.offsets import partition_of
 from tailrace.client.partition_buffer import Budget, PartitionBuffer
-from tailrace.client.retry import DISK_FAILED, DOUBTFUL, LEADER_LIMIT_S, Backoff, passes
+from tailrace.client.retry import DOUBTFUL, LEADER_LIMIT_S, Backoff, fails_over, passes
 from tailrace.protocol import texts
 from tailrace.protocol.errors import OffsetOutOfRange, TailraceError, from_wire
 from tailrace.protocol.limits import PARTITIONS_PER_REQUEST_MAX
@@ -289,8 +289,7 @@ class Fetcher:
         if self._left_near(buffer):
             return
         leader = buffer.served_by.leader or ""
-        disk_failed = error.code == DISK_FAILED and self._several
-        if error.code in _LEADER_CHANGED or disk_failed:
+        if error.code in _LEADER_CHANGED or fails_over(error, several=self._several):
             instruments.retried(error.code)
             if error.code in DOUBTFUL:
                 self._client.cluster.doubt(leader)

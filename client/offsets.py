@@ -27,16 +27,8 @@ from tailrace.protocol.shapes import TopicPartition
 if TYPE_CHECKING:
     from tailrace.client.client import Client
 
-_STALE = (
-    "T010",
-    "T032",
-    "T033",
-    "T037",
-    "T045",
-    "T001",
-    "T093",
-    "T100",
-)  # ask for the metadata again
+# Ask for the metadata again.
+_STALE = ("T001", "T010", "T032", "T033", "T037", "T045", "T093", "T100")
 
 
 def time_of(at: object, *, call: str, key: str) -> int:

@@ -25,7 +25,7 @@ from tailrace.client.channel import WRITTEN, Channel, Lost, Outcome, Written
 from tailrace.client.cluster import SLOW_S, Cluster
 from tailrace.client.metrics import instruments
 from tailrace.client.producer_options import ProducerOptions
-from tailrace.client.retry import DISK_FAILED, DOUBTFUL, Backoff
+from tailrace.client.retry import DOUBTFUL, Backoff, fails_over
 from tailrace.client.runtime import Runtime
 from tailrace.protocol import texts
 from tailrace.protocol.errors import (
@@ -253,8 +253,8 @@ class Outlets:
         lane = batch.lane
         if error.code in DOUBTFUL and lane.leader is not None:
             self._cluster.doubt(lane.leader)
-        disk_failed = error.code == DISK_FAILED and len(self._cluster.brokers) > 1
-        stale = error.code in STALE or disk_failed
+        several = len(self._cluster.brokers) > 1
+        stale = error.code in STALE or fails_over(error, several=several)
         if stale:
             self._owner.refresh(lane.topic)
         written = error.code in UNCERTAIN or error.details.get("maybe_written") is True

@@ -16,9 +16,14 @@ DOUBTFUL = frozenset({"T001", "T032", "T034", "T045", "T093", "T100"})
 DISK_FAILED = "T093"  # of the broker that answers, which ends: others lead what it led by then
 
 
+def fails_over(error: TailraceError, *, several: bool) -> bool:
+    """Whether a disk failed, and others lead by now what that broker led."""
+    return several and error.code == DISK_FAILED
+
+
 def passes(error: TailraceError, *, several: bool) -> bool:
     """Whether asking again may help: later or, where several brokers are known, elsewhere."""
-    return error.retriable or (several and error.code == DISK_FAILED)
+    return error.retriable or fails_over(error, several=several)
 
 
 class Backoff:

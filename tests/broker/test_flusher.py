@@ -55,12 +55,19 @@ class GatedThread:
         return self._inner.dedicated(name)
 
 
-def test_whoever_comes_during_a_round_shares_the_next(tmp_path: Path) -> None:
+def gated() -> tuple[list[Gate], Callable[[World], World]]:
+    """The gate of a broker once it is there, and what puts it in."""
     gates: list[Gate] = []
 
     def change(world: World) -> World:
         gates.append(Gate(world.offload))
         return replace(world, offload=gates[0])
+
+    return gates, change
+
+
+def test_whoever_comes_during_a_round_shares_the_next(tmp_path: Path) -> None:
+    gates, change = gated()
 
     async def main() -> None:
         async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
@@ -82,11 +89,7 @@ def test_whoever_comes_during_a_round_shares_the_next(tmp_path: Path) -> None:
 
 
 def test_work_that_can_wait_lets_a_round_go_first_but_not_for_long(tmp_path: Path) -> None:
-    gates: list[Gate] = []
-
-    def change(world: World) -> World:
-        gates.append(Gate(world.offload))
-        return replace(world, offload=gates[0])
+    gates, change = gated()
 
     async def main() -> None:
         async with serving(tmp_path, change=change) as (server, ready), connected(ready) as client:
@@ -111,11 +114,7 @@ def test_work_that_can_wait_lets_a_round_go_first_but_not_for_long(tmp_path: Pat
 
 
 def test_what_comes_during_a_round_is_written_at_its_end_in_one_append(tmp_path: Path) -> None:
-    gates: list[Gate] = []
-
-    def change(world: World) -> World:
-        gates.append(Gate(world.offload))
-        return replace(world, offload=gates[0])
+    gates, change = gated()
 
     async def main() -> None:
         async with serving(tmp_path, change=change) as (server, ready), connected(ready) as client:
@@ -171,7 +170,7 @@ def test_a_round_that_lacks_a_descriptor_goes_on_when_there_is_one(
 def test_a_topic_may_be_deleted_while_its_sync_waits_for_another_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gates: list[Gate] = []
+    gates, change = gated()
     written: list[tuple[Flusher, Partition]] = []
     unchanged = Flusher.written
 
@@ -180,10 +179,6 @@ def test_a_topic_may_be_deleted_while_its_sync_waits_for_another_round(
         unchanged(flusher, partition)
 
     monkeypatch.setattr(Flusher, "written", note)
-
-    def change(world: World) -> World:
-        gates.append(Gate(world.offload))
-        return replace(world, offload=gates[0])
 
     async def main() -> None:
         async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
@@ -206,11 +201,7 @@ def test_a_topic_may_be_deleted_while_its_sync_waits_for_another_round(
 
 
 def test_topics_that_are_never_synced_are_acknowledged_all_the_same(tmp_path: Path) -> None:
-    gates: list[Gate] = []
-
-    def change(world: World) -> World:
-        gates.append(Gate(world.offload))
-        return replace(world, offload=gates[0])
+    gates, change = gated()
 
     async def main() -> None:
         async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
@@ -275,11 +266,7 @@ def test_what_is_acknowledged_by_replicas_is_synced_within_the_interval() -> Non
 
 
 def test_copies_that_catch_up_are_synced_beside_a_round(tmp_path: Path) -> None:
-    gates: list[Gate] = []
-
-    def change(world: World) -> World:
-        gates.append(Gate(world.offload))
-        return replace(world, offload=gates[0])
+    gates, change = gated()
 
     async def main() -> None:
         async with serving(tmp_path, change=change) as (server, ready), connected(ready) as client:

@@ -57,6 +57,13 @@ class Stage:
         return replace(one, revision=self.keep.revision)
 
 
+def led_in(epoch: int) -> Callable[[ClusterView], bool]:
+    """Whether the first partition is led in that epoch."""
+    return lambda view: (
+        (ID, 0) in view.leaderships and view.leaderships[ID, 0].leader_epoch == epoch
+    )
+
+
 def run(main: Callable[[Stage], Awaitable[None]]) -> None:
     async def bounded() -> None:
         with trio.fail_after(1_000):
@@ -144,9 +151,7 @@ def test_a_change_is_followed_soon_and_many_at_once() -> None:
             for number in range(10):
                 stage.lead(0, "n1", number)
             assert await stage.views.wait_for(
-                lambda view: (
-                    (ID, 0) in view.leaderships and view.leaderships[ID, 0].leader_epoch == 9
-                ),
+                led_in(9),
                 0.1,
             )
             await trio.sleep(0.1)
@@ -165,9 +170,7 @@ def test_the_first_change_after_a_while_is_read_at_once() -> None:
             await trio.sleep(1)
             stage.lead(0, "n1", 5)
             known = await stage.views.wait_for(
-                lambda view: (
-                    (ID, 0) in view.leaderships and view.leaderships[ID, 0].leader_epoch == 5
-                ),
+                led_in(5),
                 TOGETHER_S,
             )
             assert known
@@ -189,9 +192,7 @@ def test_after_a_long_outage_changes_are_read_as_soon_as_ever() -> None:
             await trio.sleep(3)
             stage.lead(0, "n1", 5)
             known = await stage.views.wait_for(
-                lambda view: (
-                    (ID, 0) in view.leaderships and view.leaderships[ID, 0].leader_epoch == 5
-                ),
+                led_in(5),
                 1.0,
             )
             assert known

@@ -4,6 +4,7 @@ What is appended is replicated at once; what a broker says of the cluster is the
 an older one that it is stuck with (``stuck``).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -122,6 +123,9 @@ class ClusterBroker(FetchBroker):
         connection.respond(request, FetchResponse(results))
 
     def _answer(self, message: object) -> Response:
+        own = self.together.answer(self.broker_id, message)
+        if own is not None:
+            return own
         if isinstance(message, InitProducerIdRequest) and self.no_ids is not None:
             raise self.no_ids
         if not isinstance(message, MetadataRequest):
@@ -170,6 +174,8 @@ class FakeCluster(World):
         monkeypatch.setattr("tailrace.client.outlet.SLOW_S", 0.03)
         ids = [f"n{number}" for number in range(1, brokers + 1)]
         self.view = View(tuple(ids))
+        # What a broker answers to a message, or raises; None: as ever.
+        self.answer: Callable[[str, object], Response | None] = lambda broker_id, message: None
         self.names: dict[bytes, str] = {}
         self.brokers = {name: ClusterBroker(self, name) for name in ids}
         first = self.brokers["n1"]

@@ -1,7 +1,5 @@
 """A broker whose disk failed says so (T093) and ends: where others are, they lead by then."""
 
-from typing import Any
-
 import anyio
 import pytest
 
@@ -17,6 +15,7 @@ from tailrace.protocol.messages import (
     FindCoordinatorResponse,
     OffsetFound,
     OffsetQuery,
+    Response,
 )
 from tailrace.protocol.shapes import TopicPartition
 from tests.client.fake_cluster import FakeCluster
@@ -126,28 +125,20 @@ def test_offsets_are_asked_of_the_next_leader(
     run(main)
 
 
-def test_commits_go_to_the_next_coordinator(
-    run: Run, together: FakeCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commits_go_to_the_next_coordinator(run: Run, together: FakeCluster) -> None:
     asked: list[str] = []
 
-    def coordinating(name: str, broker: Any) -> Any:
-        usual = broker._answer
+    def answer(name: str, message: object) -> Response | None:
+        if isinstance(message, FindCoordinatorRequest):
+            return FindCoordinatorResponse("n2" if asked else "n1", 0)
+        if isinstance(message, FetchOffsetsRequest):
+            asked.append(name)
+            if name == "n1":
+                raise failed()
+            return FetchOffsetsResponse(())
+        return None
 
-        def answer(message: object) -> object:
-            if isinstance(message, FindCoordinatorRequest):
-                return FindCoordinatorResponse("n2" if asked else "n1", 0)
-            if isinstance(message, FetchOffsetsRequest):
-                asked.append(name)
-                if name == "n1":
-                    raise failed()
-                return FetchOffsetsResponse(())
-            return usual(message)
-
-        return answer
-
-    for name, broker in together.brokers.items():
-        monkeypatch.setattr(broker, "_answer", coordinating(name, broker))
+    together.answer = answer
 
     async def main() -> None:
         async with together.client() as client:

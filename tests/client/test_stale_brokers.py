@@ -4,7 +4,6 @@ Whoever follows its word arrives nowhere, so it is doubted, and another is asked
 """
 
 from dataclasses import replace
-from typing import Any
 
 import anyio
 import pytest
@@ -17,6 +16,7 @@ from tailrace.protocol.messages import (
     FindCoordinatorRequest,
     FindCoordinatorResponse,
     MetadataRequest,
+    Response,
 )
 from tailrace.protocol.shapes import TopicPartition
 from tests.client.fake_broker import Topic
@@ -100,26 +100,18 @@ def test_offsets_are_asked_of_a_leader_that_home_does_not_know(
     run(main)
 
 
-def test_coordinator_that_home_does_not_know_is_found(
-    run: Run, together: FakeCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_coordinator_that_home_does_not_know_is_found(run: Run, together: FakeCluster) -> None:
     asked: list[str] = []
 
-    def coordinating(name: str, broker: Any) -> Any:
-        usual = broker._answer
+    def answer(name: str, message: object) -> Response | None:
+        if isinstance(message, FindCoordinatorRequest):
+            asked.append(name)
+            return FindCoordinatorResponse("n3" if name == "n1" else "n2", 0)
+        if isinstance(message, FetchOffsetsRequest):
+            return FetchOffsetsResponse(())
+        return None
 
-        def answer(message: object) -> object:
-            if isinstance(message, FindCoordinatorRequest):
-                asked.append(name)
-                return FindCoordinatorResponse("n3" if name == "n1" else "n2", 0)
-            if isinstance(message, FetchOffsetsRequest):
-                return FetchOffsetsResponse(())
-            return usual(message)
-
-        return answer
-
-    for name, broker in together.brokers.items():
-        monkeypatch.setattr(broker, "_answer", coordinating(name, broker))
+    together.answer = answer
 
     async def main() -> None:
         async with together.client() as client:
