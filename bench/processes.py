@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tailrace.bench.cpus import BROKER, pin
+
 READY_SECONDS_MAX = 30.0
 
 
@@ -27,6 +29,7 @@ class BrokerProcess:
         port: int = 0,
         arguments: tuple[str, ...] = (),
         settings: Mapping[str, str] | None = None,  # {"group.verdict_window": "5s"}
+        pinned: bool = False,  # to a broker's processors, where there are enough of them
     ) -> None:
         self.data_dir = data_dir
         self.port = port
@@ -39,6 +42,7 @@ class BrokerProcess:
             f"TAILRACE_{key.upper().replace('.', '__')}": value
             for key, value in (settings or {}).items()
         }
+        self._pinned = pinned
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -61,6 +65,8 @@ class BrokerProcess:
                 env={**os.environ, **self._variables, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # a Ctrl-C here is not one there
             )
+        if self._pinned:
+            pin(self._process.pid, BROKER)
         assert self._process.stdout is not None
         readable, _, _ = select.select([self._process.stdout], [], [], READY_SECONDS_MAX)
         line = self._process.stdout.readline() if readable else ""

@@ -1,0 +1,85 @@
+"""Many connections, each one durable send at a time (P7).
+
+    python -m tailrace.bench.connections [--connections 1,10,100,1000]
+
+Every connection is a client of its own with a producer of its own, as if each were another
+process; they live in as few processes as there are processors for them. Paths: ``sends@100`` and
+so on: acknowledged sends of 100 B per second, of all connections together, into one partition.
+"""
+
+import time
+from contextlib import AsyncExitStack
+
+import anyio
+
+import tailrace
+from tailrace.bench.actors import Actor, Gate, go
+from tailrace.bench.cpus import SENDERS, available, layout
+from tailrace.bench.streams import create
+from tailrace.bench.workbench import Workbench, parser, workbench
+from tailrace.bench.workload import make_values
+
+SIZE_BYTES = 100
+TOPIC = "connections"
+TOUCH_BYTES = 256 << 20
+
+
+async def send_one_by_one(gate: Gate, url: str, connections: int, seconds: float) -> int:
+    """How many sends were acknowledged."""
+    done = 0
+    value = make_values(1, SIZE_BYTES)[0]
+    async with AsyncExitStack() as stack:
+        producers: list[tailrace.Producer[bytes, bytes]] = []
+        for _ in range(connections):
+            client = await stack.enter_async_context(tailrace.connect(url))
+            producers.append(await stack.enter_async_context(client.producer()))
+            await producers[-1].send(TOPIC, value)  # connects; all at once would be refused
+
+        async def work(producer: tailrace.Producer[bytes, bytes], until: float) -> None:
+            nonlocal done
+            while time.perf_counter() < until:
+                await producer.send(TOPIC, value)
+                done += 1
+
+        await gate.ready()
+        until = time.perf_counter() + seconds
+        async with anyio.create_task_group() as tasks:
+            for producer in producers:
+                tasks.start_soon(work, producer, until)
+    return done
+
+
+def measure(bench: Workbench, url: str, connections: int) -> None:
+    processes = min(connections, len(layout(available()).get(SENDERS, (0,))))
+    shares = [connections // processes] * processes
+    shares[0] += connections - sum(shares)
+    actors = [Actor(send_one_by_one, url, share, bench.seconds) for share in shares]
+    for one in actors:
+        one.__enter__()
+    try:
+        go(*actors)
+        done = sum(one.result() for one in actors)
+    finally:
+        for one in actors:
+            one.__exit__(None, None, None)
+    bench.tell(
+        f"sends@{connections}",
+        *(done / bench.seconds, "records/s"),
+        size_bytes=SIZE_BYTES,
+        durable=True,
+        note=f"clients in {processes} process{'es' if processes > 1 else ''}",
+    )
+
+
+def main() -> None:
+    made = parser(__doc__ or "")
+    made.add_argument("--connections", default="1,10,100,1000")
+    given = made.parse_args()
+    with workbench(given) as bench, bench.broker(touch_bytes=TOUCH_BYTES) as broker:
+        anyio.run(create, broker.url, [TOPIC], 1, "fsync")
+        for count in given.connections.split(","):
+            measure(bench, broker.url, int(count))
+
+
+if __name__ == "__main__":
+    main()
