@@ -116,11 +116,13 @@ async def measure(broker: BrokerProcess, records: int, keys: int, rounds: int) -
             print(f"{one.topic}: {count:,} records left, equal to the dict")
 
 
-async def build(client: tailrace.Client, topic: str, records: int, keys: int) -> Built:
+async def build(
+    client: tailrace.Client, topic: str, records: int, keys: int, value_bytes: int = VALUE_BYTES
+) -> Built:
     """Make the topic. It is not compacted yet."""
     await client.admin.create_topic(topic)
     names, rng = [b"key-%09d" % number for number in range(keys)], random.Random(topic)
-    padding = [rng.randbytes(VALUE_BYTES - 8) for _ in range(1_000)]
+    padding = [rng.randbytes(value_bytes - 8) for _ in range(1_000)]
     last = [-2] * keys
     waiting = anyio.Semaphore(BATCHES_IN_FLIGHT)
     began = time.perf_counter()
@@ -176,7 +178,7 @@ async def sending(client: tailrace.Client) -> AsyncGenerator[Latencies]:
             tasks.cancel_scope.cancel()
 
 
-async def compacted(client: tailrace.Client, broker: BrokerProcess, built: Built) -> None:
+async def compacted(client: tailrace.Client, broker: BrokerProcess, built: Built) -> Done:
     """Have a topic compacted, and say how that went."""
     config: dict[str, tailrace.ConfigValue | None] = {
         **{"cleanup": "compact", "compaction_dirty_ratio": 0, "compaction_lag_max": 1}
@@ -193,6 +195,7 @@ async def compacted(client: tailrace.Client, broker: BrokerProcess, built: Built
         f" memory grew by {growth / (1 << 20):,.0f} MiB"
         f" ({', '.join(f'{size / (1 << 20):,.0f}' for size in memory.at_peak)} at the peak)"
     )
+    return done
 
 
 async def ended(broker: BrokerProcess, topic: str) -> Done:

@@ -4,9 +4,9 @@
 
 Paths: ``ready`` (process start until ``tailrace dev`` says that it serves), ``rss-idle``,
 ``rss-partitions`` (with 1,000 partitions), ``connection`` (memory of the broker per idle
-connection, over 1,000), ``idle-cpu`` (percent of a core, with 1,000 partitions and 1,000 consumers of the SDK,
-each connected by itself, that wait for data at the end of a partition). ``--seconds`` is how long
-idleness is watched; a consumer's question waits 5 s at most, so less says little.
+connection, over 1,000), ``idle-cpu`` (percent of a core, with 1,000 partitions and 1,000 consumers
+of the SDK, each connected by itself, that wait for data at the end of a partition). ``--seconds``
+is how long idleness is watched; a consumer's question waits 5 s at most, so less says little.
 """
 
 import time

@@ -1,4 +1,11 @@
-"""The limits of this machine, measured in the same run as the figures they stand beside."""
+"""The limits of this machine, measured in the same run as the figures they stand beside.
+
+    python -m tailrace.bench.limits
+
+Paths, of the system ``machine``: ``loopback`` (bytes/s), ``fdatasync`` (4 KiB, one after another),
+``disk-write`` (1 MiB each, one sync at the end), ``pack`` and ``unpack`` (msgpack columns of 100 B
+values, records/s), ``memcpy`` (64 MiB, out of the cache).
+"""
 
 import os
 import socket
@@ -7,12 +14,17 @@ import threading
 import time
 from pathlib import Path
 
-from tailrace.protocol.packing import pack
+from tailrace.bench.workbench import Workbench, parser, workbench
+from tailrace.protocol.packing import pack, unpack
 
 LOOPBACK_BYTES = 1 << 30
 CHUNK_BYTES = 1 << 18
 SYNCS = 300
 PACKS = 300
+DISK_BYTES = 256 << 20
+COPIED_BYTES = 64 << 20
+COPIES = 10
+COLUMN_RECORDS = 1_000
 
 
 def loopback_bytes_per_s() -> float:
@@ -52,8 +64,60 @@ def fdatasyncs_per_s(folder: Path) -> float:
 
 def packed_records_per_s() -> float:
     """Columns of 1,000 values of 100 B packed by msgpack: the codec's bound on a producer."""
-    values = [os.urandom(100) for _ in range(1_000)]
+    columns = _columns()
     began = time.perf_counter()
     for _ in range(PACKS):
-        pack([None, None, None, values, None])
-    return PACKS * len(values) / (time.perf_counter() - began)
+        pack(columns)
+    return PACKS * COLUMN_RECORDS / (time.perf_counter() - began)
+
+
+def unpacked_records_per_s() -> float:
+    """The same, unpacked: the codec's bound on a consumer."""
+    packed = pack(_columns())
+    began = time.perf_counter()
+    for _ in range(PACKS):
+        unpack(packed, items_max=2 * COLUMN_RECORDS)
+    return PACKS * COLUMN_RECORDS / (time.perf_counter() - began)
+
+
+def _columns() -> list[object]:
+    return [None, None, None, [os.urandom(100) for _ in range(COLUMN_RECORDS)], None]
+
+
+def disk_written_per_s(folder: Path) -> float:
+    """Bytes per second into blocks that are new to the file, with one sync at the end."""
+    block = os.urandom(1 << 20)
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        began = time.perf_counter()
+        for _ in range(DISK_BYTES // len(block)):
+            os.write(file.fileno(), block)
+        os.fdatasync(file.fileno())
+        return DISK_BYTES / (time.perf_counter() - began)
+
+
+def copied_bytes_per_s() -> float:
+    """Memory copied that no cache holds."""
+    source, target = os.urandom(1 << 20) * (COPIED_BYTES >> 20), memoryview(bytearray(COPIED_BYTES))
+    target[:] = source  # touched
+    began = time.perf_counter()
+    for _ in range(COPIES):
+        target[:] = source
+    return COPIES * COPIED_BYTES / (time.perf_counter() - began)
+
+
+def measure(bench: Workbench) -> None:
+    figures = (
+        ("loopback", loopback_bytes_per_s(), "bytes/s"),
+        ("fdatasync", fdatasyncs_per_s(bench.folder), "/s"),
+        ("disk-write", disk_written_per_s(bench.folder), "bytes/s"),
+        ("pack", packed_records_per_s(), "records/s"),
+        ("unpack", unpacked_records_per_s(), "records/s"),
+        ("memcpy", copied_bytes_per_s(), "bytes/s"),
+    )
+    for path, value, unit in figures:
+        bench.tell(path, value, unit, system="machine")
+
+
+if __name__ == "__main__":
+    with workbench(parser(__doc__ or "").parse_args()) as made:
+        measure(made)

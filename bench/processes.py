@@ -67,9 +67,7 @@ class BrokerProcess:
             )
         if self._pinned:
             pin(self._process.pid, BROKER)
-        assert self._process.stdout is not None
-        readable, _, _ = select.select([self._process.stdout], [], [], READY_SECONDS_MAX)
-        line = self._process.stdout.readline() if readable else ""
+        line = read_ready(self._process, READY_SECONDS_MAX)
         if not line:
             self.kill()
             raise RuntimeError(f"the broker did not start; see {self.stderr_path}")
@@ -111,3 +109,10 @@ class BrokerProcess:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def read_ready(process: subprocess.Popen[str], seconds_max: float) -> str:
+    """The line with which a broker says that it serves; empty if it did not say so in time."""
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], seconds_max)
+    return process.stdout.readline() if readable else ""

@@ -5,9 +5,9 @@
 Paths: ``produce`` (``send_many`` of about 1 MB a call, eight calls under way), ``produce-each``
 (``await enqueue`` record by record), ``produce-each-nowait``, ``consume-batches``
 (``batches()``, values touched), ``consume-each`` (``async for``, each value touched). A suffix
-tells what was varied: ``+keys``, ``+partitions=10``. Values are random bytes. Each way has its own topic,
-and a scratch topic first. Producers stop by the clock and count what was acknowledged; a consumer
-reads its topic from start to end as often as the time allows.
+tells what was varied: ``+keys``, ``+partitions=10``. Values are random bytes. Each way has its own
+topic, and a scratch topic first. Producers stop by the clock and count what was acknowledged; a
+consumer reads its topic from start to end as often as the time allows.
 """
 
 import time
@@ -31,7 +31,7 @@ KEYS = 1_000
 WARM_SHARE = 0.25  # of the time that is then measured
 TURN = 1_000  # records between two looks at the clock
 WARM = "warm-"  # before the name of a scratch topic
-PRODUCE_BYTES_PER_S = 600_000_000  # how much disk is touched before: what a fast machine takes
+PRODUCE_BYTES_PER_S = 300_000_000  # how much disk is touched before: what a fast machine takes
 
 Bytes = tailrace.Producer[bytes, bytes]
 Rate = tuple[int, float]  # records, seconds

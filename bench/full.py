@@ -1,0 +1,159 @@
+"""``make bench``: every target of docs/performance.md, measured beside its limit or its peers.
+
+    python -m tailrace.bench.full [--out DIR] [--rounds 3] [--only streams,latency] [--more]
+
+Runs workloads and peers as processes, one after another, rounds A B A B: what is compared stands
+in the same round. Leaves ``figures.jsonl`` (every figure as it was measured), ``report.md`` and
+plots (SVG) in ``--out``, also where it is broken off. ``--only`` is some of the steps (``--list``
+names them); ``--more`` adds to the figures that are there, so that a run may be cut into pieces. A
+step that fails is told of, and does not stop the others; the exit code is then 1.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailrace.bench import report
+from tailrace.bench.cpus import available, describe
+from tailrace.bench.results import Measured, read
+from tailrace.bench.workbench import say
+from tailrace.protocol.version import VERSION
+
+OUT = Path("bench-results")
+STEP_SECONDS_MAX = 900.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A process that tells figures."""
+
+    name: str  # for --only; several steps may share one
+    module: str
+    arguments: str = ""
+    seconds: float = 0.0  # of a timed stretch; 0: as the workload has it
+    rounds_max: int = 1 << 30  # later rounds leave it out
+    peer: bool = False
+
+
+STREAM_PEERS = "--paths produce,produce-each,consume-batches,consume-each --size"
+LATENCIES = "ack-latency-p50,ack-latency-p99,deliver-latency-p50,deliver-latency-p99"
+SOME = "--paths produce,consume-batches"
+STEPS = (
+    Step("limits", "limits"),
+    Step("streams", "streams", "--size 100", 2.0),
+    Step("streams", "peers", f"{STREAM_PEERS} 100", 2.0, peer=True),
+    Step("streams", "streams", f"--size 1024 {SOME}", 2.0),
+    Step("streams", "peers", f"{SOME} --size 1024", 2.0, peer=True),
+    Step("latency", "latency", "", 5.0),
+    Step("latency", "peers", f"--paths {LATENCIES}", 5.0, peer=True),
+    Step("raw", "raw", "", 2.0),
+    Step("connections", "connections", "--connections 100", 2.0),
+    Step("connections", "connections", "--connections 1,10,1000", 2.0, rounds_max=1),
+    Step("footprint", "footprint", rounds_max=1),
+    Step("growth", "growth", "--log {log}", rounds_max=1),
+    Step("cold", "cold", rounds_max=2),
+    Step("replicas", "clustered", rounds_max=1),
+    Step("maintenance", "maintenance", rounds_max=2),
+    Step("variants", "streams", f"--size 100 --keys {SOME}", 1.0, rounds_max=1),
+    Step("variants", "streams", f"--size 100 --durability os {SOME}", 1.0, rounds_max=1),
+    Step("variants", "streams", f"--size 100 --partitions 10 {SOME}", 1.0, rounds_max=1),
+    Step("variants", "streams", f"--size 100 --partitions 100 {SOME}", 1.0, rounds_max=1),
+    Step("variants", "streams", f"--size 10240 {SOME}", 1.0, rounds_max=1),
+)
+
+
+def main() -> int:
+    """0; 1 if a step failed."""
+    given = options()
+    if given.list:
+        print("\n".join(dict.fromkeys(step.name for step in STEPS)))
+        return 0
+    steps = [step for step in STEPS if chosen(step, given)]
+    before, first = existing(given)
+    figures, failed, began = list(before), list[str](), time.monotonic()
+    try:
+        for number in range(first, first + given.rounds):
+            for step in steps:
+                if number - first < step.rounds_max:
+                    say(f"round {number + 1}: {step.module} {step.arguments}")
+                    figures += run(step, number, given, failed)
+    finally:
+        report.write(given.out, figures, about(time.monotonic() - began, failed))
+    print(report.targets(figures))
+    say(f"{given.out / report.REPORT}, and plots beside it")
+    return 1 if failed else 0
+
+
+def options() -> argparse.Namespace:
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--out", type=Path, default=OUT, help="where figures and report go")
+    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--only", type=lambda text: text.split(","), help="some of the steps")
+    made.add_argument("--list", action="store_true", help="name the steps, and nothing else")
+    made.add_argument("--more", action="store_true", help="keep the figures that are in --out")
+    made.add_argument("--no-peers", action="store_true", help="tailrace alone")
+    made.add_argument("--log", default="4GiB", help="how large a log grows for P14")
+    made.add_argument("--folder", type=Path, help="where to work: on the disk to be measured")
+    given = made.parse_args()
+    unknown = set(given.only or ()) - {step.name for step in STEPS}
+    if unknown:
+        made.error(f"no such step: {', '.join(sorted(unknown))}")
+    return given
+
+
+def chosen(step: Step, given: argparse.Namespace) -> bool:
+    return not (step.peer and given.no_peers) and (not given.only or step.name in given.only)
+
+
+def existing(given: argparse.Namespace) -> tuple[Sequence[Measured], int]:
+    """Figures of earlier pieces, and the number of the next round."""
+    path = given.out / report.FIGURES
+    if not given.more or not path.exists():
+        return [], 0
+    found = list(read(path.read_text().splitlines()))
+    return found, max((one.round for one in found), default=-1) + 1
+
+
+def run(
+    step: Step, number: int, given: argparse.Namespace, failed: list[str]
+) -> Iterator[Measured]:
+    """The figures of a step; what it says to people goes on to stderr."""
+    command = [sys.executable, "-m", f"tailrace.bench.{step.module}", "--round", str(number)]
+    command += step.arguments.format(log=given.log).split()
+    if step.seconds:
+        command += ["--seconds", str(step.seconds)]
+    if given.folder:
+        command += ["--folder", str(given.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            output, _ = process.communicate(timeout=STEP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            output, _ = process.communicate()
+    if process.returncode:
+        say(f"{step.module} failed, exit code {process.returncode}")
+        failed.append(f"{step.module} {step.arguments}".strip())
+    yield from read(output.splitlines())
+
+
+def about(seconds: float, failed: Sequence[str]) -> list[str]:
+    """What a reader has to know of the machine and the run."""
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    said = [
+        f"tailrace {VERSION}, Python {platform.python_version()}, {platform.platform()}",
+        describe(available()),
+        f"{seconds:.0f} s; load averages at the end {load}",
+    ]
+    return [*said, *(f"failed: {name}" for name in failed)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tailrace.bench.cpus import describe, layout
+from tailrace.bench.report import document, plots, shown, spread, targets, write
+from tailrace.bench.results import Measured, read
+from tailrace.bench.svg import Bar, bars, lines
+
+FIGURES = [
+    Measured("tailrace", "produce", 100, True, 3_000_000, "records/s", 0),
+    Measured("tailrace", "produce", 100, True, 2_000_000, "records/s", 1),
+    Measured("redis", "produce", 100, False, 150_000, "records/s", 0),
+    Measured("redis", "produce", 100, False, 250_000, "records/s", 1),
+    Measured("tailrace", "idle-cpu", 0, None, 0.4, "%", 0, "1,000 partitions"),
+    Measured("tailrace", "sends@1", 100, True, 500, "records/s", 0),
+    Measured("tailrace", "sends@100", 100, True, 9_000, "records/s", 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (2_512_345, "records/s", "2.51 M/s"),
+        (98_765, "records/s", "98,765/s"),
+        (2.1e9, "bytes/s", "2,100 MB/s"),
+        (0.7, "ms", "0.70 ms"),
+        (1.25, "us/record", "1.25 us/record"),
+    ],
+)
+def test_values_are_shown_with_their_unit(value: float, unit: str, text: str) -> None:
+    assert shown(value, unit) == text
+
+
+def test_a_spread_is_median_and_range() -> None:
+    assert spread([3, 1, 2], "{:g}".format) == "2 (1 to 3)"
+    assert spread([3], "{:g}".format) == "3"
+
+
+def test_the_table_says_what_was_reached_and_what_was_not_measured() -> None:
+    rows = {line.split(" | ")[1]: line for line in targets(FIGURES).splitlines()}
+    assert rows["produce, `send_many`"] == (
+        "| P1 | produce, `send_many` | 2.50 M/s (2.00 M/s to 3.00 M/s) | 14.00 (8.00 to 20.00) |"
+        " redis | ≥ 10 times the best peer | yes, 1 of 2 rounds |"
+    )
+    assert rows["idle, 1,000 waiting consumers"] == (
+        "| P13 | idle, 1,000 waiting consumers | 0.4 % |  |  | ≤ 1.0 % | yes |"
+    )
+    assert "not measured" in rows["RSS idle"]
+
+
+def test_the_report_is_written_with_its_figures_and_plots(tmp_path: Path) -> None:
+    write(tmp_path, FIGURES, ["2 CPUs"])
+    assert list(read((tmp_path / "figures.jsonl").read_text().splitlines())) == FIGURES
+    text = (tmp_path / "report.md").read_text()
+    assert text == document(FIGURES, ["2 CPUs"])
+    for name in ("produce-100.svg", "connections.svg"):
+        assert f"]({name})" in text
+        ElementTree.fromstring((tmp_path / name).read_text())
+
+
+def test_nothing_is_plotted_of_nothing() -> None:
+    assert plots([]) == {}
+
+
+def test_bars_stand_in_proportion_and_names_are_escaped() -> None:
+    found = ElementTree.fromstring(bars("a < b", [Bar("x & y", 10, 5, 20), Bar("z", 5, 5, 5)]))
+    widths = [float(one.get("width", 0)) for one in found if one.get("height") == "20"]
+    assert widths[0] == pytest.approx(2 * widths[1], abs=0.2)
+    assert "x & y" in [one.text for one in found]
+
+
+def test_a_line_of_one_point_can_be_drawn() -> None:
+    ElementTree.fromstring(lines("one", {"a": [(1, 0)]}))
+
+
+def test_with_two_processors_the_kernel_places_everything() -> None:
+    assert layout([0, 1]) == {}
+    assert "the kernel places them" in describe([0, 1])
+
+
+def test_with_more_every_role_has_its_own() -> None:
+    for count in range(3, 40):
+        found = layout(range(count))
+        given = [cpu for cpus in found.values() for cpu in cpus]
+        assert sorted(given) == list(range(count))
+        assert all(found.values())
+    assert describe([0, 1, 2, 3]) == "4 CPUs: broker on 0,1, senders on 2, receivers on 3"
