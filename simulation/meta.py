@@ -163,6 +163,7 @@ class MetaLink:
     cut_back: bool = False  # they do, but nobody hears of it
     delay_mean: float = 0.0  # seconds, on top of the store's own
     late: float = 0.0  # this share of what could not arrive does so when the link has healed
+    lost_replies: int = 0  # of so many transactions yet
     healed: Signal = field(default_factory=Signal)
     waiting: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
 
@@ -170,10 +171,16 @@ class MetaLink:
     def cut(self) -> bool:
         return self.cut_there or self.cut_back
 
+    def lose_reply(self) -> bool:
+        """Whether this one is lost."""
+        lost = self.lost_replies > 0
+        self.lost_replies -= lost
+        return lost
+
     def heal(self) -> None:
         """Everything passes again; what was on its way arrives now."""
         self.cut_there = self.cut_back = False
-        self.delay_mean = 0.0
+        self.delay_mean, self.lost_replies = 0.0, 0
         waiting, self.waiting = self.waiting, []
         for arrive in waiting:
             arrive()
@@ -257,7 +264,7 @@ class SimMeta:
         if keep.full and puts:
             raise texts.metadata_unavailable(WHERE, "it has no space left")
         revision = keep.transact(compare, puts, deletes, lease, self._life.name)
-        lost = keep.rng.random() < keep.lost_replies
+        lost = keep.rng.random() < keep.lost_replies or self._link.lose_reply()
         await self._travel(back=True)
         if lost:
             raise texts.metadata_unavailable(WHERE, "the reply was lost")

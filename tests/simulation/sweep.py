@@ -3,19 +3,20 @@
 ``--scenario streams`` (``scenario.py``) is the default; ``keeping``, ``groups``, ``cluster`` and
 ``tombstones`` are the others, and ``brief``, which is a smaller ``cluster``.
 A failure prints seed, commit, trio's version and the command that replays it, first. ``--planted``
-puts a known bug in; then failures are what is hoped for.
+puts a known bug in; then failures are what is hoped for, and how far apart they are is told.
 """
 
 import argparse
 import logging
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -113,6 +114,27 @@ def parse_seeds(text: str) -> list[int]:
     return list(range(int(first), int(last or first) + 1))
 
 
+def distances(seeds: Sequence[int], failed: Collection[int]) -> list[int]:
+    """From each seed on, how many are tried until one fails, that one too; of those behind the
+    last that does it is not known."""
+    found: list[int] = []
+    for seed in sorted(seeds, reverse=True):
+        if seed in failed:
+            found.append(1)
+        elif found:
+            found.append(found[-1] + 1)
+    return found[::-1]
+
+
+def tell_distances(seeds: Sequence[int], failed: Collection[int]) -> None:
+    """How long a planted bug takes to be found."""
+    tries = distances(seeds, failed)
+    print(f"caught by {', '.join(map(str, sorted(failed))) or 'none'}")
+    if tries:
+        middle = statistics.median(tries)
+        print(f"after {middle:g} seeds in the median of all beginnings, {max(tries)} at most")
+
+
 def tell_speed(total: Counter[str], seconds: float, processes: int) -> None:
     """How much a core got through. Beside other work it gets less than all of a core."""
     core_s = seconds * processes
@@ -133,7 +155,8 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=PROCESSES)
     parser.add_argument("--verbose", action="store_true", help="a line for each seed")
     options = parser.parse_args()
-    began, total, failed, faults = time.perf_counter(), Counter[str](), 0, Counter[str]()
+    began, total, faults = time.perf_counter(), Counter[str](), Counter[str]()
+    failed: set[int] = set()
     for result in sweep(options.seeds, options.planted, options.processes, options.scenario):
         if result.outcome is not None:
             report = result.outcome.value
@@ -143,7 +166,7 @@ def main() -> int:
             total.update(report.more)
             faults.update(report.faults)
         if result.failure:
-            failed += 1
+            failed.add(result.seed)
             where = headline(result.seed, options.planted, options.scenario)
             print(f"FAILED {where}\n{result.failure[-SHOWN:]}", flush=True)
         elif options.verbose and result.outcome is not None:
@@ -151,7 +174,10 @@ def main() -> int:
     seconds = time.perf_counter() - began
     tell_speed(total, seconds, min(options.processes, len(options.seeds)))
     rate = len(options.seeds) / seconds * 60
-    print(f"{len(options.seeds)} seeds, {failed} failed, {seconds:.0f} s, {rate:.0f} seeds/min")
+    told = f"{len(options.seeds)} seeds, {len(failed)} failed, {seconds:.0f} s"
+    print(f"{told}, {rate:.0f} seeds/min")
+    if options.planted:
+        tell_distances(options.seeds, failed)
     print(", ".join(f"{count:,} {name}" for name, count in total.items()))
     print("faults: " + ", ".join(f"{count:,} {name}" for name, count in sorted(faults.items())))
     return 1 if failed else 0

@@ -77,6 +77,26 @@ def test_a_broker_may_lose_the_store_alone_and_what_it_asked_may_come_late() -> 
     run(main)
 
 
+def test_one_broker_may_hear_late_of_its_changes_or_never() -> None:
+    async def main() -> None:
+        keep, link = MetaKeep(Random(1)), MetaLink(delay_mean=1.0, lost_replies=1)
+        keep.delay_mean = 0.0
+        store = SimMeta(keep, Life("n1"), link)
+        with pytest.raises(MetadataUnavailable):
+            await store.txn([], {"lost": b"1"})
+        assert await store.get("lost") is not None, "applied, though the reply was lost (R16)"
+        began = trio.current_time()
+        assert await store.txn([], {"told": b"1"}) is not None
+        assert trio.current_time() > began
+        link.lost_replies = 1
+        link.heal()
+        began = trio.current_time()
+        assert await store.txn([], {"at once": b"1"}) is not None
+        assert trio.current_time() == began
+
+    run(main)
+
+
 def test_a_full_store_can_be_read() -> None:
     async def main() -> None:
         keep = MetaKeep(Random(1))
