@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test checked lint types pytest format first-ten sim sim-cluster model proofs proofs-groups proofs-http \
-	proofs-storage proofs-cluster proofs-compose bench-quick bench-peers vectors clean
+	proofs-storage proofs-cluster proofs-compose bench bench-quick bench-guard bench-peers vectors clean
 
 demo: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.demo tests/data/apache_access.log
@@ -95,6 +95,19 @@ proofs-compose: $(VENV)/.dev
 SHARE ?= 1
 proofs-storage: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.nightly --share $(SHARE)
+
+# Every target of docs/performance.md beside its limit or its peers, some ten minutes: leave the machine to it.
+# ROUNDS=1 is quicker; OUT is where figures (JSON), report (Markdown) and plots (SVG) go; peers: `make bench-peers`.
+ROUNDS ?= 3
+OUT ?= bench-results
+bench: $(VENV)/.server
+	$(BIN)/python -m tailrace.bench.full --rounds $(ROUNDS) --out $(OUT)
+
+# Instructions of five small pieces of work against the baseline of this machine (needs valgrind), half a minute.
+# UPDATE=--update writes the baseline anew.
+UPDATE ?=
+bench-guard: $(VENV)/.server
+	$(BIN)/python -m tailrace.bench.guard tests/bench/instructions.json $(UPDATE)
 
 # One minute of speed figures beside the limits of this machine.
 bench-quick: $(VENV)/.server
