@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 READY_SECONDS_MAX = 60.0
-STOP_SECONDS_MAX = 20.0
+STOP_SECONDS_MAX = 10.0
 LOOK_SECONDS = 0.02
 HOME = Path(__file__).resolve().parents[1] / ".venv-peers"  # what `make bench-peers` installs
 
@@ -67,7 +67,12 @@ def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> Non
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the group that it leads: what it has is thrown away anyway."""
+    """SIGKILL to the group that it leads, as all it has is thrown away; return when it is gone."""
+    deadline = time.monotonic() + STOP_SECONDS_MAX
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # the group bears the id of whom we started
+        process.wait(STOP_SECONDS_MAX)
+        while time.monotonic() < deadline:  # its children may still have the folder open
+            os.killpg(process.pid, 0)
+            time.sleep(LOOK_SECONDS)
     process.wait(STOP_SECONDS_MAX)

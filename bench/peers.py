@@ -31,31 +31,39 @@ PRODUCE, EACH = "produce", "produce-each"
 CONSUMING = ("consume-batches", "consume-each")
 LATENCIES = ("ack-latency-p50", "ack-latency-p99", "deliver-latency-p50", "deliver-latency-p99")
 PATHS = (PRODUCE, EACH, *CONSUMING, *LATENCIES)
-RATES_PER_S = (500, 1_000)
 TOUCH_BYTES = 256 << 20  # of the disk, before a server writes there
-WARM_S = 2.0  # of sends at a fixed rate: a JVM takes that long
 PATIENCE_S = 90.0  # for a client process, beyond the time that it measures
 READY_S = 60.0  # for a receiver to subscribe
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What to measure."""
+
+    paths: tuple[str, ...]
+    size_bytes: int
+    seconds: float  # of each timed stretch
+    rates_per_s: tuple[int, ...]  # of sends, for latency
+    warm_s: float  # of such sends before those that are timed
+    folder: Path | None  # where to work
+
+
+@dataclass(frozen=True)
 class Run:
-    """A peer that runs with one durable setting, and what is asked for."""
+    """A peer that runs with one durable setting."""
 
     peer: Peer
     variant: Variant
     started: Started
     round: int
-    size_bytes: int
-    seconds: float
-    paths: tuple[str, ...]
+    asked: Asked
 
     def job(self, action: str, stream: str) -> Job:
         at, options = self.started.address, self.started.options
-        return Job(self.peer.system, action, at, stream, self.size_bytes, options=options)
+        return Job(self.peer.system, action, at, stream, self.asked.size_bytes, options=options)
 
     def tell(self, path: str, durable: bool | None, value: float, unit: str, note: str) -> None:
-        system, size = self.peer.system, self.size_bytes
+        system, size = self.peer.system, self.asked.size_bytes
         emit(Measured(system, path, size, durable, value, unit, self.round, note))
 
 
@@ -66,13 +74,13 @@ def measure(run: Run) -> None:
     durable one.
     """
     consuming = consume_paths(run)
-    if PRODUCE in run.paths or consuming:
+    if PRODUCE in run.asked.paths or consuming:
         produced(run, PRODUCE, consuming)
-    if EACH in run.paths and EACH in run.peer.actions:
+    if EACH in run.asked.paths and EACH in run.peer.actions:
         produced(run, EACH, ())
-    timed = set(LATENCIES) & set(run.paths) and "send" in run.peer.actions
+    timed = set(LATENCIES) & set(run.asked.paths) and "send" in run.peer.actions
     if timed and run.variant is run.peer.variants[-1]:
-        for rate_per_s in RATES_PER_S:
+        for rate_per_s in run.asked.rates_per_s:
             latencies(run, rate_per_s)
 
 
@@ -80,19 +88,19 @@ def consume_paths(run: Run) -> tuple[str, ...]:
     """Those to be told of this run."""
     if run.variant is not run.peer.variants[0]:
         return ()
-    return tuple(path for path in CONSUMING if path in run.paths and path in run.peer.actions)
+    return tuple(path for path in CONSUMING if path in run.asked.paths and path in run.peer.actions)
 
 
 def produced(run: Run, action: str, consuming: Sequence[str]) -> None:
     """Produce, consume by these ways and by one at least, and tell what was asked for."""
     stream = f"{action}-{run.round}"
-    sent = act(run, replace(run.job(action, stream), seconds=run.seconds))
+    sent = act(run, replace(run.job(action, stream), seconds=run.asked.seconds))
     readable = [path for path in CONSUMING if path in run.peer.actions]  # none of a mock
     for path in consuming or readable[:1]:
         read = act(run, replace(run.job(path, stream), count=sent.count), RECEIVERS)
         if path in consuming:
             run.tell(path, None, read.count / read.seconds, "records/s", "")
-    if action in run.paths:
+    if action in run.asked.paths:
         rate = sent.count / sent.seconds
         run.tell(action, run.variant.durable, rate, "records/s", run.variant.name)
 
@@ -100,8 +108,8 @@ def produced(run: Run, action: str, consuming: Sequence[str]) -> None:
 def latencies(run: Run, rate_per_s: int) -> None:
     """A sender and a receiver at once; each latency counts from when it should have been sent."""
     stream = f"latency-{rate_per_s}-{run.round}"
-    warm = int(rate_per_s * WARM_S)
-    count = warm + int(rate_per_s * run.seconds)
+    warm = int(rate_per_s * run.asked.warm_s)
+    count = warm + int(rate_per_s * run.asked.seconds)
     job = replace(run.job("receive", stream), count=count, rate_per_s=rate_per_s, warm=warm)
     receiver = client(run, job, RECEIVERS)
     try:
@@ -120,7 +128,7 @@ def latencies(run: Run, rate_per_s: int) -> None:
         found = percentiles(done.latencies_ms)
         for percentile in ("p50", "p99"):
             path = f"{prefix}-latency-{percentile}"
-            if path in run.paths:
+            if path in run.asked.paths:
                 run.tell(path, run.variant.durable, found[percentile], "ms", f"{rate_per_s}/s")
 
 
@@ -142,7 +150,7 @@ def client(run: Run, job: Job, role: str) -> subprocess.Popen[str]:
 
 
 def answer(run: Run, process: subprocess.Popen[str]) -> Done:
-    output, _ = process.communicate(timeout=PATIENCE_S + 3 * run.seconds)
+    output, _ = process.communicate(timeout=PATIENCE_S + 3 * run.asked.seconds)
     if process.returncode:
         raise RuntimeError("a client failed, see above")
     return load_done(output)
@@ -166,16 +174,15 @@ def present(peer: Peer) -> str:
     return "; ".join([server, *(f"{name} {version}" for name, version in versions)])
 
 
-def run_round(peer: Peer, number: int, given: argparse.Namespace) -> None:
+def run_round(peer: Peer, number: int, asked: Asked) -> None:
     """Each durable setting on a server of its own."""
     for variant in peer.variants:
-        with tempfile.TemporaryDirectory(prefix="tailrace-peer-", dir=given.folder) as name:
+        with tempfile.TemporaryDirectory(prefix="tailrace-peer-", dir=asked.folder) as name:
             folder = Path(name)
             touch_disk(folder, TOUCH_BYTES)
             started = peer.start(folder, variant)
             try:
-                paths = tuple(given.paths)
-                measure(Run(peer, variant, started, number, given.size, given.seconds, paths))
+                measure(Run(peer, variant, started, number, asked))
             finally:
                 started.stop()
 
@@ -203,6 +210,8 @@ def main() -> int:
     made.add_argument("--paths", type=names(PATHS), default=list(PATHS))
     made.add_argument("--size", type=int, default=100, help="bytes of a value")
     made.add_argument("--seconds", type=float, default=5.0, help="of each timed stretch")
+    made.add_argument("--rates", default="500,1000", help="sends per second, for latency")
+    made.add_argument("--warm", type=float, default=2.0, help="seconds of sends before, untimed")
     made.add_argument("--rounds", type=int, default=1)
     made.add_argument("--round", type=int, default=0, help="number of the first one")
     made.add_argument("--folder", type=Path, help="where to work: on the disk to be measured")
@@ -219,7 +228,10 @@ def main() -> int:
                 continue
             print(f"{name}: {versions}", file=sys.stdout if given.list else sys.stderr)
             here.append(peer)
-    return 0 if given.list else run_all(here, given)
+    rates = tuple(map(int, given.rates.split(",")))
+    asked = Asked(tuple(given.paths), given.size, given.seconds, rates, given.warm, given.folder)
+    numbers = range(given.round, given.round + given.rounds)
+    return 0 if given.list else run_all(here, numbers, asked)
 
 
 def leave(number: int, _: object) -> None:
@@ -227,17 +239,17 @@ def leave(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-def run_all(here: Sequence[Peer], given: argparse.Namespace) -> int:
+def run_all(here: Sequence[Peer], numbers: Sequence[int], asked: Asked) -> int:
     """One peer after another in each round; one that fails is told of and does not stop others."""
     for peer in here:
-        for path in given.paths:
+        for path in asked.paths:
             if path not in LATENCIES and path not in peer.actions:
                 say(f"{peer.system}: no {path}: its client has no such call")
     failed = 0
-    for number in range(given.round, given.round + given.rounds):
+    for number in numbers:
         for peer in here:
             try:
-                run_round(peer, number, given)
+                run_round(peer, number, asked)
             except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as error:
                 say(f"{peer.system}: failed: {error}")
                 failed = 1
