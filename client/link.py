@@ -122,6 +122,8 @@ class Link:
         self._notify()
         if self._control is None:
             self._watcher.link_up(self)
+        if channel.lost is not None:  # it broke while nobody listened
+            self._lost(channel.lost)
 
     def close(self, reason: str = "closed") -> None:
         """For good; whoever waits is told."""

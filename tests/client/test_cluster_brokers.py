@@ -1,13 +1,15 @@
 """Several brokers: whoever is gone costs nobody else a request."""
 
 import logging
+import math
 
 import anyio
 import pytest
 
+from tailrace.client.channel import Body, Channel
 from tailrace.protocol import texts
 from tailrace.protocol.errors import ConnectError, MetadataUnavailable
-from tailrace.protocol.messages import MetadataRequest
+from tailrace.protocol.messages import MetadataRequest, Request, Response
 from tests.client.fake_cluster import FakeCluster, View
 from tests.client.world import Run, until
 
@@ -44,6 +46,30 @@ def test_a_broker_that_cannot_say_who_is_there_is_passed_over(
     async def main() -> None:
         async with together.client() as client:
             assert client.health().address == "n2:7400"
+
+    run(main)
+
+
+@pytest.mark.parametrize("brokers", [1, 3])
+def test_a_broker_that_ends_right_after_its_first_answer_is_dialled_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch, brokers: int
+) -> None:
+    together = FakeCluster(monkeypatch, brokers)
+    together.create("orders")
+    ask = Channel.request
+
+    async def ask_and_break(
+        self: Channel, message: Request, body: Body = (), *, timeout: float = math.inf
+    ) -> tuple[Response, memoryview]:
+        monkeypatch.setattr(Channel, "request", ask)
+        answer = await ask(self, message, body, timeout=timeout)
+        self.close("closed by the broker")
+        return answer
+
+    async def main() -> None:
+        monkeypatch.setattr(Channel, "request", ask_and_break)
+        async with together.client() as client, client.producer() as producer:
+            assert (await producer.send("orders", b"1")).offset == 0
 
     run(main)
 
