@@ -112,10 +112,11 @@ class Actor(Generic[T]):
         return what
 
 
-def go(*actors: Actor[Any]) -> None:
-    """Wait until all are ready, then let them begin together."""
+def go(*actors: Actor[Any], before: Callable[[], None] = lambda: None) -> None:
+    """Wait until all are ready, do what is to be done right ``before``, and let them begin."""
     for one in actors:
         one.wait_ready()
+    before()
     for one in actors:
         one.go()
 

@@ -19,7 +19,7 @@ from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.raw import RECORDS as LARGE_RECORDS
 from tailrace.bench.streams import create
 from tailrace.bench.wire import Batch, Wire, batch_of
-from tailrace.bench.workbench import Workbench, cpu_seconds, parser, workbench
+from tailrace.bench.workbench import Workbench, cpu_seconds, parser, touch_memory, workbench
 from tailrace.protocol.units import parse_size_bytes
 
 RECORDS = 100
@@ -58,6 +58,7 @@ def partitions(bench: Workbench) -> None:
 
 
 def log(bench: Workbench, size_bytes: int) -> None:
+    touch_memory(size_bytes)
     with bench.broker() as broker:
         anyio.run(create, broker.url, ["log"], 1, "os")
         with Wire(broker.url) as wire:

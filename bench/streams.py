@@ -21,7 +21,7 @@ import anyio.lowlevel
 import tailrace
 from tailrace.bench.actors import Actor, Gate, go
 from tailrace.bench.cpus import RECEIVERS
-from tailrace.bench.workbench import Workbench, parser, workbench
+from tailrace.bench.workbench import Workbench, parser, touch_memory, workbench
 from tailrace.bench.workload import make_values
 from tailrace.protocol.batch import RECORDS_MAX
 
@@ -204,7 +204,7 @@ def measure(bench: Workbench, given: Any) -> None:
         for way in WAYS:
             if way in wanted or (way == "produce" and set(wanted) & set(READINGS)):
                 with Actor(produce, plan, way, way) as producer:
-                    go(producer)
+                    go(producer, before=lambda: touch_memory(touched))
                     tell(way, producer.result())
         for way in READINGS:
             if way in wanted:

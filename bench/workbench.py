@@ -6,6 +6,7 @@ starts its own broker in a folder of its own, which is removed at the end, and p
 """
 
 import argparse
+import mmap
 import os
 import sys
 import tempfile
@@ -86,6 +87,23 @@ def touch_disk(folder: Path, size_bytes: int) -> None:
         file.flush()
         os.fdatasync(file.fileno())
     path.unlink()
+
+
+def touch_memory(size_bytes: int) -> None:
+    """Take so much memory and give it back, right before it is used: also by the page cache.
+
+    What a virtual machine does not use goes back to its host, within seconds on some, and the
+    first touch after that costs more than any broker: on one such machine a plain ``pwrite`` into a
+    new file ran at 160 MB/s, and at 2.5 GB/s when the memory was there.
+    """
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    mmap.mmap(-1, max(PAGE_BYTES, min(size_bytes, available_bytes() // 2)), flags=flags).close()
+
+
+def available_bytes() -> int:
+    """Memory that can be had without anybody swapping."""
+    found = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(found["MemAvailable"].split()[0]) * 1024
 
 
 def cpu_seconds(pid: int) -> float:
