@@ -2,10 +2,10 @@
 
     python -m tailrace.bench.raw
 
-Paths: ``raw-in`` (256 KiB batches, one a request, durability os), ``raw-in-cpu``, ``raw-out`` (the same batches,
+Paths: ``raw-in`` (256 KiB batches, one a request, durability os), ``raw-out`` (the same batches,
 hot, 1 MiB a fetch), ``raw-out-10`` (ten consumers of the same topic at once, all together), and
-``fanout-cpu-1``, ``fanout-cpu-10``; ``-cpu`` is processor time of the broker per GB. Beside them
-``loopback``: a bare socket in the same minute.
+``raw-in-cpu``, ``fanout-cpu-1``, ``fanout-cpu-10``: processor time of the broker per GB. Beside
+them ``loopback``: a bare socket in the same minute.
 """
 
 import threading
