@@ -12,8 +12,8 @@ Topics with durability ``fsync`` join the next round. Nobody waits for a sync of
 with ``os`` are synced some seconds after a write in a thread of its own, so that a start has little
 to scan; those with ``replicated`` after ``storage.sync_interval``, which bounds what a crash costs.
 
-While the disk is idle zeros are written ahead of the logs in use, as overwriting them is synced in
-half the time (D8).
+While the disk is idle zeros are written ahead of the logs that are in use by little and little, as
+overwriting them is synced in half the time (D8).
 """
 
 import logging
@@ -23,7 +23,7 @@ import trio
 
 from tailrace.broker.bell import Bell
 from tailrace.broker.metrics import Metrics
-from tailrace.broker.partition import AHEAD_AGAIN_BYTES, Partition
+from tailrace.broker.partition import Partition
 from tailrace.broker.world import Offload
 from tailrace.protocol import texts
 from tailrace.protocol.errors import BrokerError
@@ -92,7 +92,7 @@ class Flusher:
             self._dirty[partition] = None
             self._bell.ring()
             self._written_at = trio.current_time()
-            if partition.ahead_bytes >= AHEAD_AGAIN_BYTES:
+            if partition.ahead.wanted():
                 self._ahead[partition] = None
                 self._ahead_bell.ring()
         elif partition not in self._lazy:
@@ -149,9 +149,7 @@ class Flusher:
                     or not self._write_ahead(partition)
                 ):
                     del self._ahead[partition]
-                    # Again when half of the zeros are used up.
-                    half_bytes = min(AHEAD_AGAIN_BYTES, partition.log.zeros_ahead // 2)
-                    partition.ahead_bytes = AHEAD_AGAIN_BYTES - half_bytes if half_bytes else 0
+                    partition.ahead.written(partition.log.zeros_ahead)
                 else:
                     await self.flush([partition])
 
@@ -213,6 +211,7 @@ class Flusher:
         batches = sum(one.unsynced_batches for one in partitions)
         for partition in partitions:
             partition.unsynced_batches = 0
+            partition.ahead.synced()
         self._syncing = frozenset(partitions)
         self._began_at = began = self._clock.now()
         try:

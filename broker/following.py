@@ -34,7 +34,7 @@ def take_over(partition: Partition, plan: ReplicaPlan, size_bytes: int) -> Tailr
         partition.tell_rolled()
         partition.room.rolled(partition)
     partition.unsynced_batches += plan.batches
-    partition.ahead_bytes += size_bytes
+    partition.ahead.appended(size_bytes)
     partition.room.appended(size_bytes)
     return None
 

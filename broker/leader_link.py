@@ -50,6 +50,7 @@ WAIT_S = 5.0  # of a request for news
 ANSWER_S = 10.0  # beyond that the connection counts as dead
 PARTITION_BYTES = 1 << 20  # of one answer
 BYTES_MAX = 8 << 20
+CATCH_UP_BYTES = 1 << 18  # of one answer while catching up: what acks may have to wait behind
 AGAIN_MIN_S, AGAIN_MAX_S = 0.05, 1.0  # between connections
 REST_MIN_S, REST_MAX_S = 0.05, 2.0  # of a partition that cannot go on; longer each time
 TOLD_AFTER = 5  # of these, which a change of the leader may take
@@ -97,6 +98,7 @@ class LeaderLink:
         self.leader_id = leader_id
         self._node = node
         self._catch_up = catch_up
+        self._bytes_max = BYTES_MAX if catch_up is None else CATCH_UP_BYTES
         self._cuts = cuts
         self._rng = rng
         self.followed: dict[PartitionId, Followed] = {}
@@ -203,7 +205,7 @@ class LeaderLink:
             self._ask(one) for one in names if not self._passed_by(one) and not self._repairs(one)
         ]
         return FetchRequest(
-            *(round(WAIT_S * 1000), 1, BYTES_MAX, 0, self._node.broker_id, self._epoch),
+            *(round(WAIT_S * 1000), 1, self._bytes_max, 0, self._node.broker_id, self._epoch),
             *(tuple(asked), None, sequence),
         )
 

@@ -21,6 +21,7 @@ from typing import Literal
 import trio
 
 from tailrace.broker import election
+from tailrace.broker.ahead import Ahead
 from tailrace.broker.catalog import Leadership, Topic
 from tailrace.broker.config import TopicConfig
 from tailrace.broker.local_copy import LocalCopy
@@ -37,8 +38,6 @@ from tailrace.storage.log import Appended, Log, LogSlice
 
 log = logging.getLogger("tailrace.broker.partition")
 
-AHEAD_AGAIN_BYTES = 2 * 1024 * 1024  # appended since zeros were last written ahead
-AHEAD_START_BYTES = AHEAD_AGAIN_BYTES - 65_536  # one that is hardly used gets no zeros
 OLD_MS = 7 * 86_400_000  # event times older than that are counted, not refused (R20)
 
 Role = Literal["leader", "follower", "none"]
@@ -69,7 +68,7 @@ class Partition(LocalCopy):
         self.cutting = False  # a thread changes the log: nobody may read or sync it
         self.following = Following()
         self.unsynced_batches = 0
-        self.ahead_bytes = AHEAD_START_BYTES  # written since zeros were last written ahead
+        self.ahead = Ahead()
         self.room = room
         self._gathered: list[Gathered] = []
         self._unacked: deque[tuple[int, Producing, int, Appended]] = deque()
@@ -228,17 +227,18 @@ class Partition(LocalCopy):
         if self.log.segment_count > segments:
             self.tell_rolled()
             self.room.rolled(self)
-        log_start, before_bytes = self.log.start, self.ahead_bytes
+        log_start, size_bytes = self.log.start, 0
         for (entry, producing, slot), outcome in zip(gathered, outcomes, strict=True):
             if isinstance(outcome, TailraceError):
                 producing.refuse(slot, outcome)
                 continue
-            self._count(entry, outcome)
+            size_bytes += self._count(entry, outcome)
             if producing.acks == ACKS_ALL and outcome.next_offset > self.high_watermark:
                 self._unacked.append((outcome.next_offset, producing, slot, outcome))
             else:
                 producing.settle(slot, outcome, log_start)
-        self.room.appended(self.ahead_bytes - before_bytes)
+        self.ahead.appended(size_bytes)
+        self.room.appended(size_bytes)
         self.advance()
         for copier in self._copiers:
             copier.written(self)
@@ -424,14 +424,16 @@ class Partition(LocalCopy):
             self.topic, self.number, requested=offset, start=self.log.start, end=self.log.end
         )
 
-    def _count(self, entry: memoryview, written: Appended) -> None:
-        if not written.duplicate:
-            self.unsynced_batches += 1
-            self.metrics.records_in.inc(written.next_offset - written.base_offset)
-            self.metrics.bytes_in.inc(len(entry))
-            self.ahead_bytes += len(entry)
-            if base_timestamp(entry) < written.append_time - OLD_MS:
-                self.metrics.old_timestamps.inc()
+    def _count(self, entry: memoryview, written: Appended) -> int:
+        """How many bytes were written."""
+        if written.duplicate:
+            return 0
+        self.unsynced_batches += 1
+        self.metrics.records_in.inc(written.next_offset - written.base_offset)
+        self.metrics.bytes_in.inc(len(entry))
+        if base_timestamp(entry) < written.append_time - OLD_MS:
+            self.metrics.old_timestamps.inc()
+        return len(entry)
 
 
 def _refuse(gathered: list[Gathered], error: TailraceError) -> None:

@@ -297,7 +297,7 @@ _CLUSTER_SECTION = (
     Setting(
         "cluster.catch_up_rate",
         size(64 * KIB, or_unlimited=True),
-        "64MiB",
+        "32MiB",
         "How much a broker fetches in a second for replicas that are not in sync, all together:"
         " those that are in sync, and clients, come first.",
     ),

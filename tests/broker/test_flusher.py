@@ -241,13 +241,14 @@ def test_zeros_are_written_ahead_of_a_log_in_use_while_the_disk_is_idle(tmp_path
             [log] = (tmp_path / "data" / "topics").glob("*/*.log")
             await client.produce(topic_id, [b"a"])
             assert log.stat().st_blocks * 512 < 65_536
-            await client.produce(topic_id, [bytes(70_000)])
+            for _ in range(4):
+                await client.produce(topic_id, [bytes(20_000)])
             with trio.fail_after(10):
-                while log.stat().st_blocks * 512 < 2 * 70_000:
+                while log.stat().st_blocks * 512 < 2 * 80_000:
                     await client.metadata()  # somebody else, who does not need the disk
-            assert (await client.produce(topic_id, [b"b"])).base_offset == 2
+            assert (await client.produce(topic_id, [b"b"])).base_offset == 5
         async with serving(tmp_path, settings) as (_, ready), connected(ready) as client:
-            assert (await client.fetch(topic_id))[0].results[0].high_watermark == 3
+            assert (await client.fetch(topic_id))[0].results[0].high_watermark == 6
 
     run(main)
 
