@@ -44,6 +44,11 @@ class Appender:
             self._pending.append(partition)
             self._bell.ring()
 
+    @property
+    def in_hurry(self) -> bool:
+        """Whether somebody waits for an append, or for a sync round that is under way or due."""
+        return bool(self._pending) or self._flusher.in_hurry
+
     async def run(self) -> None:
         while True:
             await self._bell.wait()

@@ -7,12 +7,13 @@ by another one (``local``) answers of itself alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
 
 import trio
 
 from tailrace.broker import election, topic_config
 from tailrace.broker.asking import ask_brokers
-from tailrace.broker.catalog import Topic
+from tailrace.broker.catalog import Leadership, Topic
 from tailrace.broker.cluster_status import (
     ClusterCounts,
     count,
@@ -38,6 +39,7 @@ from tailrace.protocol.messages import (
     PartitionDescription,
     TopicDescription,
 )
+from tailrace.protocol.shapes import PartitionStatus, TopicInfo
 
 DAMAGE_TOLD_MAX = 100  # damaged ranges among the problems of a cluster
 
@@ -104,6 +106,40 @@ def describe_here(node: Node, topics: Iterable[Topic]) -> tuple[TopicDescription
     return tuple(_describe(node, topic, groups) for topic in topics)
 
 
+def list_here(node: Node, topics: Iterable[Topic]) -> list[TopicInfo]:
+    """As a list shows them: what ``describe_here`` says, without what a list leaves out. Its
+    settings alone are most of the work of describing a topic."""
+    return [_list(node, topic) for topic in topics]
+
+
+def _list(node: Node, topic: Topic) -> TopicInfo:
+    config = node.topics.config_of(topic)
+    replicas = _replicas(topic)
+    needed = election.min_isr(config.min_isr, replicas)
+    size_bytes = records = under_replicated = offline = 0
+    for number, record in enumerate(topic.partitions):
+        here, known, status = _standing(node, topic, number, needed)
+        if here is not None:
+            size_bytes += here.log.size_bytes
+            records += here.log.end - here.log.start
+        under_replicated += len(known.isr) < len(known.replicas or record.replicas)
+        offline += status == "offline"
+    return TopicInfo(
+        name=topic.name,
+        topic_id=str(UUID(bytes=topic.topic_id)),
+        internal=topic.internal,
+        partitions=len(topic.partitions),
+        replicas=replicas,
+        min_isr=needed,
+        cleanup=config.cleanup,
+        durability=config.durability,
+        size_bytes=size_bytes,
+        records=records,
+        under_replicated=under_replicated,
+        offline=offline,
+    )
+
+
 def _describe(
     node: Node, topic: Topic, groups: Mapping[bytes, tuple[str, ...]]
 ) -> TopicDescription:
@@ -131,13 +167,7 @@ def _describe_partition(
     node: Node, topic: Topic, number: int, min_isr: int
 ) -> PartitionDescription:
     record = topic.partitions[number]
-    here = led_here(node, topic, number)
-    known = leadership(node.views.view, (topic.topic_id, number))
-    if here is not None and here.leadership.leader_epoch >= known.leader_epoch:
-        known = here.leadership
-    status = status_of(known, record.replicas, min_isr, lambda one: alive(node, one))
-    if known.leader == node.broker_id and here is None:
-        status = "offline"  # it could not be opened, or failed since then
+    here, known, status = _standing(node, topic, number, min_isr)
     return PartitionDescription(
         partition=number,
         leader=None if status == "offline" else known.leader,
@@ -156,6 +186,21 @@ def _describe_partition(
         status=status,
         compaction=_describe_compaction(node, here) if here is not None else None,
     )
+
+
+def _standing(
+    node: Node, topic: Topic, number: int, min_isr: int
+) -> tuple[Partition | None, Leadership, PartitionStatus]:
+    """The partition, if this broker leads it; who leads it and has it; how it is."""
+    here = led_here(node, topic, number)
+    known = leadership(node.views.view, (topic.topic_id, number))
+    if here is not None and here.leadership.leader_epoch >= known.leader_epoch:
+        known = here.leadership
+    wanted = topic.partitions[number].replicas
+    status = status_of(known, wanted, min_isr, lambda one: alive(node, one))
+    if known.leader == node.broker_id and here is None:
+        status = "offline"  # it could not be opened, or failed since then
+    return here, known, status
 
 
 def led_here(node: Node, topic: Topic, number: int) -> Partition | None:

@@ -14,7 +14,7 @@ Invariants:
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from tailrace.broker.record_reading import (
     Place,
     RecordReader,
 )
+from tailrace.broker.spell import Spell
 from tailrace.broker.tail import QUEUE_BYTES, Tail
 from tailrace.protocol import texts_http
 from tailrace.protocol.errors import TailraceError
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from tailrace.broker.gateway import Gateway
 
 log = logging.getLogger("tailrace.broker.http")
+
+Push = Callable[[bytes], bool]  # sends without waiting; whether all of it went
 
 PACE_S = 0.1
 PAUSES = 4  # after a look by a follower that is behind, times what it took
@@ -50,6 +53,7 @@ STEP_S = 0.02  # for a tail that hurries
 FLUSH_S = 0.1  # between two goes of all tails
 FLUSHES_PER_S = 100  # of all of them together, beyond which the goes become rarer
 FAREWELL_S = 0.5  # for the last events of tails when the broker stops
+PUSH_BYTES = 16_384  # sent by whoever gives turns; more takes the tail's own task
 READERS_AT_ONCE = 4  # that have batches in memory, and nobody to wait for
 HOLDERS_MAX = 4  # tails and pages that keep what they have fetched while it is sent
 
@@ -65,11 +69,13 @@ class Follower:
         position: int,
         hurries: "Hurries",
         behind: trio.Lock,
+        give_way: Callable[[], Awaitable[None]],
     ) -> None:
         self.position = position
         self.tails: dict[Session, None] = {}
         self.scope = trio.CancelScope()
         self._behind = behind
+        self._give_way = give_way
         self._hurries = hurries
         self._reader = reader
         self._place = place
@@ -109,8 +115,9 @@ class Follower:
     async def _look(self) -> bool:
         """One fetch; whether there was more. Small batches are given together: each gift costs
         every tail the same."""
+        await self._give_way()
         fetched = await self._reader.fetch(self._place, self.position, wait_ms=WAIT_MS)
-        await trio.lowlevel.checkpoint()
+        spell = Spell(self._give_way)
         position, gathered = self.position, Chunk(self._place.partition, [], [], self.position, 0)
         for header, entry in fetched.batches:
             cursor = await self._reader.open(self._place, header, entry, self._decode)
@@ -121,6 +128,7 @@ class Follower:
                     await self._give(gathered)
                     gathered = chunk
             position = gathered.next_offset = header.next_offset
+            await spell.pause()
         await self._give(gathered)
         return self.position < fetched.high_watermark
 
@@ -223,6 +231,10 @@ class Session:
 
     def __init__(self, tail: Tail, turns: Turns) -> None:
         self.tail = tail
+        self.idle = False  # its task writes nothing, and waits at the bell
+        self.unsent = False  # some of what was pushed was not taken
+        self.pushed_at = -math.inf
+        self.push: Push | None = None
         self.ended: TailraceError | None = None
         self.bell = Bell()  # send what waits, now
         self._turns = turns
@@ -253,9 +265,23 @@ class Session:
         return True
 
     def _let(self) -> None:
-        """It is its turn."""
-        if self.tail.pending:
+        """It is its turn. Mostly all of it can be sent from here: a turn of its task costs more
+        than that."""
+        if self.tail.pending and not self._pushed():
+            self.idle = False
             self.bell.ring()
+
+    def _pushed(self) -> bool:
+        """Send what waits from here; whether that was all."""
+        tail = self.tail
+        if not self.idle or self.push is None or tail.waiting_bytes > PUSH_BYTES:
+            return False
+        self.pushed_at = trio.current_time()
+        self.unsent = not self.push(tail.take(PUSH_BYTES))
+        if self.unsent or tail.pending:
+            return False
+        self.sent()
+        return True
 
     async def keep_step(self) -> None:
         """Wait until all is sent, for a moment."""
@@ -279,6 +305,7 @@ class Feeds:
         self._followers: dict[tuple[Place, Decode], Follower] = {}
         self.turns = Turns(
             lambda: max(FLUSH_S, len(self.sessions) / FLUSHES_PER_S),
+            lambda: gateway.node.appender.in_hurry,
             gateway.node.flusher.give_way,
         )
         self._hurries = Hurries()
@@ -356,7 +383,8 @@ class Feeds:
         follower = self._followers.get(key)
         if follower is None or follower.scope.cancel_called:
             follower = self._followers[key] = Follower(
-                *(self.reader, place, decode, position, self._hurries, self._behind)
+                *(self.reader, place, decode, position, self._hurries, self._behind),
+                self._gateway.node.flusher.give_way,
             )
             assert self._nursery is not None, "tails are let in while this runs"
             self._nursery.start_soon(self._follow, key, follower)

@@ -116,6 +116,11 @@ class Flusher:
         """Whether a round is under way: what is appended now waits for the next one."""
         return bool(self._syncing)
 
+    @property
+    def in_hurry(self) -> bool:
+        """Whether a round is under way or due."""
+        return bool(self._syncing or self._dirty)
+
     def syncing(self, partition: Partition) -> bool:
         """Whether a round for this partition is under way."""
         return partition in self._syncing
@@ -256,7 +261,7 @@ class Flusher:
         """For work that can wait a little: the event loop turns once, and if a round is under way
         or due then, that is over on return, or ``GIVE_WAY_S`` have passed. Its acks have left."""
         await trio.lowlevel.checkpoint()
-        if self._syncing or self._dirty:
+        if self.in_hurry:
             with trio.move_on_after(GIVE_WAY_S):
                 await self._round_over.wait()
 

@@ -2,37 +2,39 @@
 
 One way through for every request of the api: the guard (``http_guard``), parameters and body as
 the endpoint describes them, its handler, the answer; whatever is raised on the way becomes an error
-document at one place (``_Api._respond``).
+document at one place (``http_border``).
 
 Imported only if HTTP is on: it brings starlette.
 """
 
-import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
-from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from tailrace.broker.config import Config
 from tailrace.broker.exposition import CONTENT_TYPE, Exposition
 from tailrace.broker.gateway import Gateway
 from tailrace.broker.health import Health
-from tailrace.broker.http_endpoint import JSON, Context, Endpoint, Reply
-from tailrace.broker.http_errors import (
-    Refused,
-    as_request_error,
-    error_body,
-    headers_of,
-    status_of,
+from tailrace.broker.http_border import (
+    JSON_TYPE,
+    Answer,
+    Border,
+    Receive,
+    Scope,
+    Send,
+    Taken,
+    Whole,
+    answer_of,
+    json_answer,
 )
+from tailrace.broker.http_endpoint import Body, Context, Endpoint
+from tailrace.broker.http_errors import Refused
 from tailrace.broker.http_guard import (
-    FREE_BYTES,
     Account,
-    Budget,
-    Gone,
     answers,
     bodies,
     check_token,
@@ -44,20 +46,15 @@ from tailrace.broker.http_guard import (
 from tailrace.broker.http_table import ENDPOINTS
 from tailrace.broker.metrics import Metrics
 from tailrace.protocol import texts_http
-from tailrace.protocol.console import compact
-from tailrace.protocol.errors import TailraceError
-from tailrace.protocol.shapes import to_json
 from tailrace.protocol.texts import shown
 
-logger = logging.getLogger("tailrace.broker.http")
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 PROBES = ("/livez", "/readyz", "/startupz")
 METRICS = ("/metrics", "/metrics/detailed")
 API = "/api/"
+LIVE = b'{"status":"ok"}'
+TEXT_TYPE = b"text/plain; charset=utf-8"
+METRICS_TYPE = CONTENT_TYPE.encode()
 QUERY_FIELDS_MAX = 100
 LAST_BODIES_S = 1.0  # for bodies that are on their way when the broker stops
 LATER_PARAMETERS = ("filter",)
@@ -98,7 +95,7 @@ class _Application:
         self._own_hosts = own_hosts(config)
         self._bodies = bodies()
         self._answers = answers()
-        self._exposition = Exposition(view.metrics)
+        self._exposition = Exposition(view.metrics, rest=self._give_way)
         by_path: dict[str, dict[str, Endpoint]] = {}
         for endpoint in endpoints:
             by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
@@ -111,7 +108,8 @@ class _Application:
             ("/livez", self._livez),
             ("/readyz", self._readyz),
             ("/startupz", self._startupz),
-            *((path, self._metrics) for path in METRICS),
+            ("/metrics", self._metrics),
+            ("/metrics/detailed", self._detailed_metrics),
         ):
             self._fixed[path] = self._plain(answer)
         self._router = Router(routes, redirect_slashes=False, default=self._unknown)
@@ -129,42 +127,48 @@ class _Application:
         if gateway is not None:
             await gateway.node.flusher.give_way()
 
+    def _in_hurry(self) -> bool:
+        gateway = self._view.gateway
+        return gateway is not None and gateway.node.appender.in_hurry
+
     # ── the border ───────────────────────────────────────────────────────────────────────────
 
-    def _guarded(self, answer: Callable[[Scope, Receive], Awaitable[Response]]) -> "_Border":
-        return _Border(answer, self._config.broker.id, self._answers, self._give_way)
+    def _guarded(self, take: Callable[[Scope], Taken]) -> Border:
+        sends = self._give_way, self._in_hurry
+        return Border(take, self._config.broker.id, self._answers, METRICS, *sends)
 
-    def _plain(self, answer: Callable[[Scope], Awaitable[Response]]) -> "_Border":
+    def _plain(self, answer: Callable[[], Awaitable[Answer]]) -> Border:
         """A path outside of the api: GET only."""
 
-        async def respond(scope: Scope, receive: Receive) -> Response:
-            if scope["path"] not in PROBES:
+        def take(scope: Scope) -> Taken:
+            path: str = scope["path"]
+            if path not in PROBES:
                 self._check_token(scope)
             if scope["method"] not in ("GET", "HEAD"):
                 raise _not_allowed(scope, ("GET", "HEAD"))
-            return await answer(scope)
+            return Taken(lambda receive, account: answer(), repeatable=True)
 
-        return self._guarded(respond)
+        return self._guarded(take)
 
-    def _api(self, methods: Mapping[str, Endpoint]) -> "_Border":
+    def _api(self, methods: Mapping[str, Endpoint]) -> Border:
         allowed = sorted({*methods, "HEAD"} if "GET" in methods else methods)
 
-        async def respond(scope: Scope, receive: Receive) -> Response:
+        def take(scope: Scope) -> Taken:
             self._check_access(scope)
             method: str = scope["method"]
             endpoint = methods.get("GET" if method == "HEAD" else method)
             if endpoint is None:
                 raise _not_allowed(scope, allowed)
-            return await self._call(endpoint, scope, receive)
+            return self._take(endpoint, scope)
 
-        return self._guarded(respond)
+        return self._guarded(take)
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def respond(scope: Scope, receive: Receive) -> Response:
+        def take(scope: Scope) -> Taken:
             self._check_access(scope)
             raise Refused(404, texts_http.unknown_path(scope["path"]))
 
-        await self._guarded(respond)(scope, receive, send)
+        await self._guarded(take)(scope, receive, send)
 
     def _check_token(self, scope: Scope) -> None:
         headers = headers_in(scope)
@@ -183,11 +187,9 @@ class _Application:
 
     # ── the api ──────────────────────────────────────────────────────────────────────────────
 
-    async def _call(self, endpoint: Endpoint, scope: Scope, receive: Receive) -> Response:
+    def _take(self, endpoint: Endpoint, scope: Scope) -> Taken:
         headers = headers_in(scope)
-        gateway = self._view.gateway
-        if gateway is None:
-            raise texts_http.not_serving(self._config.broker.id, what=self._why())
+        self._gateway()
         content_type = ""
         if endpoint.body is not None:
             known = endpoint.body.content_types
@@ -202,21 +204,36 @@ class _Application:
         values = endpoint.read(_path_values(scope), _query_values(scope))
         client: Any = scope.get("client") or ("", 0)
         what = f"http {client[0]}:{client[1]}: {scope['method']} {shown(scope['path'])}"
-        with gateway.hand(what), self._bodies.account() as account:
-            body, document = b"", None
-            if endpoint.body is not None:
-                limit = min(endpoint.body.bytes_max, self._config.limits.request_size_bytes)
-                with gateway.patience(LAST_BODIES_S) as waiting:
-                    body = await read_body(receive, headers, limit, account)
-                if waiting.cancelled_caught:
-                    raise texts_http.not_serving(self._config.broker.id, what="is stopping")
-                if endpoint.body.kind is not None:
-                    document = _decode(body, endpoint.body.kind)
-            context = Context(
-                *(gateway, self._view.config, values, scope["answer"]),
-                *(headers, content_type, body, document),
-            )
-            return _response(await endpoint.handler(context))
+
+        async def answer(receive: Receive, account: Account) -> Answer:
+            gateway = self._gateway()
+            context = Context(gateway, self._view.config, values, account, headers, content_type)
+            with gateway.hand(what):
+                if endpoint.body is None:
+                    return answer_of(await endpoint.handler(context))
+                with self._bodies.account() as held:
+                    context = await self._with_body(context, endpoint.body, receive, held)
+                    return answer_of(await endpoint.handler(context))
+
+        return Taken(answer, endpoint.repeatable)
+
+    async def _with_body(
+        self, context: Context, wanted: Body, receive: Receive, account: Account
+    ) -> Context:
+        limit = min(wanted.bytes_max, self._config.limits.request_size_bytes)
+        with context.gateway.patience(LAST_BODIES_S) as waiting:
+            body = await read_body(receive, context.headers, limit, account)
+        if waiting.cancelled_caught:
+            raise texts_http.not_serving(self._config.broker.id, what="is stopping")
+        document = None if wanted.kind is None else _decode(body, wanted.kind)
+        return replace(context, body=body, document=document)
+
+    def _gateway(self) -> Gateway:
+        """T033 before the broker serves, and when it stops."""
+        gateway = self._view.gateway
+        if gateway is None:
+            raise texts_http.not_serving(self._config.broker.id, what=self._why())
+        return gateway
 
     def _why(self) -> str:
         health = self._view.health
@@ -228,85 +245,25 @@ class _Application:
 
     # ── probes and metrics ───────────────────────────────────────────────────────────────────
 
-    async def _index(self, scope: Scope) -> Response:
-        return Response("\n".join(self._paths) + "\n", media_type="text/plain")
+    async def _index(self) -> Whole:
+        return Whole(TEXT_TYPE, ("\n".join(self._paths) + "\n").encode())
 
-    async def _livez(self, scope: Scope) -> Response:
-        return _json({"status": "ok"})
+    async def _livez(self) -> Whole:
+        return Whole(JSON_TYPE, LIVE)
 
-    async def _readyz(self, scope: Scope) -> Response:
+    async def _readyz(self) -> Whole:
         status, document = self._view.health.readiness()
-        return _json(document, status)
+        return json_answer(document, status)
 
-    async def _startupz(self, scope: Scope) -> Response:
+    async def _startupz(self) -> Whole:
         status, document = self._view.health.startup()
-        return _json(document, status)
+        return json_answer(document, status)
 
-    async def _metrics(self, scope: Scope) -> Response:
-        detailed = scope["path"].endswith("/detailed")
-        text = await self._exposition.scrape(detailed=detailed)
-        return Response(text, headers={"content-type": CONTENT_TYPE})
+    async def _metrics(self) -> Whole:
+        return Whole(METRICS_TYPE, await self._exposition.scrape(detailed=False))
 
-
-class _Border:
-    """An ASGI application whose errors are documents."""
-
-    def __init__(
-        self,
-        answer: Callable[[Scope, Receive], Awaitable[Response]],
-        broker_id: str,
-        answers: Budget,
-        give_way: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._give_way = give_way
-        self._answer = answer
-        self._broker_id = broker_id
-        self._answers = answers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._answers.account() as account:
-            scope["answer"] = account
-            try:
-                response = await self._respond(scope, receive)
-                if scope["method"] == "HEAD":
-                    response = _head(response)
-                response = self._held(scope, response, account)
-            except Gone:
-                return
-            await self._give_way()
-            await response(scope, receive, send)
-
-    def _held(self, scope: Scope, response: Response, account: Account) -> Response:
-        """The answer, or that there is no room for it; what changed something is answered, and
-        the texts of metrics are shared."""
-        size_bytes = len(response.body)
-        free = size_bytes <= FREE_BYTES or scope["method"] != "GET" or scope["path"] in METRICS
-        try:
-            if not free:
-                account.hold(size_bytes)
-        except TailraceError as error:
-            return _error(error, status_of(error))
-        return response
-
-    async def _respond(self, scope: Scope, receive: Receive) -> Response:
-        try:
-            return await self._answer(scope, receive)
-        except Gone:
-            raise
-        except Refused as refused:
-            return _error(refused.error, refused.status, refused.headers)
-        except TailraceError as raised:
-            error = as_request_error(raised)
-            return _error(error, status_of(error))
-        except Exception as error:  # a bug of ours ends this request and nothing else (R40)
-            logger.error(
-                "%s %s failed: %r",
-                *(scope["method"], scope["path"], error),
-                exc_info=error,
-                extra={"event": "http.request_failed", "code": "T000"},
-            )
-            unexpected = texts_http.unexpected(self._broker_id)
-            return _error(unexpected, status_of(unexpected))
+    async def _detailed_metrics(self) -> Whole:
+        return Whole(METRICS_TYPE, await self._exposition.scrape(detailed=True))
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────
@@ -353,41 +310,6 @@ def _decode(body: bytes, kind: type) -> Any:
         raise texts_http.bad_request(f"the body cannot be read: {error}") from None
 
 
-# ── answering ────────────────────────────────────────────────────────────────────────────────
-
-
 def _not_allowed(scope: Scope, allowed: Sequence[str]) -> Refused:
     error = texts_http.method_not_allowed(scope["method"], scope["path"], allowed=allowed)
     return Refused(405, error, {"allow": ", ".join(allowed)})
-
-
-def _response(answer: Reply | Response) -> Response:
-    if isinstance(answer, Response):
-        return answer
-    if answer.status == 204:
-        return Response(status_code=204)
-    return Response(_encode(answer.document), answer.status, media_type=JSON)
-
-
-def _encode(document: object) -> bytes:
-    """A shape as JSON, in a thirtieth of the time that ``to_json`` and ``compact`` take."""
-    try:
-        return msgspec.json.encode(document)
-    except UnicodeEncodeError:  # the name of a file may be none
-        return compact(to_json(document)).encode(errors="replace")
-
-
-def _head(response: Response) -> Response:
-    """Its head: what streams or waits for its reader is not begun."""
-    plain = Response(status_code=response.status_code)
-    plain.raw_headers = response.raw_headers
-    return plain
-
-
-def _json(document: object, status: int = 200) -> Response:
-    return Response(compact(document).encode(errors="replace"), status, media_type=JSON)
-
-
-def _error(error: TailraceError, status: int, headers: Mapping[str, str] | None = None) -> Response:
-    merged = {**headers_of(error, status), **(headers or {})}
-    return Response(error_body(error), status, merged, media_type=JSON)

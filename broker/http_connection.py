@@ -3,7 +3,11 @@
 The protocol is h11's; sockets and deadlines are ours. Everything happens in the connection's own
 task: a request is taken apart, answered by the application, which is called and not started, and
 most answers leave in one send that does not wait. An application server with a task, queues and a
-reader for each request cost the event loop five times that.
+reader for each request cost the event loop five times that. Whoever sends the same head again is
+answered without all that (``http_known.py``).
+
+What the application finds in its scope beside ASGI's: ``keep``, to be told what answers the same
+head again, and ``push``, which sends a part of a body that has begun from any task.
 
 - A connection idles for ``KEEP_ALIVE_S``; a head that began is complete within ``HEADER_S``;
 - whoever does not take ``WRITE_BYTES`` within ``WRITE_STALL_S`` is cut off, and with it whatever
@@ -17,13 +21,13 @@ reader for each request cost the event loop five times that.
 import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from email.utils import formatdate
 from typing import Any
 
 import h11
 import trio
 
+from tailrace.broker.http_known import Again, Headers, KnownHeads
 from tailrace.broker.limits import WRITE_STALL_S
 from tailrace.broker.world import ServerTransport
 
@@ -39,7 +43,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 ASGI = {"version": "3.0", "spec_version": "2.1"}
 CLOSE = (b"connection", b"close")
@@ -48,10 +51,14 @@ WITHOUT_BODY = (204, 304)
 
 
 class HttpConnection:
-    """Invariant: ``idle_since`` is infinite while a request is in hand."""
+    """Invariant: ``idle_since`` and ``due_at`` are infinite while a request is in hand.
+
+    Who runs it ends it when it is past ``due_at``, a moment late: a deadline of trio's for each
+    request costs more than it should."""
 
     def __init__(self, app: Asgi, transport: ServerTransport, bound: tuple[str, int]) -> None:
-        self.idle_since = trio.current_time()
+        self.idle_since = time.monotonic()
+        self.due_at = self.idle_since + KEEP_ALIVE_S
         self._app = app
         self._transport = transport
         self._bound = bound
@@ -59,8 +66,15 @@ class HttpConnection:
         self._client = (host.strip("[]"), int(port))
         self._http = h11.Connection(h11.SERVER, HEAD_BYTES_MAX)
         self._life = trio.CancelScope()  # of everything that is done for it
+        self._ended = False
         self._sending = trio.Lock()
+        self._unsent = memoryview(b"")  # of what was pushed
+        self._known = KnownHeads()
         # Of the request in hand:
+        self._head = b""  # all that came, where its head came alone and at once
+        self._chunked = False  # the body of its answer is
+        self._again: Again | None = None  # what answers it, or will the next time
+        self._ahead = False  # some of what comes behind it is there
         self._head_only = False  # its answer has no body, whatever the application says
         self._complete = True  # all of its body has come
         self._told = False  # the application knows that
@@ -70,10 +84,11 @@ class HttpConnection:
     @property
     def cut_off(self) -> bool:
         """It was ended here, whatever was under way."""
-        return self._life.cancel_called
+        return self._ended
 
     def end(self) -> None:
         """At once, with whatever is being done for it."""
+        self._ended = True
         self._life.cancel()
 
     async def run(self) -> None:
@@ -105,7 +120,12 @@ class HttpConnection:
             return False
         if request is None:
             return False
-        self.idle_since = math.inf
+        self.idle_since = self.due_at = math.inf
+        if self._again is not None:
+            await self._again(self._send_whole)
+            self.idle_since = time.monotonic()
+            return True
+        assert isinstance(request, h11.Request)
         self._begin(request)
         if _has_two_lengths(request):
             # A proxy in front may have taken the other one: what follows could be somebody else's.
@@ -115,26 +135,33 @@ class HttpConnection:
             if self._malformed:
                 await self._answer(self._malformed)
         await self._discard()
-        return self._recycle()
+        return self._recycle(request)
 
-    async def _request(self) -> h11.Request | None:
-        """The next head; None at the end, or when it takes too long."""
+    async def _request(self) -> h11.Request | Again | None:
+        """The next head, or what answers it if it is known; None at the end."""
         http = self._http
-        event = http.next_event()
-        if isinstance(event, h11.Request):  # it came with the one before: others have their turn
-            await trio.lowlevel.checkpoint()
-            return event
-        began = bool(http.trailing_data[0])
-        limit_s = HEADER_S if began else KEEP_ALIVE_S
-        with trio.CancelScope(deadline=self.idle_since + limit_s) as waiting:
-            while event is h11.NEED_DATA:
-                data = await self._more()
-                if data and not began:
-                    began = True
-                    waiting.deadline = trio.current_time() + HEADER_S
-                http.receive_data(data)
-                event = http.next_event()
-        return event if isinstance(event, h11.Request) else None
+        self._head, self._again = b"", None
+        if began := self._ahead:
+            event = http.next_event()
+            if isinstance(event, h11.Request):  # it came with the one before
+                await trio.lowlevel.checkpoint()  # others have their turn
+                return event
+        self.due_at = self.idle_since + (HEADER_S if began else KEEP_ALIVE_S)
+        while True:
+            data = await self._more()
+            if not began:
+                self._again = self._known.find(data)
+                if self._again is not None:
+                    return self._again
+                self._head = data
+                self.due_at = time.monotonic() + HEADER_S
+            else:
+                self._head = b""
+            began = True
+            http.receive_data(data)
+            event = http.next_event()
+            if event is not h11.NEED_DATA:
+                return event if isinstance(event, h11.Request) else None
 
     def _begin(self, request: h11.Request) -> None:
         self._head_only = request.method == b"HEAD"
@@ -159,24 +186,32 @@ class HttpConnection:
             "headers": list(request.headers),
             "client": self._client,
             "server": self._bound,
+            "extensions": {"keep": self._keep, "push": self.push},
         }
 
-    def _recycle(self) -> bool:
+    def _keep(self, again: Again) -> None:
+        self._again = again
+
+    def _recycle(self, request: h11.Request) -> bool:
         """Be ready for another request; False if there cannot be one."""
         http = self._http
         if not (http.our_state is h11.DONE and http.their_state is h11.DONE):
             return False
         http.start_next_cycle()
-        self.idle_since = trio.current_time()
+        self._ahead = bool(http.trailing_data[0])
+        if self._again is not None and self._head and not self._ahead:
+            self._known.keep(self._head, request, self._again)
+        self.idle_since = time.monotonic()
         return True
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────
 
     async def _more(self) -> bytes:
         """What has come; nothing at the end."""
-        with suppress(OSError):
+        try:
             return await self._transport.receive(RECEIVE_BYTES)
-        return b""
+        except OSError:
+            return b""
 
     async def _receive(self) -> Message:
         """For the application: a part of the body; behind its end, that the peer is gone."""
@@ -239,12 +274,29 @@ class HttpConnection:
             if not self._complete:
                 headers.append(CLOSE)
             pieces.append(http.send(h11.Response(status_code=status, headers=headers)))
+            self._chunked = b"\r\ntransfer-encoding: chunked\r\n" in pieces[0].lower()
         body = message.get("body")
         if body and not self._head_only:
             pieces += http.send_with_data_passthrough(h11.Data(data=body)) or ()
         if not message.get("more_body", False):
             pieces.append(http.send(END))
         await self._write(b"".join(pieces))
+
+    async def _send_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """For the application: an answer to a known head, as h11 would write it."""
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        head = b"HTTP/1.1 %d \r\n%bdate: %b\r\n\r\n" % (status, b"".join(lines), _date())
+        await self._write(head + body)
+
+    def push(self, data: bytes) -> bool:
+        """Send a part of the body, without waiting; whether all of it went.
+
+        What did not goes before whatever is sent next. Nothing may be being sent, nor be left.
+        """
+        assert not self._sending.locked(), "one part after the other"
+        assert not self._unsent, "one part after the other"
+        self._unsent = self._try(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        return not self._unsent
 
     async def _answer(self, status: int) -> None:
         """An answer without a body, and the last one; nothing if one has begun."""
@@ -255,13 +307,13 @@ class HttpConnection:
 
     async def _write(self, data: bytes) -> None:
         """Cancelled, with all of the connection, if the peer is gone or does not read."""
+        if self._unsent:
+            data, self._unsent = bytes(self._unsent) + data, memoryview(b"")
         view = memoryview(data)
         if not self._sending.locked():
             # Mostly there is room for all of it: a lock and a deadline cost more than that.
-            try:
-                view = view[self._transport.send_nowait(data) :]
-            except OSError:
-                self.end()
+            view = self._try(data)
+            if self._ended:
                 await trio.lowlevel.checkpoint_if_cancelled()
             if not view:
                 return
@@ -276,6 +328,14 @@ class HttpConnection:
                 if scope.cancelled_caught or not scope.cancel_called:
                     self.end()
                     await trio.lowlevel.checkpoint_if_cancelled()
+
+    def _try(self, data: bytes) -> memoryview:
+        """Send what the system takes at once; the rest. Nothing is left if the peer is gone."""
+        try:
+            return memoryview(data)[self._transport.send_nowait(data) :]
+        except OSError:
+            self.end()
+            return memoryview(b"")
 
 
 def _has_body(request: h11.Request) -> bool:

@@ -134,6 +134,13 @@ class Endpoint:
     parts: tuple[type, ...] = ()  # what ``one_of`` names in an answer
     answer_type: str = JSON
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same head means the same once more, and its answer is a whole one: there is
+        nothing in its path, no body, and no parameter that is read by the clock."""
+        named = "{" in self.path or any(one.parse is not None for one in self.parameters)
+        return self.method == "GET" and not named
+
     def read(self, path: Mapping[str, str], query: Sequence[tuple[str, str]]) -> dict[str, Any]:
         """Every parameter's value. Raises InputError T062 for what is wrong, unknown or missing."""
         known = {one.name: one for one in self.parameters}

@@ -7,6 +7,7 @@
 
 import logging
 import math
+import time
 from contextlib import suppress
 
 import trio
@@ -22,6 +23,7 @@ log = logging.getLogger("tailrace.broker.http")
 
 CONNECTIONS_MAX = 256
 ACCEPT_PAUSE_S = 0.1
+SWEEP_S = 1.0
 LISTENER = "http"  # in metrics
 
 
@@ -36,6 +38,7 @@ class HttpServer:
     async def serve(self, listener: Listener) -> None:
         """Until cancelled: then every connection is closed at once."""
         async with trio.open_nursery() as connections:
+            connections.start_soon(self._sweep)
             while True:
                 try:
                     transport = await listener.accept()
@@ -48,6 +51,15 @@ class HttpServer:
                 connection = HttpConnection(self._app, transport, (listener.host, listener.port))
                 self.open[connection] = None
                 connections.start_soon(self._run, connection)
+
+    async def _sweep(self) -> None:
+        """End what idles for too long, or takes too long with its head."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            now = time.monotonic()
+            for connection in self.open:
+                if connection.due_at <= now:
+                    connection.end()
 
     async def _run(self, connection: HttpConnection) -> None:
         self._metrics.connections.of(LISTENER).inc()

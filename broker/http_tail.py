@@ -105,6 +105,7 @@ class TailResponse(Response):
         self._decode: Decode = decode
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self._session.push = scope.get("extensions", {}).get("push")
         self._feeds.sessions[self._session] = None
         try:
             async with trio.open_nursery() as nursery:
@@ -131,10 +132,22 @@ class TailResponse(Response):
             session.begin()
             await self._send_all(stream)
             session.sent()
-            with trio.move_on_after(KEEP_ALIVE_S) as waited:
-                await session.bell.wait()
-            if waited.cancelled_caught:
+            if await self._silent():
                 await stream.write(b": keep-alive\n\n")
+
+    async def _silent(self) -> bool:
+        """Wait for the bell; whether nothing was sent for ``KEEP_ALIVE_S`` instead."""
+        session, sent_at = self._session, trio.current_time()
+        while True:
+            with trio.CancelScope(deadline=sent_at + KEEP_ALIVE_S):
+                session.idle = True
+                await session.bell.wait()
+                session.idle = False
+                return False
+            session.idle = False
+            if session.pushed_at <= sent_at:
+                return True
+            sent_at = session.pushed_at
 
     def _join(self) -> bool:
         return self._feeds.join(self._session, self._places, self._decode)
@@ -142,6 +155,9 @@ class TailResponse(Response):
     async def _send_all(self, stream: "_Stream") -> None:
         """What waits; then what ended the tail, if something did."""
         tail = self._session.tail
+        if self._session.unsent:
+            await stream.flush()
+            self._session.unsent = False
         while tail.pending:
             if tail.waiting_bytes > FREE_BYTES:  # what comes while it waits may be left out
                 await self._account.wait_for(max(tail.waiting_bytes, self._account.held_bytes))
@@ -183,6 +199,10 @@ class _Stream:
 
     async def write(self, data: bytes) -> None:
         await send_part(self._send, data)
+
+    async def flush(self) -> None:
+        """Return when it has taken what was pushed."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": True})
 
 
 async def _until_gone(receive: Any, scope: trio.CancelScope) -> None:

@@ -75,6 +75,7 @@ class Chunk:
     next_offset: int  # where to go on; beyond the last record where records were removed
     size_bytes: int
     events: list[bytes] = field(default_factory=list[bytes])  # for tails of this partition alone
+    joined: bytes = b""  # all of these together
 
     def add(self, following: "Chunk") -> bool:
         """Take in what follows, unless that makes it too large. Before anybody has it only."""
@@ -190,6 +191,7 @@ class RecordReader:
         result = response.results[0]
         if result.error is not None:
             raise from_wire(result.error)
+        await breathe()  # others have their turn: up to here it took a step of the usual length
         batches = self._split(place, memoryview(data), offset)
         next_offset = batches[-1][0].next_offset if batches else offset
         return Fetched(batches, next_offset, result.log_start, result.last_stable_offset)

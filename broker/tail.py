@@ -133,7 +133,7 @@ class Tail:
                     pieces.append(event.encode())
                     left -= len(pieces[-1])
                 continue
-            stop = _stop(first, left)
+            stop = first.stop if first.size_bytes <= left else _stop(first, left)
             left -= self._compose(first.chunk, first.start, stop, pieces)
             if stop == first.stop:
                 self._queue.popleft()
@@ -150,6 +150,11 @@ class Tail:
         if len(self._sent) == 1:
             if not chunk.events:
                 chunk.events = _events(chunk, f"{partition}:", "")
+            if stop - start == len(chunk.lines):
+                chunk.joined = chunk.joined or b"".join(chunk.events)
+                pieces.append(chunk.joined)
+                self._sent[partition] = behind[-1]
+                return len(chunk.joined)
             events = chunk.events[start:stop]
         else:
             before, after = self._id_around(partition)

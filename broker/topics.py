@@ -66,6 +66,7 @@ class Topics:
         self._flusher = flusher
         self._ids = world.rng("topic ids")
         self._changing = trio.Lock()
+        self._configs: dict[bytes, tuple[Topic, TopicConfig]] = {}  # by topic id, worked out
 
     @property
     def catalog(self) -> Catalog:
@@ -73,7 +74,12 @@ class Topics:
 
     def config_of(self, topic: Topic) -> TopicConfig:
         """What holds for a topic now."""
-        return topic_config.of_topic(self._config, topic)
+        kept = self._configs.get(topic.topic_id)
+        if kept is None or kept[0] is not topic:
+            if len(self._configs) > 2 * len(self.catalog.by_id):
+                self._configs.clear()  # most are of topics that are gone
+            kept = self._configs[topic.topic_id] = topic, topic_config.of_topic(self._config, topic)
+        return kept[1]
 
     def find(self, name: str) -> Topic:
         """The topic, or T010 with similar names."""

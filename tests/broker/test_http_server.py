@@ -4,6 +4,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import h11
 import pytest
 import trio
 
@@ -17,16 +18,27 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 BIG = b"x" * (1 << 20)
 
 
+pushed: list[bytes] = []  # by ``/pushed``
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """``/big`` answers without end, ``/read`` with the length of its body."""
+    """``/big`` answers without end, ``/read`` with the length of its body, ``/pushed`` with more
+    than the system takes at once."""
     length = 0
     if scope["path"] == "/read":
         while (message := await receive()).get("more_body"):
             length += len(message["body"])
         if message["type"] == "http.disconnect":
             return
-    headers = [] if scope["path"] == "/big" else [(b"content-length", b"1")]
+    headers = [] if scope["path"] in ("/big", "/pushed") else [(b"content-length", b"1")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if scope["path"] == "/pushed":
+        await send({"type": "http.response.body", "body": b"<", "more_body": True})
+        pushed[:] = [b"%09d" % 0 * 4_000]
+        while scope["extensions"]["push"](pushed[-1]):
+            pushed.append(b"%09d" % len(pushed) * 4_000)
+        await send({"type": "http.response.body", "body": b">"})
+        return
     while scope["path"] == "/big":
         await send({"type": "http.response.body", "body": BIG, "more_body": True})
     if scope["path"] == "/broken":
@@ -129,6 +141,7 @@ def test_with_none_idle_the_new_one_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_who_is_silent_or_slow_with_its_head_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_connection, "KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(http_server, "SWEEP_S", 0.01)
 
     async def use(server: HttpServer, port: int) -> None:
         async with await connect(port) as silent:
@@ -237,6 +250,29 @@ def test_a_body_that_is_none_is_refused() -> None:
             head = b"POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
             await stream.send_all(head + b"3\r\nabc\r\nxyz\r\n")
             assert (await rest(stream)).startswith(b"HTTP/1.1 400")
+
+    serve(use)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_what_is_pushed_arrives_whole_and_in_order(version: str) -> None:
+    """Also what the system did not take when it was."""
+
+    async def use(server: HttpServer, port: int) -> None:
+        async with await connect(port) as stream:
+            head = f"GET /pushed HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n"
+            await stream.send_all(head.encode())
+            client = h11.Connection(h11.CLIENT)
+            client.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
+            client.send(h11.EndOfMessage())
+            body = bytearray()
+            while not isinstance(event := client.next_event(), h11.EndOfMessage):
+                if event is h11.NEED_DATA:
+                    with trio.fail_after(20):
+                        client.receive_data(await stream.receive_some(1 << 20))
+                elif isinstance(event, h11.Data):
+                    body += event.data
+            assert body == b"<" + b"".join(pushed) + b">"
 
     serve(use)
 

@@ -33,6 +33,15 @@ def feeds(server: Server) -> Feeds:
     return server.gateway.records
 
 
+async def everything(stream: trio.SocketStream, last: bytes) -> bytes:
+    """What comes, up to some bytes."""
+    found = b""
+    with trio.fail_after(20):
+        while last not in found:
+            found += await stream.receive_some(65_536)
+    return found
+
+
 async def until_joined(server: Server, tails: int = 1) -> None:
     """They are at the end of the log, where the followers are."""
     for _ in range(100_000):
@@ -212,6 +221,24 @@ def test_tails_share_one_follower_which_ends_with_the_last(tmp_path: Path) -> No
                 assert (await records(tail, 1))[0].data["value"] == "both"
         while feeds(server).sessions or feeds(server)._followers:
             await trio.lowlevel.checkpoint()
+
+    browse(tmp_path, use)
+
+
+def test_a_reader_that_speaks_http_1_0_gets_bare_events(tmp_path: Path) -> None:
+    async def use(browser: Browser, server: Server, ready: Ready) -> None:
+        topic_id = await create(ready)
+        async with (
+            connected(ready) as client,
+            await trio.open_tcp_stream(browser.host, browser.port) as stream,
+        ):
+            await stream.send_all(f"GET {T} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            head, _, body = (await everything(stream, b"id: 0:0\n\n")).partition(b"\r\n\r\n")
+            assert b"transfer-encoding" not in head.lower()
+            await until_joined(server)
+            await client.produce(topic_id, [b"one", b"two"])
+            body += await everything(stream, b"id: 0:2")
+            assert body.startswith(b"id: 0:0\n\nevent: record\nid: 0:1\ndata: {")
 
     browse(tmp_path, use)
 

@@ -1,14 +1,18 @@
 """Topics over HTTP."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tailrace.broker import http_topics
+from tailrace.broker.catalog import Topic
+from tailrace.broker.describing import list_here
+from tailrace.broker.node import Node
 from tailrace.broker.server import Ready, Server
+from tailrace.protocol.shapes import TopicInfo
 from tests.broker.browsing import Browser, browse
 from tests.broker.harness import connected
+from tests.broker.scraping import scrape
 
 TOPICS = "/api/v1/topics"
 
@@ -44,7 +48,8 @@ def test_a_list_is_described_some_topics_at_a_time(
 ) -> None:
     """So that a thousand do not hold everybody up; one may be deleted meanwhile."""
     monkeypatch.setattr(http_topics, "PARTITIONS_AT_ONCE", 4)
-    asked: list[tuple[str, ...]] = []
+    listed: list[list[str]] = []
+    deleted: list[str] = []
 
     async def use(browser: Browser, server: Server, ready: Ready) -> None:
         async with connected(ready) as client:
@@ -52,21 +57,45 @@ def test_a_list_is_described_some_topics_at_a_time(
                 await client.create(name, partitions=2)
         gateway = server.gateway
         assert gateway is not None
-        ask = gateway.ask
 
-        async def delete_and_ask(request: Any, expected: Any) -> Any:
-            asked.append(request.names)
-            if len(asked) == 1:
+        async def delete() -> None:
+            if not deleted:
+                deleted.append("d")
                 await gateway.node.topics.delete("d")
-            return await ask(request, expected)
 
-        monkeypatch.setattr(gateway, "ask", delete_and_ask)
+        def noting(node: Node, topics: list[Topic]) -> list[TopicInfo]:
+            listed.append([topic.name for topic in topics])
+            if len(listed) == 1:
+                monkeypatch.setattr(gateway.node.flusher, "give_way", delete)
+            return list_here(node, topics)
+
+        monkeypatch.setattr(http_topics, "list_here", noting)
         found = (await browser.get(f"{TOPICS}?limit=5")).json
         assert [topic["name"] for topic in found["topics"]] == ["a", "b", "c", "e"]
         assert found["next"] == "e"
 
     browse(tmp_path, use)
-    assert asked == [("a", "b"), ("c", "e")]
+    assert listed == [["a", "b"], ["c", "e"]]
+
+
+def test_a_list_says_of_a_topic_what_its_description_says(tmp_path: Path) -> None:
+    """Whoever describes one works out more; what is in both is the same."""
+
+    async def use(browser: Browser, server: Server, ready: Ready) -> None:
+        async with connected(ready) as client:
+            topic_id = await client.create("a", partitions=3)
+            await client.create("b", durability="os", cleanup="compact")
+            await client.produce(topic_id, [b"one", b"two"], partition=1)
+            listed = (await browser.get(TOPICS)).json["topics"]
+            assert [topic["records"] for topic in listed] == [2, 0]
+            for topic in listed:
+                detail = (await browser.get(f"{TOPICS}/{topic['name']}")).json
+                assert topic == {key: detail[key] for key in topic}
+            shown = await scrape(server, detailed=False)
+            labels = (("api", "describe_topics"), ("code", "ok"))
+            assert shown["requests_total"].samples["tailrace_requests_total", labels] == 3
+
+    browse(tmp_path, use)
 
 
 def test_a_topic_is_made_changed_and_deleted(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def played(play: Callable[[Turns, list[str]], Awaitable[None]], give_way_s: floa
         await trio.sleep(give_way_s)
 
     async def main() -> None:
-        turns = Turns(lambda: 1.0, give_way)
+        turns = Turns(lambda: 1.0, lambda: True, give_way)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turns.run)
             await play(turns, happened)
@@ -39,11 +39,11 @@ async def three(turns: Turns, happened: list[str]) -> None:
 
 
 def test_between_two_turns_who_is_in_a_hurry_goes_first() -> None:
-    assert played(three, 0.1) == ["a0.0", "way", "b0.1", "way", "c0.2", "way"]
+    assert played(three, 0.1) == ["way", "a0.1", "way", "b0.2", "way", "c0.3"]
 
 
 def test_a_go_that_is_late_gives_way_no_more() -> None:
-    assert played(three, 1.5) == ["a0.0", "way", "b1.5", "c1.5"]
+    assert played(three, 1.5) == ["way", "a1.5", "b1.5", "c1.5"]
 
 
 def test_the_next_go_waits_for_its_pause() -> None:
@@ -53,4 +53,4 @@ def test_the_next_go_waits_for_its_pause() -> None:
             await trio.sleep(0.5)
         await trio.sleep(10)
 
-    assert played(twice, 0.0) == ["a0.0", "way", "a1.0", "way"]
+    assert played(twice, 0.0) == ["way", "a0.0", "way", "a1.0"]

@@ -416,4 +416,4 @@ def test_others_have_their_turn_while_a_large_text_is_made() -> None:
     )
     slices = list(pieces(metrics, detailed=True))
     assert len(slices) > 40
-    assert max(one.count("\n") for one in slices) <= 2 * LINES
+    assert max(one.count("\n") for one in slices) <= 3 * LINES  # a help and a type go with rows
