@@ -97,8 +97,9 @@ proofs-storage: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.nightly --share $(SHARE)
 
 # Every target of docs/performance.md beside its limit or its peers, some ten minutes: leave the machine to it.
-# ROUNDS=1 is quicker; OUT is where figures (JSON), report (Markdown) and plots (SVG) go; peers: `make bench-peers`.
-ROUNDS ?= 3
+# ROUNDS=5 for figures to quote; OUT is where figures (JSON), report (Markdown) and plots (SVG) go. `make bench-peers`
+# sets up the peers; those that are missing are left out.
+ROUNDS ?= 2
 OUT ?= bench-results
 bench: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.full --rounds $(ROUNDS) --out $(OUT)

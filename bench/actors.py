@@ -67,10 +67,14 @@ class Actor(Generic[T]):
         work = (self._call, self._theirs, self._args, self._fine_timers)
         self._process = _SPAWN.Process(target=_act, args=work, daemon=True)
         self._process.start()
-        assert self._process.pid is not None
-        pin(self._process.pid, self._role)
+        pin(self.pid, self._role)
         self._theirs.close()  # so that the end of the process is the end of the line
         return self
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
 
     def __exit__(
         self,

@@ -8,20 +8,22 @@ so on: acknowledged sends of 100 B per second, of all connections together, into
 """
 
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 import anyio
 
 import tailrace
 from tailrace.bench.actors import Actor, Gate, go
 from tailrace.bench.cpus import SENDERS, available, layout
+from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.streams import create
-from tailrace.bench.workbench import Workbench, parser, workbench
+from tailrace.bench.workbench import Workbench, cpu_seconds, parser, workbench
 from tailrace.bench.workload import make_values
 
 SIZE_BYTES = 100
 TOPIC = "connections"
 TOUCH_BYTES = 256 << 20
+CPU_SHARE = 0.8  # of the time, in which processor time is taken
 
 
 async def send_one_by_one(gate: Gate, url: str, connections: int, seconds: float) -> int:
@@ -49,25 +51,32 @@ async def send_one_by_one(gate: Gate, url: str, connections: int, seconds: float
     return done
 
 
-def measure(bench: Workbench, url: str, connections: int) -> None:
+def measure(bench: Workbench, broker: BrokerProcess, connections: int) -> None:
     processes = min(connections, len(layout(available()).get(SENDERS, (0,))))
     shares = [connections // processes] * processes
     shares[0] += connections - sum(shares)
-    actors = [Actor(send_one_by_one, url, share, bench.seconds) for share in shares]
-    for one in actors:
-        one.__enter__()
-    try:
+    with ExitStack() as stack:
+        actors = [
+            stack.enter_context(Actor(send_one_by_one, broker.url, share, bench.seconds))
+            for share in shares
+        ]
         go(*actors)
+        pids = [broker.pid, *(one.pid for one in actors)]
+        before = list(map(cpu_seconds, pids))
+        time.sleep(bench.seconds * CPU_SHARE)
+        used_s = [cpu_seconds(pid) - at for pid, at in zip(pids, before, strict=True)]
         done = sum(one.result() for one in actors)
-    finally:
-        for one in actors:
-            one.__exit__(None, None, None)
+    each_us = 1e6 / (done * CPU_SHARE)
     bench.tell(
         f"sends@{connections}",
         *(done / bench.seconds, "records/s"),
         size_bytes=SIZE_BYTES,
         durable=True,
-        note=f"clients in {processes} process{'es' if processes > 1 else ''}",
+        note=(
+            f"CPU per send: broker {used_s[0] * each_us:.0f} us, clients"
+            f" {sum(used_s[1:]) * each_us:.0f} us in {processes} process"
+            f"{'es' if processes > 1 else ''}"
+        ),
     )
 
 
@@ -78,7 +87,7 @@ def main() -> None:
     with workbench(given) as bench, bench.broker(touch_bytes=TOUCH_BYTES) as broker:
         anyio.run(create, broker.url, [TOPIC], 1, "fsync")
         for count in given.connections.split(","):
-            measure(bench, broker.url, int(count))
+            measure(bench, broker, int(count))
 
 
 if __name__ == "__main__":

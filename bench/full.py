@@ -1,6 +1,6 @@
 """``make bench``: every target of docs/performance.md, measured beside its limit or its peers.
 
-    python -m tailrace.bench.full [--out DIR] [--rounds 3] [--only streams,latency] [--more]
+    python -m tailrace.bench.full [--out DIR] [--rounds 2] [--only streams,latency] [--more]
 
 Runs workloads and peers as processes, one after another, rounds A B A B: what is compared stands
 in the same round. Leaves ``figures.jsonl`` (every figure as it was measured), ``report.md`` and
@@ -22,7 +22,7 @@ from pathlib import Path
 from tailrace.bench import report
 from tailrace.bench.cpus import available, describe
 from tailrace.bench.results import Measured, read
-from tailrace.bench.workbench import say
+from tailrace.bench.workbench import end_on_sigterm, say
 from tailrace.protocol.version import VERSION
 
 OUT = Path("bench-results")
@@ -41,30 +41,36 @@ class Step:
     peer: bool = False
 
 
-STREAM_PEERS = "--paths produce,produce-each,consume-batches,consume-each --size"
 LATENCIES = "ack-latency-p50,ack-latency-p99,deliver-latency-p50,deliver-latency-p99"
 SOME = "--paths produce,consume-batches"
+MOST = "--paths produce,produce-each,consume-batches,consume-each"
 STEPS = (
     Step("limits", "limits"),
     Step("streams", "streams", "--size 100", 2.0),
-    Step("streams", "peers", f"{STREAM_PEERS} 100", 2.0, peer=True),
-    Step("streams", "streams", f"--size 1024 {SOME}", 2.0),
-    Step("streams", "peers", f"{SOME} --size 1024", 2.0, peer=True),
-    Step("latency", "latency", "", 5.0),
-    Step("latency", "peers", f"--paths {LATENCIES}", 5.0, peer=True),
-    Step("raw", "raw", "", 2.0),
+    Step("streams", "peers", f"{MOST} --size 100", 2.0, peer=True),
+    Step("streams", "streams", f"{SOME} --size 1024", 1.0),
+    Step("streams", "peers", f"{SOME} --size 1024", 1.0, peer=True),
+    Step("latency", "latency", "", 4.0),
+    Step("latency", "peers", f"--paths {LATENCIES}", 4.0, peer=True),
+    Step("raw", "raw", "", 1.0),
     Step("connections", "connections", "--connections 100", 2.0),
     Step("connections", "connections", "--connections 1,10,1000", 2.0, rounds_max=1),
+    Step("cold", "cold"),
+    Step("maintenance", "maintenance"),
     Step("footprint", "footprint", rounds_max=1),
     Step("growth", "growth", "--log {log}", rounds_max=1),
-    Step("cold", "cold", rounds_max=2),
     Step("replicas", "clustered", rounds_max=1),
-    Step("maintenance", "maintenance", rounds_max=2),
-    Step("variants", "streams", f"--size 100 --keys {SOME}", 1.0, rounds_max=1),
-    Step("variants", "streams", f"--size 100 --durability os {SOME}", 1.0, rounds_max=1),
-    Step("variants", "streams", f"--size 100 --partitions 10 {SOME}", 1.0, rounds_max=1),
-    Step("variants", "streams", f"--size 100 --partitions 100 {SOME}", 1.0, rounds_max=1),
-    Step("variants", "streams", f"--size 10240 {SOME}", 1.0, rounds_max=1),
+    *(
+        Step("variants", "streams", f"{SOME} {varied}", 1.0, rounds_max=1)
+        for varied in (
+            "--keys",
+            "--durability os",
+            "--compression none",
+            "--partitions 10",
+            "--partitions 100",
+            "--size 10240",
+        )
+    ),
 )
 
 
@@ -74,6 +80,7 @@ def main() -> int:
     if given.list:
         print("\n".join(dict.fromkeys(step.name for step in STEPS)))
         return 0
+    end_on_sigterm()
     steps = [step for step in STEPS if chosen(step, given)]
     before, first = existing(given)
     figures, failed, began = list(before), list[str](), time.monotonic()
@@ -81,8 +88,10 @@ def main() -> int:
         for number in range(first, first + given.rounds):
             for step in steps:
                 if number - first < step.rounds_max:
-                    say(f"round {number + 1}: {step.module} {step.arguments}")
+                    at = time.monotonic()
                     figures += run(step, number, given, failed)
+                    took_s = time.monotonic() - at
+                    say(f"round {number + 1}: {step.module} {step.arguments}: {took_s:.0f} s")
     finally:
         report.write(given.out, figures, about(time.monotonic() - began, failed))
     print(report.targets(figures))
@@ -95,12 +104,12 @@ def options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--out", type=Path, default=OUT, help="where figures and report go")
-    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--rounds", type=int, default=2)
     made.add_argument("--only", type=lambda text: text.split(","), help="some of the steps")
     made.add_argument("--list", action="store_true", help="name the steps, and nothing else")
     made.add_argument("--more", action="store_true", help="keep the figures that are in --out")
     made.add_argument("--no-peers", action="store_true", help="tailrace alone")
-    made.add_argument("--log", default="4GiB", help="how large a log grows for P14")
+    made.add_argument("--log", default="2GiB", help="how large a log grows for P14")
     made.add_argument("--folder", type=Path, help="where to work: on the disk to be measured")
     given = made.parse_args()
     unknown = set(given.only or ()) - {step.name for step in STEPS}
@@ -138,6 +147,9 @@ def run(
         except subprocess.TimeoutExpired:
             process.terminate()
             output, _ = process.communicate()
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
     if process.returncode:
         say(f"{step.module} failed, exit code {process.returncode}")
         failed.append(f"{step.module} {step.arguments}".strip())

@@ -1,6 +1,6 @@
 """Whether a record costs the same in a large broker as in a small one (P14).
 
-    python -m tailrace.bench.growth [--log 4GiB]
+    python -m tailrace.bench.growth [--log 2GiB]
 
 Batches of 100 records of 100 B, encoded before, one a request, eight under way: at most eight
 partitions are dirty in a sync round. Paths: ``cpu-partitions-1`` and ``cpu-partitions-1000``
@@ -82,7 +82,7 @@ def tell(bench: Workbench, path: str, cost: float, records: int, *, durable: boo
 
 def main() -> None:
     made = parser(__doc__ or "", seconds=1.0)
-    made.add_argument("--log", default="4GiB", help="how large the log becomes")
+    made.add_argument("--log", default="2GiB", help="how large the log becomes")
     given = made.parse_args()
     with workbench(given) as bench:
         pin(0, SENDERS)

@@ -5,8 +5,8 @@
 Paths: ``produce`` (``send_many`` of about 1 MB a call, eight calls under way), ``produce-each``
 (``await enqueue`` record by record), ``produce-each-nowait``, ``consume-batches``
 (``batches()``, values touched), ``consume-each`` (``async for``, each value touched). A suffix
-tells what was varied: ``+keys``, ``+partitions=10``. Values are random bytes. Each way has its own
-topic, and a scratch topic first. Producers stop by the clock and count what was acknowledged; a
+tells what was varied: ``+keys``, ``+partitions=10``, ``+os``. Values are random bytes. Each way has
+its own topic, and a scratch topic first. Producers stop by the clock and count what was acknowledged; a
 consumer reads its topic from start to end as often as the time allows.
 """
 
@@ -183,12 +183,20 @@ async def create(url: str, topics: list[str], partitions: int, durability: str) 
             await client.admin.create_topic(name, partitions=partitions, config=config)
 
 
+def suffix_of(given: Any) -> str:
+    """Of a path: what was not as usual."""
+    suffix = "+keys" if given.keys else ""
+    if given.partitions > 1:
+        suffix += f"+partitions={given.partitions}"
+    if given.compression != "lz4":
+        suffix += f"+{given.compression}"
+    return suffix if given.durability == "fsync" else f"{suffix}+{given.durability}"
+
+
 def measure(bench: Workbench, given: Any) -> None:
     """All ways, one after another."""
     size, durable = given.size, given.durability == "fsync"
-    suffix = ("+keys" if given.keys else "") + (
-        f"+partitions={given.partitions}" if given.partitions > 1 else ""
-    )
+    suffix = suffix_of(given)
     wanted = given.paths.split(",") if given.paths else [*WAYS, *READINGS]
     touched = int(PRODUCE_BYTES_PER_S * bench.seconds)
     with bench.broker(touch_bytes=touched) as broker:

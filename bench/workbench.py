@@ -8,6 +8,7 @@ starts its own broker in a folder of its own, which is removed at the end, and p
 import argparse
 import mmap
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Generator, Mapping
@@ -73,8 +74,14 @@ def parser(what: str, seconds: float = 2.0) -> argparse.ArgumentParser:
 @contextmanager
 def workbench(given: argparse.Namespace) -> Generator[Workbench]:
     """A folder to work in, removed at the end."""
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="tailrace-bench-", dir=given.folder) as folder:
         yield Workbench(given.round, given.seconds, Path(folder))
+
+
+def end_on_sigterm() -> None:
+    """As by Ctrl-C: no broker outlives its bench, and what was found is kept."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def touch_disk(folder: Path, size_bytes: int) -> None:
