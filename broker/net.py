@@ -33,6 +33,8 @@ TLS_CHUNK_BYTES = 262_144  # encrypted at once: bounds the memory it costs
 TLS_HANDSHAKE_BYTE = 0x16
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PEER_GAVE_UP = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM)
+# More follows at once: an answer and its range from a file go together, and wake the peer once.
+_MORE = getattr(socket, "MSG_MORE", 0)
 
 
 class TrioNet:
@@ -149,7 +151,7 @@ class PlainTransport:
             if isinstance(buffer, bytes | bytearray | memoryview):
                 memory.append(memoryview(buffer))
             else:
-                await self._send_memory(memory)
+                await self._send_memory(memory, _MORE)
                 memory = []
                 await self._send_file(buffer)
         await self._send_memory(memory)
@@ -167,11 +169,11 @@ class PlainTransport:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
-    async def _send_memory(self, pending: list[memoryview]) -> None:
+    async def _send_memory(self, pending: list[memoryview], flags: int = 0) -> None:
         first = 0
         while first < len(pending):
             try:
-                sent = self._socket.sendmsg(pending[first : first + GATHER_MAX])
+                sent = self._socket.sendmsg(pending[first : first + GATHER_MAX], (), flags)
             except BlockingIOError:
                 await _wait_writable(self._socket)
                 continue

@@ -3,6 +3,7 @@
 import os
 import resource
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,9 @@ from tailrace.broker.net import TrioNet
 from tailrace.broker.threads import ThreadOffload
 from tailrace.broker.world import ServerTransport
 from tailrace.protocol.seams import Buffer
+
+
+DATA_SEGS_IN_AT = 152  # in the kernel's tcp_info
 
 
 class Range:
@@ -89,6 +93,23 @@ def test_memory_and_ranges_of_files_arrive_in_order(tmp_path: Path, cold: bool) 
             part.length = 1_000
             nursery.start_soon(transport.send, [part])
             assert await read(stream, 1_000) == content[1_000:2_000]
+        part.close()
+
+    trio.run(main)
+
+
+def test_an_answer_and_its_range_of_a_file_arrive_together(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(10_000))
+
+    async def main() -> None:
+        part = Range(path, 0, 10_000)
+        async with pair() as (transport, stream):
+            await transport.send([b"head", part])
+            await read(stream, 10_004)
+            info = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+            (packets,) = struct.unpack_from("I", info, DATA_SEGS_IN_AT)
+            assert packets == 1
         part.close()
 
     trio.run(main)
