@@ -11,7 +11,10 @@ from tailrace.bench.peer_job import dump_done, load_job
 
 def main() -> None:
     job = load_job(sys.argv[1])
-    print(dump_done(ACTIONS[job.system][job.action](job)), flush=True)
+    action = ACTIONS[job.system][job.action]
+    if job.action.startswith("consume"):
+        action(job)  # the first reading finds memory untouched and code cold
+    print(dump_done(action(job)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """RabbitMQ Streams: rabbitmq-server with its stream plugin, driven by rstream under uvloop.
 
 A stream is acknowledged before it is synced, and there is no setting that changes that. Produced by
-``send_batch`` of 1,000 values with confirms, 32 batches under way; read by a subscription whose
+``send_batch`` of 1,000 values with confirms, 100 batches under way; read by a subscription whose
 callback gets each record as bytes (no AMQP codec, which would cost more than all the rest).
 """
 
@@ -33,7 +33,8 @@ from tailrace.bench.peer_ticks import paced
 
 UNSYNCED = Variant("no sync before ack", durable=False)
 SCRIPTS = Path("/usr/lib/rabbitmq/lib")
-IN_FLIGHT = 32_000
+IN_FLIGHT_RECORDS = 100_000
+IN_FLIGHT_BYTES = 64 << 20
 CREDIT = 50  # chunks under way to a consumer
 INSTALL = "install rabbitmq-server (Debian)"
 
@@ -135,10 +136,11 @@ async def produce_async(job: Job) -> Done:
 async def send_batches(producer: Any, stream: str, values: Sequence[bytes], seconds: float) -> int:
     """For so long, and until all was confirmed; how many."""
     confirmed, sent, until = Confirmed(), 0, time.perf_counter() + seconds
+    in_flight = min(IN_FLIGHT_RECORDS, IN_FLIGHT_BYTES // len(values[0]))
     while time.perf_counter() < until:
         await producer.send_batch(stream, values, on_publish_confirm=confirmed.one)
         sent += len(values)
-        await confirmed.reach(sent - IN_FLIGHT)
+        await confirmed.reach(sent - in_flight)
     await confirmed.reach(sent)
     return sent
 

@@ -10,6 +10,7 @@ that cannot be verified so is not told. A peer that is missing is named on stder
 """
 
 import argparse
+import secrets
 import select
 import signal
 import subprocess
@@ -93,7 +94,7 @@ def consume_paths(run: Run) -> tuple[str, ...]:
 
 def produced(run: Run, action: str, consuming: Sequence[str]) -> None:
     """Produce, consume by these ways and by one at least, and tell what was asked for."""
-    stream = f"{action}-{run.round}"
+    stream = new_stream(action)
     sent = act(run, replace(run.job(action, stream), seconds=run.asked.seconds))
     readable = [path for path in CONSUMING if path in run.peer.actions]  # none of a mock
     for path in consuming or readable[:1]:
@@ -107,7 +108,7 @@ def produced(run: Run, action: str, consuming: Sequence[str]) -> None:
 
 def latencies(run: Run, rate_per_s: int) -> None:
     """A sender and a receiver at once; each latency counts from when it should have been sent."""
-    stream = f"latency-{rate_per_s}-{run.round}"
+    stream = new_stream("latency")
     warm = int(rate_per_s * run.asked.warm_s)
     count = warm + int(rate_per_s * run.asked.seconds)
     job = replace(run.job("receive", stream), count=count, rate_per_s=rate_per_s, warm=warm)
@@ -130,6 +131,11 @@ def latencies(run: Run, rate_per_s: int) -> None:
             path = f"{prefix}-latency-{percentile}"
             if path in run.asked.paths:
                 run.tell(path, run.variant.durable, found[percentile], "ms", f"{rate_per_s}/s")
+
+
+def new_stream(what: str) -> str:
+    """A name that a broker which was given has not seen yet."""
+    return f"tailrace-bench-{secrets.token_hex(4)}-{what}"
 
 
 def act(run: Run, job: Job, role: str = SENDERS) -> Done:
@@ -215,7 +221,7 @@ def main() -> int:
     made.add_argument("--rounds", type=int, default=1)
     made.add_argument("--round", type=int, default=0, help="number of the first one")
     made.add_argument("--folder", type=Path, help="where to work: on the disk to be measured")
-    made.add_argument("--kafka", metavar="HOST:PORT", help="a broker that runs already")
+    made.add_argument("--kafka", metavar="HOST:PORT", help="a broker that runs; its topics stay")
     given = made.parse_args()
     signal.signal(signal.SIGTERM, leave)
     here: list[Peer] = []
