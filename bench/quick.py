@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 
 import tailrace
-from tailrace.bench import limits
+from tailrace.bench import limits, workbench
 from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.run import run, single_sends
 from tailrace.bench.workload import Measured, Mode, Workload, percentiles
@@ -52,15 +52,8 @@ def main() -> None:
 
 
 def touch_disk(folder: Path) -> None:
-    """Write and free about as many blocks as the run will use."""
-    path = folder / "touched"
-    block = os.urandom(1 << 20)
-    with path.open("wb") as file:
-        for _ in range(3 * RECORDS * SIZE_BYTES // len(block)):
-            file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-    path.unlink()
+    """About as many blocks as the run will use."""
+    workbench.touch_disk(folder, 3 * RECORDS * SIZE_BYTES)
 
 
 def measure(url: str, mode: Mode) -> Measured:
