@@ -186,11 +186,8 @@ def run_round(peer: Peer, number: int, asked: Asked) -> None:
         with tempfile.TemporaryDirectory(prefix="tailrace-peer-", dir=asked.folder) as name:
             folder = Path(name)
             touch_disk(folder, TOUCH_BYTES)
-            started = peer.start(folder, variant)
-            try:
+            with peer.start(folder, variant) as started:
                 measure(Run(peer, variant, started, number, asked))
-            finally:
-                started.stop()
 
 
 def names(known: Sequence[str]) -> Callable[[str], list[str]]:
