@@ -295,6 +295,7 @@ class HttpConnection:
         """
         assert not self._sending.locked(), "one part after the other"
         assert not self._unsent, "one part after the other"
+        assert data, "an empty part would end the body"
         self._unsent = self._try(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         return not self._unsent
 

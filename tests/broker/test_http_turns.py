@@ -9,7 +9,9 @@ from trio.testing import MockClock
 from tailrace.broker.http_turns import Turns
 
 
-def played(play: Callable[[Turns, list[str]], Awaitable[None]], give_way_s: float) -> list[str]:
+def played(
+    play: Callable[[Turns, list[str]], Awaitable[None]], give_way_s: float, *, hurry: bool = True
+) -> list[str]:
     """What happened, in order."""
     happened: list[str] = []
 
@@ -18,7 +20,7 @@ def played(play: Callable[[Turns, list[str]], Awaitable[None]], give_way_s: floa
         await trio.sleep(give_way_s)
 
     async def main() -> None:
-        turns = Turns(lambda: 1.0, lambda: True, give_way)
+        turns = Turns(lambda: 1.0, lambda: hurry, give_way)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turns.run)
             await play(turns, happened)
@@ -40,6 +42,10 @@ async def three(turns: Turns, happened: list[str]) -> None:
 
 def test_between_two_turns_who_is_in_a_hurry_goes_first() -> None:
     assert played(three, 0.1) == ["way", "a0.1", "way", "b0.2", "way", "c0.3"]
+
+
+def test_where_nobody_is_in_a_hurry_all_go_at_once() -> None:
+    assert played(three, 0.1, hurry=False) == ["a0.0", "b0.0", "c0.0"]
 
 
 def test_a_go_that_is_late_gives_way_no_more() -> None:
