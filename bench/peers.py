@@ -25,7 +25,7 @@ from tailrace.bench.peer_catalogue import peers
 from tailrace.bench.peer_job import Done, Job, Peer, Started, Variant, dump_job, load_done
 from tailrace.bench.peer_process import HOME
 from tailrace.bench.results import Measured, emit
-from tailrace.bench.workbench import say, touch_disk
+from tailrace.bench.workbench import say, touch_disk, touch_memory
 from tailrace.bench.workload import percentiles
 
 PRODUCE, EACH = "produce", "produce-each"
@@ -95,6 +95,7 @@ def consume_paths(run: Run) -> tuple[str, ...]:
 def produced(run: Run, action: str, consuming: Sequence[str]) -> None:
     """Produce, consume by these ways and by one at least, and tell what was asked for."""
     stream = new_stream(action)
+    touch_memory(2 * TOUCH_BYTES)  # for the stretch before and the one that counts
     sent = act(run, replace(run.job(action, stream), seconds=run.asked.seconds))
     readable = [path for path in CONSUMING if path in run.peer.actions]  # none of a mock
     for path in consuming or readable[:1]:
