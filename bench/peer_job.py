@@ -8,6 +8,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,6 @@ class Started:
     """A peer that runs."""
 
     address: str
-    stop: Callable[[], None]
     options: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -71,7 +71,7 @@ class Peer:
     packages: tuple[str, ...]  # of the client, as they are called where they are installed from
     python: Path | None  # of its clients, if not that of all peers
     server: Callable[[], str]  # its name and version; FileNotFoundError says what to install
-    start: Callable[[Path, Variant], Started]
+    start: Callable[[Path, Variant], AbstractContextManager[Started]]
     actions: Mapping[str, Action]
 
 

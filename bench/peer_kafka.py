@@ -8,6 +8,8 @@ what it takes is a bound on any producer that is made of librdkafka, not a broke
 
 import threading
 import time
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +28,7 @@ from tailrace.bench.peer_job import (
     stamped,
     verified,
 )
-from tailrace.bench.peer_process import HOME, end, found, free_port, said, spawn, wait_for_port
+from tailrace.bench.peer_process import HOME, found, free_port, said, serving
 from tailrace.bench.peer_ticks import Ticks
 
 PAGE_CACHE = Variant("no sync before ack", durable=False)
@@ -79,7 +81,8 @@ def bundled() -> str:
     return f"Kafka {jar.stem.rpartition('-')[2]}, {java.splitlines()[0]}"
 
 
-def start(folder: Path, variant: Variant) -> Started:
+@contextmanager
+def start(folder: Path, variant: Variant) -> Generator[Started]:
     """ZooKeeper and one broker, each a JVM."""
     keeper_port, port = free_port(), free_port()
     logging = folder / "log4j.properties"
@@ -99,22 +102,13 @@ def start(folder: Path, variant: Variant) -> Started:
     java = [found("java", ""), "-server", "-XX:+UseG1GC", f"-Dlog4j.configuration=file:{logging}"]
     java += ["-cp", f"{BROKER}/libs/*"]
     main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-    keeper = spawn(folder, "zookeeper", [*java, "-Xmx256m", main, "zookeeper.properties"])
-    wait_for_port(keeper, keeper_port, folder / "zookeeper.log")
+    keeper = [*java, "-Xmx256m", main, "zookeeper.properties"]
     heap = ["-Xms1g", "-Xmx1g", "-XX:MaxGCPauseMillis=20"]  # its own script has this, too
-    try:
-        broker = spawn(folder, "kafka", [*java, *heap, "kafka.Kafka", "server.properties"])
-        wait_for_port(broker, port, folder / "kafka.log")
-    except (OSError, RuntimeError):
-        end(keeper)
-        raise
-
-    def stop() -> None:
-        end(broker)
-        end(keeper)
-
+    broker = [*java, *heap, "kafka.Kafka", "server.properties"]
     old = {"api.version.request": "false", "broker.version.fallback": "0.9.0.1"}
-    return Started(f"127.0.0.1:{port}", stop, old)
+    with serving(folder, "zookeeper", keeper, keeper_port):
+        with serving(folder, "kafka", broker, port):
+            yield Started(f"127.0.0.1:{port}", old)
 
 
 def configured(job: Job, kind: str, settings: dict[str, Any]) -> Any:
@@ -306,9 +300,9 @@ ACTIONS = {
 def kafka(given: str | None) -> Peer:
     """The broker at ``given`` (HOST:PORT), whose topics get ``flush.messages``; None: our own."""
 
-    def use(_: Path, variant: Variant) -> Started:
+    def use(_: Path, variant: Variant) -> AbstractContextManager[Started]:
         options = {"flush.messages": "1"} if variant.durable else {}
-        return Started(given or "", lambda: None, options)
+        return nullcontext(Started(given or "", options))
 
     return Peer(
         system="kafka",
@@ -327,6 +321,6 @@ LIBRDKAFKA = Peer(
     packages=("confluent-kafka",),
     python=None,
     server=lambda: "no server",
-    start=lambda _, __: Started("", lambda: None, {"test.mock.num.brokers": "1"}),
+    start=lambda _, __: nullcontext(Started("", {"test.mock.num.brokers": "1"})),
     actions=PRODUCING,
 )

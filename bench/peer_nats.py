@@ -7,6 +7,8 @@ by ``fetch`` of a pull subscription without acks.
 
 import asyncio
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +28,7 @@ from tailrace.bench.peer_job import (
     verified,
 )
 from tailrace.bench.peer_loop import run
-from tailrace.bench.peer_process import end, found, free_port, said, spawn, wait_for_port
+from tailrace.bench.peer_process import found, free_port, said, serving
 from tailrace.bench.peer_ticks import paced
 
 DEFAULT = Variant("sync_interval 2m", durable=False)
@@ -45,7 +47,8 @@ def server() -> str:
     return said(binary(), "--version")
 
 
-def start(folder: Path, variant: Variant) -> Started:
+@contextmanager
+def start(folder: Path, variant: Variant) -> Generator[Started]:
     port = free_port()
     config = folder / "nats.conf"
     interval = variant.name.removeprefix("sync_interval ")
@@ -53,9 +56,8 @@ def start(folder: Path, variant: Variant) -> Started:
         f'host: 127.0.0.1\nport: {port}\njetstream {{ store_dir: "{folder}/store",'
         f' sync_interval: "{interval}" }}\n'
     )
-    process = spawn(folder, "nats", [binary(), "-c", str(config)])
-    wait_for_port(process, port, folder / "nats.log")
-    return Started(f"127.0.0.1:{port}", lambda: end(process))
+    with serving(folder, "nats", [binary(), "-c", str(config)], port):
+        yield Started(f"127.0.0.1:{port}")
 
 
 async def connect(job: Job) -> tuple[Any, Any]:

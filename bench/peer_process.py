@@ -8,12 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+
+from tailrace.bench.cpus import BROKER, pin
 
 READY_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
 LOOK_SECONDS = 0.02
+TAIL_CHARACTERS = 1_500
 HOME = Path(__file__).resolve().parents[1] / ".venv-peers"  # what `make bench-peers` installs
 
 
@@ -38,32 +41,48 @@ def said(*command: str) -> str:
     return (done.stdout or done.stderr).strip()
 
 
-def spawn(
-    folder: Path, name: str, command: Sequence[str], env: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a server that writes what it says into ``folder/name.log``; it leads a group."""
-    with (folder / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(
+@contextlib.contextmanager
+def serving(
+    folder: Path,
+    name: str,
+    command: Sequence[str],
+    port: int,
+    env: Mapping[str, str] | None = None,
+) -> Generator[None]:
+    """A server that listens on a port, until the context is left: all of its group is gone then.
+
+    What it says goes into ``folder/name.log``; RuntimeError with the end of that if it does not
+    listen after a minute.
+    """
+    log = folder / f"{name}.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
             command,
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             env={**os.environ, **(env or {})},
             start_new_session=True,
         )
+    try:
+        pin(process.pid, BROKER)
+        if not listens(process, port):
+            tail = log.read_text(errors="replace")[-TAIL_CHARACTERS:]
+            raise RuntimeError(f"{name} does not listen: {tail}")
+        yield
+    finally:
+        end(process)
 
 
-def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Return when somebody listens; RuntimeError with the end of the log if nobody does."""
+def listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    """True as soon as somebody does; False if the process ended, or after a minute."""
     deadline = time.monotonic() + READY_SECONDS_MAX
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
-            return
+            return True
         time.sleep(LOOK_SECONDS)
-    end(process)
-    tail = log.read_text(errors="replace")[-1_500:]
-    raise RuntimeError(f"nobody listens on port {port}: {tail}")
+    return False
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

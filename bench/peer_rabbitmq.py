@@ -8,8 +8,8 @@ callback gets each record as bytes (no AMQP codec, which would cost more than al
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tailrace.bench.peer_job import (
     verified,
 )
 from tailrace.bench.peer_loop import run
-from tailrace.bench.peer_process import end, found, free_port, spawn, wait_for_port
+from tailrace.bench.peer_process import found, free_port, serving
 from tailrace.bench.peer_ticks import paced
 
 UNSYNCED = Variant("no sync before ack", durable=False)
@@ -49,7 +49,8 @@ def server() -> str:
     return Path(script()).parents[1].name.replace("_server-", " ")
 
 
-def start(folder: Path, variant: Variant) -> Started:
+@contextmanager
+def start(folder: Path, variant: Variant) -> Generator[Started]:
     """A node of its own name, port mapper, cookie and folders."""
     port, mapper_port, node_port = free_port(), free_port(), free_port()
     config, plugins = folder / "rabbitmq.conf", folder / "enabled_plugins"
@@ -59,8 +60,7 @@ def start(folder: Path, variant: Variant) -> Started:
         f"stream.advertised_host = 127.0.0.1\nstream.advertised_port = {port}\n"
     )
     plugins.write_text("[rabbitmq_stream].\n")
-    mapper = spawn(folder, "epmd", [found("epmd", INSTALL), "-port", str(mapper_port)])
-    wait_for_port(mapper, mapper_port, folder / "epmd.log")
+    mapper = [found("epmd", INSTALL), "-port", str(mapper_port)]
     env = {
         "HOME": str(folder),  # of the cookie
         "ERL_EPMD_PORT": str(mapper_port),
@@ -72,18 +72,9 @@ def start(folder: Path, variant: Variant) -> Started:
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_PID_FILE": str(folder / "pid"),
     }
-    try:
-        node = spawn(folder, "rabbitmq", [script()], env)
-        wait_for_port(node, port, folder / "rabbitmq.log")
-    except (OSError, RuntimeError):
-        end(mapper)
-        raise
-
-    def stop() -> None:
-        end(node)
-        end(mapper)
-
-    return Started(f"127.0.0.1:{port}", stop)
+    with serving(folder, "epmd", mapper, mapper_port):
+        with serving(folder, "rabbitmq", [script()], port, env):
+            yield Started(f"127.0.0.1:{port}")
 
 
 @asynccontextmanager

@@ -5,6 +5,8 @@ is the blocking client, the fastest of redis-py.
 """
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from tailrace.bench.peer_job import (
     stamped,
     verified,
 )
-from tailrace.bench.peer_process import end, found, free_port, said, spawn, wait_for_port
+from tailrace.bench.peer_process import found, free_port, said, serving
 from tailrace.bench.peer_ticks import Ticks
 
 ALWAYS = Variant("AOF always", durable=True)
@@ -39,15 +41,15 @@ def server() -> str:
     ]
 
 
-def start(folder: Path, variant: Variant) -> Started:
+@contextmanager
+def start(folder: Path, variant: Variant) -> Generator[Started]:
     port = free_port()
     command = [found("redis-server", ""), "--port", str(port), "--bind", "127.0.0.1"]
     command += ["--dir", str(folder), "--save", "", "--appendonly", "yes"]
     command += ["--appendfsync", variant.name.removeprefix("AOF ")]
     command += ["--auto-aof-rewrite-percentage", "0"]  # no fork in the middle of a figure
-    process = spawn(folder, "redis", command)
-    wait_for_port(process, port, folder / "redis.log")
-    return Started(f"127.0.0.1:{port}", lambda: end(process))
+    with serving(folder, "redis", command, port):
+        yield Started(f"127.0.0.1:{port}")
 
 
 def connect(job: Job) -> Any:

@@ -1,7 +1,7 @@
 import argparse
 import asyncio
-import os
 import sys
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tailrace.bench.peer_job import (
     stamped,
     verified,
 )
-from tailrace.bench.peer_process import end, found, free_port, spawn, wait_for_port
+from tailrace.bench.peer_process import found, free_port, serving
 from tailrace.bench.peer_ticks import Ticks, paced
 
 FAST, SLOW = Variant("loose", durable=False), Variant("strict", durable=True)
@@ -36,7 +36,7 @@ JOB = Job("redis", "send", "127.0.0.1:1", "s", 100, 1.5, 7, 500, 2, {"a": "b"})
 def peer(*packages: str, paths: tuple[str, ...] = ("produce", "consume-each")) -> Peer:
     return Peer(
         "some", (FAST, SLOW), packages, None, lambda: "some 1",
-        lambda folder, variant: Started("", lambda: None), dict.fromkeys(paths, nothing)
+        lambda folder, variant: nullcontext(Started("")), dict.fromkeys(paths, nothing)
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def nothing(_: Job) -> Done:
 
 def a_run(variant: Variant, *wanted: str) -> peers.Run:
     asked = peers.Asked(wanted, 100, 1.0, (500,), 0.5, None)
-    return peers.Run(peer(), variant, Started("", lambda: None), 0, asked)
+    return peers.Run(peer(), variant, Started(""), 0, asked)
 
 
 def test_jobs_and_answers_come_back_from_their_lines() -> None:
@@ -130,9 +130,9 @@ def test_every_peer_can_produce_and_is_known_to_its_client_process() -> None:
 def test_a_given_kafka_is_neither_started_nor_spoken_to_by_an_old_client(tmp_path: Path) -> None:
     kafka = catalogue("127.0.0.1:9092")["kafka"]
     assert kafka.python is None
-    started = [kafka.start(tmp_path, variant) for variant in kafka.variants]
-    assert [one.address for one in started] == ["127.0.0.1:9092"] * 2
-    assert [one.options for one in started] == [{}, {"flush.messages": "1"}]
+    for variant, options in zip(kafka.variants, ({}, {"flush.messages": "1"}), strict=True):
+        with kafka.start(tmp_path, variant) as started:
+            assert started == Started("127.0.0.1:9092", options)
 
 
 def test_consumers_are_told_of_once_from_the_fastest_setting() -> None:
@@ -162,16 +162,18 @@ def test_an_unknown_name_is_refused() -> None:
 
 
 def test_a_server_that_ends_at_once_is_told_of_with_its_last_words(tmp_path: Path) -> None:
-    process = spawn(tmp_path, "server", ["sh", "-c", "echo no room >&2; exit 1"])
-    with pytest.raises(RuntimeError, match="no room"):
-        wait_for_port(process, free_port(), tmp_path / "server.log")
+    command = ["sh", "-c", "echo no room >&2; exit 1"]
+    with pytest.raises(RuntimeError, match="some does not listen: no room"):
+        with serving(tmp_path, "some", command, free_port()):
+            raise AssertionError("it listens")
 
 
 @pytest.mark.slow
 def test_nothing_of_a_server_is_left(tmp_path: Path) -> None:
-    process = spawn(tmp_path, "server", ["sh", "-c", "sleep 1000 & echo $!; wait"])
-    log = tmp_path / "server.log"
-    while not log.read_text().endswith("\n"):
-        os.sched_yield()
-    end(process)
-    assert not Path(f"/proc/{log.read_text().strip()}").exists()
+    port = free_port()
+    listen = f"import socket; socket.create_server(('127.0.0.1', {port})).accept(); input()"
+    command = ["sh", "-c", f'sleep 1000 & echo $!; "{sys.executable}" -c "{listen}"; wait']
+    with serving(tmp_path, "some", command, port):
+        child = Path(f"/proc/{(tmp_path / 'some.log').read_text().split()[0]}")
+        assert child.exists()
+    assert not child.exists()
