@@ -25,6 +25,7 @@ from tailrace.protocol.units import parse_size_bytes
 RECORDS = 100
 SIZE_BYTES = 100
 MANY = 1_000
+WARM_BATCHES = 20  # of each partition
 SMALL_SHARE = 20
 TOUCH_BYTES = 512 << 20
 TURNS = 3  # of each kind, in turn
@@ -49,8 +50,11 @@ def partitions(bench: Workbench) -> None:
             one = [batch_of(wire.topic("one"), 0, RECORDS, SIZE_BYTES)]
             topic = wire.topic("many")
             many = [batch_of(topic, number, RECORDS, SIZE_BYTES) for number in range(MANY)]
-            wire.produce(one, seconds=bench.seconds)  # both kinds have their files and blocks
-            wire.produce(many, size_bytes=sum(len(batch.entry) for batch in many))
+            # The first batches of a log cost more: files grow, zeros are written ahead of them.
+            for batches in (one, many):
+                size_bytes = WARM_BATCHES * len(one[0].entry) * len(batches)
+                wire.produce(batches, size_bytes=size_bytes, acks=1)
+            time.sleep(SETTLE_S)
             for _ in range(TURNS):
                 for batches in (one, many):
                     cost, records = per_record(broker, wire, batches, bench.seconds)

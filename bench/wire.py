@@ -19,6 +19,7 @@ from tailrace.protocol.batch import encode_batch, header_seed
 from tailrace.protocol.connection import Answer, ClientConnection
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import (
+    ACKS_ALL,
     FetchPartition,
     FetchRequest,
     MetadataRequest,
@@ -103,14 +104,19 @@ class Wire:
         return topic
 
     def produce(
-        self, batches: Sequence[Batch], *, seconds: float = 1e9, size_bytes: int = 1 << 60
+        self,
+        batches: Sequence[Batch],
+        *,
+        seconds: float = 1e9,
+        size_bytes: int = 1 << 60,
+        acks: int = ACKS_ALL,
     ) -> tuple[int, float]:
         """Send one batch a request in turn, ``IN_FLIGHT`` under way, until so many seconds or bytes
         are over. Batches acknowledged, and seconds it took."""
         began = time.perf_counter()
         done, waiting, sent_bytes = 0, 0, 0
         for batch in cycle(batches):
-            self._send(batch)
+            self._send(batch, acks)
             waiting += 1
             sent_bytes += len(batch.entry)
             while waiting == IN_FLIGHT:
@@ -122,9 +128,9 @@ class Wire:
             self._acknowledged()
         return done + waiting, time.perf_counter() - began
 
-    def _send(self, batch: Batch) -> None:
+    def _send(self, batch: Batch, acks: int) -> None:
         part = ProducePartition(batch.topic_id, batch.partition, len(batch.entry))
-        request = ProduceRequest(-1, TIMEOUT_MS, (part,))
+        request = ProduceRequest(acks, TIMEOUT_MS, (part,))
         head = self.connection.request(request, len(batch.entry))[1]
         sent = self.socket.sendmsg((head, batch.entry))
         if sent < len(head) + len(batch.entry):
