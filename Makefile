@@ -96,10 +96,10 @@ SHARE ?= 1
 proofs-storage: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.nightly --share $(SHARE)
 
-# Every target of docs/performance.md beside its limit or its peers, some ten minutes: leave the machine to it.
-# ROUNDS=5 for figures to quote; OUT is where figures (JSON), report (Markdown) and plots (SVG) go. `make bench-peers`
+# Every target of docs/performance.md beside its limit or its peers, nine minutes a round with
+# all peers: leave the machine to it. ROUNDS=5 for figures to quote; OUT is where figures (JSON), report (Markdown) and plots (SVG) go. `make bench-peers`
 # sets up the peers; those that are missing are left out.
-ROUNDS ?= 2
+ROUNDS ?= 1
 OUT ?= bench-results
 bench: $(VENV)/.server
 	$(BIN)/python -m tailrace.bench.full --rounds $(ROUNDS) --out $(OUT)

@@ -1,6 +1,6 @@
 """``make bench``: every target of docs/performance.md, measured beside its limit or its peers.
 
-    python -m tailrace.bench.full [--out DIR] [--rounds 2] [--only streams,latency] [--more]
+    python -m tailrace.bench.full [--out DIR] [--rounds 1] [--only streams,latency] [--more]
 
 Runs workloads and peers as processes, one after another, rounds A B A B: what is compared stands
 in the same round. Leaves ``figures.jsonl`` (every figure as it was measured), ``report.md`` and
@@ -104,7 +104,7 @@ def options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--out", type=Path, default=OUT, help="where figures and report go")
-    made.add_argument("--rounds", type=int, default=2)
+    made.add_argument("--rounds", type=int, default=1)
     made.add_argument("--only", type=lambda text: text.split(","), help="some of the steps")
     made.add_argument("--list", action="store_true", help="name the steps, and nothing else")
     made.add_argument("--more", action="store_true", help="keep the figures that are in --out")
