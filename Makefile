@@ -96,9 +96,9 @@ SHARE ?= 1
 proofs-storage: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.nightly --share $(SHARE)
 
-# Every target of docs/performance.md beside its limit or its peers, nine minutes a round with
-# all peers: leave the machine to it. ROUNDS=5 for figures to quote; OUT is where figures (JSON), report (Markdown) and plots (SVG) go. `make bench-peers`
-# sets up the peers; those that are missing are left out.
+# Every target of docs/performance.md beside its limit or its peers, nine minutes a round with all peers: leave the
+# machine to it. ROUNDS=5 for figures to quote; OUT is where figures (JSON), report (Markdown) and plots (SVG) go.
+# `make bench-peers` sets up the peers; those that are missing are left out.
 ROUNDS ?= 1
 OUT ?= bench-results
 bench: $(VENV)/.server

@@ -95,6 +95,16 @@ def disk_written_per_s(folder: Path) -> float:
         return DISK_BYTES / (time.perf_counter() - began)
 
 
+def file_written_per_s(folder: Path, size_bytes: int) -> float:
+    """Bytes per second into a new file, 256 KiB a call, without a sync: the page cache's limit."""
+    chunk = os.urandom(CHUNK_BYTES)
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        began = time.perf_counter()
+        for number in range(size_bytes // len(chunk)):
+            os.pwrite(file.fileno(), chunk, number * len(chunk))
+        return size_bytes / (time.perf_counter() - began)
+
+
 def copied_bytes_per_s() -> float:
     """Memory copied that no cache holds."""
     source, target = os.urandom(1 << 20) * (COPIED_BYTES >> 20), memoryview(bytearray(COPIED_BYTES))

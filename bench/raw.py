@@ -5,7 +5,8 @@
 Paths: ``raw-in`` (256 KiB batches, one a request, durability os), ``raw-out`` (the same batches,
 hot, 1 MiB a fetch), ``raw-out-10`` (ten consumers of the same topic at once, all together), and
 ``raw-in-cpu``, ``fanout-cpu-1``, ``fanout-cpu-10``: processor time of the broker per GB. Beside
-them ``loopback``: a bare socket in the same minute.
+them ``loopback``, a bare socket, and ``file-write``, new pages of a file without a broker, in the
+same minute: no batch comes in faster than either.
 """
 
 import threading
@@ -24,6 +25,7 @@ SIZE_BYTES = 100
 RECORDS = 2_480  # of 100 B and a few each: 256 KiB
 FETCH_BYTES = 1 << 20
 HOT_BYTES = 256 << 20
+FILE_SHARE = 4  # of what may come in, as a divisor: written to a file without a broker
 CONSUMERS = 10
 BYTES_PER_S = 2_500_000_000  # at most: how much memory is touched before
 
@@ -37,6 +39,9 @@ def measure(bench: Workbench) -> None:
         with Wire(broker.url) as wire:
             batch = batch_of(wire.topic(TOPIC), 0, RECORDS, SIZE_BYTES)
             wire.produce([batch], size_bytes=HOT_BYTES)
+            touch_memory(written)
+            file_bytes_per_s = limits.file_written_per_s(bench.folder, written // FILE_SHARE)
+            bench.tell("file-write", file_bytes_per_s, "bytes/s", system="machine")
             touch_memory(written)
             before = cpu_seconds(broker.pid)
             count, took_s = wire.produce([batch], seconds=bench.seconds)
