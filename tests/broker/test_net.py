@@ -17,7 +17,6 @@ from tailrace.broker.threads import ThreadOffload
 from tailrace.broker.world import ServerTransport
 from tailrace.protocol.seams import Buffer
 
-
 DATA_SEGS_IN_AT = 152  # in the kernel's tcp_info
 
 
