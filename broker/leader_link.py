@@ -84,7 +84,8 @@ class Followed:
 
 
 class LeaderLink:
-    """``cuts`` is a nursery that outlives connections; ``catch_up`` None: all are in sync.
+    """``cuts`` is a nursery that outlives connections; ``catch_up`` None: all are in sync, or near.
+    ``arrived`` is told of one that has caught up, which this link need not copy any more.
     Invariant: of what is in ``_names`` the leader has to be asked anew."""
 
     def __init__(
@@ -94,6 +95,8 @@ class LeaderLink:
         catch_up: CatchUp | None,
         cuts: trio.Nursery,
         rng: Random,
+        *,
+        arrived: Callable[[Partition], None],
     ) -> None:
         self.leader_id = leader_id
         self._node = node
@@ -101,6 +104,7 @@ class LeaderLink:
         self._bytes_max = BYTES_MAX if catch_up is None else CATCH_UP_BYTES
         self._cuts = cuts
         self._rng = rng
+        self._arrived = arrived
         self.followed: dict[PartitionId, Followed] = {}
         self._names: dict[Followed, None] = {}
         self._epoch = 0  # the broker epoch that requests carry
@@ -110,14 +114,22 @@ class LeaderLink:
         """Copy exactly these from now on."""
         for where, known in list(self.followed.items()):
             if where not in wanted or not known.current:
-                del self.followed[where]
-                self._names.pop(known, None)
+                self._leave(known)
             elif known.partition.log.quarantined:
                 self._name(known)  # the cluster may count on it no more, so that it can be repaired
         for where, partition in wanted.items():
             if where not in self.followed:
-                self.followed[where] = Followed(partition)
-                self._name(self.followed[where])
+                self.add(partition)
+
+    def add(self, partition: Partition) -> None:
+        """Copy this one, too."""
+        one = Followed(partition)
+        self.followed[one.where] = one
+        self._name(one)
+
+    def _leave(self, one: Followed) -> None:
+        del self.followed[one.where]
+        self._names.pop(one, None)
 
     async def run(self) -> None:
         """Keep a connection while there is something to be copied, until cancelled. T093."""
@@ -212,6 +224,11 @@ class LeaderLink:
     def _mine(self, one: Followed) -> bool:
         """Whether it is this link that copies it still, in this epoch."""
         return one.current and self.followed.get(one.where) is one
+
+    def _has_all(self, one: Followed) -> bool:
+        """Whether it holds all that was committed when the leader last told."""
+        partition = one.partition
+        return self._mine(one) and partition.log.end >= partition.following.high_watermark
 
     def _passed_by(self, one: Followed) -> bool:
         """Nothing is done about it for now: it is being cut, and named after that; or this broker
@@ -356,7 +373,10 @@ class LeaderLink:
             one.partition.advance()
             now = trio.current_time()
             wait_s = 0.0 if catch_up is None else catch_up.take(size_bytes, now)
-            if wait_s > 0:
+            if catch_up is not None and self._has_all(one):
+                self._leave(one)
+                self._arrived(one.partition)
+            elif wait_s > 0:
                 self._rest(one, wait_s)
             else:
                 self._name(one)

@@ -1,7 +1,8 @@
 """Copying what others lead: a ``LeaderLink`` for each broker that leads something here.
 
 There are two for a broker that leads copies of which only some are in sync: the others catch up by
-themselves, as producers wait for what is in sync, and not for them.
+themselves, as producers wait for what is in sync, and not for them. One that has caught up changes
+over before it is in sync: of those that catch up it would always be a little behind.
 """
 
 from collections import defaultdict
@@ -64,12 +65,29 @@ class Replicator:
                 continue
             if partition.role == "follower" and partition.serving:
                 in_sync = self._node.broker_id in led.isr
-                wanted[led.leader, in_sync][partition.topic_id, partition.number] = partition
+                told = partition.following
+                told.near = told.near and not in_sync  # one that leaves them catches up again
+                where = partition.topic_id, partition.number
+                wanted[led.leader, in_sync or told.near][where] = partition
         for leader_id, in_sync in sorted(wanted.keys() - self.links.keys()):
-            rng = self._node.world.rng(f"leader link {leader_id} {in_sync}")
-            catch_up = None if in_sync else self._catch_up
-            link = LeaderLink(self._node, leader_id, catch_up, nursery, rng)
-            self.links[leader_id, in_sync] = link
-            nursery.start_soon(link.run)
+            self._open(nursery, leader_id, in_sync=in_sync)
         for key, link in self.links.items():
             link.assign(wanted.get(key, {}))
+
+    def _open(self, nursery: trio.Nursery, leader_id: str, *, in_sync: bool) -> LeaderLink:
+        link = LeaderLink(
+            *(self._node, leader_id, None if in_sync else self._catch_up, nursery),
+            self._node.world.rng(f"leader link {leader_id} {in_sync}"),
+            arrived=self._arrived,
+        )
+        self.links[leader_id, in_sync] = link
+        nursery.start_soon(link.run)
+        return link
+
+    def _arrived(self, partition: Partition) -> None:
+        leader_id = partition.leadership.leader
+        assert self._nursery is not None
+        assert leader_id is not None
+        partition.following.near = True
+        link = self.links.get((leader_id, True))
+        (link or self._open(self._nursery, leader_id, in_sync=True)).add(partition)

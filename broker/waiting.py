@@ -79,3 +79,4 @@ class Following:
 
     high_watermark: int = -1
     log_start: int = -1
+    near: bool = False  # it had all that is committed, and is to join those in sync

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import trio
 
+from tailrace import Producer
 from tailrace.broker.partition import Partition
 from tailrace.client.client import Client
 from tailrace.protocol.errors import SendTimeout
@@ -248,6 +249,37 @@ def test_catching_up_may_be_slow_and_being_in_sync_is_not() -> None:
         began = trio.current_time()
         await cluster.send("orders", *noise)
         assert trio.current_time() - began < 2.0
+
+    clustered(main, settings={"cluster.catch_up_rate": "256KiB"})
+
+
+async def keep_sending(producer: Producer[bytes, bytes], partition: int) -> None:
+    while True:
+        await producer.send("orders", b"x", partition=partition)
+
+
+def test_a_busy_copy_is_in_sync_soon_beside_one_that_takes_long() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders", partitions=6)
+        leader, slow = leader_of(cluster, "orders", 0), others(cluster, "orders", 0)[0]
+        busy = next(n for n in range(1, 6) if leader_of(cluster, "orders", n) == leader)
+
+        def in_sync_for(number: int) -> bool:
+            return slow in cluster.leadership("orders", number, at=leader).isr
+
+        await cluster.kill(slow)
+        await cluster.until(lambda: not in_sync_for(0) and not in_sync_for(busy))
+        async with cluster.client() as client, client.producer() as producer:
+            for number in range(80):
+                await producer.send("orders", Random(number).randbytes(50_000), partition=0)
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(keep_sending, producer, busy)
+                await cluster.start(slow)
+                await cluster.until(lambda: in_sync_for(busy), seconds=3.0)
+                nursery.cancel_scope.cancel()
+        assert in_sync_for(busy)
+        assert not in_sync_for(0)
 
     clustered(main, settings={"cluster.catch_up_rate": "256KiB"})
 

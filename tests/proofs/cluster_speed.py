@@ -10,6 +10,7 @@ python -m tests.proofs.cluster_speed --refill 2048      MiB that a broker with a
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import random
 import shutil
@@ -17,6 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,7 @@ TOPIC_PARTITIONS = 500
 FAILOVER_SECONDS_MAX = 120.0
 RECORD_BYTES = 10_000
 ALONE_SECONDS = 20.0
+STRETCH_SECONDS = 5.0
 REFILL_SECONDS_MAX = 600.0
 
 
@@ -97,20 +103,55 @@ async def fill(url: str, mebibytes: int) -> None:
                 await producer.send_many("refill", values)
 
 
-async def sends(url: str, seconds: float) -> list[float]:
-    """Latencies of durable sends, 100 per second, in ms."""
+async def keep_sending(url: str, stop: Event) -> list[float]:
+    """Latencies of durable sends, 100 per second, in ms, until told to stop."""
+    found: list[float] = []
     async with tailrace.connect(url) as client:
         await client.admin.create_topic("beside", partitions=3, replicas=3, exist_ok=True)
-        return await single_sends(
-            client, "beside", rate_per_s=100.0, seconds=seconds, size_bytes=100
-        )
+        await stretch(client)  # all connections are open then
+        while not stop.is_set():
+            found += await stretch(client)
+    return found
+
+
+async def stretch(client: tailrace.Client) -> list[float]:
+    """Some seconds of them."""
+    return await single_sends(
+        client, "beside", rate_per_s=100.0, seconds=STRETCH_SECONDS, size_bytes=100
+    )
+
+
+def _send_apart(url: str, stop: Event, told: Connection) -> None:
+    told.send(asyncio.run(keep_sending(url, stop)))
+
+
+@contextmanager
+def sending(url: str) -> Generator[list[float]]:
+    """In a process of its own meanwhile: who watches must not hold up what is measured. Filled at
+    the end."""
+    apart = multiprocessing.get_context("spawn")
+    stop = apart.Event()
+    hears, tells = apart.Pipe(duplex=False)
+    process = apart.Process(target=_send_apart, args=(url, stop, tells))
+    process.start()
+    tells.close()
+    found: list[float] = []
+    try:
+        yield found
+        stop.set()
+        found += hears.recv()
+    finally:
+        process.kill()
+        process.join()
 
 
 def sends_alone(url: str) -> list[float]:
     """The same, once what was written before is on the disk and nothing else goes on."""
     os.sync()
     time.sleep(5.0)
-    return asyncio.run(sends(url, ALONE_SECONDS))
+    with sending(url) as found:
+        time.sleep(ALONE_SECONDS)
+    return found
 
 
 async def standing(url: str, broker: str) -> tuple[int, int, int]:
@@ -133,20 +174,20 @@ def refill(cluster: Machine, mebibytes: int) -> None:
     victim.start()
     began = time.monotonic()
     topic_bytes: Any = ask(cluster, "n1", "/api/v1/topics/refill")["size_bytes"]
-    beside: list[float] = []
-    while True:
-        in_sync, leads, partitions = asyncio.run(standing(rest, "n3"))
-        held = sum(path.stat().st_blocks * 512 for path in cluster.data["n3"].rglob("*.log"))
-        assert not (leads and in_sync < leads), "it leads what it is not in sync for"
-        if in_sync == partitions:
-            break
-        print(
-            f"  {time.monotonic() - began:5.0f} s: in sync for {in_sync} of {partitions},"
-            f" holds {held / 2**20:,.0f} MiB",
-            flush=True,
-        )
-        assert time.monotonic() - began < REFILL_SECONDS_MAX, "it did not come to its end"
-        beside += asyncio.run(sends(rest, 5.0))
+    with sending(rest) as beside:
+        while True:
+            in_sync, leads, partitions = asyncio.run(standing(rest, "n3"))
+            held = sum(path.stat().st_blocks * 512 for path in cluster.data["n3"].rglob("*.log"))
+            assert not (leads and in_sync < leads), "it leads what it is not in sync for"
+            if in_sync == partitions:
+                break
+            print(
+                f"  {time.monotonic() - began:5.0f} s: in sync for {in_sync} of {partitions},"
+                f" holds {held / 2**20:,.0f} MiB",
+                flush=True,
+            )
+            assert time.monotonic() - began < REFILL_SECONDS_MAX, "it did not come to its end"
+            time.sleep(STRETCH_SECONDS)
     took_s = time.monotonic() - began
     assert held >= topic_bytes * 0.95, f"in sync with {held:,} of {topic_bytes:,} bytes"
     alone += sends_alone(cluster.url)
