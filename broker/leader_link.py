@@ -252,6 +252,8 @@ class LeaderLink:
         log_, compacts = partition.log, partition.config.compacts
         holes = log_.quarantined
         sound = holes[0].first_offset if holes else log_.end  # damage is held by nobody (R25)
+        if log_.flushed < log_.end and partition.config.durability == "fsync":
+            self._cuts.start_soon(self._ask_when_flushed, one)
         return FetchPartition(
             *(partition.topic_id, partition.number, log_.end, PARTITION_BYTES, one.epoch),
             last_fetched_epoch=log_.last_epoch,
@@ -259,6 +261,11 @@ class LeaderLink:
             high_watermark=-1 if one.fresh else told.high_watermark,
             cleaned=self._node.cleaner.clean_offset(partition) if compacts else -1,
         )
+
+    async def _ask_when_flushed(self, one: Followed) -> None:
+        """Another link brought it, and whoever waits there for its sync does not tell. T093."""
+        await self._flushed({one.partition: one.partition.log.end})
+        self._name(one)
 
     async def _wait(self, seconds: float) -> bool:
         """For news; False: none came."""
@@ -366,9 +373,8 @@ class LeaderLink:
         finally:
             for one in held:
                 one.partition.changing.release()
-        flusher, catch_up = self._node.flusher, self._catch_up
-        flushed = flusher.flushed if catch_up is None else flusher.flushed_apart
-        await flushed({one.partition: one.partition.log.end for one in written})
+        await self._flushed({one.partition: one.partition.log.end for one in written})
+        catch_up = self._catch_up
         for one, size_bytes in written.items():
             one.partition.advance()
             now = trio.current_time()
@@ -380,6 +386,10 @@ class LeaderLink:
                 self._rest(one, wait_s)
             else:
                 self._name(one)
+
+    async def _flushed(self, ends: Mapping[Partition, int]) -> None:
+        flusher = self._node.flusher
+        await (flusher.flushed if self._catch_up is None else flusher.flushed_apart)(ends)
 
     def _write(self, one: Followed, plan: ReplicaPlan, size_bytes: int) -> TailraceError | None:
         """T093 through the flusher, so that the broker ends whoever called."""

@@ -346,6 +346,24 @@ def test_a_sync_that_fails_ends_a_follower_like_a_leader() -> None:
     clustered(main)
 
 
+def test_what_is_synced_after_its_link_changed_is_told_all_the_same() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders", min_isr=3)
+        await cluster.send("orders", b"a")
+        leader, slow = leader_of(cluster, "orders"), others(cluster, "orders")[0]
+        log = cluster.partition(slow, "orders").log
+        cluster.sim.nodes[slow].pace.stall = 4.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cluster.send, "orders", b"b")
+            await cluster.until(lambda: log.end == 2)
+            cluster.sim.nodes[slow].pace.stall = 0.0  # but for the sync that is under way
+            await cluster.until(lambda: slow not in cluster.leadership("orders", at=leader).isr)
+            assert log.flushed == 1
+            await in_sync(cluster, "orders")
+
+    clustered(main, settings={"cluster.replica_lag_max": "2s"})
+
+
 def test_a_cut_that_another_one_came_before_is_asked_about_anew() -> None:
     """One for the leader before was still under way when this one's leader said where to cut."""
 
