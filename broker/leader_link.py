@@ -48,8 +48,7 @@ log = logging.getLogger("tailrace.broker.leader_link")
 
 WAIT_S = 5.0  # of a request for news
 ANSWER_S = 10.0  # beyond that the connection counts as dead
-PARTITION_BYTES = 1 << 20  # of one answer
-BYTES_MAX = 8 << 20
+PARTITION_BYTES, BYTES_MAX = 1 << 20, 8 << 20  # of one answer
 CATCH_UP_BYTES = 1 << 18  # of one answer while catching up: what acks may have to wait behind
 AGAIN_MIN_S, AGAIN_MAX_S = 0.05, 1.0  # between connections
 REST_MIN_S, REST_MAX_S = 0.05, 2.0  # of a partition that cannot go on; longer each time
@@ -62,7 +61,7 @@ ASTRAY = ("T010", "T011", "T032", "T045")  # the leader is another one, or anoth
 class Followed:
     """One partition in one epoch of its leader."""
 
-    __slots__ = ("busy", "epoch", "failures", "fresh", "partition")
+    __slots__ = ("busy", "epoch", "failures", "fresh", "leader_end", "partition", "telling")
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
@@ -70,6 +69,8 @@ class Followed:
         self.busy = False  # it is being cut
         self.fresh = True  # the leader has told nothing yet on this connection
         self.failures = 0  # since it last went on
+        self.leader_end = -1
+        self.telling = False  # it is asked for again after a sync
 
     @property
     def where(self) -> PartitionId:
@@ -226,9 +227,10 @@ class LeaderLink:
         return one.current and self.followed.get(one.where) is one
 
     def _has_all(self, one: Followed) -> bool:
-        """Whether it holds all that was committed when the leader last told."""
+        """Whether it holds all that its leader had when it last told, and follows it still."""
         partition = one.partition
-        return self._mine(one) and partition.log.end >= partition.following.high_watermark
+        led = partition.leadership.leader == self.leader_id
+        return led and self._mine(one) and partition.log.end >= one.leader_end
 
     def _passed_by(self, one: Followed) -> bool:
         """Nothing is done about it for now: it is being cut, and named after that; or this broker
@@ -252,7 +254,9 @@ class LeaderLink:
         log_, compacts = partition.log, partition.config.compacts
         holes = log_.quarantined
         sound = holes[0].first_offset if holes else log_.end  # damage is held by nobody (R25)
-        if log_.flushed < log_.end and partition.config.durability == "fsync":
+        unsynced = log_.flushed < log_.end and partition.config.durability == "fsync"
+        if unsynced and not one.telling:
+            one.telling = True
             self._cuts.start_soon(self._ask_when_flushed, one)
         return FetchPartition(
             *(partition.topic_id, partition.number, log_.end, PARTITION_BYTES, one.epoch),
@@ -265,6 +269,7 @@ class LeaderLink:
     async def _ask_when_flushed(self, one: Followed) -> None:
         """Another link brought it, and whoever waits there for its sync does not tell. T093."""
         await self._flushed({one.partition: one.partition.log.end})
+        one.telling = False
         self._name(one)
 
     async def _wait(self, seconds: float) -> bool:
@@ -320,7 +325,7 @@ class LeaderLink:
 
     def _learn(self, one: Followed, result: FetchResult) -> None:
         partition, told = one.partition, one.partition.following
-        one.fresh, one.failures = False, 0
+        one.fresh, one.failures, one.leader_end = False, 0, result.log_end
         told.high_watermark = max(told.high_watermark, result.high_watermark)
         told.log_start = max(told.log_start, result.log_start)
         if told.log_start > partition.log.start:
@@ -374,10 +379,9 @@ class LeaderLink:
             for one in held:
                 one.partition.changing.release()
         await self._flushed({one.partition: one.partition.log.end for one in written})
-        catch_up = self._catch_up
+        catch_up, now = self._catch_up, trio.current_time()
         for one, size_bytes in written.items():
             one.partition.advance()
-            now = trio.current_time()
             wait_s = 0.0 if catch_up is None else catch_up.take(size_bytes, now)
             if catch_up is not None and self._has_all(one):
                 self._leave(one)

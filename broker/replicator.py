@@ -85,9 +85,9 @@ class Replicator:
         return link
 
     def _arrived(self, partition: Partition) -> None:
-        leader_id = partition.leadership.leader
-        assert self._nursery is not None
-        assert leader_id is not None
+        leader_id, nursery = partition.leadership.leader, self._nursery
+        if leader_id is None or nursery is None:
+            return  # the next look sees to it
         partition.following.near = True
         link = self.links.get((leader_id, True))
-        (link or self._open(self._nursery, leader_id, in_sync=True)).add(partition)
+        (link or self._open(nursery, leader_id, in_sync=True)).add(partition)

@@ -34,7 +34,7 @@ REGRESSIONS = {
 }
 SHOWN = 1_000  # characters of what is wrong
 # Of each scenario: others with every commit; `make proofs-storage` runs thousands.
-FRESH = {STREAMS: 20, KEEPING: 20, GROUPS: 1, CLUSTER: 0, BRIEF: 3, TOMBSTONES: 0}
+FRESH = {STREAMS: 14, KEEPING: 14, GROUPS: 1, CLUSTER: 0, BRIEF: 3, TOMBSTONES: 0}
 
 
 def fresh_seed(number: int) -> int:
