@@ -28,6 +28,7 @@ LINES = 100  # about 0.05 ms
 KEEP_S = 0.1
 KEEP_MAX_S = 5.0
 SHARE = 20
+REST_S = 0.25  # after that only the event loop turns between two spells: a scraper waits, too
 
 
 class Exposition:
@@ -41,6 +42,7 @@ class Exposition:
         rest: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         self._metrics = metrics
+        self._now = now
         self._rest = rest  # between two spells of writing
         self._endpoints = {detailed: _Endpoint(now) for detailed in (False, True)}
 
@@ -54,7 +56,15 @@ class Exposition:
     async def _scrape(self, *, detailed: bool) -> bytes:
         await self._metrics.prepare()
         parts: list[bytes] = []
-        spell = Spell(self._rest)
+        until = self._now() + REST_S
+
+        async def rest() -> None:
+            if self._now() < until:
+                await self._rest()
+            else:
+                await trio.lowlevel.checkpoint()
+
+        spell = Spell(rest)
         for part in pieces(self._metrics, detailed=detailed):
             parts.append(part.encode())
             await spell.pause()

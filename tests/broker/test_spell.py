@@ -69,3 +69,22 @@ def test_a_large_scrape_rests_in_between() -> None:
 
     trio.run(main, clock=MockClock())
     assert rests > 2
+
+
+def test_a_scrape_rests_no_longer_than_its_reader_would_wait_for() -> None:
+    seconds, rests = 0.0, 0
+
+    async def rest() -> None:
+        nonlocal seconds, rests
+        seconds += 0.1
+        rests += 1
+        await trio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        metrics = Metrics(version="0", topics_max=1_000, clock=trio.current_time)
+        for number in range(1_000):
+            metrics.topic(f"t{number}")
+        await Exposition(metrics, lambda: seconds, rest=rest).scrape(detailed=False)
+
+    trio.run(main, clock=MockClock())
+    assert rests == 3
