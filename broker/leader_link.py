@@ -49,7 +49,6 @@ log = logging.getLogger("tailrace.broker.leader_link")
 WAIT_S = 5.0  # of a request for news
 ANSWER_S = 10.0  # beyond that the connection counts as dead
 PARTITION_BYTES, BYTES_MAX = 1 << 20, 8 << 20  # of one answer
-CATCH_UP_BYTES = 1 << 18  # of one answer while catching up: what acks may have to wait behind
 AGAIN_MIN_S, AGAIN_MAX_S = 0.05, 1.0  # between connections
 REST_MIN_S, REST_MAX_S = 0.05, 2.0  # of a partition that cannot go on; longer each time
 TOLD_AFTER = 5  # of these, which a change of the leader may take
@@ -102,7 +101,7 @@ class LeaderLink:
         self.leader_id = leader_id
         self._node = node
         self._catch_up = catch_up
-        self._bytes_max = BYTES_MAX if catch_up is None else CATCH_UP_BYTES
+        self._bytes_max = BYTES_MAX if catch_up is None else catch_up.step_bytes(BYTES_MAX)
         self._cuts = cuts
         self._rng = rng
         self._arrived = arrived
