@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tailrace.bench.processes import READY_SECONDS_MAX, read_ready
+from tailrace.bench.processes import READY_SECONDS_MAX, free_ports, read_ready, variables
 
 BROKERS = 3
 STOP_SECONDS = 10
@@ -61,7 +60,6 @@ def process(
     command: list[str], log: Path, settings: Mapping[str, str]
 ) -> Generator[subprocess.Popen[str]]:
     """One that is ended with the block."""
-    variables = {f"TAILRACE_{key.upper().replace('.', '__')}": settings[key] for key in settings}
     environ = {"ETCD_UNSUPPORTED_ARCH": os.uname().machine, "PYTHONUNBUFFERED": "1"}
     with log.open("ab") as errors:
         started = subprocess.Popen(
@@ -69,7 +67,7 @@ def process(
             stdout=subprocess.PIPE if settings else errors,
             stderr=errors,
             text=True,
-            env={**os.environ, **environ, **variables},
+            env={**os.environ, **environ, **variables(settings)},
             start_new_session=True,
         )
     try:
@@ -83,12 +81,3 @@ def process(
             started.wait()
         if started.stdout is not None:
             started.stdout.close()
-
-
-def free_ports(count: int) -> list[int]:
-    """So many that nobody uses now."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports

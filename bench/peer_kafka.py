@@ -28,8 +28,9 @@ from tailrace.bench.peer_job import (
     stamped,
     verified,
 )
-from tailrace.bench.peer_process import HOME, found, free_port, said, serving
+from tailrace.bench.peer_process import HOME, found, said, serving
 from tailrace.bench.peer_ticks import Ticks
+from tailrace.bench.processes import free_port
 
 PAGE_CACHE = Variant("no sync before ack", durable=False)
 FLUSHED = Variant("flush.messages 1", durable=True)

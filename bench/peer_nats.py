@@ -28,8 +28,9 @@ from tailrace.bench.peer_job import (
     verified,
 )
 from tailrace.bench.peer_loop import run
-from tailrace.bench.peer_process import found, free_port, said, serving
+from tailrace.bench.peer_process import found, said, serving
 from tailrace.bench.peer_ticks import paced
+from tailrace.bench.processes import free_port
 
 DEFAULT = Variant("sync_interval 2m", durable=False)
 ALWAYS = Variant("sync_interval always", durable=True)

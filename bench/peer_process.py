@@ -20,12 +20,6 @@ TAIL_CHARACTERS = 1_500
 HOME = Path(__file__).resolve().parents[1] / ".venv-peers"  # what `make bench-peers` installs
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def found(command: str, install: str) -> str:
     """Where a command is: with the clients, beside this Python, in PATH; else FileNotFoundError."""
     places = [str(HOME / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")]

@@ -28,8 +28,9 @@ from tailrace.bench.peer_job import (
     verified,
 )
 from tailrace.bench.peer_loop import run
-from tailrace.bench.peer_process import found, free_port, serving
+from tailrace.bench.peer_process import found, serving
 from tailrace.bench.peer_ticks import paced
+from tailrace.bench.processes import free_port
 
 UNSYNCED = Variant("no sync before ack", durable=False)
 SCRIPTS = Path("/usr/lib/rabbitmq/lib")

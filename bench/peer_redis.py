@@ -24,8 +24,9 @@ from tailrace.bench.peer_job import (
     stamped,
     verified,
 )
-from tailrace.bench.peer_process import found, free_port, said, serving
+from tailrace.bench.peer_process import found, said, serving
 from tailrace.bench.peer_ticks import Ticks
+from tailrace.bench.processes import free_port
 
 ALWAYS = Variant("AOF always", durable=True)
 EVERYSEC = Variant("AOF everysec", durable=False)
@@ -93,12 +94,9 @@ def consume_batches(job: Job) -> Done:
     client = connect(job)
     count, last = 0, b""
     began = time.perf_counter()
-    reply = read(client, job, b"0")
-    while reply:
-        entries = reply[0][1]
+    for entries in answers(client, job):
         count += len(entries)
         last = entries[-1][1][1]
-        reply = read(client, job, entries[-1][0])
     return verified(job, count, last, began, time.perf_counter())
 
 
@@ -106,13 +104,20 @@ def consume_each(job: Job) -> Done:
     client = connect(job)
     count, last = 0, b""
     began = time.perf_counter()
-    reply = read(client, job, b"0")
-    while reply:
-        for _, fields in reply[0][1]:
+    for entries in answers(client, job):
+        for _, fields in entries:
             last = fields[1]
             count += 1
-        reply = read(client, job, reply[0][1][-1][0])
     return verified(job, count, last, began, time.perf_counter())
+
+
+def answers(client: Any, job: Job) -> Generator[list[tuple[bytes, list[bytes]]]]:
+    """The entries of each answer, from the stream's beginning to its end."""
+    reply = read(client, job, b"0")
+    while reply:
+        entries = reply[0][1]
+        yield entries
+        reply = read(client, job, entries[-1][0])
 
 
 def read(client: Any, job: Job, after: bytes, *options: bytes | int) -> Reply:

@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,10 +39,7 @@ class BrokerProcess:
         self.ready_seconds = 0.0
         self.stderr_path = Path(f"{data_dir}.stderr")  # beside the data, appended by each start
         self._arguments = arguments
-        self._variables = {
-            f"TAILRACE_{key.upper().replace('.', '__')}": value
-            for key, value in (settings or {}).items()
-        }
+        self._variables = variables(settings or {})
         self._pinned = pinned
         self._process: subprocess.Popen[str] | None = None
 
@@ -109,6 +107,25 @@ class BrokerProcess:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def variables(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings as a process is given them: {"group.verdict_window": "5s"}."""
+    return {f"TAILRACE_{key.upper().replace('.', '__')}": value for key, value in settings.items()}
+
+
+def free_ports(count: int) -> list[int]:
+    """So many that nobody uses now."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+def free_port() -> int:
+    """One that nobody uses now."""
+    return free_ports(1)[0]
 
 
 def read_ready(process: subprocess.Popen[str], seconds_max: float) -> str:

@@ -15,7 +15,6 @@ import http.client
 import json
 import os
 import random
-import socket
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tailrace
-from tailrace.bench.processes import BrokerProcess
+from tailrace.bench.processes import BrokerProcess, free_port
 from tailrace.bench.workload import make_values
 from tailrace.protocol.units import format_size, parse_size_bytes
 
@@ -238,13 +237,6 @@ def drop_caches() -> bool:
         print("  cold: not measured, only root may drop the page cache")
         return False
     return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def remove(data: Path) -> None:

@@ -92,6 +92,11 @@ class Cluster:
         """Those that are known, by id; for any thread."""
         return self._known.by_id
 
+    @property
+    def several(self) -> bool:
+        """Whether somebody else may take over from a broker that is gone."""
+        return len(self.brokers) > 1
+
     async def open(self) -> None:
         """Reach the cluster within ``connect_timeout``, or raise ConnectError T001-T004, T120."""
         channel = await bootstrap.reach(self._runtime, self._known, self._learn)
@@ -146,7 +151,7 @@ class Cluster:
     def look_again(self, broker_id: str) -> None:
         """A broker owes an answer: see, in the background, what others say of the cluster."""
         self._known.doubt(broker_id)
-        if not self._looking and len(self.brokers) > 1 and self._state == "open":
+        if not self._looking and self.several and self._state == "open":
             self._looking = True
             self._runtime.start_soon(self._look_again)
 
@@ -240,7 +245,7 @@ class Cluster:
 
     async def ask_somebody(self, message: Request, *, timeout: float) -> tuple[Response, str]:
         """``ask_any``, and which broker answered, for ``disbelieve``."""
-        if len(self.brokers) < 2:
+        if not self.several:
             response, _ = await self.leader_request(None, message, timeout=timeout)
             return response, ""
         self._check()

@@ -84,7 +84,7 @@ class Coordinator:
     ) -> T:
         clock, options = self._client.clock, self._client.options
         began = clock.now()
-        several = len(self._client.cluster.brokers) > 1
+        several = self._client.cluster.several
         backoff = Backoff(self._client.random, LEADER_LIMIT_S if several else None)
         while True:
             left_s = max(0.001, timeout - (clock.now() - began))

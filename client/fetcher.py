@@ -270,7 +270,7 @@ class Fetcher:
 
     def _failed(self, question: _Question, error: TailraceError) -> None:
         """The request as a whole."""
-        if not passes(error, several=self._several) or error.code == "T005":
+        if not passes(error, several=self._client.cluster.several) or error.code == "T005":
             self.fail(error)
             return
         self.trouble = error.message
@@ -289,7 +289,7 @@ class Fetcher:
         if self._left_near(buffer):
             return
         leader = buffer.served_by.leader or ""
-        if error.code in _LEADER_CHANGED or fails_over(error, several=self._several):
+        if error.code in _LEADER_CHANGED or fails_over(error, several=self._client.cluster.several):
             instruments.retried(error.code)
             if error.code in DOUBTFUL:
                 self._client.cluster.doubt(leader)
@@ -374,11 +374,9 @@ class Fetcher:
 
     def _new_backoff(self) -> Backoff:
         """Short pauses where somebody else may take over."""
-        return Backoff(self._client.random, LEADER_LIMIT_S if self._several else None)
-
-    @property
-    def _several(self) -> bool:
-        return len(self._client.cluster.brokers) > 1
+        return Backoff(
+            self._client.random, LEADER_LIMIT_S if self._client.cluster.several else None
+        )
 
     async def _wake_later(self, question: _Question) -> None:
         await anyio.sleep(question.wait_s)
@@ -395,7 +393,7 @@ class Fetcher:
             self._errands.start(self._find_leaders, topic)
 
     async def _find_leaders(self, topic: str) -> None:
-        backoff, several = self._new_backoff(), self._several
+        backoff, several = self._new_backoff(), self._client.cluster.several
         try:
             while lost := [b for b in self._buffers[topic] if b.served_by.leader is None]:
                 try:

@@ -161,7 +161,7 @@ class _Beating:
 
     def _look_elsewhere(self) -> None:
         """Another broker may have taken over; the only one there is, is waited for."""
-        if len(self._client.cluster.brokers) > 1:
+        if self._client.cluster.several:
             self._coordinator.forget()
 
     def _send(self, channel: Channel) -> None:

@@ -64,7 +64,7 @@ async def list_offsets(
     time_ms = at if isinstance(at, int) else time_of(at, call="offsets", key="at")
     left = list(dict.fromkeys(partitions))
     found: dict[TopicPartition, int] = {}
-    several = len(client.cluster.brokers) > 1
+    several = client.cluster.several
     backoff = Backoff(client.random, LEADER_LIMIT_S if several else None)
     ends_at = client.clock.now() + client.options.request_timeout
     while left:

@@ -253,8 +253,7 @@ class Outlets:
         lane = batch.lane
         if error.code in DOUBTFUL and lane.leader is not None:
             self._cluster.doubt(lane.leader)
-        several = len(self._cluster.brokers) > 1
-        stale = error.code in STALE or fails_over(error, several=several)
+        stale = error.code in STALE or fails_over(error, several=self._cluster.several)
         if stale:
             self._owner.refresh(lane.topic)
         written = error.code in UNCERTAIN or error.details.get("maybe_written") is True
@@ -366,7 +365,7 @@ class Outlets:
 
     def _leader_gone(self, lane: Lane) -> None:
         """Another broker may lead by now; where there is only one, it is waited for."""
-        if len(self._cluster.brokers) > 1 and lane.leader is not None:
+        if self._cluster.several and lane.leader is not None:
             self._cluster.doubt(lane.leader)
             self._owner.refresh(lane.topic)
 

@@ -226,7 +226,7 @@ class Sender:
         if lane.leader is None:
             return True
         link = self._cluster.link(lane.leader, "produce")  # the control link alone is no help
-        return len(self._cluster.brokers) > 1 and (link is None or link.troubled)
+        return self._cluster.several and (link is None or link.troubled)
 
     def _lanes(self, topic: str) -> list[Lane]:
         return [lane for lane in self._active if lane.topic == topic]

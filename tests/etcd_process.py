@@ -6,7 +6,6 @@ The binary is the one named by $TAILRACE_TEST_ETCD, else ``etcd`` on PATH.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
+
+from tailrace.bench.processes import free_ports
 
 BINARY = os.environ.get("TAILRACE_TEST_ETCD") or shutil.which("etcd") or ""
 SECONDS_MAX = 60.0
@@ -180,13 +181,3 @@ def etcd_cluster(
     finally:
         for member in made:
             member.kill()
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on just now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

@@ -26,8 +26,9 @@ from tailrace.bench.peer_job import (
     stamped,
     verified,
 )
-from tailrace.bench.peer_process import found, free_port, serving
+from tailrace.bench.peer_process import found, serving
 from tailrace.bench.peer_ticks import Ticks, paced
+from tailrace.bench.processes import free_port
 
 FAST, SLOW = Variant("loose", durable=False), Variant("strict", durable=True)
 JOB = Job("redis", "send", "127.0.0.1:1", "s", 100, 1.5, 7, 500, 2, {"a": "b"})

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 import tailrace.sync
+from tailrace.bench.processes import free_ports
 from tailrace.broker import metadata_etcd
 from tailrace.broker.etcd_gateway import Gateway
 from tailrace.broker.metadata import MetadataStore
@@ -19,7 +20,7 @@ from tailrace.protocol.errors import MetadataUnavailable
 from tests.broker.brokers import Start
 from tests.broker.etcding import LONG_S, Between, opened, woken
 from tests.broker.metadata_contract import MetadataContract
-from tests.etcd_process import Etcd, etcd_cluster, free_ports, needs_etcd
+from tests.etcd_process import Etcd, etcd_cluster, needs_etcd
 
 pytestmark = needs_etcd
 

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tailrace.bench.processes import free_ports, variables
 from tailrace.protocol.batch_header import MAGIC, parse_header
-from tests.etcd_process import BINARY, free_ports
+from tests.etcd_process import BINARY
 
 READY_SECONDS_MAX = 60.0
 HUB = "trhub"  # the namespace with the bridge; clients live there
@@ -221,8 +222,7 @@ def machine(
 
 def _environ(settings: Mapping[str, str]) -> dict[str, str]:
     """Settings as variables of a process."""
-    named = {f"TAILRACE_{key.upper().replace('.', '__')}": value for key, value in settings.items()}
-    return {**named, "PYTHONUNBUFFERED": "1"}
+    return {**variables(settings), "PYTHONUNBUFFERED": "1"}
 
 
 def _etcd(
