@@ -35,7 +35,7 @@ RECEIVE_BYTES = 16_384  # at once; so much may wait here, beside a head that is 
 HEAD_BYTES_MAX = 16_384
 KEEP_ALIVE_S = 60.0
 HEADER_S = 10.0  # from its first byte
-DISCARD_S = 2.0
+DISCARD_S, DISCARD_BYTES_MAX = 2.0, 128 << 20  # who sends all first still reads its answer
 LINGER_S, LINGER_RECEIVES = 0.01, 16
 WRITE_BYTES = 65_536
 
@@ -251,11 +251,13 @@ class HttpConnection:
         await trio.sleep_forever()
 
     async def _discard(self) -> None:
-        """The rest of a body that nobody wanted."""
-        if not self._complete and not self._malformed:
-            with trio.move_on_after(DISCARD_S):
-                while not self._complete and not self._malformed:
-                    await self._part()
+        """The rest of a body that nobody wanted, up to a bound: it may be without end."""
+        discarded_bytes = 0
+        with trio.move_on_after(DISCARD_S):
+            while not self._complete and not self._malformed:
+                discarded_bytes += len(await self._part())
+                if discarded_bytes > DISCARD_BYTES_MAX:
+                    return
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────
 
