@@ -58,6 +58,7 @@ STEPS = (
     Step("cold", "cold"),
     Step("maintenance", "maintenance"),
     Step("footprint", "footprint", rounds_max=1),
+    Step("footprint", "many_groups", rounds_max=1),
     Step("growth", "growth", "--log {log}", rounds_max=1),
     Step("replicas", "clustered", rounds_max=1),
     *(

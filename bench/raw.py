@@ -4,9 +4,9 @@
 
 Paths: ``raw-in`` (256 KiB batches, one a request, durability os), ``raw-out`` (the same batches,
 hot, 1 MiB a fetch), ``raw-out-10`` (ten consumers of the same topic at once, all together), and
-``raw-in-cpu``, ``fanout-cpu-1``, ``fanout-cpu-10``: processor time of the broker per GB. Beside
-them ``loopback``, a bare socket, and ``file-write``, new pages of a file without a broker, in the
-same minute: no batch comes in faster than either.
+``raw-in-cpu``, ``fanout-cpu-1``, ``fanout-cpu-10``: processor time of the broker per GB; and
+``rss-loaded``, its memory afterwards. Beside them ``loopback``, a bare socket, and ``file-write``,
+new pages of a file without a broker, in the same minute: no batch comes in faster than either.
 """
 
 import threading
@@ -18,7 +18,14 @@ from tailrace.bench.cpus import SENDERS, pin
 from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.streams import create
 from tailrace.bench.wire import Batch, Wire, batch_of
-from tailrace.bench.workbench import Workbench, cpu_seconds, parser, touch_memory, workbench
+from tailrace.bench.workbench import (
+    Workbench,
+    cpu_seconds,
+    parser,
+    resident_bytes,
+    touch_memory,
+    workbench,
+)
 
 TOPIC = "raw"
 SIZE_BYTES = 100
@@ -53,6 +60,7 @@ def measure(bench: Workbench) -> None:
         read(bench, broker, hot, count, 1)
         tell(bench, "raw-out", read(bench, broker, hot, count, 1, "fanout-cpu-1"))
         tell(bench, "raw-out-10", read(bench, broker, hot, count, CONSUMERS, "fanout-cpu-10"))
+        bench.tell("rss-loaded", resident_bytes(broker.pid) / 1e6, "MB", note="after all of it")
 
 
 def read(

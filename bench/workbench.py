@@ -120,7 +120,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process that is not shared with files: what it costs."""
+    """Memory of a process, with the pages of files that it has mapped."""
     pages = Path(f"/proc/{pid}/statm").read_text().split()
     return int(pages[1]) * PAGE_BYTES
 
