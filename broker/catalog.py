@@ -101,7 +101,8 @@ class Leadership:
     """Who leads one partition, as ``partitions/{topic id}/{partition}`` has it.
 
     A new topic's partitions have a leader in epoch 0: nothing was ever written, and a directory
-    that is missing is no loss. Their leader makes it epoch 1 when it has a log.
+    that is missing is no loss. Their leader makes it epoch 1 when it has a log; until then another
+    one may be named (``election.placed_anew``).
     """
 
     leader: str | None

@@ -96,10 +96,12 @@ def _fail_over(
     alive: _Living,
 ) -> Iterator[Change]:
     need = election.min_isr(min_isr(topic), len(target))
-    found = election.fail_over(one, need, alive=alive, may_lead=view.may_lead)
+    found = election.placed_anew(one, target, alive=alive, may_lead=view.may_lead)
+    if found is None:
+        found = election.fail_over(one, need, alive=alive, may_lead=view.may_lead)
     if found is None:
         return
-    if found.leader_epoch == one.leader_epoch:
+    if found.leader in (None, one.leader):
         yield Change(where, found, "shrink" if found.leader else "failover", None)
     elif view.alive(found.leader or ""):
         yield Change(where, found, "failover", found.leader)

@@ -8,6 +8,7 @@ compare-and-swap that stores it compares with (S30). None: nothing to change.
 - A leader comes from the ISR, else from the ELR; from elsewhere only by an operator's command
   (R10), which may lose what was acknowledged (S3).
 - Each new leader begins a new epoch (S9). Without a leader the epoch stays.
+- In epoch 0 nobody has led yet, whatever became of those who were to: there is nothing to lose.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -52,6 +53,27 @@ def fail_over(current: Leadership, need: int, *, alive: Test, may_lead: Test) ->
         if chosen is not None:
             changed = changed.elected(chosen)
     return None if changed == current else changed
+
+
+def placed_anew(
+    current: Leadership, target: Collection[str], *, alive: Test, may_lead: Test
+) -> Leadership | None:
+    """Another broker begins what nobody has led yet, where none of those who were to lives.
+
+    The first of the replicas, else of ``target``; still in epoch 0, as when the topic was made: it
+    may die before it has a log, too. Who was to begin, and is only taken for dead, would store its
+    first epoch by compare-and-swap: either that or this is refused (S30).
+    """
+    if current.leader_epoch or any(map(alive, candidates(current))):
+        return None
+    replicas = current.replicas
+    chosen = choose(replicas, replicas, alive=alive, may_lead=may_lead)
+    if chosen is None:
+        chosen = choose(target, target, alive=alive, may_lead=may_lead)
+        replicas = replicas if chosen is None else (chosen, *replicas)
+    if chosen is None:
+        return None
+    return replace(current, leader=chosen, isr=(chosen,), elr=(), replicas=replicas)
 
 
 def choose(

@@ -223,7 +223,7 @@ class ClusterJudge:
         now = facts.leadership
         if now.leader is not None:
             named = self._named.setdefault((key, now.leader_epoch), now.leader)
-            if named != now.leader:
+            if named != now.leader and now.leader_epoch > 0:  # in epoch 0 nobody leads yet
                 what = f"epoch {now.leader_epoch} was {named}'s, now it is {now.leader}'s"
                 self.violated("S5", key, what)
             if elected:

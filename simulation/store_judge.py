@@ -77,7 +77,7 @@ class StoreJudge:
             self._early[key] = new
             return
         facts = self._facts(key, new)
-        elected = old is None or new.leader_epoch > old.leader_epoch
+        elected = old is None or new.leader_epoch > old.leader_epoch or new.leader != old.leader
         if old is not None:
             self._change(key, facts, old, change)
         self._judge.led(key, facts, elected=elected and new.leader is not None)
@@ -89,11 +89,13 @@ class StoreJudge:
         self._count(old, new)
         if new.leader_epoch not in (old.leader_epoch, old.leader_epoch + 1):
             violated("S9", key, f"epoch {new.leader_epoch} after {old.leader_epoch}")
-        other = new.leader is not None and new.leader != old.leader
+        begun = new.leader_epoch > 0  # else nobody has led yet: there is nothing to lose
+        other = begun and new.leader is not None and new.leader != old.leader
         if other and new.leader_epoch == old.leader_epoch:
             violated("S9", key, f"{old} became {new} in the same epoch")
         pool = {*old.isr, *old.elr}
-        if new.leader is not None and new.leader not in pool and key not in self.unclean:
+        outside = begun and new.leader is not None and new.leader not in pool
+        if outside and key not in self.unclean:
             violated("S3", key, f"{new.leader} was elected from outside {old}")
         for what, wrong in (
             ("the leader is not in the ISR", new.leader is not None and new.leader not in new.isr),
@@ -105,7 +107,7 @@ class StoreJudge:
                 violated("S8", key, f"{what}: {new}")
         lost = pool - {*new.isr, *new.elr} - self._judge.wiped - {change.host}  # it said so itself
         gone = lost & {*new.replicas}
-        if gone and len(new.isr) + len(new.elr) < min(facts.min_isr, len(pool)):
+        if begun and gone and len(new.isr) + len(new.elr) < min(facts.min_isr, len(pool)):
             violated("R9", key, f"{old} became {new}: too few candidates, min_isr {facts.min_isr}")
         for one in sorted({*new.isr} - {*old.isr}):
             self._joined(key, one, old, new, change)

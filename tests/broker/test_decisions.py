@@ -57,6 +57,16 @@ def test_a_partition_nobody_can_lead_is_left_without() -> None:
     assert leaderless(after) == [(ID, 0)]
 
 
+def test_a_partition_nobody_has_led_yet_is_begun_by_another_that_is_compared_with() -> None:
+    new = replace(led("a", "a", replicas="a"), leader_epoch=0)
+    (change,) = decide(view([new], alive="bc", targets="abc"), auto)
+    assert (change.reason, change.new_leader) == ("failover", "b")
+    after = change.leadership
+    assert (after.leader, after.leader_epoch, after.isr, after.elr) == ("b", 0, ("b",), ())
+    assert after.replicas == ("b", "a")
+    assert decide(view([new], alive="bc"), auto, spared=frozenset("a")) == []
+
+
 def test_min_isr_says_who_stays_eligible() -> None:
     there = view([led("a", "ab")], alive="b")
     (change,) = decide(there, lambda topic: 1)

@@ -93,6 +93,32 @@ def test_a_partition_without_leader_gets_one_from_the_isr() -> None:
     assert failed_over(state(None, "bc"), "abc") == "b4 bc"
 
 
+def placed_anew(one: Leadership, alive: str, target: str, may_lead: str | None = None) -> str:
+    may = alive if may_lead is None else may_lead
+    found = election.placed_anew(one, tuple(target), alive=there(alive), may_lead=there(may))
+    assert found is None or found.leader in found.replicas
+    return told(found)
+
+
+def test_what_nobody_has_led_yet_is_given_to_any_that_lives() -> None:
+    lost = state(None, "", replicas="a", epoch=0)  # its disk is another one
+    assert placed_anew(lost, "a", "a") == "a0 a"
+    assert placed_anew(state("a", "a", replicas="a", epoch=0), "bc", "abc") == "b0 b"
+    assert placed_anew(state("a", "ab", "c", replicas="abcd", epoch=0), "d", "abcd") == "d0 d"
+    assert placed_anew(state(None, "", "a", epoch=0), "bc", "abc", may_lead="c") == "c0 c"
+
+
+def test_what_nobody_has_led_yet_is_left_to_those_who_are_to_begin_with_it() -> None:
+    assert placed_anew(state("a", "a", replicas="a", epoch=0), "abc", "abc") == "nothing"
+    assert placed_anew(state("a", "a", "b", epoch=0), "bc", "abc") == "nothing"
+    assert placed_anew(state("a", "a", replicas="a", epoch=0), "bc", "a") == "nothing"
+
+
+def test_what_was_led_once_is_never_placed_anew() -> None:
+    assert placed_anew(state(None, "", replicas="a", epoch=1), "abc", "abc") == "nothing"
+    assert placed_anew(state("a", "a", epoch=1), "bc", "abc") == "nothing"
+
+
 # ── by hand ──────────────────────────────────────────────────────────────────────────────────
 
 

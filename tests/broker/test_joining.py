@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tailrace.broker.catalog import Leadership, new_topic, partition_key
 from tailrace.broker.joining import record_of
 from tailrace.protocol.errors import BrokerError, ConfigError
 from tailrace.storage.directory import DataDirectory
@@ -77,6 +78,23 @@ def test_a_wiped_disk_with_the_only_copy_is_never_led_again() -> None:
         await cluster.until(lambda: cluster.leadership("orders").isr == ())
         assert cluster.leadership("orders").leader is None
         assert not cluster.leadership("orders").elr
+
+    clustered(main)
+
+
+def test_a_wiped_disk_with_the_only_copy_of_what_nobody_has_led_yet_is_led() -> None:
+    async def main(cluster: Cluster) -> None:
+        cluster.machine("n3").wipe()
+        await cluster.machine("n3").ended()
+        # Made while it still counts as alive.
+        topic = new_topic("orders", b"o" * 16, placement=[("n3",)], replicas=1, config={})
+        new = Leadership("n3", 0, ("n3",), (), ("n3",))
+        puts = {topic.key: topic.to_json(), partition_key(b"o" * 16, 0): new.to_json()}
+        cluster.keep.transact([], puts, [], None)
+        await cluster.start("n3")
+        await cluster.send("orders", b"a")
+        await cluster.until(lambda: cluster.leadership("orders").leader_epoch == 1)
+        assert cluster.leader("orders") == "n3"
 
     clustered(main)
 

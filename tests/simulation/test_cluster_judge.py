@@ -190,7 +190,7 @@ def test_two_writers_falling_epochs_and_gaps_are_found() -> None:
 class Store:
     """A topic of one partition, and three brokers; changes of it as the tap gets them."""
 
-    def __init__(self) -> None:
+    def __init__(self, led: Leadership = LED) -> None:
         self.world = World()
         self.judge = StoreJudge(self.world.judge)
         self.entries: dict[str, Stored] = {}
@@ -199,7 +199,7 @@ class Store:
         self.put({topic.key: topic.to_json()})
         for name in THREE:
             self.register(name, "disk")
-        self.put({PATH: LED.to_json()})
+        self.put({PATH: led.to_json()})
 
     def put(self, puts: Mapping[str, bytes], compare: Mapping[str, int] | None = None) -> None:
         self.revision += 1
@@ -264,6 +264,17 @@ def test_an_election_from_outside_is_found_unless_it_was_asked_for() -> None:
     store.change(isr=("a", "b"))
     store.change(leader="c", leader_epoch=2, isr=("c",), elr=("a", "b"))
     assert store.found() == set()
+
+
+def test_what_nobody_has_led_yet_may_be_begun_by_another() -> None:
+    store = Store(replace(LED, leader="c", leader_epoch=0, isr=("b", "c")))
+    now = {"brokers/a": store.revision_of("brokers/a")}
+    store.change(now, leader="a", isr=("a",))
+    assert store.found() == set()
+    store.change(leader_epoch=1)
+    assert store.found() == set()
+    store.change(leader="b", isr=("b",))
+    assert {"S3", "S9", "S5"} <= store.found()
 
 
 def test_too_few_candidates_are_found() -> None:
