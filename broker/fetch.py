@@ -85,7 +85,7 @@ class Fetch:
         self._call = call
         self._request = request
         wait_ms = min(request.wait_ms, FETCH_WAIT_MS_MAX)
-        self._deadline = trio.current_time() + wait_ms / 1000
+        self._deadline = node.timers.shared(wait_ms / 1000)
         self._timer: Timer | None = None  # set while parked
         self._working = False  # a task verifies a segment for us
         self._unreadable: dict[Partition, TailraceError] = {}  # where that failed

@@ -8,7 +8,7 @@ from tailrace.broker.call import Call, Later
 from tailrace.broker.catalog import Topic, check_not_internal
 from tailrace.broker.describing import describe, newest
 from tailrace.broker.erasure import KEYS_MAX, RECORDS_MAX, Erasure, fingerprint_of, shares_of
-from tailrace.broker.limits import FETCH_WAIT_MS_MAX, check_each_once
+from tailrace.broker.limits import POLL_WAIT_MS_MAX, check_each_once
 from tailrace.broker.node import Node
 from tailrace.broker.partition import Partition
 from tailrace.protocol import texts, texts_wire
@@ -200,7 +200,7 @@ def get_erasure(node: Node, call: Call, request: GetErasureRequest) -> Response 
         if node.erasures.get(topic.topic_id, request.erasure_id) is None:
             await node.erasures.refresh()  # another broker took it on just now, perhaps
         found = node.erasures.find(topic, request.erasure_id)
-        await node.erasures.wait(found, min(request.wait_ms, FETCH_WAIT_MS_MAX) / 1000)
+        await node.erasures.wait(found, min(request.wait_ms, POLL_WAIT_MS_MAX) / 1000)
         return node.erasures.find(topic, request.erasure_id).receipt(node.replicas_of)
 
     return work

@@ -20,7 +20,7 @@ from tailrace.broker.call import Call
 from tailrace.broker.group import Group
 from tailrace.broker.group_members import Who
 from tailrace.broker.group_notices import REASONS
-from tailrace.broker.limits import FETCH_WAIT_MS_MAX
+from tailrace.broker.limits import POLL_WAIT_MS_MAX
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.timers import Timer, Timers
 from tailrace.protocol import texts_group
@@ -88,7 +88,7 @@ class HostedGroup:
         if self.group.ready(request):
             self._answer(mine)
             return
-        wait_s = min(self.group.hold_s(request), FETCH_WAIT_MS_MAX / 1000)
+        wait_s = min(self.group.hold_s(request), POLL_WAIT_MS_MAX / 1000)
         mine.timer = self._timers.at(now + wait_s, partial(self._time_up, mine))
 
     def release(self) -> None:

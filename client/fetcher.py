@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 PARTITION_BYTES_MAX = 1 << 20  # of one answer
 REQUESTS_MAX = 4  # to one broker at a time
 LAST_WAIT_S = 0.1  # the wait of the last of them
+QUIET_TIMES = (1, 4, 12)  # as long a wait after none, one, several in vain
+QUIET_WAIT_S = 60.0  # at most then
 _LEADER_CHANGED = ("T001", "T010", "T032", "T033", "T034", "T037", "T045", "T100")
 _log = logging.getLogger("tailrace.client")
 
@@ -100,6 +102,7 @@ class Fetcher:
         self._wanting: dict[PartitionBuffer, None] = {}  # in the order of asking: none starves
         self._buffers: dict[str, list[PartitionBuffer]] = {}  # by topic
         self._requests: dict[str, int] = {}  # under way, by broker
+        self._vain = 0  # waits in a row that brought nothing
         self._locating: set[str] = set()
         self._seen: dict[str, TopicMetadata] = {}  # by topic, as ``_learnt`` has taken it in
         self._backoffs: dict[str, Backoff] = {}
@@ -161,7 +164,7 @@ class Fetcher:
         bytes_max = self._budget.next_fetch_bytes()
         if under_way >= REQUESTS_MAX or bytes_max == 0:
             return
-        wait_s = self._options.wait_s
+        wait_s = self._wait_s() if under_way == 0 else self._options.wait_s
         if under_way == REQUESTS_MAX - 1 or len(buffers) > PARTITIONS_PER_REQUEST_MAX:
             wait_s = min(wait_s, LAST_WAIT_S)
         chosen = buffers[:PARTITIONS_PER_REQUEST_MAX]
@@ -174,6 +177,15 @@ class Fetcher:
         self._requests[broker] = under_way + 1
         self._budget.reserved += bytes_max
         self._errands.start(self._fetch, _Question(broker, rack, asked, bytes_max, wait_s))
+
+    def _wait_s(self) -> float:
+        """Longer where nothing comes: it costs the broker nothing. Not where another may take
+        over from it, as the end of the wait is when its silence is noticed."""
+        wait_s = self._options.wait_s
+        if self._client.cluster.several:
+            return wait_s
+        times = QUIET_TIMES[min(self._vain, len(QUIET_TIMES) - 1)]
+        return max(wait_s, min(wait_s * times, QUIET_WAIT_S))
 
     async def _fetch(self, question: _Question) -> None:
         clock, cluster = self._client.clock, self._client.cluster
@@ -251,7 +263,12 @@ class Fetcher:
         for buffer in (*quiet, *fed):  # those that got nothing are served first next time
             self._wanting.pop(buffer, None)
             self._wanting[buffer] = None
-        if not brought and took_s < question.wait_s / 2:
+        waited = took_s >= question.wait_s / 2
+        if brought:
+            self._vain = 0
+        elif question.wait_s >= self._options.wait_s and waited:
+            self._vain += 1
+        if not brought and not waited:
             # The broker did not wait as it was asked to: do not ask in a tight loop.
             self._rest(quiet, question.broker)
         elif all(result.error is None for result in response.results):
@@ -273,7 +290,7 @@ class Fetcher:
         if not passes(error, several=self._client.cluster.several) or error.code == "T005":
             self.fail(error)
             return
-        self.trouble = error.message
+        self.trouble, self._vain = error.message, 0
         instruments.retried(error.code)
         if error.code in DOUBTFUL:
             self._client.cluster.doubt(question.broker)

@@ -24,6 +24,8 @@ from tailrace.protocol.seams import Buffer
 
 _GATHER_MAX = 64  # buffers per sendmsg; the kernel's limit is 1,024
 _TLS_BYTES = 256 << 10
+# After so many seconds of silence, one each so many, lost so many times.
+_PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 T = TypeVar("T")
 
@@ -104,7 +106,7 @@ async def _open(family: int, kind: int, proto: int, address: object) -> socket.s
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        _keep_alive(sock)
         code = sock.connect_ex(address)  # type: ignore[arg-type]
         if code == errno.EINPROGRESS:
             await anyio.wait_writable(sock)
@@ -115,6 +117,14 @@ async def _open(family: int, kind: int, proto: int, address: object) -> socket.s
         sock.close()
         raise
     return sock
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Let the system find out in half a minute that a silent peer's machine is gone, or was."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES.items():
+        if hasattr(socket, name):  # not everywhere
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class TcpTransport:

@@ -31,6 +31,22 @@ def test_callbacks_come_at_their_deadlines_in_order() -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def test_far_deadlines_are_shared_and_those_set_together_come_apart() -> None:
+    async def main() -> None:
+        timers = Timers()
+        await trio.sleep(0.4)
+        now = trio.current_time()
+        assert timers.shared(5.0) == now + 5.0, "a near one is exact"
+        found = [timers.shared(60.0) - now for _ in range(700)]
+        assert min(found) >= 60.0 * 7 / 8
+        assert max(found) <= 60.0
+        assert {found.count(one) for one in found} == {100}
+        await trio.sleep(0.3)
+        assert timers.shared(60.0) in [one + now for one in found]
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 def test_cancelled_timers_do_not_pile_up() -> None:
     async def main() -> None:
         timers = Timers()

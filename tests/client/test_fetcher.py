@@ -280,6 +280,44 @@ def test_quiet_peer_is_given_up_and_asked_anew(run: Run, here: FetchWorld) -> No
     run(main)
 
 
+def test_consumer_that_waited_in_vain_waits_longer_until_something_comes(
+    run: Run, here: FetchWorld
+) -> None:
+    topic = here.fetch.create("orders")
+
+    async def read(consumer: Consumer[Any, Any]) -> None:
+        assert await take(consumer, 2) == [b"a", b"b"]
+
+    async def parked() -> tuple[Any, Any]:
+        for _ in range(1_000):
+            if here.fetch.parked:
+                break
+            await anyio.lowlevel.checkpoint()
+        return here.fetch.parked.pop()
+
+    async def main() -> None:
+        async with (
+            here.client() as client,
+            client.consumer("orders", fetch_wait=0.002) as consumer,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(read, consumer)
+            for _ in range(4):
+                connection, request = await parked()
+                await anyio.sleep(request.message.wait_ms / 1000)
+                here.fetch.eager = True
+                here.fetch.serve(connection, request)
+                here.fetch.eager = False
+            here.fetch.parked.append(await parked())
+            assert [one.wait_ms for one in here.fetch.fetched] == [0, 2, 8, 24, 24, 24]
+            here.fetch.append(topic, [b"a"])
+            here.fetch.parked.append(await parked())
+            assert here.fetch.fetched[-1].wait_ms == 2
+            here.fetch.append(topic, [b"b"])
+
+    run(main)
+
+
 def test_partitions_take_turns_when_an_answer_holds_only_some(run: Run, here: FetchWorld) -> None:
     topic = here.fetch.create("orders", 8)
     for partition in range(8):
