@@ -1,9 +1,8 @@
 """HTTP: probes, metrics and the api, by starlette and h11.
 
-The port is bound at once, before h11 and starlette are imported (0.2 s, in a thread, while
-the broker opens its partitions): a probe that comes in meanwhile waits in the backlog and is
-answered with 503 ``recovering`` as soon as there is somebody to answer. So HTTP costs the start of
-a broker next to nothing and is there before recovery begins.
+The port is bound at once; h11 and starlette are imported (0.2 s, in a thread; 6 MB) when the first
+connection is there, which waits for them: a probe that comes while the broker opens its partitions
+is answered with 503 ``recovering``. So HTTP costs a broker next to nothing until it is used.
 
 HTTP may fail, the broker may not fail with it (R40): a server that broke is logged and started
 again, on the same socket. This is the one place that catches every Exception.
@@ -17,7 +16,7 @@ import trio
 from tailrace.broker.config import Config
 from tailrace.broker.kinds import Address
 from tailrace.broker.security import read_token
-from tailrace.broker.world import Listener, ServerNet
+from tailrace.broker.world import Listener, ServerNet, ServerTransport
 from tailrace.protocol import texts_config
 
 if TYPE_CHECKING:
@@ -42,11 +41,12 @@ async def serve_http(
     """
     assert config.http.bind is not None, "HTTP is off"
     token = read_token(config.http.token_file) if config.http.token_file else None
-    listener = await bind(net, config.http.bind)
+    listener = Doorway(await bind(net, config.http.bind))
     try:
         task_status.started(f"http://{Address(listener.host, listener.port)}")
         while True:
             try:
+                await listener.knocked()
                 server = await trio.to_thread.run_sync(assemble, view, config, token)
                 await server.serve(listener)
             except Exception as error:
@@ -59,6 +59,35 @@ async def serve_http(
             await trio.sleep(RESTART_PAUSE_S)
     finally:
         listener.close()
+
+
+class Doorway:
+    """A listener that can be watched until somebody comes, who is still there to be accepted."""
+
+    def __init__(self, inner: Listener) -> None:
+        self.host = inner.host
+        self.port = inner.port
+        self._inner = inner
+        self._first: ServerTransport | None = None
+
+    async def knocked(self) -> None:
+        """Return once a connection can be accepted. Raises what ``accept`` does."""
+        if self._first is None:
+            self._first = await self._inner.accept()
+
+    async def accept(self) -> ServerTransport:
+        """As ``Listener.accept``."""
+        if self._first is None:
+            return await self._inner.accept()
+        await trio.lowlevel.checkpoint()
+        first, self._first = self._first, None
+        return first
+
+    def close(self) -> None:
+        """Whoever came and was not accepted is gone, too."""
+        self._inner.close()
+        if self._first is not None:
+            self._first.close()
 
 
 async def bind(net: ServerNet, address: Address) -> Listener:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tailrace.broker import http
 from tailrace.broker.config import Config, from_mapping
@@ -224,6 +225,25 @@ def test_server_that_broke_is_started_again_on_the_same_port(
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
         "HTTP server failed, starting it again: RuntimeError('boom')"
     ]
+
+
+def test_what_http_needs_is_imported_when_somebody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, assembled = http.assemble, list[str]()
+
+    def assemble(view: HttpView, config: Config, token: str | None) -> HttpServer:
+        assembled.append("now")
+        return real(view, config, token)
+
+    monkeypatch.setattr(http, "assemble", assemble)
+
+    async def use(browser: Browser, view: View) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        assert assembled == []
+        for _ in range(2):
+            assert (await browser.get("/livez"))[0] == 200
+        assert assembled == ["now"]
+
+    run(use)
 
 
 def test_what_http_needs_is_imported_only_where_it_is_on() -> None:
