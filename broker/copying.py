@@ -53,6 +53,7 @@ class CopierSession:
         self._asked: dict[Partition, FetchPartition] = {}
         self._due: dict[Partition, None] = {}  # to be looked at
         self._late: dict[Partition, None] = {}  # there is a little news
+        self._contradicted: set[Partition] = set()  # to be asked for anew
         self._settled = Collected()  # of the request in hand: what needs no second look
         self._call: Call | None = None
         self._bytes_max = 0
@@ -106,6 +107,14 @@ class CopierSession:
         self._late[partition] = None
         if self._call is not None:
             self._wait_until(trio.current_time() + NEWS_S)
+
+    def contradicted(self, partition: Partition, broker_id: str) -> None:
+        """Let it say anew what it has, if it is still this connection that copies it."""
+        if broker_id == self.broker_id:
+            self._contradicted.add(partition)
+            self._due[partition] = None
+            if self._call is not None:
+                self._node.copiers.add(self)
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────
 
@@ -169,6 +178,7 @@ class CopierSession:
             self._forget(partition)
             self._settled.results.append(_result(partition, asked, diverging=diverging))
             return
+        self._forget(partition)  # what was asked before stands no more
         partition.observe(self.broker_id, self.broker_epoch, asked, now)
         if self.broker_id not in partition.leadership.isr:
             self._node.isr.look(partition)
@@ -185,6 +195,7 @@ class CopierSession:
             partition.unpark_copier(self)
         self._due.pop(partition, None)
         self._late.pop(partition, None)
+        self._contradicted.discard(partition)
 
     # ── what there is ────────────────────────────────────────────────────────────────────────
 
@@ -197,6 +208,8 @@ class CopierSession:
             asked = self._asked[partition]
             try:
                 partition.admit(self.broker_id, self.broker_epoch, asked.leader_epoch)
+                if partition in self._contradicted:
+                    raise partition.fenced(asked.leader_epoch)
                 self._read(partition, asked, bytes_max, found)
             except TailraceError as error:
                 self._forget(partition)

@@ -370,7 +370,12 @@ class Partition(LocalCopy):
             raise self.not_leader()
         follower, current = self.replica.followers.get(broker_id), self.leadership.leader_epoch
         if leader_epoch != current or follower is None or broker_epoch < follower.broker_epoch:
-            raise texts.epoch_fenced(self.topic, self.number, yours=leader_epoch, current=current)
+            raise self.fenced(leader_epoch)
+
+    def fenced(self, leader_epoch: int) -> TailraceError:
+        """T045, for a follower that is to ask anew."""
+        current = self.leadership.leader_epoch
+        return texts.epoch_fenced(self.topic, self.number, yours=leader_epoch, current=current)
 
     def divergence(self, last_epoch: int, offset: int) -> EpochStart | None:
         """Where a log that ends at ``offset`` with a batch of ``last_epoch`` is not this one's
@@ -387,7 +392,15 @@ class Partition(LocalCopy):
         return None
 
     def observe(self, broker_id: str, broker_epoch: int, asked: FetchPartition, now: float) -> None:
-        """A follower that was admitted, and whose log is this one's beginning, has so much."""
+        """A follower that was admitted, and whose log is this one's beginning, has so much.
+
+        If it said before that it has more, that may be what it says now: of two connections nobody
+        knows which request was the later one. The lower counts, until all others were asked anew.
+        """
+        known = self.replica.followers.get(broker_id)
+        if known and (asked.offset < known.end or asked.flushed_end < known.flushed):
+            for copier in self._copiers:
+                copier.contradicted(self, broker_id)
         if self.replica.observe_fetch(
             broker_id, asked.offset, asked.flushed_end, broker_epoch, now, asked.cleaned
         ):

@@ -2,7 +2,8 @@
 
 There are two for a broker that leads copies of which only some are in sync: the others catch up by
 themselves, as producers wait for what is in sync, and not for them. One that has caught up changes
-over before it is in sync: of those that catch up it would always be a little behind.
+over before it is in sync: of those that catch up it would always be a little behind. If it falls
+behind again before that, it goes back.
 """
 
 from collections import defaultdict
@@ -78,16 +79,17 @@ class Replicator:
         link = LeaderLink(
             *(self._node, leader_id, None if in_sync else self._catch_up, nursery),
             self._node.world.rng(f"leader link {leader_id} {in_sync}"),
-            arrived=self._arrived,
+            change_over=self._change_over,
         )
         self.links[leader_id, in_sync] = link
         nursery.start_soon(link.run)
         return link
 
-    def _arrived(self, partition: Partition) -> None:
+    def _change_over(self, partition: Partition) -> None:
+        """From one link of its leader to the other: it has caught up, or fell behind again."""
         leader_id, nursery = partition.leadership.leader, self._nursery
         if leader_id is None or nursery is None:
             return  # the next look sees to it
-        partition.following.near = True
-        link = self.links.get((leader_id, True))
-        (link or self._open(nursery, leader_id, in_sync=True)).add(partition)
+        near = partition.following.near = not partition.following.near
+        link = self.links.get((leader_id, near))
+        (link or self._open(nursery, leader_id, in_sync=near)).add(partition)

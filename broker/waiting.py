@@ -51,7 +51,7 @@ class Reader(Protocol):
 
 
 class Copier(Protocol):
-    """A follower's fetch that waits. Neither must raise, or change who waits."""
+    """A follower's fetch that waits. None of this must raise, or change who waits."""
 
     def written(self, partition: "Partition") -> None:
         """It has more, or will not serve followers any more."""
@@ -59,6 +59,10 @@ class Copier(Protocol):
 
     def moved(self, partition: "Partition") -> None:
         """Its high watermark rose."""
+        ...
+
+    def contradicted(self, partition: "Partition", broker_id: str) -> None:
+        """If it is this follower's: over another connection that says now that it holds less."""
         ...
 
 
