@@ -11,17 +11,18 @@ Invariants:
 
 import math
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 import anyio
 
-from tailrace.client.net import reason_of
+from tailrace.client.net import TcpTransport, reason_of
 from tailrace.client.options import Address
 from tailrace.client.runtime import Runtime
 from tailrace.protocol import texts_client
-from tailrace.protocol.connection import ClientConnection
+from tailrace.protocol.connection import Answer, ClientConnection
 from tailrace.protocol.errors import ConnectError, TailraceError
 from tailrace.protocol.messages import HelloResponse, Request, Response
 from tailrace.protocol.seams import Transport
@@ -30,8 +31,8 @@ from tailrace.protocol.units import format_seconds
 from tailrace.protocol.version import SOFTWARE
 
 JOIN_BYTES_MAX = 16 << 10  # bodies up to this leave in one piece with their head
-READ_BYTES_MIN = 64 << 10
-READ_BYTES_MAX = 1 << 20
+READ_BYTES = 64 << 10  # while no large body is under way, which is received into its own memory
+READ_BYTES_MAX = 256 << 10  # of what a transport has decrypted
 SILENCE_SHARE = 0.9  # of the time to connect; the rest is for finding out who is silent
 
 Body = Sequence[bytes | bytearray | memoryview]
@@ -106,7 +107,7 @@ def _not_tls(address: Address, error: ssl.SSLError) -> OSError | ConnectError:
 async def _greet(transport: Transport, connection: ClientConnection) -> HelloResponse:
     await transport.send([connection.open()])
     while connection.hello is None:
-        data = await transport.receive(READ_BYTES_MIN)
+        data = await transport.receive(READ_BYTES)
         if not data:
             raise ConnectionResetError("closed during the greeting")
         for _ in connection.feed(data):
@@ -121,7 +122,7 @@ async def _nudge(transport: Transport, connection: ClientConnection) -> None:
     less than a header, so a broker that wakes up just now makes nothing of it.
     """
     await transport.send([b"\r\n\r\n"])
-    if data := await transport.receive(READ_BYTES_MIN):
+    if data := await transport.receive(READ_BYTES):
         list(connection.feed(data))
 
 
@@ -234,19 +235,42 @@ class Channel:
 
     async def read(self) -> None:
         """The reading task: until the connection ends, for whatever reason."""
-        size = READ_BYTES_MIN
+        transport = self._transport
         try:
-            while data := await self._transport.receive(size):
-                size = min(size * 2, READ_BYTES_MAX) if len(data) == size else READ_BYTES_MIN
-                self._take(data)
+            if isinstance(transport, TcpTransport):
+                await transport.each_readable(partial(self._readable, transport))
+            else:
+                while await self._receive():
+                    pass
             self.close("closed by the broker")
         except OSError as error:
             self.close(reason_of(error))
         except ConnectError as error:
             self.close(error.message)
 
-    def _take(self, data: bytes) -> None:
-        for answer in self._connection.feed(data):
+    def _readable(self, transport: TcpTransport) -> bool:
+        """Take what is there, to where it belongs; False when the broker has closed."""
+        room = self._connection.room()
+        if room is None:
+            data = transport.receive_nowait(READ_BYTES)
+            if data:
+                self._take(self._connection.feed(data))
+            return data != b""
+        count = transport.receive_into_nowait(room)
+        del room  # so that its memory may be used again
+        if count:
+            self._take(self._connection.filled(count))
+        return count != 0
+
+    async def _receive(self) -> bool:
+        """The same where bytes come in pieces that somebody else has made."""
+        data = await self._transport.receive(READ_BYTES_MAX)
+        if data:
+            self._take(self._connection.feed(data))
+        return bool(data)
+
+    def _take(self, answers: Iterator[Answer]) -> None:
+        for answer in answers:
             on_outcome = self._waiting.pop(answer.correlation_id, None)
             self.answered += 1
             if on_outcome is not None:

@@ -15,11 +15,13 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
 
+from tailrace.client.guard import running_loop_getter
 from tailrace.protocol.seams import Buffer
 
 _GATHER_MAX = 64  # buffers per sendmsg; the kernel's limit is 1,024
@@ -134,6 +136,8 @@ class TcpTransport:
         self._sock = sock
         self._peer = peer
         self._closed = False
+        self._ended: anyio.Event  # for whoever waits in ``each_readable``
+        self._unregister: Callable[[], object] | None = None
 
     @property
     def peer(self) -> str:
@@ -142,14 +146,64 @@ class TcpTransport:
 
     async def receive(self, max_bytes: int) -> bytes:
         """See ``protocol.seams.Transport``."""
-        data = self._attempt(lambda: self._sock.recv(max_bytes))
+        data = self.receive_nowait(max_bytes)
         if data is not None:
             # Others must run between two reads of a busy peer; the data may not be lost for it.
             await anyio.lowlevel.cancel_shielded_checkpoint()
         while data is None:
             await self._wait(anyio.wait_readable)
-            data = self._attempt(lambda: self._sock.recv(max_bytes))
+            data = self.receive_nowait(max_bytes)
         return data
+
+    async def each_readable(self, step: Callable[[], bool]) -> None:
+        """Call ``step`` each time that something can be read, until it says False.
+
+        Under asyncio it is called by the loop itself: no task wakes up for it, and the socket is
+        registered once, which makes half of what a small answer costs. Raises what ``step``
+        raises, and as ``receive`` once the transport is closed. Cancelled: it is not called again.
+        """
+        loop: Any = running_loop_getter()()
+        if loop is None:  # trio
+            await self._wait(anyio.wait_readable)
+            while step():
+                await self._wait(anyio.wait_readable)  # unless the step has closed it
+            return
+        failures: list[BaseException] = []
+
+        def ready() -> None:
+            try:
+                if step():
+                    return
+            except BaseException as error:  # raised by the task that waits
+                failures.append(error)
+            self._stop_reading()
+
+        self._ended = anyio.Event()
+        self._unregister = partial(loop.remove_reader, self._sock.fileno())
+        loop.add_reader(self._sock.fileno(), ready)
+        try:
+            await self._ended.wait()
+        finally:
+            self._stop_reading()
+        if failures:
+            raise failures[0]
+        if self._closed:
+            raise _closed_here()
+
+    def _stop_reading(self) -> None:
+        if self._unregister is not None:
+            self._unregister()
+            self._ended.set()
+            self._unregister = None
+
+    def receive_nowait(self, max_bytes: int) -> bytes | None:
+        """As ``receive``; None if nothing is there."""
+        return self._attempt(lambda: self._sock.recv(max_bytes))
+
+    def receive_into_nowait(self, room: memoryview) -> int | None:
+        """How many bytes were written to the beginning of ``room``: 0 when the peer ended, None if
+        nothing is there."""
+        return self._attempt(lambda: self._sock.recv_into(room))
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """See ``protocol.seams.Transport``."""
@@ -174,6 +228,7 @@ class TcpTransport:
         """See ``protocol.seams.Transport``."""
         if not self._closed:
             self._closed = True
+            self._stop_reading()
             anyio.notify_closing(self._sock)
             self._sock.close()
 
@@ -187,6 +242,8 @@ class TcpTransport:
             return None
 
     async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+        if self._closed:
+            raise _closed_here()
         try:
             await ready(self._sock)
         except anyio.ClosedResourceError:

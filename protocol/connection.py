@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tailrace.protocol import foreign
+from tailrace.protocol.bodies import Spares
 from tailrace.protocol.codec import decode_message, encode_message
 from tailrace.protocol.errors import TailraceError, from_wire, to_wire
 from tailrace.protocol.frame import PREAMBLE, Frame, FrameLimits, FrameReader, encode_frame
@@ -134,7 +135,7 @@ class ClientConnection:
         self.hello: HelloResponse | None = None  # the broker's answer, once it came
         self._hello_request = HelloRequest(PROTOCOL, PROTOCOL, client_id, software, cluster_id)
         self._opening = _Opening(address)
-        self._reader = FrameReader(_HELLO_LIMITS)
+        self._reader = FrameReader(_HELLO_LIMITS, Spares())
         self._waiting: dict[int, tuple[Api, int]] = {}
         self._next_id = 0
         self._versions: dict[int, int] = {Api.HELLO: 1}
@@ -174,6 +175,18 @@ class ClientConnection:
         data = self._opening.strip(data)
         if data:
             self._reader.feed(data)
+        return self._answers()
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes may be received to, say then ``filled``; None: ``feed`` them.
+
+        The view must be gone before the next call, or its memory is not used again.
+        """
+        return self._reader.room()
+
+    def filled(self, count: int) -> Iterator[Answer]:
+        """So many bytes were received into ``room``; the same as feeding them."""
+        self._reader.filled(count)
         return self._answers()
 
     def _answers(self) -> Iterator[Answer]:

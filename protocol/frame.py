@@ -8,9 +8,10 @@
 
 Invariants of the reader:
 - a length is checked before anything is kept because of it, and nothing is ever allocated by a
-  claimed length: memory follows the bytes that arrived;
+  claimed length: memory follows the bytes that arrived (with spares: 2 MiB may run ahead);
 - the head's check is verified as soon as the head is there, before the body is waited for;
-- every byte is copied at most twice, however the stream was cut (no quadratic joining);
+- every byte is copied at most twice, however the stream was cut (no quadratic joining), and not
+  at all where the shell receives into ``room``;
 - a body lies in a ``bytearray`` of its own: the broker patches batches in place and keeps them.
 
 It does not decode heads and knows no api: what is allowed comes in by ``FrameLimits``.
@@ -23,6 +24,7 @@ from typing import NamedTuple
 
 from xxhash import xxh32_intdigest
 
+from tailrace.protocol.bodies import Body, Spares
 from tailrace.protocol.texts_wire import frame_too_large, malformed_frame
 
 PREAMBLE = b"\x89TLR\r\n\x1a\x01"  # a byte no text begins with; line ends and ^Z find mangling
@@ -66,24 +68,30 @@ _NO_BODY = memoryview(bytearray())
 
 
 class FrameReader:
-    """Bytes in, frames out. After an error it is only good for closing the connection."""
+    """Bytes in, frames out. After an error it is only good for closing the connection.
 
-    __slots__ = ("_at", "_body", "_data", "_header", "_partial", "limits")
+    ``spares``: where memory for large bodies comes from, and goes back to.
+    """
 
-    def __init__(self, limits: FrameLimits) -> None:
+    __slots__ = ("_at", "_body", "_data", "_header", "_partial", "_spares", "limits")
+
+    def __init__(self, limits: FrameLimits, spares: Spares | None = None) -> None:
         self.limits = limits  # may be changed between frames
+        self._spares = spares
         self._data: bytes = b""  # what was fed and not looked at yet begins at _at
         self._at = 0
         # A frame that comes in pieces: header and head gather in _partial, then the body in _body.
         self._partial = bytearray()
         self._header: _Header | None = None  # set once 20 bytes are there and its sizes allowed
-        self._body: bytearray | None = None  # set once the head is there and its check holds
+        self._body: Body | None = None  # set once the head is there and its check holds
 
     @property
     def missing_bytes(self) -> int:
         """Bytes that complete the frame (or, while unknown, its header); 0 between frames."""
         if self._header is not None:
-            return self._header[0] + _LENGTH_BYTES - len(self._partial) - len(self._body or b"")
+            if self._body is not None:
+                return self._body.missing_bytes
+            return self._header[0] + _LENGTH_BYTES - len(self._partial)
         begun = len(self._partial) + len(self._data) - self._at
         return max(HEADER_BYTES - begun, 1) if begun else 0
 
@@ -93,6 +101,20 @@ class FrameReader:
             data = self._data[self._at :] + data
         self._data = data
         self._at = 0
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes belong, if they belong to a body; None: ``feed`` them.
+
+        After ``next`` has returned None. Needs spares. Say ``filled`` how many it were.
+        """
+        if self._spares is None or self._body is None:
+            return None
+        return self._body.room()
+
+    def filled(self, count: int) -> None:
+        """So many bytes lie in ``room`` now; the same as feeding them."""
+        assert self._body is not None
+        self._body.filled(count)
 
     def next(self) -> Frame | None:
         """The next whole frame, None if more bytes are needed.
@@ -114,6 +136,8 @@ class FrameReader:
         head = data[at + HEADER_BYTES : body_at]
         _verify(data[at : at + _COVERED.size], head, header)
         self._at = end
+        if self._spares is not None:
+            self._spares.clear()
         body = memoryview(bytearray(memoryview(data)[body_at:end])) if body_at < end else _NO_BODY
         return Frame(header[1], header[2], header[3], head, body)
 
@@ -130,10 +154,11 @@ class FrameReader:
             if not self._gather(self._partial, HEADER_BYTES + head_length):
                 return None
             _verify(self._partial[: _COVERED.size], self._partial[HEADER_BYTES:], self._header)
-            self._body = bytearray()
-        if not self._gather(self._body, length - _LENGTH_MIN - head_length):
+            self._body = Body(length - _LENGTH_MIN - head_length, self._spares)
+        self._at += self._body.add(self._data, self._at)
+        if self._body.missing_bytes:
             return None
-        head, body = bytes(self._partial[HEADER_BYTES:]), memoryview(self._body)
+        head, body = bytes(self._partial[HEADER_BYTES:]), self._body.view()
         self._partial, self._header, self._body = bytearray(), None, None
         return Frame(api, version, correlation_id, head, body)
 

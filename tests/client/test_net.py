@@ -10,7 +10,7 @@ import anyio
 import pytest
 import trustme
 
-from tailrace.client.net import TcpNet, reason_of
+from tailrace.client.net import TcpNet, TcpTransport, reason_of
 from tests.client.world import Run
 
 AUTHORITY = trustme.CA()
@@ -92,6 +92,102 @@ def test_the_peer_s_end_is_no_bytes(run: Run, secured: bool) -> None:
             transport = await TcpNet().connect("localhost", port, tls)
             assert await transport.receive(100) == b"bye"
             assert await transport.receive(100) == b""
+            transport.close()
+
+    run(main)
+
+
+def test_each_time_that_something_is_there_a_step_is_taken(run: Run) -> None:
+    def talk(sock: socket.socket) -> None:
+        assert sock.recv(10) == b"go"  # so that the first attempt finds nothing
+        sock.sendall(b"hello")
+        assert sock.recv(10) == b"on"
+        sock.sendall(b" world")
+
+    async def main() -> None:
+        with serving(talk, None) as port:
+            transport = await TcpNet().connect("localhost", port, None)
+            assert isinstance(transport, TcpTransport)
+            assert transport.receive_nowait(10) is None
+            memory, got = bytearray(b"." * 14), 0
+
+            def step() -> bool:
+                nonlocal got
+                count = transport.receive_into_nowait(memoryview(memory)[got:])
+                got += count or 0
+                if got == 5 and count:
+                    transport.send_nowait(b"on")
+                return count != 0
+
+            transport.send_nowait(b"go")
+            await transport.each_readable(step)
+            assert memory == b"hello world..."
+            assert transport.receive_nowait(10) == b"", "the peer has ended"
+            transport.close()
+
+    run(main)
+
+
+def test_what_a_step_raises_reaches_whoever_waits(run: Run) -> None:
+    def talk(sock: socket.socket) -> None:
+        sock.sendall(b"hello")
+        sock.recv(10)
+
+    def step() -> bool:
+        raise LookupError("a step")
+
+    async def main() -> None:
+        with serving(talk, None) as port:
+            transport = await TcpNet().connect("localhost", port, None)
+            assert isinstance(transport, TcpTransport)
+            with pytest.raises(LookupError):
+                await transport.each_readable(step)
+            assert await transport.receive(10) == b"hello", "it may still be read"
+            transport.close()
+
+    run(main)
+
+
+def test_a_step_may_close_what_it_reads_from(run: Run) -> None:
+    def talk(sock: socket.socket) -> None:
+        sock.sendall(b"hello")
+
+    async def main() -> None:
+        with serving(talk, None) as port:
+            transport = await TcpNet().connect("localhost", port, None)
+            assert isinstance(transport, TcpTransport)
+
+            def step() -> bool:
+                transport.close()
+                return True
+
+            with pytest.raises(ConnectionAbortedError):
+                await transport.each_readable(step)
+
+    run(main)
+
+
+@pytest.mark.parametrize("way", ["close", "cancel"])
+def test_no_step_is_taken_after_the_end(run: Run, way: str) -> None:
+    async def main() -> None:
+        with serving(echo, None) as port:
+            transport = await TcpNet().connect("localhost", port, None)
+            assert isinstance(transport, TcpTransport)
+
+            async def wait() -> None:
+                with pytest.raises(ConnectionAbortedError):
+                    await transport.each_readable(lambda: False)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                if way == "close":
+                    transport.close()
+                else:
+                    tasks.cancel_scope.cancel()
+            if way == "cancel":
+                transport.send_nowait(b"back")
+                assert await transport.receive(10) == b"back", "nobody else is registered"
             transport.close()
 
     run(main)

@@ -1,0 +1,120 @@
+"""The body of a frame that arrives in pieces, and the memory it gathers in.
+
+A reader that fetches gets megabytes a second. Fresh memory for each answer costs it as much as all
+else (pages that the kernel clears and hands out, 256 for a MiB), so ``Spares`` keeps what former
+bodies lay in. Invariants:
+
+- memory is used again only when nobody has a view of it any more: a ``bytearray`` cannot change
+  its length before that, which is how it is found out;
+- a body takes at most ``AHEAD_BYTES`` before its bytes arrive, or four times what has arrived;
+  without spares nothing at all (a broker has many clients, and trusts none of them);
+- spares hold ``KEPT_BYTES_MAX`` at most, and nothing after ``clear``.
+"""
+
+from collections import deque
+
+AHEAD_BYTES = 2 << 20
+GROWTH = 4
+KEPT_BYTES_MAX = 8 << 20
+KEPT_BYTES_MIN = 64 << 10  # smaller ones come from memory that the allocator holds anyway
+_ROUND_BYTES = 64 << 10  # so that answers of about one size can take each other's memory
+
+
+class Spares:
+    """What bodies lay in that were handed out, oldest first."""
+
+    __slots__ = ("_bytes", "_lent")
+
+    def __init__(self) -> None:
+        self._lent: deque[bytearray] = deque()
+        self._bytes = 0
+
+    def take(self, size: int) -> bytearray:
+        """At least ``size`` bytes with any content, at most half as much more that nobody uses."""
+        if size < KEPT_BYTES_MIN:
+            return bytearray(size)
+        for memory in self._lent:
+            if size <= len(memory) <= size + size // 2 + _ROUND_BYTES and _unused(memory):
+                self._lent.remove(memory)
+                self._bytes -= len(memory)
+                return memory
+        return bytearray(-(-size // _ROUND_BYTES) * _ROUND_BYTES)
+
+    def lend(self, memory: bytearray) -> None:
+        """A body in it was handed out; it may come back."""
+        if KEPT_BYTES_MIN <= len(memory) <= KEPT_BYTES_MAX:
+            self._lent.append(memory)
+            self._bytes += len(memory)
+            while self._bytes > KEPT_BYTES_MAX:
+                self._bytes -= len(self._lent.popleft())
+
+    def clear(self) -> None:
+        """Keep nothing: large bodies have stopped coming."""
+        if self._lent:
+            self._lent.clear()
+            self._bytes = 0
+
+
+def _unused(memory: bytearray) -> bool:
+    try:
+        memory.append(memory.pop())
+    except BufferError:  # somebody has a view of it
+        return False
+    return True
+
+
+class Body:
+    """One body on its way in: ``wanted`` bytes."""
+
+    __slots__ = ("_filled", "_memory", "_spares", "_wanted")
+
+    def __init__(self, wanted: int, spares: Spares | None) -> None:
+        self._wanted = wanted
+        self._spares = spares
+        self._filled = 0
+        ahead = 0 if spares is None else min(wanted, AHEAD_BYTES)
+        self._memory = bytearray() if spares is None else spares.take(ahead)
+
+    @property
+    def missing_bytes(self) -> int:
+        """Until it is complete."""
+        return self._wanted - self._filled
+
+    def add(self, data: bytes, at: int) -> int:
+        """Take what belongs here of ``data`` from ``at`` on; how many bytes that were."""
+        piece = memoryview(data)[at : at + self.missing_bytes]
+        if self._spares is None:
+            self._memory += piece
+            self._filled += len(piece)
+            return len(piece)
+        left = piece
+        while left:
+            room = self.room()
+            count = min(len(room), len(left))
+            room[:count] = left[:count]
+            self._filled += count
+            left = left[count:]
+        return len(piece)
+
+    def room(self) -> memoryview:
+        """Where its next bytes belong; empty once it is complete. There must be spares."""
+        if self._filled == len(self._memory) and self.missing_bytes:
+            assert self._spares is not None
+            grown = self._spares.take(min(self._wanted, self._filled * GROWTH))
+            grown[: self._filled] = self._memory
+            self._memory = grown
+        return memoryview(self._memory)[self._filled : self._wanted]
+
+    def filled(self, count: int) -> None:
+        """So many bytes were written to the beginning of ``room``."""
+        self._filled += count
+        assert self._filled <= min(self._wanted, len(self._memory))
+
+    def view(self) -> memoryview:
+        """The complete body, which is the caller's from now on."""
+        assert not self.missing_bytes
+        view = memoryview(self._memory)
+        if self._spares is None:
+            return view
+        self._spares.lend(self._memory)
+        return view[: self._wanted]
