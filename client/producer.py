@@ -110,13 +110,16 @@ class Producer(Generic[K, V]):
         sender = self._sender
         sender.check()
         record = self._record(topic, value, key, partition, timestamp, headers)
-        route = self._routes.get(topic) or await sender.routes.find(topic)
+        route = self._routes.get(topic)
+        if route is None:
+            route = await sender.routes.find(topic)
+            sender.check()
         check_size(route, record.size - RECORD_OVERHEAD_BYTES)
         lane = route.lane(partition, record.key)
         if not self._room.free_for(record.size):
             await self._room.wait(record.size)
+            sender.check()
             lane = route.lane(partition, record.key)
-        sender.check()
         batch, index = sender.append(
             lane, record.value, record.key, record.timestamp, record.headers, record.size
         )
@@ -190,7 +193,7 @@ class Producer(Generic[K, V]):
     ) -> Delivery | None:
         """Take a record at once; None if there is no room or its topic is not known yet."""
         guard = self._guard
-        if get_ident() != guard.thread or guard.running() is not guard.loop:
+        if get_ident() != guard.thread or not guard.running():
             self._sender.check()
         route = self._routes.get(topic)
         if route is None:
@@ -273,7 +276,6 @@ class Producer(Generic[K, V]):
         headers: Headers,
     ) -> UnroutedRecord:
         """The record encoded and checked, whatever its topic allows."""
-        self._sender.check()
         raw_value = encode_value(self._value_codec, value, topic=topic, part="value")
         raw_key = encode_value(self._key_codec, key, topic=topic, part="key")
         if timestamp is None:
