@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 from tailrace.client.cluster import Cluster
 from tailrace.client.events import EventName, Events, Hook
 from tailrace.client.guard import Guard
+from tailrace.client.memory import keep_large_blocks
 from tailrace.client.net import TcpNet
 from tailrace.client.opening import Opening
 from tailrace.client.options import ClientOptions, resolve
@@ -118,6 +119,7 @@ class Client(Opening):
         if self._guard is not None or self._closed:
             raise texts_client.already_closed("Client")
         self._guard = Guard("Client")
+        keep_large_blocks()
         self._tasks = await anyio.create_task_group().__aenter__()
         try:
             await self.cluster.open()
