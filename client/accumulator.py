@@ -24,6 +24,7 @@ from tailrace.protocol.batch import (
     RecordHeaders,
     encode_batch,
     header_seed,
+    is_compressed,
 )
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import TopicMetadata
@@ -32,6 +33,7 @@ from tailrace.protocol.texts import partition_not_found
 
 RECORD_OVERHEAD_BYTES = 16  # what a record costs beside its key, value and headers, at most
 GROWN_BYTES = 1 << 20  # what a batch may grow to while all slots to its leader are taken
+SKIPPED_MAX = 32  # batches that are not compressed after those that did not shrink
 AGE_MAX_S = 0.1  # a batch takes no record that is so much younger than its first
 WINDOW = 5  # batches of one producer whose sequences a partition remembers
 SEQUENCES = 1 << 31
@@ -53,6 +55,33 @@ class Settable(Protocol):
     def set(self) -> None:
         """Wake them."""
         ...
+
+
+class Shrinking:
+    """Whether compressing is worth trying: what did not shrink is let be for a while.
+
+    After each attempt in vain twice as many batches go as they are, 32 at most; one that shrinks
+    ends that. Random or compressed values then cost next to nothing, and a producer whose values
+    change is at most 32 batches late.
+    """
+
+    __slots__ = ("_left", "_pause")
+
+    def __init__(self) -> None:
+        self._pause = 0
+        self._left = 0
+
+    def due(self) -> bool:
+        """Whether this batch is to be compressed; say ``tried`` then what became of it."""
+        if self._left:
+            self._left -= 1
+            return False
+        return True
+
+    def tried(self, shrunk: bool) -> None:
+        """A batch was compressed, or no smaller for it."""
+        self._pause = 0 if shrunk else min(self._pause * 2 or 1, SKIPPED_MAX)
+        self._left = self._pause
 
 
 class PendingBatch:
@@ -141,7 +170,8 @@ class PendingBatch:
     def encode(self, compression: Compression) -> bytes:
         """The bytes of the entry; kept for further attempts."""
         if self.encoded is None:
-            identity = self.lane.identity
+            identity, shrinking = self.lane.identity, self.lane.shrinking
+            wanted = compression != "none" and shrinking.due()
             self.encoded = encode_batch(
                 self.lane.seed,
                 values=self.values,
@@ -151,8 +181,10 @@ class PendingBatch:
                 producer_id=-1 if identity is None else identity.producer_id,
                 producer_epoch=-1 if identity is None else identity.epoch,
                 base_sequence=self.sequence if identity is not None else -1,
-                compression=compression,
+                compression=compression if wanted else "none",
             )
+            if wanted:
+                shrinking.tried(is_compressed(self.encoded))
         return self.encoded
 
     def finish(self, base_offset: int, append_time: int, error: TailraceError | None) -> None:
@@ -187,6 +219,7 @@ class Lane:
         self.leader: str | None = None
         self.window = window
         self.backoff = backoff
+        self.shrinking = Shrinking()
         self.not_before = 0.0  # pause after a refusal
         self.refusal: TailraceError | None = None  # which that is
         self.open: PendingBatch | None = None  # takes records; the last of ``waiting``
@@ -387,7 +420,12 @@ class TopicRoute:
 
     def turn(self, left: Lane) -> None:
         """A batch left ``left``: keyless records go to the next partition that has a leader."""
-        if left is self.sticky:
-            number = left.partition
-            others = self.lanes[number + 1 : self.partition_count] + self.lanes[: number + 1]
-            self.sticky = next((lane for lane in others if lane.leader is not None), others[0])
+        if left is not self.sticky:
+            return
+        number = left.partition + 1
+        self.sticky = self.lanes[number % self.partition_count]  # if nobody has a leader
+        for place in range(number, number + self.partition_count):
+            lane = self.lanes[place % self.partition_count]
+            if lane.leader is not None:
+                self.sticky = lane
+                return

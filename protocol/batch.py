@@ -76,6 +76,7 @@ __all__ = [
     "encode_entry",
     "header_ok",
     "header_seed",
+    "is_compressed",
     "parse_header",
     "patch",
     "payload_ok",
@@ -87,6 +88,7 @@ _CHECKED = Struct(">HBBQqqiibI")  # bytes 4 to 44
 _PAYLOAD_HEAD = Struct(">hiqqqhii")  # bytes 45 to 84
 _PATCH_TIME_AND_OFFSET = Struct(">qq")  # at 16
 _PATCH_EPOCH = Struct(">i")  # at 36
+_ATTRIBUTES_LOW = PAYLOAD_FROM + 1  # the low byte of the attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +285,11 @@ def encode_entry(
     )
     header_check = xxh32_intdigest(checked, seed).to_bytes(CHECKED_FROM)
     return b"".join((header_check, checked, payload_head, section))
+
+
+def is_compressed(entry: Buffer) -> bool:
+    """Whether the records section of this batch is: the header must be there."""
+    return bool(entry[_ATTRIBUTES_LOW] & ATTRIBUTE_COMPRESSION)
 
 
 def decode_columns(entry: Buffer, header: BatchHeader) -> Columns:

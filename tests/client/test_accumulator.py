@@ -2,10 +2,10 @@
 
 from random import Random
 
-from tailrace.client.accumulator import Identity, Lane, PendingBatch
+from tailrace.client.accumulator import SKIPPED_MAX, Identity, Lane, PendingBatch
 from tailrace.client.retry import Backoff
 from tailrace.protocol import texts
-from tailrace.protocol.batch import decode_columns, parse_header
+from tailrace.protocol.batch import decode_columns, is_compressed, parse_header
 from tailrace.protocol.errors import TailraceError
 
 GAP = texts.out_of_order_sequence("t", 0, producer_id=1, epoch=0, sequence=9, expected=0)
@@ -167,3 +167,42 @@ def test_columns_that_begin_late_are_filled_up_from_the_start() -> None:
         [("h", b"x")],
         [],
     ]
+
+
+def compressed(lane: Lane, values: list[bytes]) -> list[bool]:
+    """Which batches of one value each are."""
+    found: list[bool] = []
+    for number, value in enumerate(values):
+        batch = lane.start_batch(number, 0.0, 1_000)
+        batch.add(value, None, 5, (), len(value))
+        lane.open = None
+        found.append(is_compressed(batch.encode("lz4")))
+    return found
+
+
+def test_values_that_shrink_are_compressed_each_time() -> None:
+    lane, _ = lane_of(0)
+    assert all(compressed(lane, [b"a" * 1_000] * 50))
+
+
+def test_what_did_not_shrink_is_let_be_for_ever_longer_but_never_for_good() -> None:
+    lane, _ = lane_of(0)
+    random = Random(1).randbytes
+    tries: list[int] = []
+    for number in range(200):
+        if lane.shrinking.due():
+            tries.append(number)
+            lane.shrinking.tried(False)
+    assert tries == [0, 2, 5, 10, 19, 36, 69, 102, 135, 168]
+
+    lane, _ = lane_of(0)
+    assert not any(compressed(lane, [random(1_000)] * 20))
+    late = compressed(lane, [b"a" * 1_000] * (2 * SKIPPED_MAX))
+    assert late.index(True) <= SKIPPED_MAX
+    assert all(late[late.index(True) :]), "from then on each is tried again"
+
+
+def test_nothing_is_tried_where_nothing_shall_be_compressed() -> None:
+    lane, (batch,) = lane_of(1)
+    batch.encode("none")
+    assert compressed(lane, [b"a" * 1_000]) == [True]
