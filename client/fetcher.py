@@ -41,7 +41,8 @@ from tailrace.protocol.units import format_count
 if TYPE_CHECKING:
     from tailrace.client.client import Client
 
-PARTITION_BYTES_MAX = 1 << 20  # of one answer
+PARTITION_BYTES_MAX = 2 << 20  # of one answer; and of what waits when the next is asked for
+PARTITION_BYTES_MIN = 1 << 20  # that, where many partitions share an answer
 REQUESTS_MAX = 4  # to one broker at a time
 LAST_WAIT_S = 0.1  # the wait of the last of them
 QUIET_TIMES = (1, 4, 12)  # as long a wait after none, one, several in vain
@@ -208,7 +209,7 @@ class Fetcher:
         self.pump()
 
     def _request(self, question: _Question) -> FetchRequest:
-        each = min(PARTITION_BYTES_MAX, question.bytes_max)
+        each = partition_bytes(question.bytes_max, len(question.buffers))
         return FetchRequest(
             wait_ms=int(question.wait_s * 1000),
             bytes_min=1,
@@ -455,3 +456,13 @@ class Fetcher:
                 self._found([b for b in led if b.topic_id == known.topic_id], known)
         if self._wanting:
             self.pump()
+
+
+def partition_bytes(bytes_max: int, partitions: int) -> int:
+    """How much of each partition an answer of ``bytes_max`` may bring.
+
+    As much as two large batches where there is room for it: every answer costs a round trip, of
+    which both sides wake up. More than 2 MiB no longer fits into the caches.
+    """
+    share = min(PARTITION_BYTES_MAX, bytes_max // partitions)
+    return min(bytes_max, max(PARTITION_BYTES_MIN, share))
