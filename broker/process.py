@@ -13,6 +13,7 @@ graceful stop, 1 failed to start or forced, 2 configuration, 7 storage failure.
 """
 
 import errno
+import gc
 import logging
 import os
 import signal
@@ -124,6 +125,7 @@ class Process:
                     return  # ended before it was ready, so that it never said that it is
                 raise
             self._ready = True
+            gc.freeze()  # most of it stays: to go through it again and again takes 0.1 s each time
             self._announce(ready)
             nursery.start_soon(self._tell_ready, ready)
 
