@@ -114,6 +114,8 @@ class Intake:
         """Write what came, and return when it is as durable as it has to be. T093."""
         held: list[Followed] = []
         written: dict[Followed, int] = {}
+        if self._catch_up is not None:
+            await self._node.flusher.give_way()
         try:
             plans = await self._plan(batches, held)
             await self._begin_epochs(plans)

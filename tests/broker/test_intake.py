@@ -8,6 +8,7 @@ from unittest.mock import patch
 import trio
 
 from tailrace.broker import intake
+from tailrace.broker.flusher import Flusher
 from tailrace.broker.followed import Followed, FollowedSet
 from tailrace.broker.isr_keeper import IsrKeeper
 from tailrace.broker.partition import Partition
@@ -78,3 +79,30 @@ def test_a_copy_that_falls_behind_before_it_is_in_sync_catches_up_again() -> Non
 def nobody(_: IsrKeeper, due: Iterable[Partition]) -> Iterable[Partition]:
     """Joins or leaves an in-sync set."""
     return []
+
+
+def test_only_what_catches_up_gives_way_to_rounds_of_sync() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await cluster.send("orders", b"a", b"b")
+        late = others(cluster, "orders")[0]
+        await cluster.kill(late)
+        await cluster.send("orders", b"c")
+        assert gave_way == 0
+        cluster.machine(late).platter.wipe()
+        await cluster.start(late)
+        await in_sync(cluster, "orders")
+        assert gave_way > 0
+        before = gave_way
+        await cluster.send("orders", b"d")
+        assert gave_way == before
+
+    gave_way, real = 0, Flusher.give_way
+
+    async def counted(flusher: Flusher) -> None:
+        nonlocal gave_way
+        gave_way += 1
+        await real(flusher)
+
+    with patch.object(Flusher, "give_way", counted):
+        clustered(main)
