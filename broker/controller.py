@@ -11,6 +11,7 @@ compared in every transaction, so one that was replaced without knowing changes 
   then the store was away, or everybody has just started, and the others have ``GRACE_S`` to come.
 - What is not urgent waits until no broker has come or gone for ``CALM_S``: giving partitions back
   to preferred leaders, a few a second, and more copies for topics that asked for "auto" (D18).
+  A broker is given none within ``SETTLE_S`` of the last copy that was in sync again.
   Brokers an operator wants to be rid of lose their copies at once, as fast as others fill them.
 
 What operators want is in the store: targets in the topics' records, keys below ``drains/``.
@@ -42,6 +43,7 @@ log = logging.getLogger("tailrace.broker.controller")
 TICK_S = 1.0  # between looks, if nothing else happens
 GRACE_S = 2.0
 CALM_S = 10.0
+SETTLE_S = 5.0  # by then the disk has what was copied, and a new epoch's first sync is short
 LEADERS_MAX = 25  # different new leaders in a transaction: etcd allows 128 compares (R18)
 
 Membership = tuple[object, ...]
@@ -72,6 +74,8 @@ class Controller:
         self._members: Membership = ()
         self._calm_at = 0.0
         self._balance_at = 0.0
+        self._noted = ClusterView()
+        self._joined_at: dict[str, float] = {}  # when a broker was last in sync again somewhere
         self._planned: tuple[int, Membership, bool] | None = None  # what targets were made of
         self._catalog = Catalog()
         self._settled: ClusterView | None = None  # nothing of it is due, nor will be with time
@@ -125,6 +129,9 @@ class Controller:
         )
         if members != self._members:
             self._members, self._calm_at = members, now + CALM_S
+        for who in decisions.joined(self._noted, view):
+            self._joined_at[who] = now
+        self._noted = view
 
     async def _campaign(self, view: ClusterView) -> None:
         lease = self._session.lease
@@ -142,7 +149,8 @@ class Controller:
         spared = self._spared(view) if now < self._grace_until else frozenset[str]()
         calm = now >= self._calm_at
         rested = calm and now >= self._balance_at
-        changes = decide(view, self._min_isr, spared=spared, calm=rested)
+        settling = frozenset(one for one, at in self._joined_at.items() if now < at + SETTLE_S)
+        changes = decide(view, self._min_isr, spared=spared, settling=settling, calm=rested)
         if any(one.reason == "failover" for one in changes):
             self._calm_at = now + CALM_S
         if any(one.reason == "balance" for one in changes):
@@ -152,7 +160,7 @@ class Controller:
         else:
             self._tell_leaderless(view)
         await self._plan(view, calm=calm)
-        if rested and not changes and not spared:
+        if rested and not changes and not spared and not settling:
             self._settled = view
 
     def _min_isr(self, topic: Topic) -> int | None:

@@ -5,7 +5,8 @@ key, and on the registration of a leader that is new (R6, R13): a view that is o
 
 In this order: partitions whose leader is gone, and dead members of an ISR; steps of reassignments,
 of which only so many may fill copies at once; leaders that are not the preferred ones, a few at a
-time, when the cluster has been calm, and none to a broker that has copies to fill still.
+time, when the cluster has been calm, and none to a broker that has copies to fill still, or had
+just now: each of them has a disk to wait for, and everybody reads the metadata once more.
 """
 
 from collections.abc import Iterator
@@ -38,18 +39,19 @@ def decide(
     min_isr: MinIsr,
     *,
     spared: frozenset[str] = frozenset(),
+    settling: frozenset[str] = frozenset(),
     calm: bool = True,
 ) -> list[Change]:
     """All changes that are due.
 
-    ``spared``: brokers that are not registered and are not taken for dead yet. ``calm``: whether
-    leaders may be moved for balance.
+    ``spared``: brokers that are not registered and are not taken for dead yet. ``settling``: those
+    that came into in-sync sets just now. ``calm``: whether leaders may be moved for balance.
     """
     alive, fine = _Living(view, spared), view.brokers.keys() | spared
     urgent: list[Change] = []
     moves: list[Change] = []
     others: list[tuple[PartitionId, Leadership, Target]] = []
-    filling, catching_up = 0, set[str]()
+    filling, catching_up = 0, set(settling)
     for where, one in view.leaderships.items():
         topic = view.catalog.by_id.get(where[0])
         if topic is None:
@@ -68,6 +70,19 @@ def decide(
     steps = list(_steps(view, others, max(0, FILLING_MAX - filling)))
     moves = [move for move in moves if move.new_leader not in catching_up]
     return [*urgent, *steps, *moves[:BALANCE_MAX]]
+
+
+def joined(before: ClusterView, view: ClusterView) -> set[str]:
+    """Brokers that came into the in-sync set of a partition since."""
+    if view is before:
+        return set()
+    return {
+        who
+        for where, one in view.leaderships.items()
+        if (known := before.leaderships.get(where)) is not None and known is not one
+        for who in one.isr
+        if who not in known.isr
+    }
 
 
 def leaderless(view: ClusterView) -> list[PartitionId]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from tailrace.broker.catalog import Catalog, Leadership, Topic, new_topic
 from tailrace.broker.cluster_view import ClusterView
 from tailrace.broker.controller import LEADERS_MAX, transactions
-from tailrace.broker.decisions import BALANCE_MAX, FILLING_MAX, Change, decide, leaderless
+from tailrace.broker.decisions import BALANCE_MAX, FILLING_MAX, Change, decide, joined, leaderless
 from tests.broker.test_placement import broker
 
 ID = bytes(15) + b"t"
@@ -112,6 +112,14 @@ def test_leaders_are_moved_for_balance_a_few_at_a_time_and_only_in_peace() -> No
     assert told(decide(there, auto)) == [(n, "balance", "a") for n in range(BALANCE_MAX)]
     assert decide(there, auto, calm=False) == []
     assert decide(replace(there, draining=frozenset("a")), auto) == []
+
+
+def test_no_leader_goes_back_to_a_broker_that_came_into_sync_just_now() -> None:
+    there = view([led("b"), led("c")])
+    assert joined(view([led("b", isr="bc"), led("c")]), there) == {"a"}
+    assert joined(there, there) == joined(ClusterView(), there) == set()  # not a new topic
+    assert decide(there, auto, settling=frozenset("a")) == []
+    assert len(decide(there, auto, settling=frozenset("bc"))) == 2
 
 
 def test_no_leader_goes_back_to_a_broker_that_has_copies_to_fill_still() -> None:
