@@ -17,8 +17,10 @@ from tailrace.broker.timers import Timers
 
 log = logging.getLogger("tailrace.broker.followed")
 
-REST_MIN_S, REST_MAX_S = 0.05, 2.0  # of a partition that cannot go on; longer each time
-TOLD_AFTER = 5  # of these, which a change of the leader may take
+# Of a partition that cannot go on; twice as long each time. Briefly at first: often the new leader
+# only hears of it some milliseconds after its followers, while producers wait for these.
+REST_MIN_S, REST_MAX_S = 0.005, 2.0
+TOLD_AFTER = 9  # of these, 2 s, which a change of the leader may take
 UNASKED = -1
 
 
