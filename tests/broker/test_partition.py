@@ -343,6 +343,9 @@ class Copier:
     def moved(self, partition: Partition) -> None:
         self.heard.append("moved")
 
+    def contradicted(self, partition: Partition, broker_id: str) -> None:
+        self.heard.append(f"contradicted {broker_id}")
+
 
 @pytest.fixture
 def leading(bench: Bench) -> Bench:
@@ -431,6 +434,21 @@ def test_followers_that_wait_hear_of_appends_and_of_the_watermark(leading: Bench
     assert copier.heard == ["written", "moved"]
     leading.partition.step_down()
     assert copier.heard[2:] == ["written"]
+
+
+def test_a_follower_that_says_it_has_less_is_asked_anew_over_its_other_connections(
+    leading: Bench,
+) -> None:
+    copier = Copier()
+    leading.partition.park_copier(copier)
+    leading.send(values(b"a", b"b"))
+    leading.sync()
+    leading.partition.observe("n2", 5, asks(2, 2), 1.0)
+    leading.partition.observe("n2", 5, asks(2, 2), 1.0)
+    assert copier.heard == ["written"]
+    leading.partition.observe("n2", 5, asks(2, 1), 1.0)
+    leading.partition.observe("n2", 5, asks(0, 0), 1.0)
+    assert copier.heard[1:] == ["contradicted n2", "contradicted n2"]
 
 
 def test_a_follower_is_told_of_what_it_does_not_know_once(leading: Bench) -> None:
