@@ -41,6 +41,10 @@ PULSE_S = 0.5  # how often the event loop is felt
 FORCED_S = 3.0  # for what is left of a broker that was told to end at once
 READY_EVERY_S = 0.05  # how often a broker that serves looks whether /readyz says so too
 SHOWN_MAX = 1_000  # tasks, and open requests, in one line of the log
+# Objects that came and did not go until the garbage collector looks at the newest, and how often it
+# does until it looks further. With Python's 700, requests in hand of 100 connections were looked at
+# every 20 ms, 4 % of the processor time; all there is is not gone through for nothing every second.
+GARBAGE_FROM = (5_000, 10, 200)
 EXIT_CODES = frozenset((EXIT_FAILED, EXIT_USAGE, EXIT_STORAGE))
 MAY_PASS = (
     *(errno.EADDRINUSE, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE),
@@ -125,6 +129,7 @@ class Process:
                     return  # ended before it was ready, so that it never said that it is
                 raise
             self._ready = True
+            gc.set_threshold(*GARBAGE_FROM)
             gc.freeze()  # most of it stays: to go through it again and again takes 0.1 s each time
             self._announce(ready)
             nursery.start_soon(self._tell_ready, ready)
