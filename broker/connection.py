@@ -128,6 +128,8 @@ class Connection:
 
     def overdue(self, now: float) -> str | None:
         """Why the connection must be closed, if it must."""
+        if self._calls and not self._out_bytes and self.pulse.rests(now):
+            return None  # most of them, most of the time: each second of every connection counts
         return self.pulse.overdue(
             now,
             waiting=bool(self._calls),

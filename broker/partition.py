@@ -281,6 +281,8 @@ class Partition(LocalCopy):
 
     def expire(self, now: float) -> bool:
         """Give up on batches that are not committed in their time; whether there were any."""
+        if not self._unacked:
+            return False
         late = [one for one in self._unacked if one[1].deadline <= now]
         for one in late:
             self._unacked.remove(one)

@@ -46,6 +46,12 @@ class Pulse:
         """A frame is complete; what is missing from here on is another one's."""
         self._missing_bytes = 0
 
+    def rests(self, now: float) -> bool:
+        """Whether nothing is owed by the peer: no hello, no frame. To be asked where answers to it
+        are still to come, and none waits to be taken."""
+        self._stalled_at = now
+        return self.greeted and not self._missing_bytes
+
     def overdue(
         self, now: float, *, waiting: bool, unsent_bytes: int, sent_bytes: int
     ) -> str | None:

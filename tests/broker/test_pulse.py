@@ -90,3 +90,17 @@ def test_answers_not_taken_are_overdue_but_a_slow_reader_is_not() -> None:
         stalled_from + WRITE_STALL_S + 1, waiting=False, unsent_bytes=10_000, sent_bytes=9
     )
     assert reason is not None
+
+
+def test_who_waits_for_answers_rests_unless_it_owes_something() -> None:
+    pulse = Pulse(0.0, 600.0)
+    assert not pulse.rests(1.0), "no hello yet"
+    pulse.greeted = True
+    pulse.waits(1.0, 0)
+    assert pulse.rests(60.0)
+    # Being looked at in this way counts as taking: what waits to be taken from now on is not late.
+    assert pulse.overdue(61.0, waiting=True, unsent_bytes=9, sent_bytes=0) is None
+    assert pulse.overdue(89.0, waiting=True, unsent_bytes=9, sent_bytes=0) is None
+    assert pulse.overdue(91.0, waiting=True, unsent_bytes=9, sent_bytes=0) is not None
+    pulse.waits(91.0, 10)
+    assert not pulse.rests(92.0), "a frame has begun"
