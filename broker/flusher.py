@@ -41,6 +41,7 @@ AHEAD_CHUNK_BYTES = 262_144  # written and synced at once: what somebody may hav
 AGAIN_S = 0.1  # after a sync that could not be begun
 GIVE_WAY_S = 0.005  # a sync of most disks takes less
 AHEAD_IDLE_S = 0.01  # without a write, before the disk counts as idle
+AHEAD_LOOK_S_MAX = 0.08  # between looks whether it is; each wakes up the broker
 
 _WAITING = {"event": "storage.waits", "code": None}
 
@@ -142,11 +143,14 @@ class Flusher:
         """Write zeros ahead where they are short, as long as nobody wants the disk."""
         while True:
             await self._ahead_bell.wait()
+            again_s = AHEAD_IDLE_S
             while self._ahead:
                 idle_at = self._written_at + AHEAD_IDLE_S
                 if self._dirty or self._syncing or trio.current_time() < idle_at:
-                    await trio.sleep(AHEAD_IDLE_S)
+                    await trio.sleep(again_s)
+                    again_s = min(2 * again_s, AHEAD_LOOK_S_MAX)
                     continue
+                again_s = AHEAD_IDLE_S
                 partition = next(iter(self._ahead))
                 if (
                     not _is_there(partition)
