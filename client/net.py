@@ -13,6 +13,7 @@ import itertools
 import os
 import socket
 import ssl
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -178,6 +179,7 @@ class TcpTransport:
                 failures.append(error)
             self._stop_reading()
 
+        _name_the_library()
         self._ended = anyio.Event()
         self._unregister = partial(loop.remove_reader, self._sock.fileno())
         loop.add_reader(self._sock.fileno(), ready)
@@ -328,6 +330,17 @@ class TlsTransport:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
+
+
+def _name_the_library() -> None:
+    """Have anyio work in callbacks that are registered from here on.
+
+    It asks sniffio, where that is installed, which finds asyncio by its current task. A callback
+    has none; ``anyio.run`` says it for all that runs in it, ``asyncio.run`` does not.
+    """
+    sniffio: Any = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set("asyncio")
 
 
 def _view(buffer: Buffer) -> memoryview:

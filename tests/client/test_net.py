@@ -1,5 +1,6 @@
 """Real sockets on loopback: TCP and TLS, under both event loops."""
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -146,6 +147,27 @@ def test_what_a_step_raises_reaches_whoever_waits(run: Run) -> None:
             transport.close()
 
     run(main)
+
+
+def test_a_step_may_use_anyio_where_asyncio_itself_was_run() -> None:
+    def talk(sock: socket.socket) -> None:
+        sock.sendall(b"hello")
+
+    async def main() -> None:
+        with serving(talk, None) as port:
+            transport = await TcpNet().connect("localhost", port, None)
+            assert isinstance(transport, TcpTransport)
+            made: list[object] = []
+
+            def step() -> bool:
+                made.extend((anyio.Event(), anyio.CancelScope()))
+                return False
+
+            await transport.each_readable(step)
+            assert len(made) == 2
+            transport.close()
+
+    asyncio.run(main())
 
 
 def test_a_step_may_close_what_it_reads_from(run: Run) -> None:
