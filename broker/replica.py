@@ -255,6 +255,9 @@ class Replica:
             return None
         current = self.leadership
         self._watched_since = min(self._watched_since, now)
+        alone = not self.followers and current.isr == (current.leader,) and not current.elr
+        if alone and not self._doubtful:
+            return None  # nobody to come or to go: looked at for every partition of a lone broker
         removed = tuple(one for one in current.isr if self._late(one, now - lag_max))
         added = {
             broker_id: follower.broker_epoch
