@@ -392,7 +392,7 @@ class TopicRoute:
         self.lanes: list[Lane] = []
         self._new_lane = new_lane
         self.update(topic)
-        self.sticky = self.lanes[0]  # where keyless records go until its batch leaves
+        self.sticky: Lane = self.lanes[0]  # where keyless records go until its batch leaves
 
     def update(self, topic: TopicMetadata) -> None:
         """Take in newer metadata: leaders, more partitions, another topic under the name."""

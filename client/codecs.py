@@ -105,7 +105,8 @@ def encode_column(
     """The bytes of many; the first that cannot be encoded raises EncodeError T061."""
     if codec.decode is None:
         taken = list(values)
-        if set(map(type, taken)) <= _BYTES_OR_NONE:
+        kinds = list(map(type, taken))  # counting is half of what a set of them costs
+        if kinds.count(bytes) == len(kinds) or set(kinds) <= _BYTES_OR_NONE:
             return cast("list[bytes | None]", taken)
     return [encode_value(codec, value, topic=topic, part=part) for value in values]
 

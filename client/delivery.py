@@ -6,15 +6,18 @@ Nothing here is per record until somebody looks: a ``Delivery`` is two reference
 
 import copy
 from bisect import bisect_right
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import anyio
 
 from tailrace.client.accumulator import PendingBatch
 from tailrace.client.records import RecordMetadata
 from tailrace.protocol.errors import TailraceError
+
+_new: Callable[[Any], Any] = object.__new__
+_WAITS = False  # a generator has a ``yield``, if it never gets there
 
 
 def metadata_of(batch: PendingBatch, index: int) -> RecordMetadata:
@@ -77,9 +80,8 @@ class Unrouted:
         await self.event.wait()
 
 
-@dataclass(frozen=True, slots=True)
-class UnroutedRecord:
-    """As it was given, encoded."""
+class UnroutedRecord(NamedTuple):
+    """As it was given, encoded. A tuple, as one is made for each send."""
 
     value: bytes | None
     key: bytes | None
@@ -119,14 +121,29 @@ class Delivery:
 class Accepted:
     """What ``enqueue`` returns when there was room: awaiting it gives the Delivery at once."""
 
-    __slots__ = ("_delivery",)
+    __slots__ = ("delivery",)
 
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
+    delivery: Delivery
 
     def __await__(self) -> Generator[Any, None, Delivery]:
-        yield from ()
-        return self._delivery
+        if _WAITS:
+            yield
+        return self.delivery
+
+
+def delivery_of(batch: PendingBatch, index: int) -> Delivery:
+    """``Delivery(batch, index)`` in half the time: one for every record that is enqueued."""
+    delivery: Delivery = _new(Delivery)
+    delivery.batch = batch
+    delivery.index = index
+    return delivery
+
+
+def accepted(delivery: Delivery) -> Accepted:
+    """The same for what ``enqueue`` returns."""
+    one: Accepted = _new(Accepted)
+    one.delivery = delivery
+    return one
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,12 @@ import anyio.lowlevel
 from tailrace.client.accumulator import RECORD_OVERHEAD_BYTES
 from tailrace.client.codecs import BoundCodec, CodecSpec, bind, encode_column, encode_value
 from tailrace.client.delivery import (
-    Accepted,
     Delivery,
     Piece,
     SentRecords,
     UnroutedRecord,
+    accepted,
+    delivery_of,
     fresh,
     metadata_of,
     settled,
@@ -148,7 +149,7 @@ class Producer(Generic[K, V]):
             self._turn_calls -= 1
             delivery = self._accept(topic, value, key, partition, timestamp, headers)
             if delivery is not None:
-                return Accepted(delivery)
+                return accepted(delivery)
         return self._enqueue(topic, value, key, partition, timestamp, headers)
 
     def enqueue_nowait(
@@ -230,7 +231,7 @@ class Producer(Generic[K, V]):
             batch = self._sender.batch_for(lane, size)
             self._sender.soon(lane)
         room.used += size
-        return Delivery(batch, batch.add(data, raw_key, timestamp, headers, size))
+        return delivery_of(batch, batch.add(data, raw_key, timestamp, headers, size))
 
     async def _enqueue(
         self,
