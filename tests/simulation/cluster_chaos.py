@@ -31,6 +31,7 @@ from tailrace.simulation.walls import (
     ring,
 )
 from tailrace.simulation.world import SESSION_S, Common, SimNode
+from tests.simulation.cluster_epochs import EpochChaos
 from tests.simulation.cluster_joins import JoinChaos
 
 PERIOD_S = 8.0
@@ -83,7 +84,10 @@ class ClusterChaos:
             "full": self._fill,
             "clock": self._clock,
         }
-        self._joins = JoinChaos(cluster, seeded(cluster.seed, "joins"), self._rests, self.struck)
+        self._chains = (
+            JoinChaos(cluster, seeded(cluster.seed, "joins"), self._rests, self.struck),
+            EpochChaos(cluster, seeded(cluster.seed, "rack"), self._rests, self.struck),
+        )
         # A swarm: half of the kinds, another half for each seed.
         self.kinds = {kind: strike for kind, strike in kinds.items() if rng.random() < 0.5}
 
@@ -93,8 +97,9 @@ class ClusterChaos:
             for node in self.nodes:
                 nursery.start_soon(self._attend, node)
             async with trio.open_nursery() as striking:
-                if self._joins.on:
-                    striking.start_soon(self._joins.run)
+                for chain in self._chains:
+                    if chain.on:
+                        striking.start_soon(chain.run)
                 while trio.current_time() < end:
                     period = min(end, trio.current_time() + self.rng.uniform(0.5, 1.5) * PERIOD_S)
                     if self.rng.random() < QUIET:
