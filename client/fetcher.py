@@ -16,7 +16,7 @@ resume calls ``pump`` again. Invariants:
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import anyio
@@ -47,6 +47,7 @@ REQUESTS_MAX = 4  # to one broker at a time
 LAST_WAIT_S = 0.1  # the wait of the last of them
 QUIET_TIMES = (1, 4, 12)  # as long a wait after none, one, several in vain
 QUIET_WAIT_S = 60.0  # at most then
+CROWDED_FROM = 4  # requests on the connection that all consumers of a client share
 _LEADER_CHANGED = ("T001", "T010", "T032", "T033", "T034", "T037", "T045", "T100")
 _log = logging.getLogger("tailrace.client")
 
@@ -192,6 +193,9 @@ class Fetcher:
         clock, cluster = self._client.clock, self._client.cluster
         try:
             channel = await cluster.channel(question.broker, "fetch")
+            if channel.in_flight >= CROWDED_FROM:  # it takes few: do not hold up the others
+                wait_s = min(question.wait_s, self._options.wait_s)
+                question = replace(question, wait_s=wait_s)
             began = clock.now()
             with cluster.owing(question.broker, question.wait_s):
                 response, body = await channel.request(

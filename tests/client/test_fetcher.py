@@ -7,7 +7,7 @@ import pytest
 
 from tailrace.client.client import Client
 from tailrace.client.consumer import Consumer
-from tailrace.client.fetcher import partition_bytes
+from tailrace.client.fetcher import CROWDED_FROM, partition_bytes
 from tailrace.protocol import texts
 from tailrace.protocol.errors import CorruptBatch, OffsetOutOfRange, TopicNotFound
 from tailrace.protocol.shapes import TopicPartition
@@ -315,6 +315,39 @@ def test_consumer_that_waited_in_vain_waits_longer_until_something_comes(
             here.fetch.parked.append(await parked())
             assert here.fetch.fetched[-1].wait_ms == 2
             here.fetch.append(topic, [b"b"])
+
+    run(main)
+
+
+def test_few_consumers_of_a_client_wait_longer_as_they_share_its_connection(
+    run: Run, here: FetchWorld
+) -> None:
+    topic = here.fetch.create("orders")
+    count = CROWDED_FROM + 2
+
+    async def read(client: Client) -> None:
+        async with client.consumer("orders", fetch_wait=0.002) as consumer:
+            assert await take(consumer, 1) == [b"a"]
+
+    async def all_parked() -> list[int]:
+        for _ in range(10_000):
+            if len(here.fetch.parked) == count:
+                break
+            await anyio.lowlevel.checkpoint()
+        messages: list[Any] = [request.message for _, request in here.fetch.parked]
+        return sorted(one.wait_ms for one in messages)
+
+    async def main() -> None:
+        async with here.client() as client, anyio.create_task_group() as tasks:
+            for _ in range(count):
+                tasks.start_soon(read, client)
+            for _ in range(4):
+                await anyio.sleep((await all_parked())[-1] / 1000)
+                here.fetch.eager = True
+                here.fetch.wake()
+                here.fetch.eager = False
+            assert await all_parked() == [2, 2, *[24] * CROWDED_FROM]
+            here.fetch.append(topic, [b"a"])
 
     run(main)
 
