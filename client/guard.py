@@ -39,6 +39,15 @@ def running_loop_getter() -> Callable[[], object]:
     return cast(Callable[[], object], vars(events)["_get_running_loop"])
 
 
+def own_asyncio_loop() -> Any:
+    """The asyncio loop that whoever asks works in; None in a task of trio, also where an asyncio
+    loop of this thread waits for all of it (``trio.run`` in a notebook's cell)."""
+    trio: Any = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return None
+    return running_loop_getter()()
+
+
 class Guard:
     """Lets pass the loop it was made in, until ``close``."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
-from tailrace.client.guard import running_loop_getter
+from tailrace.client.guard import own_asyncio_loop
 
 
 class LoopCalls:
@@ -18,7 +18,7 @@ class LoopCalls:
     def __init__(self) -> None:
         self.thread = get_ident()  # the one the loop runs in
         self.ended = False  # the loop has, as far as is known
-        loop: Any = running_loop_getter()()
+        loop = own_asyncio_loop()
         if loop is None:
             trio: Any = sys.modules["trio"]  # it runs here, so somebody has imported it
             token = trio.lowlevel.current_trio_token()

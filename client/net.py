@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.lowlevel
 
-from tailrace.client.guard import running_loop_getter
+from tailrace.client.guard import own_asyncio_loop
 from tailrace.protocol.seams import Buffer
 
 _GATHER_MAX = 64  # buffers per sendmsg; the kernel's limit is 1,024
@@ -163,7 +163,9 @@ class TcpTransport:
         registered once, which makes half of what a small answer costs. Raises what ``step``
         raises, and as ``receive`` once the transport is closed. Cancelled: it is not called again.
         """
-        loop: Any = running_loop_getter()()
+        if self._closed:  # before anybody came to read: it may be no socket any more
+            raise _closed_here()
+        loop = own_asyncio_loop()
         if loop is None:  # trio
             await self._wait(anyio.wait_readable)
             while step():

@@ -33,9 +33,9 @@ class Spares:
         """At least ``size`` bytes with any content, at most half as much more that nobody uses."""
         if size < KEPT_BYTES_MIN:
             return bytearray(size)
-        for memory in self._lent:
+        for place, memory in enumerate(self._lent):
             if size <= len(memory) <= size + size // 2 + _ROUND_BYTES and _unused(memory):
-                self._lent.remove(memory)
+                del self._lent[place]  # not ``remove``: it compares contents
                 self._bytes -= len(memory)
                 return memory
         return bytearray(-(-size // _ROUND_BYTES) * _ROUND_BYTES)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import anyio
 import pytest
+import trio
 import trustme
 
 from tailrace.client.net import TcpNet, TcpTransport, reason_of
@@ -187,6 +188,41 @@ def test_a_step_may_close_what_it_reads_from(run: Run) -> None:
                 await transport.each_readable(step)
 
     run(main)
+
+
+def test_one_that_was_closed_before_anybody_came_to_read_says_so(run: Run) -> None:
+    async def main() -> None:
+        with serving(echo, None) as port:
+            transport = await TcpNet().connect("localhost", port, None)
+            assert isinstance(transport, TcpTransport)
+            transport.close()
+            with pytest.raises(ConnectionAbortedError):
+                await transport.each_readable(lambda: False)
+
+    run(main)
+
+
+def test_trio_reads_by_itself_where_asyncio_waits_for_all_of_it() -> None:
+    async def read(port: int) -> None:
+        transport = await TcpNet().connect("localhost", port, None)
+        assert isinstance(transport, TcpTransport)
+        transport.send_nowait(b"hello")
+        came: list[bytes] = []
+
+        def step() -> bool:
+            came.append(transport.receive_nowait(10) or b"")
+            return False
+
+        with trio.fail_after(5):
+            await transport.each_readable(step)
+        assert came == [b"hello"]
+        transport.close()
+
+    async def cell(port: int) -> None:  # of a notebook
+        trio.run(read, port)
+
+    with serving(echo, None) as port:
+        asyncio.run(cell(port))
 
 
 @pytest.mark.parametrize("way", ["close", "cancel"])

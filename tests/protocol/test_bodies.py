@@ -105,6 +105,18 @@ def test_a_body_takes_no_memory_of_twice_its_size() -> None:
     assert spares.take(MIB // 2) is not large
 
 
+def test_memory_in_use_is_not_taken_for_another_with_the_same_content() -> None:
+    spares = Spares()
+    used, free = spares.take(MIB), spares.take(MIB)
+    held = memoryview(used)
+    spares.lend(used)
+    spares.lend(free)
+    assert spares.take(MIB) is free
+    assert spares.take(MIB) is not free
+    held.release()
+    assert spares.take(MIB) is used
+
+
 def test_spares_keep_so_much_and_no_more() -> None:
     spares = Spares()
     lent = [spares.take(MIB) for _ in range(KEPT_BYTES_MAX // MIB + 3)]
