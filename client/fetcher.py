@@ -41,8 +41,8 @@ from tailrace.protocol.units import format_count
 if TYPE_CHECKING:
     from tailrace.client.client import Client
 
-PARTITION_BYTES_MAX = 2 << 20  # of one answer; and of what waits when the next is asked for
-PARTITION_BYTES_MIN = 1 << 20  # that, where many partitions share an answer
+PARTITION_BYTES_MAX = 1 << 20  # of one answer: no broker gives more
+WAITING_BYTES_MAX = 2 << 20  # of a partition, when more of it is asked for
 REQUESTS_MAX = 4  # to one broker at a time
 LAST_WAIT_S = 0.1  # the wait of the last of them
 QUIET_TIMES = (1, 4, 12)  # as long a wait after none, one, several in vain
@@ -126,7 +126,7 @@ class Fetcher:
 
     def consider(self, buffer: PartitionBuffer) -> None:
         """Some of it was taken, or it was sought or resumed: it may want more now."""
-        if buffer.wants(PARTITION_BYTES_MAX):
+        if buffer.wants(WAITING_BYTES_MAX):
             self._wanting[buffer] = None
         if self._wanting:
             self.pump()
@@ -139,7 +139,7 @@ class Fetcher:
         by_broker: dict[tuple[str, str | None], list[PartitionBuffer]] = {}
         for buffer in list(self._wanting):
             served_by = buffer.served_by
-            if not buffer.wants(PARTITION_BYTES_MAX):
+            if not buffer.wants(WAITING_BYTES_MAX):
                 del self._wanting[buffer]
             elif (broker := served_by.broker(now)) is None:
                 self._locate(buffer.at.topic)
@@ -213,7 +213,7 @@ class Fetcher:
         self.pump()
 
     def _request(self, question: _Question) -> FetchRequest:
-        each = partition_bytes(question.bytes_max, len(question.buffers))
+        each = min(PARTITION_BYTES_MAX, question.bytes_max)
         return FetchRequest(
             wait_ms=int(question.wait_s * 1000),
             bytes_min=1,
@@ -460,13 +460,3 @@ class Fetcher:
                 self._found([b for b in led if b.topic_id == known.topic_id], known)
         if self._wanting:
             self.pump()
-
-
-def partition_bytes(bytes_max: int, partitions: int) -> int:
-    """How much of each partition an answer of ``bytes_max`` may bring.
-
-    As much as two large batches where there is room for it: every answer costs a round trip, of
-    which both sides wake up. More than 2 MiB no longer fits into the caches.
-    """
-    share = min(PARTITION_BYTES_MAX, bytes_max // partitions)
-    return min(bytes_max, max(PARTITION_BYTES_MIN, share))

@@ -7,7 +7,7 @@ import pytest
 
 from tailrace.client.client import Client
 from tailrace.client.consumer import Consumer
-from tailrace.client.fetcher import CROWDED_FROM, partition_bytes
+from tailrace.client.fetcher import CROWDED_FROM
 from tailrace.protocol import texts
 from tailrace.protocol.errors import CorruptBatch, OffsetOutOfRange, TopicNotFound
 from tailrace.protocol.shapes import TopicPartition
@@ -385,19 +385,8 @@ def test_the_next_answer_is_under_way_while_the_first_is_read_but_not_more(
             found = [(await records.__anext__()).value]
             await settle()
             assert asked() == [0, 1, 2], "two answers wait, of more than 2 MiB together"
-            assert here.fetch.fetched[-1].partitions[0].bytes_max == 2 << 20
             while len(found) < len(values):
                 found.append((await records.__anext__()).value)
             assert found == values
 
     run(main)
-
-
-@pytest.mark.parametrize(
-    ("bytes_max", "partitions", "each"),
-    [(8 << 20, 1, 2 << 20), (8 << 20, 5, (8 << 20) // 5), (8 << 20, 100, 1 << 20), (999, 1, 999)],
-)
-def test_an_answer_brings_more_of_each_partition_where_they_are_few(
-    bytes_max: int, partitions: int, each: int
-) -> None:
-    assert partition_bytes(bytes_max, partitions) == each
