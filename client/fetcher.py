@@ -166,7 +166,7 @@ class Fetcher:
         bytes_max = self._budget.next_fetch_bytes()
         if under_way >= REQUESTS_MAX or bytes_max == 0:
             return
-        wait_s = self._wait_s() if under_way == 0 else self._options.wait_s
+        wait_s = self._wait_s(buffers) if under_way == 0 else self._options.wait_s
         if under_way == REQUESTS_MAX - 1 or len(buffers) > PARTITIONS_PER_REQUEST_MAX:
             wait_s = min(wait_s, LAST_WAIT_S)
         chosen = buffers[:PARTITIONS_PER_REQUEST_MAX]
@@ -180,14 +180,19 @@ class Fetcher:
         self._budget.reserved += bytes_max
         self._errands.start(self._fetch, _Question(broker, rack, asked, bytes_max, wait_s))
 
-    def _wait_s(self) -> float:
+    def _wait_s(self, buffers: Sequence[PartitionBuffer]) -> float:
         """Longer where nothing comes: it costs the broker nothing. Not where another may take
-        over from it, as the end of the wait is when its silence is noticed."""
-        wait_s = self._options.wait_s
-        if self._client.cluster.several:
+        over from it, now or when it is back, as the end of the wait is when a silence is noticed.
+        """
+        wait_s, cluster = self._options.wait_s, self._client.cluster
+        if cluster.several or any(map(self._has_copies, {buffer.at.topic for buffer in buffers})):
             return wait_s
         times = QUIET_TIMES[min(self._vain, len(QUIET_TIMES) - 1)]
         return max(wait_s, min(wait_s * times, QUIET_WAIT_S))
+
+    def _has_copies(self, topic: str) -> bool:
+        known = self._client.cluster.known(topic)
+        return known is not None and any(len(one.replicas) > 1 for one in known.partitions[:1])
 
     async def _fetch(self, question: _Question) -> None:
         clock, cluster = self._client.clock, self._client.cluster

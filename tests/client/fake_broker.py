@@ -68,6 +68,7 @@ class Topic:
     partitions: int
     record_bytes_max: int = 1 << 20
     leaderless: bool = False
+    replicas: tuple[str, ...] = ("n1",)
     logs: list[list[bytes]] = field(default_factory=list[list[bytes]])  # values by partition
     keys: list[list[bytes | None]] = field(default_factory=list[list[bytes | None]])
     batches: list[list[int]] = field(default_factory=list[list[int]])  # sizes in records
@@ -206,7 +207,7 @@ class FakeBroker:
             return TopicMetadata(name, error, b"", False, False, 0, "fsync", ())
         leader = None if topic.leaderless else self.broker_id
         partitions = tuple(
-            PartitionMetadata(p, leader, 1, ("n1",), ("n1",), *key_range)
+            PartitionMetadata(p, leader, 1, topic.replicas, ("n1",), *key_range)
             for p, key_range in enumerate(even_ranges(topic.partitions))
         )
         return TopicMetadata(

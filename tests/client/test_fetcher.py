@@ -281,10 +281,18 @@ def test_quiet_peer_is_given_up_and_asked_anew(run: Run, here: FetchWorld) -> No
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("replicas", "waits_ms"),
+    [
+        (("n1",), [0, 2, 8, 24, 24, 24]),
+        (("n1", "n2"), [0, 2, 2, 2, 2, 2]),  # n2 is away: it may take over when it is back
+    ],
+)
 def test_consumer_that_waited_in_vain_waits_longer_until_something_comes(
-    run: Run, here: FetchWorld
+    run: Run, here: FetchWorld, replicas: tuple[str, ...], waits_ms: list[int]
 ) -> None:
     topic = here.fetch.create("orders")
+    topic.replicas = replicas
 
     async def read(consumer: Consumer[Any, Any]) -> None:
         assert await take(consumer, 2) == [b"a", b"b"]
@@ -310,7 +318,7 @@ def test_consumer_that_waited_in_vain_waits_longer_until_something_comes(
                 here.fetch.serve(connection, request)
                 here.fetch.eager = False
             here.fetch.parked.append(await parked())
-            assert [one.wait_ms for one in here.fetch.fetched] == [0, 2, 8, 24, 24, 24]
+            assert [one.wait_ms for one in here.fetch.fetched] == waits_ms
             here.fetch.append(topic, [b"a"])
             here.fetch.parked.append(await parked())
             assert here.fetch.fetched[-1].wait_ms == 2
