@@ -81,7 +81,8 @@ def bound_address(broker: Broker) -> str:
 def test_somebody_else_there() -> None:
     with Broker(http=True) as broker:
         assert broker.http_url is not None
-        urllib.request.urlopen(f"{broker.http_url}/livez").close()  # its first connection imports what it needs
+        # The first connection of HTTP imports what it needs, which may take long.
+        urllib.request.urlopen(f"{broker.http_url}/livez").close()
         address = broker.http_url.removeprefix("http://")
         error = fails(f"tailrace://{address}", connect_timeout=1.0)  # HTTP would wait for more
         told(error, "T004", rf"{address} speaks HTTP, not tailrace/1")
