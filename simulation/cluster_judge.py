@@ -15,8 +15,10 @@ stands in the *true log* of a partition, batch by batch, as the first promise fo
 - S5: one broker writes in an epoch, the one that the store named; S9: epochs never fall along a
   log; S10: offsets have no gaps.
 
-Pure: everything that happens is told, in order. A disk that was wiped counts for nothing until its
-broker has registered with the new one (R7).
+Pure: everything that happens is told, in order. Of a broker whose disk was lost nothing is asked
+until it has registered with the new one (R7). What it had told of the old one may be counted for
+longer: a leader hears of the loss later than the store. So what that disk held durably was held,
+until its broker is in sync again; by then every leader knows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,13 +74,14 @@ class ClusterJudge:
     def __init__(self, logs: Mapping[str, Logs]) -> None:
         self.violations: list[Violation] = []
         self.partitions: dict[PartitionKey, PartitionFacts] = {}
-        self.wiped: set[str] = set()
+        self.wiped: set[str] = set()  # lost their disks, and have not registered since
         self.promises = 0
         self.elections = 0
         self._logs = logs
         self._true: dict[PartitionKey, TrueLog] = {}
         self._written: dict[tuple[PartitionKey, int, int], Written] = {}
         self._named: dict[tuple[PartitionKey, int], str] = {}  # epoch -> its leader, by the store
+        self._lost: dict[tuple[str, PartitionKey], ReplicaLog] = {}  # of lost disks
 
     def true_end(self, key: PartitionKey) -> int:
         """Everything below is promised."""
@@ -145,6 +148,16 @@ class ClusterJudge:
             if node in (*facts.leadership.isr, *facts.leadership.elr):
                 self._check_holds("S1", node, key, "a power cut took it")
 
+    def disk_lost(self, node: str) -> None:
+        """All that a broker holds is about to go. Call it while that is there."""
+        self.wiped.add(node)
+        logs = self._logs[node]
+        for key in self.partitions:
+            lost = self._lost[node, key] = ReplicaLog()
+            for entry in logs.log(key).entries:
+                if logs.is_durable(entry):
+                    lost.add(entry)
+
     # ── promises ─────────────────────────────────────────────────────────────────────────────
 
     def acked(self, node: str, key: PartitionKey, base: int, end: int, check: int) -> None:
@@ -176,7 +189,8 @@ class ClusterJudge:
             what = f"{node} {how} {end}, which {', '.join(short)} of {facts.leadership} lacks"
             self.violated("S1", key, what)
         holders = [one for one in self._logs if self._has(one, key, new, facts)]
-        if len({*holders, *self.wiped} & {*facts.leadership.replicas}) < facts.min_isr:
+        had = [one for one in self._logs if self._had(one, key, new, facts)]
+        if len({*holders, *had} & {*facts.leadership.replicas}) < facts.min_isr:
             what = f"{node} {how} {end}, durable on {holders} only, min_isr is {facts.min_isr}"
             self.violated("S1", key, what)
         for entry in new:
@@ -201,18 +215,15 @@ class ClusterJudge:
     ) -> bool:
         """Whether a broker holds these batches durably."""
         logs = self._logs[node]
-        log = logs.log(key)
-        if facts.compacted:
-            return bool(new) and log.end >= new[-1].next
-        for entry in new:
-            own = log.find(entry.base)
-            if own is None:
-                if entry.next <= log.start:
-                    continue
-                return False
-            if own.identity != entry.identity or not logs.is_durable(own):
-                return False
-        return True
+        found = _among(logs.log(key), new, facts)
+        return found is not None and all(map(logs.is_durable, found))
+
+    def _had(
+        self, node: str, key: PartitionKey, new: Sequence[Entry], facts: PartitionFacts
+    ) -> bool:
+        """Whether it did on a disk that it lost."""
+        lost = self._lost.get((node, key))
+        return lost is not None and _among(lost, new, facts) is not None
 
     # ── the metadata store ───────────────────────────────────────────────────────────────────
 
@@ -230,6 +241,8 @@ class ClusterJudge:
                 self.elections += 1
                 self._check_holds("S6", now.leader, key, f"elected in epoch {now.leader_epoch}")
         old = before.leadership if before is not None else Leadership(None, 0, ())
+        for one in {*now.isr} - {*old.isr}:
+            self._lost.pop((one, key), None)
         for one in sorted({*now.isr, *now.elr} - {*old.isr, *old.elr, now.leader}):
             self._check_holds("S7", one, key, "it is a candidate now")
 
@@ -279,3 +292,20 @@ class ClusterJudge:
         """Where the log of whoever leads begins."""
         leader = self.partitions[key].leadership.leader
         return 0 if leader is None else self._logs[leader].log(key).start
+
+
+def _among(
+    log: ReplicaLog, wanted: Sequence[Entry], facts: PartitionFacts
+) -> Sequence[Entry] | None:
+    """These batches as a log has them, but for those before its start; None: it lacks one."""
+    if facts.compacted:
+        return () if wanted and log.end >= wanted[-1].next else None
+    found: list[Entry] = []
+    for entry in wanted:
+        own = log.find(entry.base)
+        if own is None and entry.next <= log.start:
+            continue
+        if own is None or own.identity != entry.identity:
+            return None
+        found.append(own)
+    return found

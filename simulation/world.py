@@ -159,7 +159,7 @@ class SimNode:
         """The machine stops and gets another, empty disk."""
         self.power_cut()
         if self._common is not None:
-            self._common.judge.wiped.add(self.name)
+            self._common.judge.disk_lost(self.name)
         self.oracle.forget()
         self.platter.wipe()
 

@@ -51,8 +51,8 @@ class World:
             log.add(own)
             self.judge.appended(name, KEY, own, before)
 
-    def lead(self, led: Leadership) -> None:
-        self.judge.led(KEY, PartitionFacts(led, 2, compacted=False), elected=True)
+    def lead(self, led: Leadership, min_isr: int = 2) -> None:
+        self.judge.led(KEY, PartitionFacts(led, min_isr, compacted=False), elected=True)
 
     def found(self) -> set[str]:
         return {one.invariant for one in self.judge.violations}
@@ -95,12 +95,57 @@ def test_an_ack_with_too_few_in_the_isr_is_found() -> None:
     assert world.found() == {"S1"}
 
 
+def lose_disk(world: World, name: str) -> None:
+    world.judge.disk_lost(name)
+    world.logs[name].of = ReplicaLog()
+
+
 def test_a_wiped_disk_counts_for_nothing() -> None:
     world = World()
     world.write("ab", batch(0))
-    world.judge.wiped.add("c")
+    lose_disk(world, "c")
     world.judge.acked("a", KEY, 0, 10, 7)
     assert world.found() == set()
+
+
+def came_back() -> World:
+    """c held a batch, told so, lost its disk, and is registered with another one."""
+    world = World()
+    world.lead(LED, min_isr=3)
+    world.write("ac", batch(0))
+    lose_disk(world, "c")
+    world.lead(replace(LED, isr=("a", "b"), revision=11), min_isr=3)
+    world.judge.wiped.discard("c")
+    world.write("b", batch(0))
+    return world
+
+
+def test_what_a_lost_disk_held_was_held_also_when_its_broker_is_back() -> None:
+    world = came_back()
+    world.judge.acked("a", KEY, 0, 10, 7)  # a leader that has not heard of it yet
+    assert world.found() == set()
+
+
+def test_what_a_lost_disk_never_held_counts_for_nothing() -> None:
+    world = came_back()
+    world.write("ab", batch(10))
+    world.judge.acked("a", KEY, 0, 20, 7)
+    assert world.found() == {"S1"}
+    world = World()
+    world.lead(LED, min_isr=3)
+    world.write("abc", batch(0))
+    world.logs["c"].of.entries[0].durable = False
+    lose_disk(world, "c")
+    world.judge.acked("a", KEY, 0, 10, 7)
+    assert world.found() == {"S1"}, "it was not synced"
+
+
+def test_a_lost_disk_counts_no_more_once_its_broker_is_in_sync_again() -> None:
+    world = came_back()
+    world.lead(replace(LED, revision=12), min_isr=3)
+    world.lead(replace(LED, isr=("a", "b"), revision=13), min_isr=3)
+    world.judge.acked("a", KEY, 0, 10, 7)
+    assert world.found() == {"S1"}
 
 
 def test_a_promise_that_the_leader_itself_cannot_keep_is_found() -> None:
