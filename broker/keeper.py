@@ -104,7 +104,7 @@ class Keeper:
         self._take_settings(before, view.catalog)
         mine = await self._give_up_missing(mine)
         await self._open(view, mine, clean=False, suspect=False)
-        mine = await self._give_up(mine, self._shelf.unusable)
+        mine = await self._give_up_unusable(mine, view)
         self._step_back(mine)
         await self._lead(mine)
         await self._remove(view, mine, whole=whole)
@@ -264,6 +264,21 @@ class Keeper:
             return any(map(view.alive, others))
 
         return await self._give_up(mine, damaged)
+
+    async def _give_up_unusable(
+        self, mine: Mapping[PartitionId, Leadership], view: ClusterView
+    ) -> Mapping[PartitionId, Leadership]:
+        """What could not be opened, or failed, is left to others. For want of room only to those
+        that are there: who is gone may never have had a log of it, and this one is whole."""
+
+        def unusable(where: PartitionId) -> bool:
+            if where in self._shelf.wanting:
+                others = election.candidates(mine[where]) - {self._broker_id}
+                if not any(map(view.alive, others)):
+                    return False
+            return self._shelf.unusable(where)
+
+        return await self._give_up(mine, unusable)
 
     async def _give_up(
         self, mine: Mapping[PartitionId, Leadership], unusable: Callable[[PartitionId], bool]

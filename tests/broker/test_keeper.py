@@ -1,11 +1,14 @@
 """Brokers do what the metadata store says: three of them, on virtual time."""
 
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import trio
 
+from tailrace.broker import members
 from tailrace.broker.catalog import DELETED
+from tailrace.broker.controller import Controller
 from tailrace.protocol import texts
 from tailrace.protocol.errors import MetadataUnavailable, NotLeader
 from tests.broker.cluster_harness import Cluster, clustered
@@ -218,5 +221,35 @@ def test_the_only_copy_stays_where_it_failed() -> None:
         cluster.partition(broken, "orders").fail(error)
         await trio.sleep(1)
         assert cluster.leader("orders") == broken
+
+    clustered(main)
+
+
+def test_for_want_of_room_nobody_steps_aside_for_a_broker_that_is_gone() -> None:
+    """That one may have none of it: it was away already when the topic was made, say."""
+
+    async def looks_away(_: Controller) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders", min_isr=1)
+        await opened(cluster, "orders")
+        leader = cluster.leader("orders")
+        assert leader is not None, "somebody leads"
+        gone, full = (name for name in BROKERS if name != leader)
+        with patch.object(Controller, "_look", looks_away):
+            await cluster.kill(gone)
+            for number, lease in list(cluster.keep.leases.items()):
+                if members.BROKERS + gone in lease.keys:
+                    cluster.keep.end_lease(number)
+            await cluster.until(lambda: not cluster.view(full).alive(gone))
+            assert gone in cluster.leadership("orders", at=full).isr
+            cluster.machine(full).platter.full = True
+            await cluster.stop(leader)
+            await cluster.until(lambda: cluster.node(full).shelf.wanting)
+            await trio.sleep(1.0)
+            assert cluster.leader("orders") == full
+        cluster.machine(full).platter.full = False
+        await cluster.send("orders", b"a")
 
     clustered(main)
