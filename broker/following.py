@@ -13,6 +13,7 @@ from tailrace.protocol import texts
 from tailrace.protocol.errors import BrokerError, TailraceError
 from tailrace.storage.disk import NO_ROOM
 from tailrace.storage.replicating import ReplicaPlan
+from tailrace.storage.truncate import NotCut
 
 log = logging.getLogger("tailrace.broker.following")
 
@@ -41,19 +42,23 @@ def take_over(partition: Partition, plan: ReplicaPlan, size_bytes: int) -> Tailr
 
 async def cut(
     partition: Partition, work: Callable[[], None], flusher: Flusher, offload: Offload
-) -> None:
-    """Let ``work`` remove the end of the log, in a thread. The caller holds ``maintenance``, too.
+) -> TailraceError | None:
+    """Let ``work`` remove the end of the log, in a thread; what kept that from being done. The
+    caller holds ``maintenance``, too.
 
-    If it fails the partition is offline: what its log is by now is for the next start to find out.
-    BrokerError T093 if a sync fails, and then the broker was told.
+    Without room to begin (T031) the log is as it was; after any other error the partition is
+    offline: what its log is by now is for the next start to find out. BrokerError T093 if a sync
+    fails, and then the broker was told.
     """
     end = partition.log.end
     partition.cutting = True
     try:
         await flusher.forget([partition])
         await offload.run(work)
+    except NotCut as error:
+        return partition.room.ran_out(partition, error)
     except OSError as error:
-        _fail(partition, error)
+        return _fail(partition, error)
     except BrokerError as error:
         flusher.broke(error)
         raise
@@ -69,6 +74,7 @@ async def cut(
             **{"old_end": end, "log_end": partition.log.end},
         },
     )
+    return None
 
 
 def lost_committed(partition: Partition) -> bool:

@@ -21,6 +21,7 @@ from tailrace.broker.partition import Partition
 from tailrace.protocol.errors import (
     BrokerError,
     OffsetOutOfRange,
+    PartitionOffline,
     StorageFull,
     TailraceError,
     from_wire,
@@ -188,28 +189,38 @@ class Intake:
                 plans[one] = await self._planned(one, data), len(data)
             except ReplicaRefused as error:
                 self._followed.stuck(one, str(error), "T035")
+            except (StorageFull, PartitionOffline) as error:
+                self._followed.stuck(one, str(error), error.code, FULL_S)
             await trio.lowlevel.checkpoint()
         return plans
 
     async def _planned(self, one: Followed, data: memoryview) -> ReplicaPlan:
-        """``ReplicaRefused`` if it does not fit."""
+        """``ReplicaRefused`` if it does not fit; T031, T033 if it cannot be made to."""
         log_ = one.partition.log
         try:
             return log_.plan_replica(data, leader_epoch=one.epoch)
-        except BeginsBelow as below:
-            # The leader has rewritten that stretch, or starts inside of it: all of it is committed
-            # there, and comes again with these very bytes.
-            work = partial(log_.cut_back, below.base_offset)
-            try:
-                one.partition.maintenance.acquire_nowait()
-            except trio.WouldBlock:
-                raise ReplicaRefused("its segments are being rewritten") from None
-            try:
-                await cut(one.partition, work, self._node.flusher, self._node.world.offload)
-            finally:
-                one.partition.maintenance.release()
-            follow_cut(one.partition)
-            return log_.plan_replica(data, leader_epoch=one.epoch)
+        except BeginsBelow as found:
+            below = found.base_offset
+        # The leader has rewritten that stretch, or starts inside of it: all of it is committed
+        # there, and comes again with these very bytes.
+        await self._cut_below(one, below)
+        return log_.plan_replica(data, leader_epoch=one.epoch)
+
+    async def _cut_below(self, one: Followed, offset: int) -> None:
+        """``ReplicaRefused`` while others are at its segments; T031, T033. T093."""
+        partition, node = one.partition, self._node
+        try:
+            partition.maintenance.acquire_nowait()
+        except trio.WouldBlock:
+            raise ReplicaRefused("its segments are being rewritten") from None
+        try:
+            work = partial(partition.log.cut_back, offset)
+            error = await cut(partition, work, node.flusher, node.world.offload)
+        finally:
+            partition.maintenance.release()
+        if error is not None:
+            raise error
+        follow_cut(partition)
 
     async def _begin_epochs(self, plans: dict[Followed, tuple[ReplicaPlan, int]]) -> None:
         """Durably, before a batch of theirs is there (R8). T093."""
@@ -253,7 +264,11 @@ class Intake:
                 one.busy = False
                 self._followed.name(one)
                 return
-            await cut(partition, work, self._node.flusher, self._node.world.offload)
+            error = await cut(partition, work, self._node.flusher, self._node.world.offload)
+            if error is not None:
+                one.busy = False
+                self._followed.stuck(one, str(error), error.code, FULL_S)
+                return
             if committed:
                 follow_cut(partition)
             elif lost_committed(partition):

@@ -30,7 +30,7 @@ from tailrace.storage.rounds import SyncPoint, Unsynced, sync_round
 from tailrace.storage.segments import Segments
 from tailrace.storage.sidecars import Sidecars
 from tailrace.storage.tail import Tail
-from tailrace.storage.truncate import truncate
+from tailrace.storage.truncate import beginning, truncate
 
 __all__ = ["Appended", "Log", "LogConfig", "LogSlice", "RecoveryReport"]
 
@@ -346,7 +346,7 @@ class Log(ReadableLog):
         """Remove all batches that end above ``offset``, durably. They must not be committed.
 
         No sync round with this log may be under way; older sync points are void. Everything else
-        is then read from the files again, as after a crash.
+        is then read from the files again, as after a crash. ``NotCut`` leaves the log as it was.
         """
         self._tail.ready()
         if offset >= self.end:
@@ -379,10 +379,12 @@ class Log(ReadableLog):
     def reset_to(self, offset: int) -> None:
         """Remove everything, durably: an empty log that starts at ``offset``. As ``truncate_to``.
 
-        An ``OSError`` leaves the log to the next attempt, or start: nothing may be read until then.
+        Any other ``OSError`` leaves it to the next attempt, or start: nothing may be read until
+        then.
         """
         self._tail.ready()
-        reset.begin(self._disk, self.path, offset)
+        with beginning():
+            reset.begin(self._disk, self.path, offset)
         self._reopen()
 
     def _reopen(self) -> None:

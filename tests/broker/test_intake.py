@@ -106,3 +106,28 @@ def test_only_what_catches_up_gives_way_to_rounds_of_sync() -> None:
 
     with patch.object(Flusher, "give_way", counted):
         clustered(main)
+
+
+def test_a_cut_that_finds_no_room_is_made_when_there_is_some() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await cluster.send("orders", b"a", b"b", b"c")
+        [name, *_] = others(cluster, "orders")
+        copy = cluster.partition(name, "orders")
+        await cluster.until(lambda: copy.log.flushed == 3)
+        link = cluster.node(name).replicator.links[leader_of(cluster, "orders"), True]
+        one = link.followed[copy.topic_id, 0]
+        for work in (partial(copy.log.cut_back, 1), partial(copy.log.reset_to, 0)):
+            cluster.machine(name).platter.full = True
+            link.cut_soon(one, work, committed=True)
+            await cluster.until(lambda: not one.busy)
+            assert copy.serving
+            assert (copy.log.end, copy.log.flushed) == (3, 3)
+            cluster.machine(name).platter.full = False
+            link.cut_soon(one, work, committed=True)
+            await cluster.until(lambda: not one.busy and copy.log.end < 3)
+            await cluster.until(lambda: copy.log.flushed == 3)
+        await in_sync(cluster, "orders")
+        assert equal(cluster, "orders")
+
+    clustered(main)
