@@ -7,7 +7,8 @@ is known. Invariants:
   ``in_flight``, then ``returned``, then ``waiting`` is the order in which they reach the log (C2);
 - nothing leaves a lane while a batch that came back waits for those in flight behind it;
 - a sequence number under an identity belongs to one batch for ever. Batches are renumbered only
-  under a new identity, and only when no copy of them can still be written (C3);
+  under a new identity, and only when no copy of them can still be written (C3); of a topic that
+  another took the place of, or seemed to (a broker that is late names an older one), they are kept;
 - at most ``window`` batches of a lane have an open outcome: the broker remembers as many (R35).
 
 What is decided here takes ``now`` as an argument; ``sender.py`` acts on it.
@@ -37,6 +38,7 @@ SKIPPED_MAX = 32  # batches that are not compressed after those that did not shr
 AGE_MAX_S = 0.1  # a batch takes no record that is so much younger than its first
 WINDOW = 5  # batches of one producer whose sequences a partition remembers
 SEQUENCES = 1 << 31
+LEFT_MAX = 16  # topics of one name whose sequences are kept; more than brokers are late by
 
 SEQUENCE_LOST = frozenset({"T038", "T039"})
 
@@ -205,6 +207,17 @@ class PendingBatch:
         return self.count - self.claimed - len(self.awaited)
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """How far a lane was in a topic, when it heard of another of that name."""
+
+    identity: Identity
+    next_sequence: int
+    sequences: dict[PendingBatch, int]  # of what waits to be sent again
+    numbered: dict[PendingBatch, bool]
+    gave_up_uncertain: bool
+
+
 class Lane:
     """One partition of one producer: what waits, what is in flight, what came back."""
 
@@ -235,6 +248,7 @@ class Lane:
         # A batch was given up that may have been written under this identity: then a later one
         # that may have been written too cannot be told from a lost one.
         self.gave_up_uncertain = False
+        self._left: dict[bytes, Left] = {}  # by topic id, the last ones
 
     @property
     def pending(self) -> bool:
@@ -370,10 +384,39 @@ class Lane:
         if self.topic_id != self.latest_topic_id:
             if self.in_flight or self.returned:
                 return False
+            self._leave()
             self.topic_id = self.latest_topic_id
             self.seed = header_seed(self.topic_id, self.partition)
-            self.renumber()
+            self._go_on()
         return True
+
+    def _leave(self) -> None:
+        if self.identity is not None:
+            self._left[self.topic_id] = Left(
+                self.identity,
+                self.next_sequence,
+                {batch: batch.sequence for batch in self.waiting if batch.sequence >= 0},
+                dict(self._numbered),
+                self.gave_up_uncertain,
+            )
+            if len(self._left) > LEFT_MAX:
+                del self._left[next(iter(self._left))]
+        self.renumber()
+
+    def _go_on(self) -> None:
+        """Where this lane was in this topic before: its numbers were given there already, and the
+        broker would take others that bear them for repeats (S2)."""
+        left = self._left.pop(self.topic_id, None)
+        if left is None:
+            return
+        self.identity, self.next_sequence = left.identity, left.next_sequence
+        self.gave_up_uncertain = left.gave_up_uncertain
+        for batch in self.waiting:
+            batch.sequence = left.sequences.get(batch, -1)
+        self._numbered = left.numbered
+        for batch in [one for one, settled in left.numbered.items() if one.done and not settled]:
+            self.gave_up_uncertain |= batch.uncertain
+            self._settle(batch)
 
 
 def _nothing(count: int) -> list[Any]:

@@ -93,6 +93,47 @@ def test_a_batch_that_was_given_up_leaves_its_place_in_the_brokers_memory() -> N
     assert leave(lane) == rest[4:]
 
 
+def move(lane: Lane, topic_id: bytes) -> None:
+    """Whoever was asked last names this topic."""
+    lane.latest_topic_id = topic_id
+    assert lane.follow_topic()
+
+
+def test_a_topic_that_is_named_again_after_an_older_one_goes_on_where_it_was() -> None:
+    lane, (a, b, c) = lane_of(3)
+    new, old = lane.topic_id, b"o" * 16
+    lane.acknowledged(lane.take())
+    lane.take()
+    back(lane, b, REFUSED, uncertain=True)
+    lane.latest_topic_id = old  # told by a broker that has not heard of the new one
+    assert not lane.follow_topic(), "the answer of b is not yet dealt with"
+    lane.line_up()
+    move(lane, old)
+    lane.identity = Identity(1, 0)
+    assert (lane.take(), b.sequence) == (b, 0)
+    back(lane, b, REFUSED)
+    lane.line_up()
+    move(lane, new)
+    assert lane.identity == Identity(1, 0)
+    assert (b.sequence, b.encoded, c.sequence) == (2, None, -1), "b may be there already"
+    assert (lane.take(), lane.take()) == (b, c)
+    assert (a.sequence, b.sequence, c.sequence) == (0, 2, 4)
+
+
+def test_what_was_given_up_while_an_older_topic_was_named_may_have_been_written() -> None:
+    lane, (a, b) = lane_of(2)
+    new, old = lane.topic_id, b"o" * 16
+    lane.take()
+    back(lane, a, REFUSED, uncertain=True)
+    lane.line_up()
+    move(lane, old)
+    lane.give_up(a)
+    a.finish(-1, -1, REFUSED)
+    move(lane, new)
+    assert lane.gave_up_uncertain
+    assert (lane.take(), b.sequence) == (b, 2)
+
+
 def test_an_open_batch_waits_for_company_unless_nothing_else_is_under_way() -> None:
     lane, _ = lane_of(0)
     batch = lane.start_batch(0, 1.0, 1_000)
