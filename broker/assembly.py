@@ -212,6 +212,10 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
     def view_seen(view: ClusterView) -> None:
         node.sightings.look(view.brokers, node.world.clock.wall_ms())
 
+    def caught_up() -> None:
+        node.groups.leads_changed()  # a lead that is gone is answered for no more
+        node.session.stepped_back()
+
     def view_followed(view: ClusterView) -> None:
         node.groups.leads_changed()
         node.outbox.flush()
@@ -221,7 +225,9 @@ def _connect(node: Node, janitor: Janitor, look_soon: Callable[[], None]) -> Non
     node.views.on_followed.append(view_followed)
     node.views.on_view.append(session_seen)
     node.registry.stored = node.views.note
-    node.session.on_registered = node.views.refresh
+    node.session.on_registered = node.views.catch_up
+    node.views.on_caught_up = caught_up
+    node.keeper.stepped_back = node.views.stepped_back
     node.keeper.changed = topics_changed
     node.keeper.answered = node.outbox.flush
     node.keeper.again = node.views.follow_again

@@ -50,6 +50,7 @@ class Keeper:
         self.answered: Callable[[], None] = lambda: None  # who waited for a lead that is gone
         self.changed: Callable[[], None] = lambda: None  # topics are others, or have other settings
         self.again: Callable[[], None] = lambda: None  # not all could be done: follow again
+        self.stepped_back: Callable[[], None] = lambda: None  # others' leads are not taken here
         self.stopping = False  # no lead is taken any more
         self._broker_id = config.broker.id
         self._registry = registry
@@ -96,6 +97,7 @@ class Keeper:
         before = self._followed
         self._step_back(mine)
         self._remover.take_off(view, mine, before)
+        self.stepped_back()
         self.answered()
         mine = await self._give_up_damaged(mine, view)
         await self._lead(mine)

@@ -4,7 +4,9 @@
   which goes on during suspension: the time before the last good keepalive was *sent*, plus the
   session timeout, less a margin (R14).
 - Every registration is a new broker epoch, and what named this broker by the old one no longer
-  counts (R6).
+  counts (R6). Others may lead by then what this broker led: where it was registered before, it
+  counts on its lease only when it has stepped back from whatever a view read since gives to others
+  (``stepped_back``).
 - While the store is away it is asked again and again, at most ``AGAIN_MAX_S`` apart. A lease that
   ended meanwhile is followed by a new registration.
 - A single node has no lease: the lock on its data directory stands for it, and it is always valid.
@@ -57,6 +59,7 @@ class Session:
         self._closed = False
         self._good_at = boottime()  # when the last request was sent that the store answered
         self._until = math.inf if timeout_s is None else -math.inf  # by boottime
+        self._knows_leaders = True  # as of its registration, or later
         self._bell = Bell()  # something is wrong with the registration
         self._told_at = -math.inf
 
@@ -64,7 +67,7 @@ class Session:
 
     def valid(self) -> bool:
         """Whether this broker may count on its lease. On the hot path."""
-        return self._until == math.inf or self._boottime() < self._until
+        return self._until == math.inf or (self._knows_leaders and self._boottime() < self._until)
 
     def check(self) -> None:
         """Raise T100 unless ``valid``."""
@@ -74,9 +77,17 @@ class Session:
     @property
     def remaining_s(self) -> float:
         """Until it is no longer valid; infinite on a single node."""
-        return max(0.0, self._until - self._boottime())
+        return max(0.0, self._until - self._boottime()) if self._knows_leaders else 0.0
+
+    def stepped_back(self) -> None:
+        """Nothing is led here any more but by a view that was read since ``on_registered``."""
+        self._knows_leaders = True
 
     def _away(self) -> MetadataUnavailable:
+        if not self._knows_leaders:
+            return texts.metadata_unavailable(
+                self._url, "who leads was not read again since this broker was away"
+            )
         return texts.metadata_unreachable(
             self._url,
             down_s=max(0.0, self._boottime() - self._good_at),
@@ -104,6 +115,7 @@ class Session:
                 await self._registry.put_draining(lease)
         except KeyError as error:  # the lease ended before it was used
             raise self._away() from error
+        self._knows_leaders = self.epoch == 0  # nothing was led before
         self.lease, self.epoch, self._good_at = lease, epoch, began
         if self._timeout_s is not None:
             self._until = began + self._timeout_s * (1 - MARGIN)

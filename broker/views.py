@@ -38,7 +38,8 @@ from tailrace.protocol.limits import pieces
 log = logging.getLogger("tailrace.broker.views")
 
 TOGETHER_S = 0.02  # after a reading: changes that come within it are read at once; or, where that
-# takes longer, within as long as the last reading took
+# takes longer, within as long as the last reading took, but not after one that stood still
+TOGETHER_MAX_S = 1.0
 WHOLE_EVERY_S = 60.0
 AGAIN_MIN_S, AGAIN_MAX_S = 0.1, 1.0  # between attempts while the store is away
 STEP = 500  # leaderships decoded before others have their turn: about 2 ms
@@ -60,6 +61,7 @@ class Views:
         self.keeper: Follow = _nobody
         self.on_view: list[Callable[[ClusterView], None]] = []  # told as soon as it was read
         self.on_followed: list[Callable[[ClusterView], None]] = []  # when partitions are as it says
+        self.on_caught_up: Callable[[], None] = lambda: None  # what ``catch_up`` asked for
         self._registry = registry
         self._reading = trio.Lock()
         self._following = trio.Lock()
@@ -72,12 +74,26 @@ class Views:
         self._whole_due = -math.inf  # in trio's time
         self._whole = False  # everything was read anew since the last one was followed
         self._failed: BrokerError | None = None  # T093, which following met
+        self._begun = self._read_as = self._followed_as = 0  # readings, by number
+        self._needed = 0  # the first one that ``catch_up`` asks for
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────
 
     def refresh(self) -> None:
         """Somebody has reason to believe that the view is old: read again, soon."""
         self._read_bell.ring()
+
+    def catch_up(self) -> None:
+        """Others may lead by now what is led here: read again, and tell ``on_caught_up`` when this
+        broker has stepped back from what a view of some time after this call gives to others."""
+        self._needed = self._begun + 1
+        self.refresh()
+
+    def stepped_back(self) -> None:
+        """For whoever follows: what the view gives to others is not led here any more."""
+        if self._needed and self._followed_as >= self._needed:
+            self._needed = 0
+            self.on_caught_up()
 
     def follow_again(self) -> None:
         """Something here is no more as the last view made it."""
@@ -120,7 +136,7 @@ class Views:
         async with self._following:
             if self._failed is not None:
                 raise self._failed
-            view, whole = self.view, self._whole
+            view, whole, self._followed_as = self.view, self._whole, self._read_as
             self._whole = False
             try:
                 await self.keeper(view, whole=whole)
@@ -142,7 +158,8 @@ class Views:
                 nursery.start_soon(self._heed, watch)
                 while True:
                     await self._insist(self.read)
-                    next_at = trio.current_time() + max(TOGETHER_S, self._took_s)
+                    together_s = max(TOGETHER_S, min(self._took_s, TOGETHER_MAX_S))
+                    next_at = trio.current_time() + together_s
                     with trio.move_on_at(self._whole_due):
                         await self._read_bell.wait()  # the first of many changes is read at once
                         await trio.sleep_until(next_at)
@@ -182,13 +199,15 @@ class Views:
         async with self._reading:
             now = trio.current_time()
             whole = now >= self._whole_due
+            self._begun += 1
             changed = await self._read(whole=whole)
+            self._read_as = self._begun
             self._took_s = trio.current_time() - now
             if whole:
                 self._whole, self._whole_due = True, now + WHOLE_EVERY_S
         if changed:
             self._tell()
-        if changed or whole:
+        if changed or whole or self._needed:
             self._follow_bell.ring()
         return self.view
 

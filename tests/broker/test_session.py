@@ -51,8 +51,9 @@ class Stage:
 
     @asynccontextmanager
     async def keeping(self, broker: str = "n1") -> AsyncGenerator[Session]:
-        """Registered, and kept."""
+        """Registered, and kept; whenever it is, who leads is read again at once."""
         session = self.session(broker)
+        session.on_registered = session.stepped_back
         await session.register(record(broker))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.keep.run)
@@ -137,6 +138,27 @@ def test_while_the_store_is_away_it_is_asked_again_and_people_are_told(
             assert "answers again" in caplog.records[-1].message
 
     caplog.set_level(logging.INFO, "tailrace.broker.session")
+    run(main)
+
+
+def test_a_broker_that_is_registered_again_writes_nothing_until_it_knows_who_leads() -> None:
+    async def main(stage: Stage) -> None:
+        async with stage.keeping() as session:
+            assert session.valid(), "it led nothing before"
+            told = list[int]()
+            session.on_registered = lambda: told.append(session.epoch)
+            stage.keep.end_all_leases()  # others are elected now
+            await trio.sleep(VALID_S)
+            assert told == [session.epoch]
+            assert not session.valid(), "its view may be from before"
+            assert session.remaining_s == 0.0
+            with pytest.raises(MetadataUnavailable, match="who leads was not read again"):
+                session.check()
+            await trio.sleep(VALID_S)
+            assert not session.valid(), "a keepalive tells nothing of who leads"
+            session.stepped_back()
+            assert session.valid()
+
     run(main)
 
 

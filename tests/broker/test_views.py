@@ -9,10 +9,10 @@ from trio.testing import MockClock
 from tailrace.broker.catalog import Deletion, Leadership, Topic, new_topic, partition_key
 from tailrace.broker.cluster_view import ClusterView
 from tailrace.broker.health import Health
-from tailrace.broker.members import BrokerRecord
+from tailrace.broker.members import DRAINS, BrokerRecord
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.registry import Registry
-from tailrace.broker.views import TOGETHER_S, WHOLE_EVERY_S, Views
+from tailrace.broker.views import TOGETHER_MAX_S, TOGETHER_S, WHOLE_EVERY_S, Views
 from tailrace.protocol import texts
 from tailrace.simulation.chance import seeded
 from tailrace.simulation.clock import SimClock
@@ -37,10 +37,13 @@ class Stage:
         self.views.keeper = self._follow
         self.views.on_view.append(self.told.append)
         self.listed: list[tuple[str, int]] = []
+        self.leaderships_read = trio.Event()  # by some reading, which goes on
         listing = self.store.list
 
         async def noted(prefix: str, since: int = 0) -> object:
             self.listed.append((prefix, since))
+            if prefix == DRAINS:
+                self.leaderships_read.set()
             return await listing(prefix, since)
 
         self.store.list = noted  # type: ignore[method-assign,assignment]
@@ -255,5 +258,60 @@ def test_who_fails_to_follow_tries_again() -> None:
             nursery.cancel_scope.cancel()
         assert len(tries) >= 3
         assert tries[1] - tries[0] >= 0.1
+
+    run(main)
+
+
+def test_who_must_catch_up_is_told_by_a_view_that_was_read_since() -> None:
+    async def main(stage: Stage) -> None:
+        views, told = stage.views, list[ClusterView]()
+        views.on_caught_up = lambda: told.append(views.view)
+
+        async def follow(view: ClusterView, *, whole: bool) -> None:
+            views.stepped_back()
+
+        views.keeper = follow
+        stage.put()
+        stage.lead(0, "n1")
+        stage.keep.delay_mean = 0.1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(views.run)
+            nursery.start_soon(views.run_following)
+            await views.wait_for(led_in(1), 60)
+            stage.leaderships_read = trio.Event()
+            views.refresh()
+            await stage.leaderships_read.wait()
+            stage.lead(0, "n2", 2)
+            views.catch_up()
+            await trio.sleep(60)
+            assert [view.leaderships[ID, 0].leader for view in told] == ["n2"]
+            views.catch_up()  # with nothing new
+            await trio.sleep(60)
+            assert len(told) == 2
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_a_reading_that_stood_still_does_not_keep_the_next_one_waiting_for_as_long() -> None:
+    async def main(stage: Stage) -> None:
+        stage.put()
+        stage.lead(0, "n1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stage.views.run)
+            await trio.sleep(1)
+            stage.leaderships_read = trio.Event()
+            stage.keep.delay_mean = 20.0
+            stage.views.refresh()
+            await stage.leaderships_read.wait()
+            stage.keep.delay_mean = 0.0
+            stage.lead(0, "n1", 5)
+            stage.views.refresh()
+            record = BrokerRecord("n1", {}, None, "east", "1.0", 0, "d1")
+            stage.keep.transact([], {record.key: record.to_json()}, [], None)
+            assert await stage.views.wait_for(lambda view: "n1" in view.brokers, 200)
+            assert not led_in(5)(stage.views.view)
+            assert await stage.views.wait_for(led_in(5), TOGETHER_MAX_S + 0.1)
+            nursery.cancel_scope.cancel()
 
     run(main)
