@@ -123,9 +123,14 @@ def test_a_leader_that_is_silent_costs_its_own_partitions_alone() -> None:
         statuses = {one.partition: one.status for one in topic.partitions}
         assert statuses.pop(1) == "offline"
         assert set(statuses.values()) == {"ok"}
-        await cluster.until(
-            lambda: cluster.leadership("orders", 1, left).leader not in (None, gone)
-        )
+
+        def taken_over() -> bool:
+            leader = cluster.leadership("orders", 1, left).leader
+            if leader in (None, gone):
+                return False
+            return cluster.partition(leader, "orders", 1).role == "leader"  # it heard of it, too
+
+        await cluster.until(taken_over)
         topic = await describe(cluster, left)
         assert {one.status for one in topic.partitions} == {"under_replicated"}
 
