@@ -24,6 +24,7 @@ from tailrace.broker.fetch import Collected, fetch_records
 from tailrace.broker.limits import (
     FETCH_PARTITION_BYTES_MAX,
     FETCH_WAIT_MS_MAX,
+    FETCHES_OWED_MAX,
     PARTITIONS_PER_REQUEST_MAX,
     check_count,
 )
@@ -35,6 +36,7 @@ from tailrace.protocol.errors import ConnectError, EpochFenced, TailraceError
 from tailrace.protocol.messages import FetchPartition, FetchRequest, FetchResponse, FetchResult
 from tailrace.protocol.seams import FileRange
 
+UNTOLD = -1  # the follower is to be told with the next answer
 NEWS_S = 0.05  # how long a watermark alone may wait for batches to go with it
 
 
@@ -53,7 +55,8 @@ class CopierSession:
         self._asked: dict[Partition, FetchPartition] = {}
         self._due: dict[Partition, None] = {}  # to be looked at
         self._late: dict[Partition, None] = {}  # there is a little news
-        self._contradicted: set[Partition] = set()  # to be asked for anew
+        # To be asked for anew; the last request that may have left before that was heard.
+        self._contradicted: dict[Partition, int] = {}
         self._settled = Collected()  # of the request in hand: what needs no second look
         self._call: Call | None = None
         self._bytes_max = 0
@@ -109,9 +112,10 @@ class CopierSession:
             self._wait_until(trio.current_time() + NEWS_S)
 
     def contradicted(self, partition: Partition, broker_id: str) -> None:
-        """Let it say anew what it has, if it is still this connection that copies it."""
+        """Let it say anew what it has, if it is still this connection that copies it: what it
+        sends before it hears of that counts for nothing."""
         if broker_id == self.broker_id:
-            self._contradicted.add(partition)
+            self._contradicted[partition] = UNTOLD
             self._due[partition] = None
             if self._call is not None:
                 self._node.copiers.add(self)
@@ -173,6 +177,7 @@ class CopierSession:
             raise texts_wire.malformed_frame("a follower has flushed more than it wrote")
         partition = self._node.shelf.find(asked.topic_id, asked.partition)
         partition.admit(self.broker_id, self.broker_epoch, asked.leader_epoch)
+        self._check_contradicted(partition, asked)
         diverging = partition.divergence(asked.last_fetched_epoch, asked.offset)
         if diverging is not None:
             self._forget(partition)
@@ -195,7 +200,19 @@ class CopierSession:
             partition.unpark_copier(self)
         self._due.pop(partition, None)
         self._late.pop(partition, None)
-        self._contradicted.discard(partition)
+
+    def _check_contradicted(self, partition: Partition, asked: FetchPartition) -> None:
+        """T045, to be answered to the request in hand, for what may be from before the follower
+        said over another connection that it holds less."""
+        last = self._contradicted.get(partition)
+        if last == UNTOLD:
+            last = self._contradicted[partition] = self._sequence + FETCHES_OWED_MAX - 1
+        if last is None:
+            return
+        if self._sequence <= last:
+            self._forget(partition)
+            raise partition.fenced(asked.leader_epoch)
+        del self._contradicted[partition]
 
     # ── what there is ────────────────────────────────────────────────────────────────────────
 
@@ -208,8 +225,7 @@ class CopierSession:
             asked = self._asked[partition]
             try:
                 partition.admit(self.broker_id, self.broker_epoch, asked.leader_epoch)
-                if partition in self._contradicted:
-                    raise partition.fenced(asked.leader_epoch)
+                self._check_contradicted(partition, asked)
                 self._read(partition, asked, bytes_max, found)
             except TailraceError as error:
                 self._forget(partition)

@@ -26,7 +26,7 @@ from tailrace.broker.catch_up import CatchUp
 from tailrace.broker.cluster_view import PartitionId
 from tailrace.broker.followed import Followed, FollowedSet
 from tailrace.broker.intake import SOON_S, Intake
-from tailrace.broker.limits import PARTITIONS_PER_REQUEST_MAX
+from tailrace.broker.limits import FETCHES_OWED_MAX, PARTITIONS_PER_REQUEST_MAX
 from tailrace.broker.partition import Partition
 from tailrace.broker.peer import Channel, Lost, Reply, dial
 from tailrace.protocol.errors import TailraceError
@@ -140,7 +140,7 @@ class LeaderLink:
                 sequence = self._begin_anew()
             elif self._epoch != self._node.broker_epoch:
                 break  # what was told counts no more (R6)
-            if not owed or (self._set.names and len(owed) < 3):
+            if not owed or (self._set.names and len(owed) < FETCHES_OWED_MAX):
                 with trio.move_on_after(ANSWER_S) as sending:
                     owed.append(await self._send(channel, sequence))
                     sequence += 1

@@ -17,6 +17,7 @@ NEW_PER_IP_PER_S = 100
 GREETING_MAX = 500  # connections that have not said hello yet, of all
 FETCH_PARTITION_BYTES_MAX = 1_048_576  # of one partition in one answer, save one larger batch
 FETCH_WAIT_MS_MAX = 60_000
+FETCHES_OWED_MAX = 3  # of a follower, on one connection: so many it sends before an answer comes
 POLL_WAIT_MS_MAX = 30_000  # of any other long poll
 PARTITIONS_PER_REQUEST_MAX = limits.PARTITIONS_PER_REQUEST_MAX
 TOPICS_PER_REQUEST_MAX = limits.TOPICS_PER_REQUEST_MAX
