@@ -125,9 +125,10 @@ class FollowedSet:
     def passed_by(self, one: Followed) -> bool:
         """Nothing is done about it for now: it is being cut, and named after that; or this broker
         is about to do something else with it, and if that comes to nothing it is named, too."""
-        if not one.busy and not one.current:
+        cut = one.busy or one.partition.cutting  # by this link, or by the one it was with before
+        if not cut and not one.current:
             self.rest_longer(one)
-        return one.busy or not one.current
+        return cut or not one.current
 
     def name(self, one: Followed) -> None:
         """Ask for it with the next request."""

@@ -183,8 +183,8 @@ class Intake:
                 self._followed.rest(one, SOON_S)
                 continue
             held.append(one)
-            if self._followed.passed_by(one):
-                continue
+            if self._followed.passed_by(one) or not self._followed.mine(one):
+                continue  # the leader's other link copies it by now, and has asked from its end on
             try:
                 plans[one] = await self._planned(one, data), len(data)
             except ReplicaRefused as error:
@@ -218,6 +218,8 @@ class Intake:
             error = await cut(partition, work, node.flusher, node.world.offload)
         finally:
             partition.maintenance.release()
+        if not self._followed.mine(one):
+            node.replicator.ask_again(partition)
         if error is not None:
             raise error
         follow_cut(partition)
@@ -265,13 +267,12 @@ class Intake:
                 self._followed.name(one)
                 return
             error = await cut(partition, work, self._node.flusher, self._node.world.offload)
-            if error is not None:
-                one.busy = False
-                self._followed.stuck(one, str(error), error.code, FULL_S)
-                return
-            if committed:
+            if error is None and committed:
                 follow_cut(partition)
-            elif lost_committed(partition):
+            elif error is None and lost_committed(partition):
                 self._node.metrics.data_loss_possible.inc()
         one.busy = False
-        self._followed.name(one)
+        if error is not None and self._followed.mine(one):
+            self._followed.stuck(one, str(error), error.code, FULL_S)
+        else:  # the leader's other link may copy it by now, and have told of a longer log
+            self._node.replicator.ask_again(partition)

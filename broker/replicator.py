@@ -54,6 +54,13 @@ class Replicator:
             self._scope.cancel()
             await self._over.wait()
 
+    def ask_again(self, partition: Partition) -> None:
+        """Its log ends elsewhere: let whichever link copies it tell so."""
+        where = partition.topic_id, partition.number
+        for link in self.links.values():
+            if where in link.followed:
+                link.ask_again(where)
+
     def look(self, view: ClusterView) -> None:
         """Follow whom the partitions here are to follow by now."""
         nursery = self._nursery

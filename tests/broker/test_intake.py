@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from functools import partial
 from random import Random
+from typing import Any
 from unittest.mock import patch
 
 import trio
@@ -10,8 +11,12 @@ import trio
 from tailrace.broker import intake
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.followed import Followed, FollowedSet
+from tailrace.broker.following import cut
 from tailrace.broker.isr_keeper import IsrKeeper
 from tailrace.broker.partition import Partition
+from tailrace.protocol.errors import TailraceError
+from tailrace.storage.log import Log
+from tailrace.storage.replicating import BeginsBelow, ReplicaPlan
 from tests.broker.cluster_harness import Cluster, clustered
 from tests.broker.test_replicator import equal, in_sync, leader_of, others
 
@@ -129,5 +134,85 @@ def test_a_cut_that_finds_no_room_is_made_when_there_is_some() -> None:
             await cluster.until(lambda: copy.log.flushed == 3)
         await in_sync(cluster, "orders")
         assert equal(cluster, "orders")
+
+    clustered(main)
+
+
+async def near(cluster: Cluster, name: str, leader: str) -> None:
+    """Let a broker miss something and return, until its copy goes with those in sync."""
+    await cluster.kill(name)
+    await cluster.until(lambda: name not in cluster.leadership("orders", at=leader).isr)
+    await cluster.send("orders", b"missed")
+    await cluster.start(name)
+    await cluster.until(lambda: cluster.partition(name, "orders").following.near)
+
+
+def move(cluster: Cluster, copy: Partition, *, to_near: bool) -> None:
+    """Let the other link of its leader copy it from now on."""
+    copy.following.near = to_near
+    node = cluster.node(copy.broker_id)
+    node.replicator.look(node.views.view)
+
+
+def test_what_is_cut_while_its_link_changes_is_told_over_the_new_one() -> None:
+    ends: list[int] = []
+
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders")
+        await cluster.send("orders", b"a", b"b")
+        leader, name = leader_of(cluster, "orders"), others(cluster, "orders")[0]
+        with patch.object(IsrKeeper, "_wanted", nobody):
+            await near(cluster, name, leader)
+            copy = cluster.partition(name, "orders")
+
+            async def late(partition: Partition, *given: Any) -> TailraceError | None:
+                move(cluster, partition, to_near=False)
+                await trio.sleep(0.5)
+                error = await cut(partition, *given)
+                ends.append(partition.log.end)
+                return error
+
+            link = cluster.node(name).replicator.links[leader, True]
+            one = link.followed[copy.topic_id, 0]
+            with patch.object(intake, "cut", late):
+                link.cut_soon(one, partial(copy.log.cut_back, 1), committed=True)
+                await cluster.until(lambda: ends == [1])
+            await cluster.until(lambda: copy.log.end == 3, seconds=2.0)
+            assert equal(cluster, "orders")
+
+    clustered(main)
+
+
+def test_an_answer_to_a_link_that_lost_its_copy_meanwhile_cuts_nothing() -> None:
+    real_pause, real_plan = Flusher.give_way, Log.plan_replica
+    moved = False
+
+    def plan(log: Log, *given: Any, **named: Any) -> ReplicaPlan:
+        if moved:
+            raise BeginsBelow(1, log.end)
+        return real_plan(log, *given, **named)
+
+    async def main(cluster: Cluster) -> None:
+        async def pause(flusher: Flusher) -> None:
+            nonlocal moved
+            copy = cluster.partition(name, "orders")
+            if not copy.following.near:
+                move(cluster, copy, to_near=True)
+                await cluster.until(lambda: copy.log.end == 3)
+                moved = True
+            await real_pause(flusher)
+
+        await cluster.create("orders")
+        await cluster.send("orders", b"a", b"b")
+        leader, name = leader_of(cluster, "orders"), others(cluster, "orders")[0]
+        with (
+            patch.object(IsrKeeper, "_wanted", nobody),
+            patch.object(Flusher, "give_way", pause),
+            patch.object(Log, "plan_replica", plan),
+        ):
+            await near(cluster, name, leader)
+            await cluster.until(lambda: moved)
+            await trio.sleep(1.0)
+            assert cluster.partition(name, "orders").log.end == 3
 
     clustered(main)
