@@ -106,10 +106,12 @@ class Call:
         code: str = "ok",
     ) -> None:
         """Queue the answer and ``length`` bytes of ranges behind it; ``code`` is for metrics."""
+        self.abandoned = None  # of its handler, which refers to this call: the two go at once
         self._caller.answer(self, response, ranges, length, code)
 
     def fail(self, error: TailraceError) -> None:
         """The request as a whole failed."""
+        self.abandoned = None
         self._caller.answer(self, error, (), 0, error.code)
 
     def spawn(self, work: Callable[[], Awaitable[None]]) -> None:

@@ -120,6 +120,7 @@ class Connection:
         for call in calls:
             if call.abandoned is not None:
                 call.abandoned()
+                call.abandoned = None
         if self.standing is not None:
             self.standing.close()
         self.node.metrics.requests_in_flight.dec(len(calls))

@@ -145,8 +145,7 @@ class Border:
         except Refused as refused:
             return _error(refused.error, refused.status, refused.headers)
         except TailraceError as raised:
-            error = as_request_error(raised)
-            return _error(error, status_of(error))
+            return _refusal(raised)
         except Exception as error:  # a bug of ours ends this request and nothing else (R40)
             logger.error(
                 "%s %s failed: %r",
@@ -202,6 +201,13 @@ def _head(response: Answer) -> Response:
 def json_answer(document: object, status: int = 200) -> Whole:
     """A plain document."""
     return Whole(JSON_TYPE, compact(document).encode(errors="replace"), status)
+
+
+def _refusal(raised: TailraceError) -> Answer:
+    """In a call of its own: a frame of the traceback that kept the error would keep all of them,
+    with what they read, until the garbage collector comes."""
+    error = as_request_error(raised)
+    return _error(error, status_of(error))
 
 
 def _error(error: TailraceError, status: int, headers: Mapping[str, str] | None = None) -> Response:

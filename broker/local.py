@@ -48,6 +48,7 @@ class LocalCaller:
         finally:
             if self._outcome is None and call.abandoned is not None:
                 call.abandoned()
+                call.abandoned = None
             self._node.metrics.requests_in_flight.dec()
             self._node.memory.give(call.held_bytes)
             self._node.outbox.flush()
