@@ -8,7 +8,8 @@ The flushed mark says up to where the log was durable, and what its segment adds
   every sync round. So a start takes the time of its tail, not of its data.
 
 - The mark may lag (it is not synced itself). So if sound batches lie behind a cut, the report
-  says ``data_loss_possible``.
+  says ``data_loss_possible``; and a clean close spares the scan only where nothing stands behind
+  the mark: a power cut right after it may have kept the ``clean`` file and taken the mark back.
 - A lost mark is taken to stand at the last segment: then older segments are never cut.
 - What a scan yields is a prefix of what was written and holds all that was synced (S32); doing it
   again changes nothing. Indexes, snapshots and checkpoints that are missing or damaged are
@@ -20,6 +21,7 @@ The flushed mark says up to where the log was durable, and what its segment adds
 from dataclasses import dataclass
 from typing import Literal
 
+from tailrace.protocol.batch import HEADER_BYTES
 from tailrace.storage import checkpoint, marks, reset
 from tailrace.storage.adoption import Adoption
 from tailrace.storage.disk import Disk, File
@@ -117,6 +119,11 @@ def zero(file: File, position: int, end: int) -> None:
         if kept:
             file.write([bytes(kept)], position)
         position += len(data)
+
+
+def _nothing_behind(segment: Segment) -> bool:
+    """Whether no batch begins where what is known of the segment ends."""
+    return not data_bytes(segment.file.read(HEADER_BYTES, segment.size_bytes))
 
 
 class Recovery:
@@ -315,7 +322,7 @@ class Recovery:
                 cut = False
             elif not self._adoption.front(segment, end):
                 cut = self._salvage.scan(segment, end, None)
-            elif end is None and self._clean:
+            elif end is None and self._clean and _nothing_behind(segment):
                 self.report.clean, cut = True, False
             else:
                 cut = self._salvage.scan_on(segment, end)

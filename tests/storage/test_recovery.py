@@ -66,6 +66,20 @@ def test_killed_process_loses_nothing_and_the_report_says_what_was_checked(tmp_p
     assert not report.data_loss_possible
 
 
+def test_clean_close_is_no_reason_to_believe_a_mark_that_power_took_back(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    fill(log, 3)
+    log.sync()
+    older = (tmp_path / "log" / "flushed").read_bytes()
+    fill(log, 2)
+    log.close(clean=True)
+    (tmp_path / "log" / "flushed").write_bytes(older)  # it is overwritten in place, not synced
+    again = open_log(tmp_path, clean=True)
+    assert (again.end, again.flushed, again.recovery.batches) == (5, 5, 2)
+    again.close(clean=True)
+    assert open_log(tmp_path, clean=True).recovery.clean
+
+
 @pytest.mark.parametrize("kept", [1, 10, 84, 85, 86, 120])
 def test_torn_last_batch_is_cut_and_zeroed(tmp_path: Path, kept: int) -> None:
     log = open_log(tmp_path)
