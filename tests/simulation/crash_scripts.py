@@ -143,6 +143,18 @@ def reopened(process: Process) -> None:
     process.close()
 
 
+def stopped(process: Process) -> None:
+    """What was written between two graceful stops is all in one segment: no name tells of it."""
+    process.open()
+    process.append(50, producer=A)
+    process.close()
+    process.open(clean=True)
+    process.append(50, producer=A)
+    process.sync()
+    process.append(50, producer=B)
+    process.close()
+
+
 def saved_so_far(process: Process) -> None:
     """The index and the producers of a growing segment are saved, and a start builds on them."""
     process.open()
@@ -271,6 +283,7 @@ SCRIPTS: tuple[Script, ...] = (
     zeros_ahead,
     epochs,
     reopened,
+    stopped,
     saved_so_far,
     recovery,
     killed,

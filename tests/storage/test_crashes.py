@@ -198,7 +198,7 @@ class History:
         except NodeDead:
             pass
         life.dead = True
-        if not self.clean and self.random.random() < 0.7:
+        if self.random.random() < 0.7:
             self.platter.power_cut(random_pick(self.random))
 
 
