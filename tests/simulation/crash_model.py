@@ -159,6 +159,7 @@ class Process:
         self.log.close(clean=True)
         self.model.floor = self.model.end
         self.model.clean = (False, True)
+        self.disk.sync_directory("/")  # the mark lasts: power may fail from here on
 
     def die(self, pick: Pick | None = None) -> None:
         """SIGKILL, with ``pick`` a power cut; the next process goes on counting steps."""
