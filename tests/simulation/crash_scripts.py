@@ -143,18 +143,6 @@ def reopened(process: Process) -> None:
     process.close()
 
 
-def stopped(process: Process) -> None:
-    """What was written between two graceful stops is all in one segment: no name tells of it."""
-    process.open()
-    process.append(50, producer=A)
-    process.close()
-    process.open(clean=True)
-    process.append(50, producer=A)
-    process.sync()
-    process.append(50, producer=B)
-    process.close()
-
-
 def saved_so_far(process: Process) -> None:
     """The index and the producers of a growing segment are saved, and a start builds on them."""
     process.open()
@@ -269,6 +257,18 @@ def recreated(process: Process) -> None:
     process.open()
 
 
+def stopped(process: Process) -> None:
+    """What was written between two graceful stops is all in one segment: no name tells of it."""
+    process.open()
+    process.append(50, producer=A)
+    process.close()
+    process.open(clean=True)
+    process.append(50, producer=A)
+    process.sync()
+    process.append(50, producer=B)
+    process.close()
+
+
 SCRIPTS: tuple[Script, ...] = (
     merging,
     start_within_a_segment,
@@ -283,11 +283,11 @@ SCRIPTS: tuple[Script, ...] = (
     zeros_ahead,
     epochs,
     reopened,
-    stopped,
     saved_so_far,
     recovery,
     killed,
     erasure,
     deletion_of_records,
     recreated,
+    stopped,
 )

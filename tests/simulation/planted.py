@@ -26,7 +26,7 @@ from tailrace.storage.reader import LogSlice, Reader
 from tailrace.storage.recovery import Recovered, Recovery
 from tailrace.storage.rewrite import Rewritten
 from tailrace.storage.rounds import SyncPoint
-from tailrace.storage.segment import Range
+from tailrace.storage.segment import Range, Segment
 from tailrace.storage.swap import SwapName, replaced_by
 from tailrace.storage.thinning import Kept
 from tests.simulation import planted_cluster, planted_groups
@@ -112,6 +112,15 @@ def cut_at_first_bad_checksum() -> Patches:
         self.mark = Mark(self.start, -1, 0)
 
     return [patch.object(Recovery, "_read_marks", forget)]
+
+
+def clean_stop_believes_the_mark() -> Patches:
+    """After a clean stop the log ends at the mark, though a power cut may have taken that back."""
+
+    def believe(segment: Segment) -> bool:
+        return True
+
+    return [patch("tailrace.storage.recovery._nothing_behind", believe)]
 
 
 def producers_not_restored() -> Patches:
@@ -247,6 +256,7 @@ BUGS: dict[str, Bug] = {
     "rename-before-fsync": Bug("10", rename_before_fsync, ("scripts",)),
     "retry-after-eio": Bug("11", retry_after_eio, ("seeds", "machine")),
     "cut-at-first-bad-checksum": Bug("13", cut_at_first_bad_checksum, ("seeds",)),
+    "clean-stop-believes-the-mark": Bug("", clean_stop_believes_the_mark, ("scripts",)),
     "producers-not-restored": Bug("14", producers_not_restored, ("seeds", "scripts", "machine")),
     "window-off-by-one": Bug("15", window_off_by_one, ("machine",)),
     "no-sequence-check": Bug("15 and more", no_sequence_check, ("seeds", "scripts", "machine")),

@@ -6,7 +6,7 @@ seed of it takes seconds; the rules they break have mutants of their own in ``te
 
 import pytest
 
-from tests.simulation.crash_scripts import SCRIPTS, epochs
+from tests.simulation.crash_scripts import SCRIPTS, epochs, stopped
 from tests.simulation.log_machine import examples_to_failure
 from tests.simulation.measure import states_to_failure
 from tests.simulation.planted import BUGS, Finder, plant
@@ -24,7 +24,7 @@ FIRST_SEED = {
     (GROUPS, "commit-before-append"): 2,
     (GROUPS, "offsets-while-loading"): 23,
 }
-FIRST_SCRIPT = {"rename-before-fsync": epochs}
+FIRST_SCRIPT = {"rename-before-fsync": epochs, "clean-stop-believes-the-mark": stopped}
 
 pytestmark = pytest.mark.slow
 
