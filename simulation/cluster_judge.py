@@ -11,7 +11,8 @@ stands in the *true log* of a partition, batch by batch, as the first promise fo
   what was promised before;
 - S13: nobody cuts a committed batch off; and no disk of a candidate loses one when power fails;
 - S4: equal (partition, offset, epoch) means equal bytes and an equal batch before: so equal logs
-  (but where each replica compacts by itself);
+  (but where each replica compacts by itself, and but for what its writer took back before anybody
+  else had it);
 - S5: one broker writes in an epoch, the one that the store named; S9: epochs never fall along a
   log; S10: offsets have no gaps.
 
@@ -22,7 +23,7 @@ until its broker is in sync again; by then every leader knows.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tailrace.broker.catalog import Leadership
@@ -57,6 +58,7 @@ class Written:
     identity: Identity
     before: tuple[int, int, int] | None  # base, epoch, checksum of the batch before; None: unknown
     node: str
+    copied: bool = False  # another broker has written it, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,13 @@ class ClusterJudge:
                 what = f"{node} wrote {entry.base} in epoch {entry.epoch}, which is {leader}'s"
                 self.violated("S5", key, what)
             return
+        if node != first.node and not first.copied:
+            first = self._written[place] = replace(first, copied=True)
         if first.identity != entry.identity and not self._compacted(key):
             what = f"{entry.base} of epoch {entry.epoch} differs on {node} and {first.node}"
             self.violated("S4", key, what)
         if first.before is None:
-            self._written[place] = Written(first.identity, link, first.node)
+            self._written[place] = replace(first, before=link)
         elif link is not None and link != first.before and not self._compacted(key):
             what = (
                 f"behind {link[0]} of epoch {link[1]} on {node}, behind {first.before[0]} of epoch"
@@ -127,6 +131,11 @@ class ClusterJudge:
 
     def cut(self, node: str, key: PartitionKey, gone: Sequence[Entry]) -> None:
         """S13: batches left the end of a log."""
+        for entry in gone:
+            first = self._written.get((key, entry.base, entry.epoch))
+            if first is not None and first.node == node and not first.copied:
+                # A write that failed half-way and was taken back: nobody else ever had it.
+                del self._written[key, entry.base, entry.epoch]
         true = self._true.get(key)
         if true is None or key not in self.partitions or self._compacted(key):
             return

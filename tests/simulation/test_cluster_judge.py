@@ -203,6 +203,27 @@ def test_logs_that_differ_are_found() -> None:
     assert world.found() == {"S4"}
 
 
+def test_what_its_writer_took_back_alone_may_be_written_differently() -> None:
+    world = World()
+    first = batch(0)
+    world.write("a", first)
+    world.logs["a"].of.cut(0)
+    world.judge.cut("a", KEY, [first])
+    world.write("abc", batch(0, check=8))
+    assert world.found() == set()
+
+
+def test_what_another_broker_had_may_not_be_written_differently() -> None:
+    world = World()
+    first = batch(0)
+    world.write("ab", first)
+    for name in "ab":
+        world.logs[name].of.cut(0)
+        world.judge.cut(name, KEY, [first])
+    world.write("abc", batch(0, check=8))
+    assert world.found() == {"S4"}
+
+
 def test_logs_that_differ_before_a_common_batch_are_found() -> None:
     world = World()
     world.write("ab", batch(0))
