@@ -75,8 +75,11 @@ class Chaos:
         self.node.platter.failing_syncs = 0
         if "sync" in self.struck:  # a broker that a failed sync ends may not be at its end yet
             self.node.kill()
-        while not self.node.running:
-            await self.node.start()
+        while not self.node.running or self.node.ready is None:
+            if self.node.running:  # it is starting
+                await trio.sleep(0.05)
+            else:
+                await self.node.start()
 
     async def _reset(self) -> None:
         self.cluster.net.reset_some(self.rng.choice((0.3, 1.0)))
