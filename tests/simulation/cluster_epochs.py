@@ -6,46 +6,30 @@ heard of that epoch when one of the others comes back and is elected. Nor does t
 is committed: it was told by nobody since its start, and learns it only once enough of the others
 are back. Then the first leader returns, with batches of an epoch that its leader's log does not
 have (R1, R8).
-
-Of the seeds a fifth has this, by a chance of its own: the others go as they would without.
 """
-
-from collections.abc import Mapping
-from random import Random
 
 import trio
 
 from tailrace.broker.catalog import Leadership
 from tailrace.broker.members import BROKERS
 from tailrace.simulation.log_files import PartitionKey
-from tailrace.simulation.run import SimCluster
-from tailrace.simulation.world import SESSION_S, Common, SimNode
+from tailrace.simulation.world import SESSION_S, SimNode
+from tests.simulation.cluster_chain import Chain
 
-SHARE = 0.2  # of the seeds
 STRIKES_PER_S = 1.0
 PAUSE_MAX_S = 30.0
 LOOK_EVERY_S, LOOKS_MAX = 0.01, 300  # for what the leader writes
 EARLY = 0.7  # share of the leases
 
 
-class EpochChaos:
-    """One chain after the other. Whoever looks after the brokers starts them again."""
+class EpochChaos(Chain):
+    """All but the leader go down, it follows once it has written, and others come back first."""
 
-    def __init__(
-        self, cluster: SimCluster, rng: Random, rests: dict[str, float], struck: dict[str, int]
-    ) -> None:
-        """``rests``: how long a broker that is down stays so; ``struck`` counts the chains."""
-        assert cluster.common is not None
-        self.on = rng.random() < SHARE
-        self._common: Common = cluster.common
-        self._nodes: Mapping[str, SimNode] = cluster.nodes
-        self._trace = cluster.trace
-        self._rng = rng
-        self._rests = rests
-        self._struck = struck
+    NAME = "epoch"
+    SHARE = 0.2
 
     async def run(self) -> None:
-        """Until cancelled; whoever is down then is brought back by ``ClusterChaos.heal``."""
+        """See ``Chain``."""
         while True:
             await trio.sleep(self._rng.expovariate(STRIKES_PER_S))
             where = self._partition()
@@ -70,8 +54,7 @@ class EpochChaos:
         return self._common.judge.partitions[where].leadership
 
     async def _strike(self, where: PartitionKey, led: Leadership) -> None:
-        self._trace.note("epoch")
-        self._struck["epoch"] = self._struck.get("epoch", 0) + 1
+        self._note()
         assert led.leader is not None, "chosen by it"
         rng, leader = self._rng, self._nodes[led.leader]
         others = [self._nodes[name] for name in led.replicas if name != led.leader]

@@ -4,21 +4,15 @@ A follower stops and comes back. As soon as the metadata store has taken it into
 leader hears nothing of that for a while, or much later, and the follower stands still or dies:
 now it counts, lacks what is written, and only the store knows of both (R4, R16). Sometimes the
 leader dies of it, and whoever has joined may be the next one.
-
-Of the seeds a third has this, by a chance of its own: the others go as they would without.
 """
-
-from collections.abc import Mapping
-from random import Random
 
 import trio
 
 from tailrace.broker.catalog import PARTITIONS, Leadership, parse_partition_key
 from tailrace.simulation.meta import StoreChange
-from tailrace.simulation.run import SimCluster
 from tailrace.simulation.world import Common, SimNode
+from tests.simulation.cluster_chain import Chain
 
-SHARE = 0.35  # of the seeds
 STRIKES_PER_S = 0.4
 STOPS_WITHIN_S = 3.0
 JOINS_WITHIN_S = 6.0
@@ -26,26 +20,16 @@ JOINS_WITHIN_S = 6.0
 Joined = tuple[SimNode, list[SimNode]]  # a leader, and whom it let in
 
 
-class JoinChaos:
-    """One chain after the other. Whoever looks after the brokers starts them again."""
+class JoinChaos(Chain):
+    """A follower is renewed; its leader is cut off from the store once it is back in sync."""
 
-    def __init__(
-        self, cluster: SimCluster, rng: Random, rests: dict[str, float], struck: dict[str, int]
-    ) -> None:
-        """``rests``: how long a broker that is down stays so; ``struck`` counts the chains."""
-        assert cluster.common is not None
-        self.on = rng.random() < SHARE
-        self._common: Common = cluster.common
-        self._nodes: Mapping[str, SimNode] = cluster.nodes
-        self._trace = cluster.trace
-        self._rng = rng
-        self._rests = rests
-        self._struck = struck
-        self._joined: Joined | None = None
-        self._heard = trio.Event()
+    NAME = "join"
+    SHARE = 0.35
+
+    _joined: Joined | None = None
 
     async def run(self) -> None:
-        """Until cancelled; what is broken then is healed by ``ClusterChaos.heal``."""
+        """See ``Chain``."""
         while True:
             await trio.sleep(self._rng.expovariate(STRIKES_PER_S))
             found = self._follower()
@@ -101,8 +85,7 @@ class JoinChaos:
         self._heard.set()
 
     async def _part(self, leader: SimNode, joined: list[SimNode]) -> None:
-        self._trace.note("join")
-        self._struck["join"] = self._struck.get("join", 0) + 1
+        self._note()
         seconds = self._rng.uniform(1.0, 5.0)
         for node in joined:
             how = self._rng.choice((node.kill, node.power_cut, None, None, None))
