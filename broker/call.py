@@ -114,6 +114,12 @@ class Call:
         self.abandoned = None
         self._caller.answer(self, error, (), 0, error.code)
 
+    def abandon(self) -> None:
+        """Nobody waits for the answer any more: its handler, if it still waits, lets go."""
+        if self.abandoned is not None:
+            self.abandoned()
+            self.abandoned = None
+
     def spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         """Go on in a task of the connection; a TailraceError from it fails the call."""
         self._caller.spawn(self, work)

@@ -118,9 +118,7 @@ class Connection:
             self.node.admission.greeted()
         calls, self._calls = self._calls, {}
         for call in calls:
-            if call.abandoned is not None:
-                call.abandoned()
-                call.abandoned = None
+            call.abandon()
         if self.standing is not None:
             self.standing.close()
         self.node.metrics.requests_in_flight.dec(len(calls))

@@ -46,9 +46,8 @@ class LocalCaller:
             handlers.take_up(self._node, call)
             outcome = await self._finished(call)
         finally:
-            if self._outcome is None and call.abandoned is not None:
-                call.abandoned()
-                call.abandoned = None
+            if self._outcome is None:
+                call.abandon()
             self._node.metrics.requests_in_flight.dec()
             self._node.memory.give(call.held_bytes)
             self._node.outbox.flush()
