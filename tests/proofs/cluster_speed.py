@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -105,14 +106,14 @@ async def fill(url: str, mebibytes: int) -> None:
                 await producer.send_many("refill", values)
 
 
-async def keep_sending(url: str, stop: Event) -> list[float]:
-    """Latencies of durable sends, 100 per second, in ms, until told to stop."""
-    found: list[float] = []
+async def keep_sending(url: str, stop: Event) -> list[list[float]]:
+    """Latencies of durable sends, 100 per second, in ms, until told to stop; of each stretch."""
+    found: list[list[float]] = []
     async with tailrace.connect(url) as client:
         await client.admin.create_topic("beside", partitions=3, replicas=3, exist_ok=True)
         await stretch(client)  # all connections are open then
         while not stop.is_set():
-            found += await stretch(client)
+            found.append(await stretch(client))
     return found
 
 
@@ -128,7 +129,7 @@ def _send_apart(url: str, stop: Event, told: Connection) -> None:
 
 
 @contextmanager
-def sending(url: str) -> Generator[list[float]]:
+def sending(url: str) -> Generator[list[list[float]]]:
     """In a process of its own meanwhile: who watches must not hold up what is measured. Filled at
     the end."""
     apart = multiprocessing.get_context("spawn")
@@ -137,7 +138,7 @@ def sending(url: str) -> Generator[list[float]]:
     process = apart.Process(target=_send_apart, args=(url, stop, tells))
     process.start()
     tells.close()
-    found: list[float] = []
+    found: list[list[float]] = []
     try:
         yield found
         stop.set()
@@ -153,7 +154,7 @@ def sends_alone(url: str) -> list[float]:
     time.sleep(5.0)
     with sending(url) as found:
         time.sleep(ALONE_SECONDS)
-    return found
+    return list(chain.from_iterable(found))
 
 
 async def led(url: str, topic: str, broker: str) -> int:
@@ -184,12 +185,33 @@ def go_first(cluster: Machine) -> None:
             os.sched_setscheduler(int(task.name), os.SCHED_RR, os.sched_param(FIRST_PRIORITY))
 
 
-def refill(cluster: Machine, mebibytes: int, *, first: bool) -> None:
-    """A broker comes back with nothing, under the same id."""
+def refill(cluster: Machine, mebibytes: int, *, rounds: int, first: bool) -> None:
+    """A broker comes back with nothing, under the same id; several times."""
     asyncio.run(fill(cluster.url, mebibytes))
     if first:
         go_first(cluster)
-    before = sends_alone(cluster.url)
+    topic_bytes: Any = ask(cluster, "n1", "/api/v1/topics/refill")["size_bytes"]
+    alone, beside = [sends_alone(cluster.url)], list[list[float]]()
+    for _ in range(rounds):
+        beside.append(sends_beside(cluster, topic_bytes))
+        alone.append(sends_alone(cluster.url))
+        around = percentiles(alone[-2] + alone[-1])
+        felt = percentiles(beside[-1])
+        print(
+            f"  sends alone p50 {around['p50']:.2f} p99 {around['p99']:.2f} ms, beside it p50"
+            f" {felt['p50']:.2f} p99 {felt['p99']:.2f} ms: {felt['p99'] / around['p99']:.2f} times",
+            flush=True,
+        )
+    without, felt = (percentiles([*chain.from_iterable(one)]) for one in (alone, beside))
+    print(
+        f"ok: {topic_bytes / 2**20:,.0f} MiB, {rounds} times; all sends alone p99"
+        f" {without['p99']:.2f} ms, beside it {felt['p99']:.2f} ms:"
+        f" {felt['p99'] / without['p99']:.2f} times"
+    )
+
+
+def sends_beside(cluster: Machine, topic_bytes: int) -> list[float]:
+    """From the start of a broker whose disk is gone until it leads again."""
     leaders = asyncio.run(led(cluster.url, "beside", "n3"))
     victim = cluster.brokers["n3"]
     victim.kill()
@@ -198,8 +220,7 @@ def refill(cluster: Machine, mebibytes: int, *, first: bool) -> None:
     time.sleep(10.0)
     victim.start()
     began = time.monotonic()
-    topic_bytes: Any = ask(cluster, "n1", "/api/v1/topics/refill")["size_bytes"]
-    with sending(rest) as beside:
+    with sending(rest) as found:
         while True:
             in_sync, leads, partitions = asyncio.run(standing(rest, "n3"))
             held = sum(path.stat().st_blocks * 512 for path in cluster.data["n3"].rglob("*.log"))
@@ -213,17 +234,12 @@ def refill(cluster: Machine, mebibytes: int, *, first: bool) -> None:
             )
             assert time.monotonic() - began < REFILL_SECONDS_MAX, "it did not come to its end"
             time.sleep(STRETCH_SECONDS)
-        took_s = time.monotonic() - began
+        print(f"  {time.monotonic() - began:5.0f} s: all of it", flush=True)
         wait_until(lambda: leads_again(rest, "n3", leaders), HEAL_SECONDS_MAX, "leads again")
     assert held >= topic_bytes * 0.95, f"in sync with {held:,} of {topic_bytes:,} bytes"
-    after = sends_alone(cluster.url)
-    alone, apart = percentiles(before + after), [percentiles(one)["p99"] for one in (before, after)]
-    felt = percentiles(beside)
-    print(
-        f"ok: {topic_bytes / 2**20:,.0f} MiB in {took_s:.0f} s; sends alone p50 {alone['p50']:.2f}"
-        f" p99 {alone['p99']:.2f} ms ({apart[0]:.2f} before, {apart[1]:.2f} after), beside it p50"
-        f" {felt['p50']:.2f} p99 {felt['p99']:.2f} ms: {felt['p99'] / alone['p99']:.2f} times"
-    )
+    course = " ".join(f"{percentiles(one)['p99']:.0f}" for one in found)
+    print(f"  p99 of each {STRETCH_SECONDS:.0f} s beside it: {course} ms")
+    return list(chain.from_iterable(found))
 
 
 def main() -> None:
@@ -232,6 +248,7 @@ def main() -> None:
     parser.add_argument("--replicated", action="store_true")
     parser.add_argument("--partitions", type=int, default=0)
     parser.add_argument("--refill", type=int, default=0, metavar="MIB")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--first", action="store_true")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="tailrace-speed-"))
@@ -243,7 +260,7 @@ def main() -> None:
             if options.partitions:
                 scale(cluster, options.partitions)
             if options.refill:
-                refill(cluster, options.refill, first=options.first)
+                refill(cluster, options.refill, rounds=options.rounds, first=options.first)
     except (AssertionError, RuntimeError) as error:
         sys.exit(f"FAILED: {error}; kept {folder}")
     shutil.rmtree(folder)
