@@ -6,12 +6,17 @@ A topic of that size is written, synced, and thrown out of the page cache file b
 (``posix_fadvise``). Paths: ``cold-read`` (the consumer's bytes per second, through the broker, by
 fetches of 1 MiB of which nothing is decoded) and ``disk-read`` (the same files, read in one stream
 without a broker); ``live-p99`` and ``live-p99-beside-cold``: durable sends to another topic at
-200/s, from their intended times, before and while the cold topic is read, again and again.
+200/s, from their intended times, before and while the cold topic is read, again and again. What the
+device alone does to whoever syncs, without a broker: ``sync-p99`` (100 B written into a file of its
+own and synced, at the same rate), ``sync-p99-beside-read`` (while the same files are read as fast
+as they can be) and ``sync-p99-beside-slow-read`` (at 150 MB/s).
 """
 
 import os
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,7 +27,7 @@ from tailrace.bench.actors import Actor, go
 from tailrace.bench.cpus import SENDERS
 from tailrace.bench.latency import send
 from tailrace.bench.streams import create
-from tailrace.bench.wire import Batch, Wire, batch_of
+from tailrace.bench.wire import Wire, batch_of
 from tailrace.bench.workbench import BLOCK, Workbench, parser, say, workbench
 from tailrace.bench.workload import percentiles
 from tailrace.protocol.units import parse_size_bytes
@@ -31,6 +36,8 @@ SIZE_BYTES = 1_000
 RECORDS = 256
 RATE_PER_S = 200.0
 FETCH_BYTES = 1 << 20
+SLOW_BYTES_PER_S = 150e6
+SYNCED_BYTES = 8 << 20  # written before, so that a sync is as cheap as it can be
 
 
 def forget(folder: Path) -> int:
@@ -47,16 +54,33 @@ def forget(folder: Path) -> int:
     return total
 
 
-def read_files(folder: Path) -> float:
-    """Bytes per second of all logs below a folder, one after the other."""
-    forget(folder)
+def read_files(folder: Path, bytes_per_s: float = 1e12) -> tuple[int, float]:
+    """All logs below a folder, one after the other, at most so fast. Bytes, and seconds it took."""
     buffer, total = bytearray(BLOCK), 0
     began = time.perf_counter()
     for path in sorted(folder.rglob("*.log")):
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(buffer):
                 total += count
-    return total / (time.perf_counter() - began)
+                time.sleep(max(0.0, began + total / bytes_per_s - time.perf_counter()))
+    return total, time.perf_counter() - began
+
+
+def sync(folder: Path, seconds: float) -> float:
+    """The p99 of small writes that are synced one by one, in ms, from their intended times."""
+    path, found = folder / "synced", list[float]()
+    with path.open("w+b", buffering=0) as file:
+        file.write(bytes(SYNCED_BYTES))
+        os.fdatasync(file.fileno())
+        began = time.perf_counter()
+        for number in range(int(seconds * RATE_PER_S)):
+            due = began + number / RATE_PER_S
+            time.sleep(max(0.0, due - time.perf_counter()))
+            os.pwrite(file.fileno(), bytes(100), number * 100)
+            os.fdatasync(file.fileno())
+            found.append((time.perf_counter() - due) * 1_000)
+    path.unlink()
+    return percentiles(found)["p99"]
 
 
 def live(bench: Workbench, url: str, path: str) -> None:
@@ -70,24 +94,23 @@ def live(bench: Workbench, url: str, path: str) -> None:
 
 
 class Reader(threading.Thread):
-    """Reads the cold topic from start to end, over and over, and makes it cold before each time.
+    """Reads all of a folder's logs by ``lap``, over and over, and makes them cold before each time.
 
-    A context manager; what it found is there at its end.
+    A context manager; what it found is there at its end. ``lap`` tells bytes, and seconds.
     """
 
-    def __init__(self, url: str, batch: Batch, count: int, folder: Path) -> None:
+    def __init__(self, folder: Path, lap: Callable[[], tuple[int, float]]) -> None:
         super().__init__()
-        self._url, self._batch, self._count, self._folder = url, batch, count, folder
+        self._folder, self._lap = folder, lap
         self._over = threading.Event()
         self.size_bytes, self.seconds = 0, 0.0
 
     def run(self) -> None:
-        with Wire(self._url) as wire:
-            while not self._over.is_set():
-                forget(self._folder)
-                size, took_s = wire.read(self._batch, self._count, bytes_max=FETCH_BYTES, laps=1)
-                self.size_bytes += size
-                self.seconds += took_s
+        while not self._over.is_set():
+            forget(self._folder)
+            size, took_s = self._lap()
+            self.size_bytes += size
+            self.seconds += took_s
 
     def __enter__(self) -> Self:
         self.start()
@@ -110,13 +133,28 @@ def measure(bench: Workbench, size_bytes: int) -> None:
         with Wire(broker.url) as wire:
             batch = batch_of(wire.topic("cold"), 0, RECORDS, SIZE_BYTES)
             count, _ = wire.produce([batch], size_bytes=size_bytes)
-        say(f"cold: {forget(broker.data_dir) >> 20} MiB of files")
-        bench.tell("disk-read", read_files(broker.data_dir), "bytes/s", system="machine")
-        live(bench, broker.url, "live-p99")
-        with Reader(broker.url, batch, count, broker.data_dir) as reader:
-            live(bench, broker.url, "live-p99-beside-cold")
-        bytes_per_s = reader.size_bytes / reader.seconds
-        bench.tell("cold-read", bytes_per_s, "bytes/s", size_bytes=SIZE_BYTES)
+            say(f"cold: {forget(broker.data_dir) >> 20} MiB of files")
+            alone(bench, broker.data_dir)
+            live(bench, broker.url, "live-p99")
+
+            def lap() -> tuple[int, float]:
+                return wire.read(batch, count, bytes_max=FETCH_BYTES, laps=1)
+
+            with Reader(broker.data_dir, lap) as reader:
+                live(bench, broker.url, "live-p99-beside-cold")
+            bytes_per_s = reader.size_bytes / reader.seconds
+            bench.tell("cold-read", bytes_per_s, "bytes/s", size_bytes=SIZE_BYTES)
+
+
+def alone(bench: Workbench, folder: Path) -> None:
+    """What the machine does without a broker."""
+    size_bytes, took_s = read_files(folder)
+    bench.tell("disk-read", size_bytes / took_s, "bytes/s", system="machine")
+    bench.tell("sync-p99", sync(bench.folder, bench.seconds), "ms", system="machine")
+    for name, bytes_per_s in (("read", 1e12), ("slow-read", SLOW_BYTES_PER_S)):
+        with Reader(folder, partial(read_files, folder, bytes_per_s)):
+            found = sync(bench.folder, bench.seconds)
+        bench.tell(f"sync-p99-beside-{name}", found, "ms", system="machine")
 
 
 def main() -> None:
