@@ -371,7 +371,9 @@ def _no_disk(broker: str) -> DiskFacts:
 def _uncommitted(node: Node, partition: Partition) -> Uncommitted | None:
     if partition.high_watermark >= partition.log.end:
         return None
-    sync_s = node.flusher.syncing_s() if node.flusher.syncing(partition) else None
+    log = partition.log
+    # Also a round of others, which ends before its own begins.
+    sync_s = node.flusher.syncing_s() if log.flushed < log.end else None
     return Uncommitted(partition.waiting_batches, sync_s)
 
 

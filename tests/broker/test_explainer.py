@@ -29,6 +29,7 @@ from tailrace.protocol.messages import (
 )
 from tests.broker.harness import Client, batch, connected, produce_request, run, serving
 from tests.broker.members import Member, commit, committing
+from tests.broker.test_flusher import gated
 
 
 async def explain(
@@ -115,6 +116,29 @@ def test_what_retention_by_size_removed_is_not_told_as_a_matter_of_age(
             assert f"gone unread (retention {kept})." in found.summary
 
     run(main)
+
+
+def test_who_waits_behind_the_sync_of_others_is_told_of_it(tmp_path: Path) -> None:
+    gates, change = gated()
+
+    async def main() -> None:
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
+            topic_id = await client.create("orders", partitions=2)
+            waiting = await client.send(*sending(topic_id, 0, acks=-1))
+            await client.metadata()  # answered, so its round is under way
+            await client.wait(await client.send(*sending(topic_id, 1, acks=1)))
+            found = await explain(client, "orders", 1, 0)
+            assert found.verdict == "not_committed"
+            assert "a sync has been under way for" in found.summary
+            gates[0].open.set()
+            await client.wait(waiting)
+
+    run(main)
+
+
+def sending(topic_id: bytes, partition: int, *, acks: int) -> tuple[ProduceRequest, bytes]:
+    entry = batch(topic_id, [b"a"], partition)
+    return produce_request(topic_id, [entry], partition, acks=acks), entry
 
 
 def test_a_batch_that_cannot_be_decoded_is_no_readable_record(tmp_path: Path) -> None:
