@@ -193,13 +193,6 @@ class Partition(LocalCopy):
         self._gathered.append((entry, producing, slot))
         return len(self._gathered) == 1
 
-    @property
-    def is_patient(self) -> bool:
-        """Whether nobody gains by an append before the next round begins: there is no follower, and
-        whoever brought something waits for that round anyway."""
-        alone = not self.replica.followers and self.config.durability == "fsync"
-        return alone and all(producing.acks == ACKS_ALL for _, producing, _ in self._gathered)
-
     def roll(self, now_ms: int) -> None:
         """Begin a new segment early (the simulation likes that)."""
         with suppress(OSError):

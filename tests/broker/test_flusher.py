@@ -134,34 +134,6 @@ def test_what_comes_during_a_round_is_written_at_its_end_in_one_append(tmp_path:
     run(main)
 
 
-def test_who_waits_for_the_next_round_anyway_is_appended_at_its_beginning(tmp_path: Path) -> None:
-    gates, change = gated()
-
-    async def main() -> None:
-        async with serving(tmp_path, change=change) as (server, ready), connected(ready) as client:
-            topic_id = await client.create("orders", partitions=4)
-            waiting: list[int] = []
-            for number in range(3):
-                entry = batch(topic_id, [b"a"], number)
-                request = produce_request(topic_id, [entry], number)
-                waiting.append(await client.send(request, entry))
-                await client.metadata()  # answered, so what came before it was taken up
-            appended = server.metrics.append_duration
-            assert appended.count == 1  # nobody would hear of the others before the next round ends
-            entry = batch(topic_id, [b"a"], 3)
-            request = produce_request(topic_id, [entry], 3, acks=1)
-            with trio.fail_after(5):
-                await client.wait(await client.send(request, entry))
-            assert appended.count == 2  # but of this one
-            gates[0].open.set()
-            for number in waiting:
-                await client.wait(number)
-            assert appended.count == 4
-            assert gates[0].rounds == 2
-
-    run(main)
-
-
 class NoDescriptors(OsDisk):
     """Directories cannot be opened for their sync so many times."""
 
@@ -305,7 +277,7 @@ def test_copies_that_catch_up_are_synced_beside_a_round(tmp_path: Path) -> None:
             waiting: list[int] = []
             for number in range(2):
                 entry = batch(topic_id, [b"a"], number)
-                request = produce_request(topic_id, [entry], number, acks=1 if number else -1)
+                request = produce_request(topic_id, [entry], number)
                 waiting.append(await client.send(request, entry))
                 await client.metadata()
             other, apart = (node.shelf.find(topic_id, number) for number in range(2))
