@@ -371,9 +371,8 @@ def _no_disk(broker: str) -> DiskFacts:
 def _uncommitted(node: Node, partition: Partition) -> Uncommitted | None:
     if partition.high_watermark >= partition.log.end:
         return None
-    log = partition.log
-    # Also a round of others, which ends before its own begins.
-    sync_s = node.flusher.syncing_s() if log.flushed < log.end else None
+    waits = partition.config.durability == "fsync" and partition.log.flushed < partition.log.end
+    sync_s = node.flusher.syncing_s() if waits else None  # of others, too: its own comes then
     return Uncommitted(partition.waiting_batches, sync_s)
 
 

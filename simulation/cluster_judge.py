@@ -59,6 +59,7 @@ class Written:
     before: tuple[int, int, int] | None  # base, epoch, checksum of the batch before; None: unknown
     node: str
     copied: bool = False  # another broker has written it, too
+    taken_back: bool = False  # by its writer; a copy may be on its way all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,8 @@ class ClusterJudge:
         link = None if before is None else (before.base, before.epoch, before.check)
         place = key, entry.base, entry.epoch
         first = self._written.get(place)
+        if first is not None and first.taken_back and not first.copied and node == first.node:
+            first = None  # it writes there anew
         if first is None:
             self._written[place] = Written(entry.identity, link, node)
             leader = self._named.get((key, entry.epoch))
@@ -133,9 +136,8 @@ class ClusterJudge:
         """S13: batches left the end of a log."""
         for entry in gone:
             first = self._written.get((key, entry.base, entry.epoch))
-            if first is not None and first.node == node and not first.copied:
-                # A write that failed half-way and was taken back: nobody else ever had it.
-                del self._written[key, entry.base, entry.epoch]
+            if first is not None and first.node == node:
+                self._written[key, entry.base, entry.epoch] = replace(first, taken_back=True)
         true = self._true.get(key)
         if true is None or key not in self.partitions or self._compacted(key):
             return

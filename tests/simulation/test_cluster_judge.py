@@ -213,6 +213,18 @@ def test_what_its_writer_took_back_alone_may_be_written_differently() -> None:
     assert world.found() == set()
 
 
+def test_what_its_writer_lost_may_be_on_its_way_to_others() -> None:
+    world = World()
+    first = batch(0)
+    world.write("a", first)
+    world.logs["a"].of.cut(0)
+    world.judge.cut("a", KEY, [first])
+    world.write("b", first)
+    assert world.found() == set()
+    world.write("a", batch(0, check=8))
+    assert world.found() == {"S4"}
+
+
 def test_what_another_broker_had_may_not_be_written_differently() -> None:
     world = World()
     first = batch(0)
