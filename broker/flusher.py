@@ -277,7 +277,8 @@ class Flusher:
                 return
             except NotBegun as error:  # nothing failed: whoever waits for the round waits on
                 log.warning("%s; raise LimitNOFILE", error, extra=_WAITING)
-                await trio.sleep(AGAIN_S)
+                with trio.CancelScope(shield=True):  # a round that is left leaves others waiting
+                    await trio.sleep(AGAIN_S)
             except OSError as error:
                 broken = texts.sync_failed(self._path, reason=str(error))
                 self._failed(broken)

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 import trio
+import trio.testing
 
 from tailrace.broker import flusher
 from tailrace.broker.flusher import Flusher
@@ -163,6 +164,34 @@ def test_a_round_that_lacks_a_descriptor_goes_on_when_there_is_one(
                 assert (await client.produce(topic_id, [os.urandom(40_000)])).error is None
             assert disk.times == 0
             assert server.metrics.fsync_duration.count >= 3
+
+    run(main)
+
+
+def test_a_round_goes_on_when_whoever_asked_for_it_is_gone(tmp_path: Path) -> None:
+    disk = NoDescriptors()
+
+    async def main() -> None:
+        async with (
+            serving(tmp_path, change=lambda world: replace(world, disk=disk)) as (server, ready),
+            connected(ready) as client,
+        ):
+            assert server.gateway is not None
+            node = server.gateway.node
+            topic_id = await client.create("orders", durability="os", segment_size="64KiB")
+            for _ in range(2):  # a segment with a new name
+                await client.produce(topic_id, [os.urandom(40_000)])
+            partition, disk.times = node.shelf.find(topic_id, 0), 2
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.flusher.flush, [partition])
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                entry = batch(topic_id, [b"a"], 0)
+                number = await client.send(produce_request(topic_id, [entry], 0), entry)
+                await client.metadata()
+                assert partition.log.end == 2, "it waits for the round"
+                nursery.cancel_scope.cancel()
+            with trio.fail_after(5):
+                await client.wait(number)
 
     run(main)
 
