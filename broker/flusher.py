@@ -25,7 +25,7 @@ from tailrace.broker.bell import Bell
 from tailrace.broker.metrics import Metrics
 from tailrace.broker.partition import Partition
 from tailrace.broker.world import Offload
-from tailrace.protocol import texts
+from tailrace.protocol import texts_storage
 from tailrace.protocol.errors import BrokerError
 from tailrace.protocol.limits import pieces
 from tailrace.protocol.seams import Clock
@@ -280,7 +280,7 @@ class Flusher:
                 with trio.CancelScope(shield=True):  # a round that is left leaves others waiting
                     await trio.sleep(AGAIN_S)
             except OSError as error:
-                broken = texts.sync_failed(self._path, reason=str(error))
+                broken = texts_storage.sync_failed(self._path, reason=str(error))
                 self._failed(broken)
                 raise broken from error
 

@@ -25,7 +25,7 @@ from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.node import Node
 from tailrace.broker.registry import Conflict, Registry
 from tailrace.broker.world import World
-from tailrace.protocol import texts, texts_config
+from tailrace.protocol import texts_config, texts_storage
 from tailrace.protocol.errors import ConfigError, MetadataUnavailable
 from tailrace.protocol.version import VERSION
 from tailrace.storage.directory import DataDirectory
@@ -136,7 +136,7 @@ def id_taken(config: Config, other: BrokerRecord) -> ConfigError:
 def check_cluster(directory: DataDirectory, cluster_id: str) -> None:
     """Raise T091 if the embedded store is that of another cluster than its directory."""
     if directory.cluster_id != cluster_id:
-        raise texts.directory_foreign(
+        raise texts_storage.directory_foreign(
             directory.path,
             broker=directory.broker_id,
             cluster=directory.cluster_id,

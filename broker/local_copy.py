@@ -12,7 +12,7 @@ from tailrace.broker.catalog import Topic
 from tailrace.broker.config import TopicConfig
 from tailrace.broker.metrics import TopicMetrics
 from tailrace.broker.world import Offload
-from tailrace.protocol import texts
+from tailrace.protocol import texts, texts_storage
 from tailrace.protocol.errors import TailraceError
 from tailrace.storage.log import Log
 from tailrace.storage.segment import Quarantine
@@ -90,7 +90,7 @@ class LocalCopy:
         for damage in found:
             self._told.add(damage)
             self.metrics.corrupt_batches.inc()
-            error = texts.corruption_found(
+            error = texts_storage.corruption_found(
                 damage.file,
                 position=damage.position,
                 reason=damage.reason,

@@ -34,7 +34,7 @@ from tailrace.broker.members import (
 )
 from tailrace.broker.metadata import TXN_CHANGES_MAX, Entry, MetadataStore
 from tailrace.broker.metrics import Metrics
-from tailrace.protocol import texts
+from tailrace.protocol import texts_storage
 from tailrace.protocol.errors import MetadataUnavailable
 from tailrace.protocol.limits import pieces
 from tailrace.protocol.seams import Clock
@@ -78,7 +78,7 @@ class Registry:
         while True:
             found = await self._ask("get", self.store.get(FORMAT_KEY))
             if found is not None and json.loads(found.value)["format"] > FORMAT:
-                raise texts.directory_format(
+                raise texts_storage.directory_format(
                     where, found=json.loads(found.value)["format"], newest=FORMAT
                 )
             cluster = await self._ask("get", self.store.get(CLUSTER_KEY))

@@ -21,7 +21,7 @@ from tailrace.broker.metadata_embedded import EmbeddedStore
 from tailrace.broker.server import Ready, Server
 from tailrace.broker.system import SystemClock, system_world
 from tailrace.broker.threads import ThreadOffload
-from tailrace.protocol import texts, texts_cli
+from tailrace.protocol import texts_cli, texts_storage
 from tailrace.protocol.console import EXIT_FAILED
 from tailrace.storage.disk import Lock, OsDisk
 
@@ -62,7 +62,9 @@ def take(directory: str) -> Lock:
     except BlockingIOError:
         with open(f"{directory}/LOCK") as file:
             pid, role, broker = [*file.read().split(), "0", "?", "?"][:3]
-        raise texts.directory_locked(directory, pid=int(pid), role=role, broker=broker) from None
+        raise texts_storage.directory_locked(
+            directory, pid=int(pid), role=role, broker=broker
+        ) from None
 
 
 class _Several:

@@ -6,7 +6,14 @@ stale. Codes reserved for later releases are absent. Client-side codes: ``catalo
 
 from dataclasses import dataclass
 
-from tailrace.protocol import texts, texts_config, texts_group, texts_http, texts_wire
+from tailrace.protocol import (
+    texts,
+    texts_config,
+    texts_group,
+    texts_http,
+    texts_storage,
+    texts_wire,
+)
 from tailrace.protocol.catalogue_client import CLIENT_ROWS
 from tailrace.protocol.errors import RETRIABLE, Notice, TailraceError
 
@@ -210,12 +217,12 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
         "true where the network itself is trusted.",
     ),
     (
-        texts.directory_locked("/var/lib/tailrace", pid=812, role="serve", broker="n1"),
+        texts_storage.directory_locked("/var/lib/tailrace", pid=812, role="serve", broker="n1"),
         "Another process works with the data directory.",
         "Stop that process, or give this one a directory of its own.",
     ),
     (
-        texts.directory_foreign(
+        texts_storage.directory_foreign(
             "/var/lib/tailrace",
             **{"broker": "n2", "cluster": "9f3c", "configured_broker": "n1"},
             configured_cluster="9f3c",
@@ -224,19 +231,19 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
         "Correct broker.id or storage.data_dir. Never edit meta.json.",
     ),
     (
-        texts.directory_format("/var/lib/tailrace", found=3, newest=1),
+        texts_storage.directory_format("/var/lib/tailrace", found=3, newest=1),
         "The data directory was written by a newer release, or is not one of ours.",
         "Upgrade tailrace, or use another storage.data_dir.",
     ),
     (
-        texts.sync_failed("/var/lib/tailrace", reason="Input/output error"),
+        texts_storage.sync_failed("/var/lib/tailrace", reason="Input/output error"),
         "The disk failed to store what was written. After that the kernel may have dropped it, so "
         "a retry could lie: the process ends with exit code 7 instead.",
         "Check the disk and its cables (dmesg, smartctl), then start again: what was not synced is "
         "checked and written anew. While the disk fails, so does the start, and loses nothing.",
     ),
     (
-        texts.corruption_found(
+        texts_storage.corruption_found(
             "topics/0f1e-0/00000000000000000000.log",
             position=65_536,
             reason="payload checksum",

@@ -1,7 +1,8 @@
 """The text of every error that a broker and its storage can raise, one function each.
 
 Split by who raises: the SDK's and the CLI's own are in ``texts_client.py``, those of settings in
-``texts_config.py``, those of frames in ``texts_wire.py``. Each returns the error, ready to raise.
+``texts_config.py``, those of frames in ``texts_wire.py``, those of a broker's directory and its
+files in ``texts_storage.py``. Each returns the error, ready to raise.
 Rules: who, what, where, with numbers; one concrete next step as hint; ASCII except for user data,
 of which control characters are escaped, as texts end up on terminals and in logs.
 """
@@ -216,6 +217,17 @@ def commit_timeout(
     )
 
 
+def append_timeout(topic: str, partition: int, *, waited_s: float) -> errors.RequestTimeout:
+    """T034 by the broker: not even written, as a sync of what came before takes so long."""
+    return errors.RequestTimeout(
+        "T034",
+        f"{partition_name(topic, partition)} waits for its disk: nothing was written in "
+        f"{format_seconds(waited_s)} s",
+        "Look at the broker's disk: fsync_duration_seconds.",
+        **{"topic": topic, "partition": partition},
+    )
+
+
 def not_enough_replicas(
     topic: str,
     partition: int,
@@ -393,67 +405,7 @@ def corrupt_batch(
     )
 
 
-# ── the broker's directory and disk ──────────────────────────────────────────────────────────
-
-
-def directory_locked(path: str, *, pid: int, role: str, broker: str) -> errors.BrokerError:
-    """T090."""
-    return errors.BrokerError(
-        "T090",
-        f"{shown(path)} is locked by pid {pid} ({role}, broker {shown(broker)})",
-        "Stop it, or use another storage.data_dir.",
-        **{"path": path, "pid": pid, "role": role, "broker": broker},
-    )
-
-
-def directory_foreign(
-    path: str, *, broker: str, cluster: str, configured_broker: str, configured_cluster: str
-) -> errors.BrokerError:
-    """T091. ``broker`` and ``cluster``: what the directory says."""
-    return errors.BrokerError(
-        "T091",
-        f"{shown(path)} belongs to broker {shown(broker)} of cluster {shown(cluster)}, the "
-        f"configuration says {shown(configured_broker)} of {shown(configured_cluster)}",
-        "Refusing to start. Fix broker.id or storage.data_dir.",
-        path=path,
-    )
-
-
-def directory_format(path: str, *, found: object, newest: int) -> errors.BrokerError:
-    """T092: written by a newer release, or no ``meta.json`` of ours at all."""
-    return errors.BrokerError(
-        "T092",
-        f"{shown(path)} has format {shown(str(found))}, this release reads up to {newest}",
-        "Refusing to start. Upgrade tailrace, or use another storage.data_dir.",
-        path=path,
-    )
-
-
-def sync_failed(path: str, *, reason: str) -> errors.BrokerError:
-    """T093: what the kernel still holds is unknown, so the process ends and never retries (R21)."""
-    return errors.BrokerError(
-        "T093",
-        f"sync of {shown(path)} failed: {shown(reason)}; nothing since the last sync was "
-        "acknowledged, the directory is marked suspect",
-        "Check the disk, then start again: what was not synced is checked and written anew.",
-        path=path,
-    )
-
-
-def corruption_found(
-    path: str, *, position: int, reason: str, first_offset: int, next_offset: int | None
-) -> errors.BrokerError:
-    """T094 for recovery and offline tools. ``next_offset``: None where the damage has no end."""
-    last = "the end" if next_offset is None else count(next_offset - 1)
-    return errors.BrokerError(
-        "T094",
-        f"{shown(path)} is corrupt at byte {count(position)}: {shown(reason)}; offsets "
-        f"{count(first_offset)} to {last} are not served",
-        f"Restore the file from a replica or a backup; look: tailrace segment verify {shown(path)}",
-        **{"path": path, "position": position, "reason": reason},
-        first_offset=first_offset,
-        next_offset=next_offset,
-    )
+# ── the metadata store, and time ─────────────────────────────────────────────────────────────
 
 
 def metadata_unreachable(

@@ -16,7 +16,7 @@ from enum import IntEnum
 
 import xxhash
 
-from tailrace.protocol import texts
+from tailrace.protocol import texts_storage
 from tailrace.storage.disk import NO_ROOM, Disk, File
 from tailrace.storage.os_sync import NotBegun
 
@@ -98,7 +98,7 @@ def replace(disk: Disk, path: str, data: bytes) -> None:
     try:
         disk.sync([file])
     except OSError as error:
-        raise texts.sync_failed(path, reason=str(error)) from error
+        raise texts_storage.sync_failed(path, reason=str(error)) from error
     finally:
         file.close()
     publish(disk, path)
@@ -113,7 +113,7 @@ def sync_names(disk: Disk, directory: str) -> None:
     except NotBegun:
         raise
     except OSError as error:
-        raise texts.sync_failed(directory, reason=str(error)) from error
+        raise texts_storage.sync_failed(directory, reason=str(error)) from error
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def syncing(path: str) -> Generator[None]:
     except OSError as error:
         if isinstance(error, NotBegun) or error.errno in NO_ROOM:
             raise
-        raise texts.sync_failed(path, reason=str(error)) from error
+        raise texts_storage.sync_failed(path, reason=str(error)) from error
 
 
 def stage(disk: Disk, path: str, data: bytes) -> File:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from tailrace.protocol import texts
+from tailrace.protocol import texts_storage
 from tailrace.protocol.errors import BrokerError
 from tailrace.storage import checkpoint
 from tailrace.storage.disk import Disk, Lock
@@ -93,7 +93,7 @@ class DataDirectory:
             if meta is None:
                 meta = Meta(FORMAT, cluster_id or new_cluster_id, broker_id, "")
             if (broker_id, cluster_id or meta.cluster_id) != (meta.broker_id, meta.cluster_id):
-                raise texts.directory_foreign(
+                raise texts_storage.directory_foreign(
                     path,
                     broker=meta.broker_id,
                     cluster=meta.cluster_id,
@@ -209,7 +209,7 @@ def _take(disk: Disk, path: str, content: str) -> Lock:
     except BlockingIOError:
         owner = _read_all(disk, f"{path}/LOCK").decode(errors="replace").split()
         pid, role, broker = owner if len(owner) == 3 and owner[0].isdigit() else ("0", "?", "?")
-        raise texts.directory_locked(path, pid=int(pid), role=role, broker=broker) from None
+        raise texts_storage.directory_locked(path, pid=int(pid), role=role, broker=broker) from None
 
 
 def _read_meta(disk: Disk, path: str) -> Meta | None:
@@ -223,9 +223,9 @@ def _read_meta(disk: Disk, path: str) -> Meta | None:
             str(fields.get("directory_id", "")),
         )
     except (ValueError, KeyError, TypeError):
-        raise texts.directory_format(path, found="unreadable", newest=FORMAT) from None
+        raise texts_storage.directory_format(path, found="unreadable", newest=FORMAT) from None
     if meta.format != FORMAT:
-        raise texts.directory_format(path, found=meta.format, newest=FORMAT)
+        raise texts_storage.directory_format(path, found=meta.format, newest=FORMAT)
     return meta
 
 

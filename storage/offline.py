@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tailrace.protocol import texts, texts_cli
+from tailrace.protocol import texts, texts_cli, texts_storage
 from tailrace.protocol.batch import (
     ATTRIBUTE_DELETE_HORIZON,
     FORMAT_COLUMNS,
@@ -388,7 +388,7 @@ def _damage(
 def _missing(file: LogFile, first_offset: int) -> FileReport:
     """The report of a file that should be behind this one."""
     path = f"{os.path.dirname(file.path)}/{first_offset:020}{LOG}"
-    error = texts.corruption_found(
+    error = texts_storage.corruption_found(
         path,
         position=0,
         reason=MISSING,
@@ -429,7 +429,7 @@ class _IndexCheck:
 def _corruption(
     file: LogFile, position: int, reason: str, first_offset: int, next_offset: int | None
 ) -> TailraceError:
-    return texts.corruption_found(
+    return texts_storage.corruption_found(
         file.path,
         position=position,
         reason=reason,

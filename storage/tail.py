@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial as bind
 
-from tailrace.protocol import texts
+from tailrace.protocol import texts_storage
 from tailrace.protocol.errors import BrokerError
 from tailrace.storage.append import Group, LogConfig
 from tailrace.storage.disk import Disk
@@ -110,7 +110,7 @@ class Tail:
 
     def sync_failed(self, error: OSError) -> BrokerError:
         """Whatever a sync was for: nothing may be written any more (R21)."""
-        self.failed = texts.sync_failed(self._path, reason=str(error))
+        self.failed = texts_storage.sync_failed(self._path, reason=str(error))
         return self.failed
 
     def _remove_stray(self, active: Segment, stray_bytes: int, made: list[Segment]) -> None:

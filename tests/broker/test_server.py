@@ -15,7 +15,7 @@ from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.server import Server
 from tailrace.broker.system import system_world
 from tailrace.broker.world import World
-from tailrace.protocol import texts
+from tailrace.protocol import texts_storage
 from tailrace.protocol.errors import BrokerError, ConfigError
 from tailrace.protocol.messages import (
     DescribeClusterRequest,
@@ -304,7 +304,7 @@ def test_housekeeping_that_meets_a_failed_sync_marks_the_directory_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def expire(self: Log, now_ms: int) -> int:
-        raise texts.sync_failed(self.path, reason="planted")
+        raise texts_storage.sync_failed(self.path, reason="planted")
 
     monkeypatch.setattr(Log, "expire_producers", expire)
 

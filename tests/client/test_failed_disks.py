@@ -6,7 +6,7 @@ import pytest
 from tailrace.client.accumulator import PendingBatch
 from tailrace.client.coordinator import Coordinator
 from tailrace.client.offsets import list_offsets
-from tailrace.protocol import texts
+from tailrace.protocol import texts_storage
 from tailrace.protocol.errors import BrokerError, TailraceError, to_wire
 from tailrace.protocol.messages import (
     FetchOffsetsRequest,
@@ -36,7 +36,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
 
 
 def failed(*, maybe_written: bool = False) -> TailraceError:
-    error = texts.sync_failed("/var/lib/tailrace", reason="Input/output error")
+    error = texts_storage.sync_failed("/var/lib/tailrace", reason="Input/output error")
     if maybe_written:
         error.details = {**error.details, "maybe_written": True}
     return error

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from tailrace.protocol import errors, texts, texts_cli, texts_client, texts_config, texts_group
+from tailrace.protocol import (
+    errors,
+    texts,
+    texts_cli,
+    texts_client,
+    texts_config,
+    texts_group,
+    texts_storage,
+)
 from tailrace.protocol.errors import CLASSES, Notice, TailraceError, from_wire, to_wire
 from tailrace.protocol.messages import Scalar, WireError
 
@@ -216,12 +224,12 @@ TEXTS: list[tuple[Found, str]] = [
         "security.allow_insecure = true.",
     ),
     (
-        texts.directory_locked("/data", pid=812, role="serve", broker="n1"),
+        texts_storage.directory_locked("/data", pid=812, role="serve", broker="n1"),
         "T090: /data is locked by pid 812 (serve, broker n1). Stop it, or use another "
         "storage.data_dir.",
     ),
     (
-        texts.directory_foreign(
+        texts_storage.directory_foreign(
             "/data",
             broker="n2",
             cluster="c1",
