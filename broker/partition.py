@@ -281,7 +281,7 @@ class Partition(LocalCopy):
 
     def expire(self, now: float) -> bool:
         """Give up on batches that are not committed in their time; whether there were any."""
-        if not self._unacked:
+        if not self._unacked and not self._gathered:
             return False
         late = [one for one in self._unacked if one[1].deadline <= now]
         for one in late:
@@ -293,6 +293,16 @@ class Partition(LocalCopy):
                 offset=written.base_offset,
                 waited_s=producing.timeout_s,
             )
+            producing.refuse(slot, error)
+        return self._expire_gathered(now) or bool(late)
+
+    def _expire_gathered(self, now: float) -> bool:
+        """Of what waits for a sync to end: it was not written."""
+        late = [one for one in self._gathered if one[1].deadline <= now]
+        if late:
+            self._gathered = [one for one in self._gathered if one[1].deadline > now]
+        for _, producing, slot in late:
+            error = texts.append_timeout(self.topic, self.number, waited_s=producing.timeout_s)
             producing.refuse(slot, error)
         return bool(late)
 

@@ -15,7 +15,11 @@ from tailrace.broker import flusher
 from tailrace.broker.flusher import Flusher
 from tailrace.broker.partition import Partition
 from tailrace.broker.world import Offload, World
-from tailrace.protocol.messages import DeleteTopicRequest, DeleteTopicResponse
+from tailrace.protocol.messages import (
+    DeleteTopicRequest,
+    DeleteTopicResponse,
+    ProduceResponse,
+)
 from tailrace.storage.disk import File, OsDisk
 from tailrace.storage.marks import read_mark
 from tailrace.storage.os_sync import NotBegun
@@ -131,6 +135,32 @@ def test_what_comes_during_a_round_is_written_at_its_end_in_one_append(tmp_path:
                 await client.wait(number)
             assert server.metrics.append_duration.count == 2
             assert gates[0].rounds == 2
+
+    run(main)
+
+
+def test_who_waits_too_long_for_a_sync_is_told_that_nothing_was_written(tmp_path: Path) -> None:
+    gates, change = gated()
+
+    async def main() -> None:
+        async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
+            topic_id = await client.create("orders")
+            entry = batch(topic_id, [b"a"], 0)
+            first = await client.send(produce_request(topic_id, [entry], 0), entry)
+            await client.metadata()  # answered, so its sync is under way
+            try:
+                hasty = replace(produce_request(topic_id, [entry], 0), timeout_ms=100)
+                with trio.fail_after(5):
+                    answer = await client.wait(await client.send(hasty, entry))
+            finally:
+                gates[0].open.set()
+            assert isinstance(answer.message, ProduceResponse)
+            error = answer.message.results[0].error
+            assert error is not None
+            assert error.code == 34
+            assert "maybe_written" not in error.details
+            await client.wait(first)
+            assert (await client.produce(topic_id, [b"b"])).base_offset == 1
 
     run(main)
 
