@@ -134,7 +134,8 @@ def measure(bench: Workbench, size_bytes: int) -> None:
             batch = batch_of(wire.topic("cold"), 0, RECORDS, SIZE_BYTES)
             count, _ = wire.produce([batch], size_bytes=size_bytes)
             say(f"cold: {forget(broker.data_dir) >> 20} MiB of files")
-            alone(bench, broker.data_dir)
+            read_bytes, took_s = read_files(broker.data_dir)
+            bench.tell("disk-read", read_bytes / took_s, "bytes/s", system="machine")
             live(bench, broker.url, "live-p99")
 
             def lap() -> tuple[int, float]:
@@ -144,12 +145,11 @@ def measure(bench: Workbench, size_bytes: int) -> None:
                 live(bench, broker.url, "live-p99-beside-cold")
             bytes_per_s = reader.size_bytes / reader.seconds
             bench.tell("cold-read", bytes_per_s, "bytes/s", size_bytes=SIZE_BYTES)
+        alone(bench, broker.data_dir)
 
 
 def alone(bench: Workbench, folder: Path) -> None:
-    """What the machine does without a broker."""
-    size_bytes, took_s = read_files(folder)
-    bench.tell("disk-read", size_bytes / took_s, "bytes/s", system="machine")
+    """What the device does to whoever syncs, without a broker."""
     bench.tell("sync-p99", sync(bench.folder, bench.seconds), "ms", system="machine")
     for name, bytes_per_s in (("read", 1e12), ("slow-read", SLOW_BYTES_PER_S)):
         with Reader(folder, partial(read_files, folder, bytes_per_s)):
