@@ -276,13 +276,15 @@ class Flusher:
                 await thread.run(sync_round, self._disk, points)
                 return
             except NotBegun as error:  # nothing failed: whoever waits for the round waits on
+                if self._broken is not None:
+                    raise self._broken from error
                 log.warning("%s; raise LimitNOFILE", error, extra=_WAITING)
                 with trio.CancelScope(shield=True):  # a round that is left leaves others waiting
                     await trio.sleep(AGAIN_S)
             except OSError as error:
-                broken = texts_storage.sync_failed(self._path, reason=str(error))
-                self._failed(broken)
-                raise broken from error
+                self._broken = texts_storage.sync_failed(self._path, reason=str(error))
+                self._failed(self._broken)
+                raise self._broken from error
 
     def look_again(self) -> None:
         """Let whoever waits for a round look: one is over, or a log ends elsewhere."""

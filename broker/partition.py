@@ -297,10 +297,11 @@ class Partition(LocalCopy):
         return self._expire_gathered(now) or bool(late)
 
     def _expire_gathered(self, now: float) -> bool:
-        """Of what waits for a sync to end: it was not written."""
-        late = [one for one in self._gathered if one[1].deadline <= now]
+        """Of what waits for a sync to end: it was not written. With less than acks=all nobody asked
+        for anything within a time."""
+        late = [one for one in self._gathered if _is_late(one[1], now)]
         if late:
-            self._gathered = [one for one in self._gathered if one[1].deadline > now]
+            self._gathered = [one for one in self._gathered if not _is_late(one[1], now)]
         for _, producing, slot in late:
             error = texts.append_timeout(self.topic, self.number, waited_s=producing.timeout_s)
             producing.refuse(slot, error)
@@ -459,6 +460,10 @@ class Partition(LocalCopy):
         if base_timestamp(entry) < written.append_time - OLD_MS:
             self.metrics.old_timestamps.inc()
         return len(entry)
+
+
+def _is_late(producing: Producing, now: float) -> bool:
+    return producing.acks == ACKS_ALL and producing.deadline <= now
 
 
 def _refuse(gathered: list[Gathered], error: TailraceError) -> None:

@@ -48,7 +48,7 @@ from tailrace.protocol.units import format_seconds
 
 REQUEST_BYTES_MAX = 4 << 20  # of batches, uncompressed; a single larger batch goes alone
 STALE = frozenset({"T010", "T011", "T032", "T033", "T045", "T100"})  # the metadata may be old
-UNCERTAIN = frozenset({"T034"})  # the leader has it, but its replicas were not heard in time
+UNCERTAIN = frozenset({"T034"})  # the leader may have it, unless it says that it has not
 _log = logging.getLogger("tailrace.client")
 
 
@@ -256,7 +256,7 @@ class Outlets:
         stale = error.code in STALE or fails_over(error, several=self._cluster.several)
         if stale:
             self._owner.refresh(lane.topic)
-        written = error.code in UNCERTAIN or error.details.get("maybe_written") is True
+        written = error.details.get("maybe_written", error.code in UNCERTAIN) is True
         lane.came_back(batch, error, uncertain=written)
         if batch.done:
             return

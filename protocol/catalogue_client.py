@@ -75,7 +75,8 @@ CLIENT_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     (
         texts_client.request_timeout("metadata", address="127.0.0.1:7400", waited_s=10),
         "A broker accepted the request but did not answer within request_timeout, or wrote what it "
-        "could not make durable in time. A request that changes something may have been done.",
+        "could not make durable in time. A request that changes something may have been done, "
+        "unless it says that nothing was written.",
         "Look: tailrace cluster health; raise request_timeout (CLI: --timeout) if it is only slow.",
     ),
     (

@@ -31,7 +31,7 @@ class ProduceRequest:
     """Append batches. The body is the batches, back to back, in the order named."""
 
     acks: I8  # -1 all, 1 the leader's disk page cache, 0 no answer is sent at all
-    timeout_ms: Count  # how long to wait for the replicas
+    timeout_ms: Count  # with acks -1: until it is durable on all that are in sync
     partitions: tuple[ProducePartition, ...]
 
 

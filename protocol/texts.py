@@ -224,7 +224,7 @@ def append_timeout(topic: str, partition: int, *, waited_s: float) -> errors.Req
         f"{partition_name(topic, partition)} waits for its disk: nothing was written in "
         f"{format_seconds(waited_s)} s",
         "Look at the broker's disk: fsync_duration_seconds.",
-        **{"topic": topic, "partition": partition},
+        **{"topic": topic, "partition": partition, "maybe_written": False},
     )
 
 

@@ -59,7 +59,7 @@ class Written:
     before: tuple[int, int, int] | None  # base, epoch, checksum of the batch before; None: unknown
     node: str
     copied: bool = False  # another broker has written it, too
-    taken_back: bool = False  # by its writer; a copy may be on its way all the same
+    taken_back: bool = False  # its writer has it no more; a copy may be on its way all the same
 
 
 @dataclass(frozen=True, slots=True)

@@ -396,3 +396,23 @@ def test_a_producer_that_gets_nowhere_is_stalled_and_says_why(run: Run, world: W
 
     run(main)
     assert seen == [("T030", {"partition": "orders[0]"})]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_waited_for_the_disk_in_vain_was_surely_not_written(
+    run: Run, world: World, written: bool
+) -> None:
+    world.broker.create("orders")
+    waited = texts.append_timeout("orders", 0, waited_s=0.1)
+    if written:
+        waited = texts.commit_timeout("orders", 0, offset=0, waited_s=0.1)
+
+    async def main() -> None:
+        async with world.client() as client, client.producer(timeout=0.3) as producer:
+            world.broker.script.extend([waited] * 1_000)
+            with pytest.raises(SendTimeout) as caught:
+                await producer.send("orders", b"0")
+            assert caught.value.maybe_written is written
+            world.broker.script.clear()
+
+    run(main)
