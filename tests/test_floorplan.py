@@ -17,7 +17,16 @@ BELOW: dict[str, set[str]] = {
     "bench": {"protocol", "storage", "broker", "client", "simulation"},
 }
 STORAGE_MAY_SEE = {
-    *("batch", "compression", "errors", "texts", "texts_cli", "units", "catalogue"),
+    *(
+        "batch",
+        "compression",
+        "errors",
+        "texts",
+        "texts_cli",
+        "texts_storage",
+        "units",
+        "catalogue",
+    ),
     *("console", "record_json"),  # the offline command line
 }
 WITHOUT: dict[str, set[str]] = {
