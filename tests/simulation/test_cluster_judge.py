@@ -51,6 +51,10 @@ class World:
             log.add(own)
             self.judge.appended(name, KEY, own, before)
 
+    def cut(self, name: str, count: int) -> None:
+        """A broker's log has its first ``count`` batches only from now on."""
+        self.judge.cut(name, KEY, self.logs[name].of.cut(count))
+
     def lead(self, led: Leadership, min_isr: int = 2) -> None:
         self.judge.led(KEY, PartitionFacts(led, min_isr, compacted=False), elected=True)
 
@@ -179,9 +183,9 @@ def test_cutting_what_is_committed_is_found() -> None:
     world.write("abc", batch(0))
     world.judge.acked("a", KEY, 0, 10, 7)
     world.write("b", batch(10))
-    world.judge.cut("b", KEY, world.logs["b"].of.cut(1))
+    world.cut("b", 1)
     assert world.found() == {"S5"}, "of what b wrote itself"
-    world.judge.cut("b", KEY, world.logs["b"].of.cut(0))
+    world.cut("b", 0)
     assert world.found() == {"S5", "S13"}
 
 
@@ -205,10 +209,8 @@ def test_logs_that_differ_are_found() -> None:
 
 def test_what_its_writer_took_back_alone_may_be_written_differently() -> None:
     world = World()
-    first = batch(0)
-    world.write("a", first)
-    world.logs["a"].of.cut(0)
-    world.judge.cut("a", KEY, [first])
+    world.write("a", batch(0))
+    world.cut("a", 0)
     world.write("abc", batch(0, check=8))
     assert world.found() == set()
 
@@ -217,8 +219,7 @@ def test_what_its_writer_lost_may_be_on_its_way_to_others() -> None:
     world = World()
     first = batch(0)
     world.write("a", first)
-    world.logs["a"].of.cut(0)
-    world.judge.cut("a", KEY, [first])
+    world.cut("a", 0)
     world.write("b", first)
     assert world.found() == set()
     world.write("a", batch(0, check=8))
@@ -227,11 +228,9 @@ def test_what_its_writer_lost_may_be_on_its_way_to_others() -> None:
 
 def test_what_another_broker_had_may_not_be_written_differently() -> None:
     world = World()
-    first = batch(0)
-    world.write("ab", first)
+    world.write("ab", batch(0))
     for name in "ab":
-        world.logs[name].of.cut(0)
-        world.judge.cut(name, KEY, [first])
+        world.cut(name, 0)
     world.write("abc", batch(0, check=8))
     assert world.found() == {"S4"}
 
