@@ -12,6 +12,7 @@ own and synced, at the same rate), ``sync-p99-beside-read`` (while the same file
 as they can be) and ``sync-p99-beside-slow-read`` (at 150 MB/s).
 """
 
+import math
 import os
 import threading
 import time
@@ -54,7 +55,7 @@ def forget(folder: Path) -> int:
     return total
 
 
-def read_files(folder: Path, bytes_per_s: float = 1e12) -> tuple[int, float]:
+def read_files(folder: Path, bytes_per_s: float = math.inf) -> tuple[int, float]:
     """All logs below a folder, one after the other, at most so fast. Bytes, and seconds it took."""
     buffer, total = bytearray(BLOCK), 0
     began = time.perf_counter()
@@ -151,7 +152,7 @@ def measure(bench: Workbench, size_bytes: int) -> None:
 def alone(bench: Workbench, folder: Path) -> None:
     """What the device does to whoever syncs, without a broker."""
     bench.tell("sync-p99", sync(bench.folder, bench.seconds), "ms", system="machine")
-    for name, bytes_per_s in (("read", 1e12), ("slow-read", SLOW_BYTES_PER_S)):
+    for name, bytes_per_s in (("read", math.inf), ("slow-read", SLOW_BYTES_PER_S)):
         with Reader(folder, partial(read_files, folder, bytes_per_s)):
             found = sync(bench.folder, bench.seconds)
         bench.tell(f"sync-p99-beside-{name}", found, "ms", system="machine")
