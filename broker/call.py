@@ -5,11 +5,13 @@ from typing import Protocol
 
 import trio
 
+from tailrace.protocol.bodies import KEPT_BYTES_MIN
 from tailrace.protocol.connection import Incoming
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import HelloRequest, Response
 from tailrace.protocol.seams import FileRange
 
+NO_BODY = memoryview(b"")
 Later = Callable[[], Awaitable[Response]]  # work for a task of its own, and its answer
 
 
@@ -62,6 +64,14 @@ class Call:
         self.began = trio.current_time()
         self.silent = False  # no answer is sent, however it ends (acks=0)
         self.abandoned: Callable[[], None] | None = None  # called if the connection ends first
+
+    def take_body(self) -> memoryview:
+        """The bytes behind the request, which is without them from now on: their memory is used
+        again as soon as nobody has a view of it, before the answer."""
+        body = self.incoming.body
+        if len(body) >= KEPT_BYTES_MIN:
+            self.incoming = self.incoming._replace(body=NO_BODY)
+        return body
 
     @property
     def who(self) -> str:

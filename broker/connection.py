@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import trio
 
 from tailrace.broker import handlers, limits
+from tailrace.broker.arrivals import Arrivals
 from tailrace.broker.bell import Bell
 from tailrace.broker.call import Call, Standing
 from tailrace.broker.node import Node
@@ -53,7 +54,9 @@ class Connection:
             self.who,
             produce_bytes_max=node.config.limits.request_size_bytes,
             in_flight_max=limits.IN_FLIGHT_MAX,
+            spares=node.spares,
         )
+        self._arrivals = Arrivals(transport, self._protocol)
         self._calls: dict[Call, None] = {}  # without answer yet
         self._out: list[Buffer] = []
         self._out_bytes = 0  # not taken yet, by the writer's hands included
@@ -209,12 +212,12 @@ class Connection:
         while not self._closed:
             await self._have_room()
             self.pulse.waits(trio.current_time(), self._protocol.missing_bytes)
-            data = await self._transport.receive(limits.RECEIVE_BYTES)
+            before = self._arrivals.received_bytes
+            requests = await self._arrivals.take()
             self.pulse.heard(trio.current_time())
-            if not data:
+            if requests is None:
                 return
-            self._received.inc(len(data))
-            requests = self._protocol.feed(data)
+            self._received.inc(self._arrivals.received_bytes - before)
             while not await self._take_up_some(requests):
                 # What else came with this receive waits in the protocol, behind the limits.
                 await self._have_room()
@@ -243,7 +246,7 @@ class Connection:
         """See to one request; when that began."""
         self.pulse.completed()
         held = FRAME_BYTES + len(incoming.body)
-        if self._reserved_bytes and held > limits.RECEIVE_BYTES:
+        if self._reserved_bytes and held > limits.RESERVED_BYTES_MIN:
             held, self._reserved_bytes = self._reserved_bytes, 0
         else:
             self.node.memory.charge(held)
@@ -277,7 +280,7 @@ class Connection:
         if self._reserved_bytes:
             return
         missing = self._protocol.missing_bytes
-        wanted = missing if missing > limits.RECEIVE_BYTES else 0
+        wanted = missing if missing > limits.RESERVED_BYTES_MIN else 0
         memory = self.node.memory
         if not memory.reserve(wanted):
             granted = trio.Event()

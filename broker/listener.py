@@ -106,7 +106,8 @@ def _refuse(node: Node, transport: ServerTransport, setting: str, limit: int) ->
 
 
 async def sweep(node: Node) -> None:
-    """End what is overdue: no hello, half a frame, silence, answers not taken; acks not due."""
+    """End what is overdue: no hello, half a frame, silence, answers not taken; acks not due. Let go
+    of memory that nobody uses."""
     for number in count():
         await trio.sleep(SWEEP_S)
         now = trio.current_time()
@@ -114,6 +115,7 @@ async def sweep(node: Node) -> None:
             node.outbox.flush()
         if number % CONNECTIONS_EVERY:
             continue
+        node.spares.tidy()
         for connection in list(node.connections):
             reason = connection.overdue(now)
             if reason is not None:

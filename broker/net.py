@@ -145,6 +145,13 @@ class PlainTransport:
                 continue
             return bytes(self._scratch[:length])
 
+    async def receive_into(self, room: memoryview) -> int:
+        while True:
+            try:
+                return self._socket.recv_into(room)
+            except BlockingIOError:
+                await _wait_readable(self._socket)
+
     async def send(self, buffers: Sequence[Buffer]) -> None:
         memory: list[memoryview] = []
         for buffer in buffers:
@@ -245,6 +252,11 @@ class TlsTransport:
             return bytes(await self._stream.receive_some(max_bytes))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise _as_os_error(error) from error
+
+    async def receive_into(self, room: memoryview) -> int:
+        data = await self.receive(len(room))
+        room[: len(data)] = data
+        return len(data)
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         try:

@@ -37,6 +37,7 @@ from tailrace.broker.timers import Timers
 from tailrace.broker.topics import Topics
 from tailrace.broker.views import Views
 from tailrace.broker.world import World
+from tailrace.protocol.bodies import Spares
 from tailrace.protocol.messages import Api
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Node:
     health: Health
     addresses: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     http: str | None = None
+    spares: Spares = field(default_factory=Spares)  # what large requests lay in
     left: Bell = field(default_factory=Bell)  # rung when a connection has ended
     connections: "dict[Connection, None]" = field(default_factory=dict["Connection", None])
     parked: "dict[Fetch | CopierSession, None]" = field(  # long polls

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 
 import trio
 
-from tailrace.broker.world import ServerNet
+from tailrace.broker.arrivals import Arrivals
+from tailrace.broker.limits import RECEIVE_BYTES
+from tailrace.broker.world import BrokerTransport, ServerNet
 from tailrace.protocol import texts_client
 from tailrace.protocol.connection import ClientConnection
 from tailrace.protocol.errors import ConnectError, TailraceError
 from tailrace.protocol.messages import BrokerAddress, Request, Response
-from tailrace.protocol.seams import Transport
 from tailrace.protocol.version import SOFTWARE
 
 CONNECT_S = 2.0  # to an open connection whose peer has said hello
-RECEIVE_BYTES = 262_144
 
 
 class Lost(Exception):
@@ -53,7 +53,9 @@ class Reply:
 class Channel:
     """One connection. Invariant: once ``lost``, nobody waits for it."""
 
-    def __init__(self, transport: Transport, connection: ClientConnection, address: str) -> None:
+    def __init__(
+        self, transport: BrokerTransport, connection: ClientConnection, address: str
+    ) -> None:
         self.lost = False
         self.address = address
         self._transport = transport
@@ -73,9 +75,10 @@ class Channel:
 
     async def read(self) -> None:
         """The task that reads, until the connection ends."""
+        arrivals = Arrivals(self._transport, self._connection)
         with suppress(OSError, ConnectError):
-            while data := await self._transport.receive(RECEIVE_BYTES):
-                for answer in self._connection.feed(data):
+            while (answers := await arrivals.take()) is not None:
+                for answer in answers:
                     waiting = self._waiting.pop(answer.correlation_id, None)
                     if waiting is not None:
                         waiting.outcome, waiting.body = answer.message, answer.body

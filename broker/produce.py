@@ -69,9 +69,9 @@ def produce(node: Node, call: Call, request: ProduceRequest) -> None:
         call.answer(ProduceResponse(()))
         return
     producing = Produce(call, request)
-    position = 0
+    body, position = call.take_body(), 0
     for slot, wanted in enumerate(request.partitions):
-        entry = call.incoming.body[position : position + wanted.length]
+        entry = body[position : position + wanted.length]
         position += wanted.length
         try:
             partition = node.shelf.find(wanted.topic_id, wanted.partition)

@@ -37,7 +37,18 @@ class ForeignProtocol(Exception):
         self.found = found
 
 
-class ServerTransport(Transport, Protocol):
+class BrokerTransport(Transport, Protocol):
+    """One open connection, of a client's or to another broker."""
+
+    async def receive_into(self, room: memoryview) -> int:
+        """How many bytes were written to the beginning of ``room``; 0 when the peer ended.
+
+        Need not let others run first: whoever calls it again and again sees to that.
+        """
+        ...
+
+
+class ServerTransport(BrokerTransport, Protocol):
     """One accepted connection."""
 
     @property
@@ -79,7 +90,7 @@ class ServerNet(Protocol):
         """Bind, or raise ``OSError``."""
         ...
 
-    async def connect(self, host: str, port: int) -> Transport:
+    async def connect(self, host: str, port: int) -> BrokerTransport:
         """An open connection to another broker, or ``OSError``. Cancelled: nothing stays open."""
         ...
 

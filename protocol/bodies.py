@@ -6,8 +6,8 @@ bodies lay in. Invariants:
 
 - memory is used again only when nobody has a view of it any more: a ``bytearray`` cannot change
   its length before that, which is how it is found out;
-- a body takes at most ``AHEAD_BYTES`` before its bytes arrive, or four times what has arrived;
-  without spares nothing at all (a broker has many clients, and trusts none of them);
+- a body takes at most ``AHEAD_BYTES`` before its bytes arrive, or four times what has arrived, and
+  nothing before somebody asks for ``room`` (a broker first finds some for it in its budget);
 - spares hold ``KEPT_BYTES_MAX`` at most, and nothing after ``clear``.
 """
 
@@ -18,16 +18,18 @@ GROWTH = 4
 KEPT_BYTES_MAX = 8 << 20
 KEPT_BYTES_MIN = 64 << 10  # smaller ones come from memory that the allocator holds anyway
 _ROUND_BYTES = 64 << 10  # so that answers of about one size can take each other's memory
+_FIRST_BYTES = 16 << 10  # of a body, which wait for its memory in their own
 
 
 class Spares:
     """What bodies lay in that were handed out, oldest first."""
 
-    __slots__ = ("_bytes", "_lent")
+    __slots__ = ("_bytes", "_lent", "_rests")
 
     def __init__(self) -> None:
         self._lent: deque[bytearray] = deque()
         self._bytes = 0
+        self._rests = True  # no body was handed out since ``tidy``
 
     def take(self, size: int) -> bytearray:
         """At least ``size`` bytes with any content, at most half as much more that nobody uses."""
@@ -43,6 +45,7 @@ class Spares:
     def lend(self, memory: bytearray) -> None:
         """A body in it was handed out; it may come back."""
         if KEPT_BYTES_MIN <= len(memory) <= KEPT_BYTES_MAX:
+            self._rests = False
             self._lent.append(memory)
             self._bytes += len(memory)
             while self._bytes > KEPT_BYTES_MAX:
@@ -53,6 +56,12 @@ class Spares:
         if self._lent:
             self._lent.clear()
             self._bytes = 0
+
+    def tidy(self) -> None:
+        """Keep nothing if nothing came since this was called before."""
+        if self._rests:
+            self.clear()
+        self._rests = True
 
 
 def _unused(memory: bytearray) -> bool:
@@ -66,14 +75,14 @@ def _unused(memory: bytearray) -> bool:
 class Body:
     """One body on its way in: ``wanted`` bytes."""
 
-    __slots__ = ("_filled", "_memory", "_spares", "_wanted")
+    __slots__ = ("_filled", "_memory", "_spares", "_wanted", "large")
 
-    def __init__(self, wanted: int, spares: Spares | None) -> None:
+    def __init__(self, wanted: int, spares: Spares) -> None:
+        self.large = wanted >= KEPT_BYTES_MIN
         self._wanted = wanted
         self._spares = spares
         self._filled = 0
-        ahead = 0 if spares is None else min(wanted, AHEAD_BYTES)
-        self._memory = bytearray() if spares is None else spares.take(ahead)
+        self._memory = bytearray()
 
     @property
     def missing_bytes(self) -> int:
@@ -83,7 +92,7 @@ class Body:
     def add(self, data: bytes, at: int) -> int:
         """Take what belongs here of ``data`` from ``at`` on; how many bytes that were."""
         piece = memoryview(data)[at : at + self.missing_bytes]
-        if self._spares is None:
+        if len(self._memory) == self._filled and self._filled + len(piece) <= _FIRST_BYTES:
             self._memory += piece
             self._filled += len(piece)
             return len(piece)
@@ -97,10 +106,10 @@ class Body:
         return len(piece)
 
     def room(self) -> memoryview:
-        """Where its next bytes belong; empty once it is complete. There must be spares."""
+        """Where its next bytes belong; empty once it is complete."""
         if self._filled == len(self._memory) and self.missing_bytes:
-            assert self._spares is not None
-            grown = self._spares.take(min(self._wanted, self._filled * GROWTH))
+            ahead = max(AHEAD_BYTES, self._filled * GROWTH)
+            grown = self._spares.take(min(self._wanted, ahead))
             grown[: self._filled] = self._memory
             self._memory = grown
         return memoryview(self._memory)[self._filled : self._wanted]
@@ -113,8 +122,5 @@ class Body:
     def view(self) -> memoryview:
         """The complete body, which is the caller's from now on."""
         assert not self.missing_bytes
-        view = memoryview(self._memory)
-        if self._spares is None:
-            return view
         self._spares.lend(self._memory)
-        return view[: self._wanted]
+        return memoryview(self._memory)[: self._wanted]

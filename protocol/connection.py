@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tailrace.protocol import foreign
-from tailrace.protocol.bodies import Spares
+from tailrace.protocol.bodies import KEPT_BYTES_MIN, Spares
 from tailrace.protocol.codec import decode_message, encode_message
 from tailrace.protocol.errors import TailraceError, from_wire, to_wire
 from tailrace.protocol.frame import PREAMBLE, Frame, FrameLimits, FrameReader, encode_frame
@@ -135,7 +135,8 @@ class ClientConnection:
         self.hello: HelloResponse | None = None  # the broker's answer, once it came
         self._hello_request = HelloRequest(PROTOCOL, PROTOCOL, client_id, software, cluster_id)
         self._opening = _Opening(address)
-        self._reader = FrameReader(_HELLO_LIMITS, Spares())
+        self._spares = Spares()
+        self._reader = FrameReader(_HELLO_LIMITS, self._spares)
         self._waiting: dict[int, tuple[Api, int]] = {}
         self._next_id = 0
         self._versions: dict[int, int] = {Api.HELLO: 1}
@@ -191,6 +192,8 @@ class ClientConnection:
 
     def _answers(self) -> Iterator[Answer]:
         while self._opening.done and (frame := self._reader.next()) is not None:
+            if len(frame.body) < KEPT_BYTES_MIN:  # large ones have stopped coming
+                self._spares.clear()
             yield self._answer(frame)
 
     def _take_id(self) -> int:
@@ -259,7 +262,10 @@ class Incoming(NamedTuple):
 
 
 class ServerConnection:
-    """The broker's side: ``feed``, then ``answer``, ``refuse`` or ``drop`` each request."""
+    """The broker's side: ``feed``, then ``answer``, ``refuse`` or ``drop`` each request.
+
+    ``spares``: where memory for large bodies comes from, of all connections together.
+    """
 
     def __init__(
         self,
@@ -268,13 +274,14 @@ class ServerConnection:
         *,
         produce_bytes_max: int = PRODUCE_BYTES_MAX,
         in_flight_max: int = IN_FLIGHT_MAX,
+        spares: Spares | None = None,
     ) -> None:
         self.hello: HelloRequest | None = None  # once it came
         self.in_flight = 0  # requests handed out and not yet answered, refused or dropped
         self._software = software
         self._in_flight_max = in_flight_max
         self._opening = _Opening(peer)
-        self._reader = FrameReader(_HELLO_LIMITS)
+        self._reader = FrameReader(_HELLO_LIMITS, spares)
         self._limits = request_limits(produce_bytes_max)
         self._preamble_sent = False
         self._welcomed = False
@@ -298,6 +305,18 @@ class ServerConnection:
         data = self._opening.strip(data)
         if data:
             self._reader.feed(data)
+        return self.resume()
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes may be received to, say then ``filled``; None: ``feed`` them.
+
+        The view must be gone before the next call, or its memory is not used again.
+        """
+        return self._reader.room()
+
+    def filled(self, count: int) -> Iterator[Incoming]:
+        """So many bytes were received into ``room``; the same as feeding them."""
+        self._reader.filled(count)
         return self.resume()
 
     def resume(self) -> Iterator[Incoming]:

@@ -7,8 +7,8 @@
     body             raw record batches, each with checksums of its own
 
 Invariants of the reader:
-- a length is checked before anything is kept because of it, and nothing is ever allocated by a
-  claimed length: memory follows the bytes that arrived (with spares: 2 MiB may run ahead);
+- a length is checked before anything is kept because of it, and memory follows the bytes that
+  arrived; only once somebody asks for ``room`` 2 MiB may run ahead;
 - the head's check is verified as soon as the head is there, before the body is waited for;
 - every byte is copied at most twice, however the stream was cut (no quadratic joining), and not
   at all where the shell receives into ``room``;
@@ -70,14 +70,14 @@ _NO_BODY = memoryview(bytearray())
 class FrameReader:
     """Bytes in, frames out. After an error it is only good for closing the connection.
 
-    ``spares``: where memory for large bodies comes from, and goes back to.
+    ``spares``: where memory for large bodies comes from, and goes back to; may be others' too.
     """
 
     __slots__ = ("_at", "_body", "_data", "_header", "_partial", "_spares", "limits")
 
     def __init__(self, limits: FrameLimits, spares: Spares | None = None) -> None:
         self.limits = limits  # may be changed between frames
-        self._spares = spares
+        self._spares = spares or Spares()
         self._data: bytes = b""  # what was fed and not looked at yet begins at _at
         self._at = 0
         # A frame that comes in pieces: header and head gather in _partial, then the body in _body.
@@ -103,13 +103,11 @@ class FrameReader:
         self._at = 0
 
     def room(self) -> memoryview | None:
-        """Where the next bytes belong, if they belong to a body; None: ``feed`` them.
+        """Where the next bytes belong, if they belong to a large body; None: ``feed`` them.
 
-        After ``next`` has returned None. Needs spares. Say ``filled`` how many it were.
+        After ``next`` has returned None. Say ``filled`` how many it were.
         """
-        if self._spares is None or self._body is None:
-            return None
-        return self._body.room()
+        return None if self._body is None or not self._body.large else self._body.room()
 
     def filled(self, count: int) -> None:
         """So many bytes lie in ``room`` now; the same as feeding them."""
@@ -136,8 +134,6 @@ class FrameReader:
         head = data[at + HEADER_BYTES : body_at]
         _verify(data[at : at + _COVERED.size], head, header)
         self._at = end
-        if self._spares is not None:
-            self._spares.clear()
         body = memoryview(bytearray(memoryview(data)[body_at:end])) if body_at < end else _NO_BODY
         return Frame(header[1], header[2], header[3], head, body)
 

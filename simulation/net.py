@@ -93,6 +93,11 @@ class SimTransport:
                 return data
             await self._in.readable.wait(self._in.next_arrival())
 
+    async def receive_into(self, room: memoryview) -> int:
+        data = await self.receive(len(room))
+        room[: len(data)] = data
+        return len(data)
+
     async def send(self, buffers: Sequence[Buffer]) -> None:
         await trio.lowlevel.checkpoint()
         self._check_sending()

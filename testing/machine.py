@@ -20,8 +20,14 @@ from tailrace.broker.heavy import OffloadHeavy
 from tailrace.broker.metadata import MetadataStore
 from tailrace.broker.net import TrioNet
 from tailrace.broker.threads import ThreadOffload
-from tailrace.broker.world import Listener, Offload, ServerNet, ServerTransport, World
-from tailrace.protocol.seams import Transport
+from tailrace.broker.world import (
+    BrokerTransport,
+    Listener,
+    Offload,
+    ServerNet,
+    ServerTransport,
+    World,
+)
 from tailrace.simulation.disk import Platter, SimDisk
 from tailrace.simulation.life import Life
 from tailrace.simulation.meta import MetaKeep, SimMeta
@@ -96,7 +102,7 @@ class GatedNet:
         self._gate.listeners.append(listener)
         return listener
 
-    async def connect(self, host: str, port: int) -> Transport:
+    async def connect(self, host: str, port: int) -> BrokerTransport:
         return await self._inner.connect(host, port)
 
 

@@ -7,8 +7,8 @@ Clients reach everybody. The metadata store can be put on a side, too.
 
 from collections.abc import Collection, Sequence
 
-from tailrace.broker.world import Listener, ServerNet
-from tailrace.protocol.seams import Buffer, Transport
+from tailrace.broker.world import BrokerTransport, Listener, ServerNet
+from tailrace.protocol.seams import Buffer
 from tailrace.testing.bell import Bell
 
 METADATA = "metadata"  # the store's name among the sides
@@ -61,7 +61,7 @@ class WiredNet:
         assert tls is None, "test clusters speak plainly"
         return await self._inner.listen(host, port, tls=None)
 
-    async def connect(self, host: str, port: int) -> Transport:
+    async def connect(self, host: str, port: int) -> BrokerTransport:
         other = self._wiring.ports.get(port, "")
         await self._wiring.joined(self._broker_id, other)
         transport = await self._inner.connect(host, port)
@@ -69,9 +69,9 @@ class WiredNet:
 
 
 class Wire:
-    """One connection between two brokers (``Transport``)."""
+    """One connection between two brokers (``BrokerTransport``)."""
 
-    def __init__(self, inner: Transport, wiring: Wiring, own: str, other: str) -> None:
+    def __init__(self, inner: BrokerTransport, wiring: Wiring, own: str, other: str) -> None:
         self._inner = inner
         self._wiring = wiring
         self._ends = own, other
@@ -84,6 +84,11 @@ class Wire:
         data = await self._inner.receive(max_bytes)
         await self._wiring.joined(*self._ends)
         return data
+
+    async def receive_into(self, room: memoryview) -> int:
+        count = await self._inner.receive_into(room)
+        await self._wiring.joined(*self._ends)
+        return count
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         await self._wiring.joined(*self._ends)

@@ -1,6 +1,7 @@
 """One connection: planned faults, memory, and bugs that must not spread."""
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import trio
 
 from tailrace.broker import handlers
 from tailrace.broker.world import Delay, Drop, Fail, Fault, Hold, World
+from tailrace.protocol.batch import BatchHeader, decode_columns, header_seed, scan_one
 from tailrace.protocol.errors import NotLeader, to_wire
 from tailrace.protocol.messages import Api, MetadataRequest, MetadataResponse, ProduceResponse
 from tailrace.protocol.texts import not_leader
@@ -93,6 +95,46 @@ def test_all_requests_together_keep_to_the_memory_and_all_are_served(tmp_path: P
 
     run(main)
     assert 0 < peak[0] <= 17 << 20
+
+
+def test_who_claims_a_large_body_gets_memory_for_it_only_within_the_budget(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings: dict[str, str | int | float | bool] = {"limits.request_memory": "16MiB"}
+        async with serving(tmp_path, settings) as (server, ready), AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connected(ready)) for _ in range(120)]
+            request = produce_request(bytes(16), [bytes(200_000)])
+            for client in clients:
+                _, head = client.protocol.request(request, 200_000)
+                await client.stream.send_all(head + b"x")
+            await trio.sleep(0.2)
+            assert 15 << 20 < request_memory(server) <= 16 << 20
+
+    run(main)
+
+
+def test_large_batches_are_what_was_sent_though_their_memory_is_used_again(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        settings: dict[str, str | int | float | bool] = {"topic.max_record": "1MiB"}
+        async with serving(tmp_path, settings) as (_, ready), connected(ready) as client:
+            topic_id = await client.create("orders")
+            values = [bytes([number]) * 150_000 for number in range(60)]
+            numbers: list[int] = []
+            for value in values:
+                entry = batch(topic_id, [value])
+                numbers.append(await client.send(produce_request(topic_id, [entry]), entry))
+                if len(numbers) == 8:
+                    await client.wait(numbers.pop(0))
+            for number in numbers:
+                await client.wait(number)
+            for offset, value in enumerate(values):
+                _, found = await client.fetch(topic_id, offset, bytes_max=1_000)
+                header = scan_one(found, 0, header_seed(topic_id, 0))
+                assert isinstance(header, BatchHeader)
+                assert decode_columns(found, header).values == [value]
+
+    run(main)
 
 
 def test_a_bug_in_a_handler_closes_its_connection_and_no_other(

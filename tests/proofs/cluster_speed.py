@@ -7,6 +7,8 @@ python -m tests.proofs.cluster_speed --partitions 2000  all with 3 copies: how l
 python -m tests.proofs.cluster_speed --refill 2048      MiB that a broker with an empty disk
                                                         copies, and what sends feel of it; with
                                                         --first (root) ahead of whatever else runs
+
+Each in a cluster of its own.
 """
 
 import argparse
@@ -19,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
@@ -251,16 +254,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--first", action="store_true")
     options = parser.parse_args()
+    jobs: list[Callable[[Machine], None]] = []
+    if options.replicated:
+        jobs.append(replicated)
+    if options.partitions:
+        jobs.append(partial(scale, partitions=options.partitions))
+    if options.refill:
+        settings = {"rounds": options.rounds, "first": options.first}
+        jobs.append(partial(refill, mebibytes=options.refill, **settings))
+    for job in jobs:
+        on_its_own(job)
+
+
+def on_its_own(job: Callable[[Machine], None]) -> None:
+    """Do it in a new cluster: one leaves behind what the next would be disturbed by."""
     folder = Path(tempfile.mkdtemp(prefix="tailrace-speed-"))
     try:
         with machine(folder) as cluster:
             wait_until(lambda: healthy(cluster), HEAL_SECONDS_MAX, "healthy at the start")
-            if options.replicated:
-                replicated(cluster)
-            if options.partitions:
-                scale(cluster, options.partitions)
-            if options.refill:
-                refill(cluster, options.refill, rounds=options.rounds, first=options.first)
+            job(cluster)
     except (AssertionError, RuntimeError) as error:
         sys.exit(f"FAILED: {error}; kept {folder}")
     shutil.rmtree(folder)

@@ -127,19 +127,25 @@ def test_spares_keep_so_much_and_no_more() -> None:
     assert sum(id(memory) in known for memory in again) == KEPT_BYTES_MAX // MIB
 
 
-def test_a_frame_that_comes_whole_lets_go_of_them() -> None:
-    into = reader()
-    (first,) = receive(into, frame_bytes(b"a" * SIZE), 1_000, 1 << 16)
-    memory = first.obj
-    del first
-    assert receive(into, frame_bytes(b""), 1_000, 1) == [b""]
-    (second,) = receive(into, frame_bytes(b"b" * SIZE), 1_000, 1 << 16)
-    assert second.obj is not memory
+def test_spares_that_nobody_needs_any_more_are_let_go() -> None:
+    spares = Spares()
+    memory = spares.take(MIB)
+    spares.lend(memory)
+    spares.tidy()  # it was lent a moment ago
+    assert spares.take(MIB) is memory
+    spares.lend(memory)
+    spares.tidy()
+    spares.tidy()
+    assert spares.take(MIB) is not memory
 
 
-def test_without_spares_memory_follows_what_arrived() -> None:
-    body = Body(10, None)
+def test_the_first_bytes_of_a_body_take_no_more_memory_than_themselves() -> None:
+    body = Body(2 * MIB, Spares())
+    tracemalloc.start()
     assert body.add(b"..abc", 2) == 3
-    assert body.missing_bytes == 7
-    assert body.add(b"defghijxyz", 0) == 7
-    assert bytes(body.view()) == b"abcdefghij"
+    _, peak = tracemalloc.get_traced_memory()
+    assert peak < 10_000
+    assert len(body.room()) == 2 * MIB - 3
+    tracemalloc.stop()
+    assert body.add(b"d" * (2 * MIB), 0) == 2 * MIB - 3
+    assert bytes(body.view()) == b"abc" + b"d" * (2 * MIB - 3)

@@ -83,7 +83,8 @@ def test_bombs_stop_at_their_bound(codec: int, size: int) -> None:
     before = peak_kib()
     with pytest.raises(CompressionError):
         decompress(frame, codec)
-    assert peak_kib() - before < 20 * 1024
+    # Of 16 MiB while it grows: the allocator may have to move it, and has it twice then.
+    assert peak_kib() - before < 36 * 1024
 
 
 @BOTH

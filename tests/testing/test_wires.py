@@ -37,6 +37,11 @@ class Loop:
         await trio.lowlevel.checkpoint()
         return b"".join(self.data)
 
+    async def receive_into(self, room: memoryview) -> int:
+        data = await self.receive(len(room))
+        room[: len(data)] = data
+        return len(data)
+
     async def send(self, buffers: Sequence[Buffer]) -> None:
         await trio.lowlevel.checkpoint()
         for buffer in buffers:
