@@ -3,7 +3,7 @@
 The bytes of a body are then moved once, into memory that former bodies lay in. While large bodies
 come one behind the other the buffer takes next to nothing: a few KiB that hold the head of the next
 frame; and up to ``TURN_BYTES`` of them are received in one turn of the event loop, to be written
-together. After anything else the buffer takes what a receive brings, perhaps a hundred small frames.
+together. After anything else the buffer takes what a receive brings, often many small frames.
 """
 
 from collections.abc import Iterator

@@ -116,15 +116,13 @@ class Sender:
         headers: Sequence[RecordHeaders] | None,
         size: int,
     ) -> tuple[PendingBatch, int]:
-        """Accept columns that fit into one batch, which then leaves as soon as it may."""
+        """Accept columns that fit into one batch, which then leaves as soon as it may: at once, or
+        grown by what comes while all slots are taken."""
         batch = lane.open
         count = len(values)
-        if (
-            batch is None
-            or batch.size + size > batch.limit
-            or len(batch.values) + count > RECORDS_MAX
-        ):
-            lane.open = None
+        if batch is not None and len(batch.values) + count > RECORDS_MAX:
+            lane.open = batch = None
+        if batch is None or batch.size + size > batch.limit:
             batch = self.batch_for(lane, size)
         self.room.used += size
         first = batch.extend(values, keys, timestamps, headers, size)

@@ -1,11 +1,14 @@
 """What a producer promises when all goes well: results, order, routing, batches, flush."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
 import pytest
 
+from tailrace.client.accumulator import GROWN_BYTES
 from tailrace.client.records import RecordMetadata
+from tailrace.protocol.batch import RECORDS_MAX
 from tailrace.protocol.errors import BufferFull, EncodeError, PartitionNotFound, RecordTooLarge
 from tests.client.fake_broker import APPEND_TIME, Do
 from tests.client.world import Run, World
@@ -84,13 +87,14 @@ def test_send_many_is_cut_into_batches_of_bounded_size(run: Run, world: World) -
 
     async def main() -> None:
         async with world.client() as client, client.producer(batch_bytes=5_000) as producer:
+            await producer.send("orders", b"first")
             await producer.send_many("orders", [b"x" * 84] * 1_000)
             await producer.send_many("orders", [b""] * 10_000)
 
     run(main)
-    assert max(topic.batches[0]) <= 5_000 // 16
-    assert max(topic.batches[0][:20]) == 50
-    assert len(topic.logs[0]) == 11_000
+    assert topic.batches[0][1:6] == [50] * 5, "there were slots for so many"
+    assert max(topic.batches[0]) <= RECORDS_MAX
+    assert len(topic.logs[0]) == 11_001
 
 
 def test_a_key_always_goes_to_the_partition_that_owns_its_hash(run: Run, world: World) -> None:
@@ -150,7 +154,7 @@ def test_records_gather_while_a_request_is_in_flight(run: Run, world: World) -> 
     assert topic.batches[0] == [1, 1, 98]
 
 
-def test_a_batch_grows_to_a_mebibyte_while_all_slots_are_taken(run: Run, world: World) -> None:
+def test_a_batch_grows_to_half_a_mebibyte_while_all_slots_are_taken(run: Run, world: World) -> None:
     topic = world.broker.create("orders")
 
     async def main() -> None:
@@ -170,6 +174,42 @@ def test_a_batch_grows_to_a_mebibyte_while_all_slots_are_taken(run: Run, world: 
     assert topic.batches[0][1:3] == [10, 10]
     assert len(topic.logs[0]) == 4_001
     assert topic.batches[0][3] > 3_900
+
+
+def test_calls_of_many_records_share_a_batch_that_grows_while_all_slots_are_taken(
+    run: Run, world: World
+) -> None:
+    topic = world.broker.create("orders")
+    held_bytes = 3 * GROWN_BYTES
+
+    async def main() -> None:
+        async with (
+            world.client() as client,
+            client.producer(batch_bytes=10_000, max_in_flight=2, compression="none") as producer,
+        ):
+            await producer.send("orders", b"first")
+            world.broker.script.extend([Do.HOLD, Do.HOLD])
+            values = [b"%06d" % n + b"x" * 78 for n in range(held_bytes // 100)]
+            sent: dict[int, Sequence[RecordMetadata]] = {}
+
+            async def call(start: int) -> None:
+                sent[start] = await producer.send_many("orders", values[start : start + 500])
+
+            async with anyio.create_task_group() as tasks:
+                for start in range(0, len(values), 500):
+                    tasks.start_soon(call, start)
+                await anyio.wait_all_tasks_blocked()
+                assert world.broker.held == 2
+                world.broker.release()
+            for start, found in sent.items():
+                for place, metadata in enumerate(found):
+                    assert topic.logs[0][metadata.offset] == values[start + place]
+
+    run(main)
+    _, first, second, *others = topic.batches[0]
+    assert first == second == 100, "of one call: the slots were free"
+    assert 0.8 * GROWN_BYTES < max(others) * 100 <= GROWN_BYTES
+    assert len(others) <= 5
 
 
 def test_flush_returns_when_all_that_was_accepted_is_durable(run: Run, world: World) -> None:
