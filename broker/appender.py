@@ -36,13 +36,26 @@ class Appender:
         self._failed = failed  # told of a log that can no more be trusted, which ends the broker
         self.appended: Callable[[], None] = lambda: None  # followers are served what was written
         self._pending: list[Partition] = []
+        self._awaited: dict[Partition, None] = {}  # somebody may wait for what was brought to them
         self._bell = Bell()
 
     def add(self, partition: Partition, entry: memoryview, producing: Producing, slot: int) -> None:
         """Append the batch at the end of this turn; ``producing`` is told what became of it."""
         if partition.gather(entry, producing, slot):
             self._pending.append(partition)
+            self._awaited[partition] = None
             self._bell.ring()
+
+    def expire(self, now: float) -> None:
+        """Give up on batches that are not settled in their time. Costs nothing for partitions that
+        nobody writes to."""
+        late = False
+        for partition in list(self._awaited):
+            late = partition.expire(now) or late
+            if not partition.awaited:
+                del self._awaited[partition]
+        if late:
+            self._answered()
 
     @property
     def in_hurry(self) -> bool:

@@ -111,8 +111,7 @@ async def sweep(node: Node) -> None:
     for number in count():
         await trio.sleep(SWEEP_S)
         now = trio.current_time()
-        if any([partition.expire(now) for partition in node.shelf]):
-            node.outbox.flush()
+        node.appender.expire(now)
         if number % CONNECTIONS_EVERY:
             continue
         node.spares.tidy()

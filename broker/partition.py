@@ -82,6 +82,11 @@ class Partition(LocalCopy):
         return self.replica.high_watermark
 
     @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for a batch to be written, or committed."""
+        return bool(self._unacked or self._gathered)
+
+    @property
     def waiting_batches(self) -> int:
         """Batches whose producers wait for the high watermark."""
         return len(self._unacked)
@@ -281,8 +286,6 @@ class Partition(LocalCopy):
 
     def expire(self, now: float) -> bool:
         """Give up on batches that are not committed in their time; whether there were any."""
-        if not self._unacked and not self._gathered:
-            return False
         late = [one for one in self._unacked if one[1].deadline <= now]
         for one in late:
             self._unacked.remove(one)
