@@ -330,14 +330,18 @@ class LosesReplies:
         self.fail_all = False
 
     async def get(self, key: str) -> Entry | None:
+        self._check()
         return await self._inner.get(key)
+
+    async def list(self, prefix: str, since: int = 0) -> Sequence[Entry]:
+        self._check()
+        return await self._inner.list(prefix, since)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
 
     async def txn(self, *args: object, **kwargs: object) -> int | None:
-        if self.fail_all:
-            raise texts.metadata_failed("here", reason="planted")
+        self._check()
         revision = await self._inner.txn(*args, **kwargs)  # type: ignore[arg-type]
         touched = json.dumps([str(arg) for arg in args])
         for prefix in self.lose:
@@ -345,6 +349,10 @@ class LosesReplies:
                 self.lose.remove(prefix)
                 raise texts.metadata_failed("here", reason="planted")
         return revision
+
+    def _check(self) -> None:
+        if self.fail_all:  # reads, too: one that comes through says that the store is back
+            raise texts.metadata_failed("here", reason="planted")
 
 
 def test_a_lost_reply_of_the_store_is_no_failure(tmp_path: Path) -> None:
