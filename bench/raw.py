@@ -5,8 +5,10 @@
 Paths: ``raw-in`` (256 KiB batches, one a request, durability os), ``raw-out`` (the same batches,
 hot, 1 MiB a fetch), ``raw-out-10`` (ten consumers of the same topic at once, all together), and
 ``raw-in-cpu``, ``fanout-cpu-1``, ``fanout-cpu-10``: processor time of the broker per GB; and
-``rss-loaded``, its memory afterwards. Beside them ``loopback``, a bare socket, and ``file-write``,
-new pages of a file without a broker, in the same minute: no batch comes in faster than either.
+``rss-loaded``, its memory afterwards (pages of files that it has mapped included). What goes out
+is the median of five readings, by one and by ten in turns. Beside them ``loopback``, a bare socket,
+and ``file-write``, new pages of a file without a broker, in the same minute: no batch comes in
+faster than either.
 """
 
 import threading

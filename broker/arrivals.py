@@ -9,11 +9,13 @@ together. After anything else the buffer takes what a receive brings, often many
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
+import trio
+
 from tailrace.broker.limits import RECEIVE_BYTES
 from tailrace.broker.world import BrokerTransport
 
 HEAD_BYTES = 4_096  # received at once behind a large body
-TURN_BYTES = 1 << 20  # and more, by less than a body, before others have their turn
+TURN_BYTES = 1 << 20  # and more, by less than as much, before others have their turn
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -40,7 +42,7 @@ class Arrivals(Generic[T]):
         self._machine = machine
         self._large = False  # a large body came last
         self._head: memoryview | None = None  # where what follows it is received
-        self._turn_bytes = 0  # at most, since others had their turn
+        self._turn_bytes = 0  # of bodies, since others had their turn
 
     async def take(self) -> Iterator[T] | None:
         """What the next receive completes, one by one; None when the peer has ended.
@@ -48,6 +50,9 @@ class Arrivals(Generic[T]):
         While iterating, raises what the machine does. OSError. The iterator must be at its end
         before the next call.
         """
+        if self._turn_bytes >= TURN_BYTES:
+            self._turn_bytes = 0
+            await trio.lowlevel.checkpoint()
         room = self._machine.room()
         if room is None:
             data = await self._next_head() if self._large else await self._next_frames()
@@ -55,7 +60,7 @@ class Arrivals(Generic[T]):
             self.received_bytes += len(data)
             return self._machine.feed(data) if data else None
         self._large = True
-        count = await self._transport.receive_into(room)
+        count = await self._transport.receive_into(room[:TURN_BYTES])
         del room  # so that its memory may be used again
         self.received_bytes += count
         self._turn_bytes += count
@@ -66,9 +71,6 @@ class Arrivals(Generic[T]):
         return await self._transport.receive(RECEIVE_BYTES)
 
     async def _next_head(self) -> bytes:
-        if self._turn_bytes >= TURN_BYTES:
-            self._turn_bytes = 0
-            return await self._transport.receive(HEAD_BYTES)
         if self._head is None:
             self._head = memoryview(bytearray(HEAD_BYTES))
         count = await self._transport.receive_into(self._head)

@@ -66,8 +66,8 @@ class Call:
         self.abandoned: Callable[[], None] | None = None  # called if the connection ends first
 
     def take_body(self) -> memoryview:
-        """The bytes behind the request, which is without them from now on: their memory is used
-        again as soon as nobody has a view of it, before the answer."""
+        """The bytes behind the request. It is without them from now on if they are many: their
+        memory is used again as soon as nobody has a view of it, before the answer."""
         body = self.incoming.body
         if len(body) >= KEPT_BYTES_MIN:
             self.incoming = self.incoming._replace(body=NO_BODY)

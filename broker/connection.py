@@ -1,9 +1,9 @@
 """One connection: bytes to frames, frames to handlers, answers to bytes.
 
-The loop (performance.md 5.1): one receive brings up to 256 KiB; every complete frame in it is
-decided synchronously; what was answered leaves in one joined, non-blocking send. A writer task
-exists only while the peer does not take what it asked for, or gets ranges of files; another task
-only while a request must wait for something.
+The loop (performance.md 5.1): one receive brings up to 256 KiB, or of a large body up to 1 MiB
+(``arrivals.py``); every complete frame in it is decided synchronously; what was answered leaves in
+one joined, non-blocking send. A writer task exists only while the peer does not take what it asked
+for, or gets ranges of files; another task only while a request must wait for something.
 
 Bounds (safety 9.1): 16 requests without answer, 4 MiB of answers not taken, the memory budget of
 all connections: beyond any of them the connection is not read. Silence, slowness and stalls have
@@ -245,11 +245,10 @@ class Connection:
     async def _take_up(self, incoming: Incoming) -> float:
         """See to one request; when that began."""
         self.pulse.completed()
-        held = FRAME_BYTES + len(incoming.body)
-        if self._reserved_bytes and held > limits.RESERVED_BYTES_MIN:
-            held, self._reserved_bytes = self._reserved_bytes, 0
-        else:
-            self.node.memory.charge(held)
+        # What is reserved was for this one: the next that is complete.
+        reserved, self._reserved_bytes = self._reserved_bytes, 0
+        held = max(reserved, FRAME_BYTES + len(incoming.body))
+        self.node.memory.charge(held - reserved)
         call = Call(self, incoming, held)
         self._calls[call] = None
         self.node.metrics.requests_in_flight.inc()
@@ -291,6 +290,9 @@ class Connection:
                 if give_up():
                     memory.give(wanted)
                 raise
+            if self._closed:  # in the same turn: it has given back what it had
+                memory.give(wanted)
+                return
         self._reserved_bytes = wanted
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tailrace.protocol import limits, texts_wire
 
 RECEIVE_BYTES = 262_144  # one receive
-RESERVED_BYTES_MIN = 65_536  # a frame that lacks more waits for room in the memory budget
+RESERVED_BYTES_MIN = 32_768  # a frame that lacks more waits for room in the memory budget
 IN_FLIGHT_MAX = 16  # requests of one connection without an answer; then it is not read
 OUT_BYTES_MAX = 4 * 1024 * 1024  # answers of one connection not yet taken; then it is not read
 NEW_PER_IP_PER_S = 100
@@ -106,8 +106,8 @@ class Admission:
 class MemoryBudget:
     """Bytes of requests in hand: from their arrival until they are answered.
 
-    - A large frame's whole length is reserved before its body is read, first come first served:
-      whoever got room can always finish. One frame alone always gets room.
+    - What a large frame lacks is reserved before it is read, first come first served: whoever got
+      room can always finish. One frame alone always gets room.
     - Small frames are charged when they are there; while the budget is used up nobody reads.
     """
 

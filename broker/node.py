@@ -101,7 +101,6 @@ class Node:
     health: Health
     addresses: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     http: str | None = None
-    spares: Spares = field(default_factory=Spares)  # what large requests lay in
     left: Bell = field(default_factory=Bell)  # rung when a connection has ended
     connections: "dict[Connection, None]" = field(default_factory=dict["Connection", None])
     parked: "dict[Fetch | CopierSession, None]" = field(  # long polls
@@ -115,6 +114,8 @@ class Node:
     )
 
     def __post_init__(self) -> None:
+        # What large requests lay in; ``memory`` has found room for all of one before it comes.
+        self.spares = Spares(ahead_bytes=self.config.limits.request_size_bytes)
         self.copiers = Copiers(self.timers, self.outbox.flush)
         self.appender.appended = self.copiers.serve
         self.isr = IsrKeeper(self)

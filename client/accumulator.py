@@ -164,11 +164,11 @@ class PendingBatch:
         self.timestamps += timestamps
         self.size += size
         if keys is not None or self.keys is not None:
-            before = _nothing(first) if self.keys is None else self.keys
-            self.keys = [*before, *(_nothing(len(values)) if keys is None else keys)]
+            self.keys = _nothing(first) if self.keys is None else self.keys
+            self.keys += _nothing(len(values)) if keys is None else keys
         if headers is not None or self.headers is not None:
-            heads = _nothing(first) if self.headers is None else self.headers
-            self.headers = [*heads, *(_nothing(len(values)) if headers is None else headers)]
+            self.headers = _nothing(first) if self.headers is None else self.headers
+            self.headers += _nothing(len(values)) if headers is None else headers
         return first
 
     def encode(self, compression: Compression) -> bytes:

@@ -106,6 +106,7 @@ class Outlets:
         owner: Owner,
     ) -> None:
         self.by_leader: dict[str, Outlet] = {}
+        self.batch_bytes_max = REQUEST_BYTES_MAX  # as far as brokers have told
         self.identity: Identity | None = None
         self._runtime = runtime
         self._cluster = cluster
@@ -168,7 +169,8 @@ class Outlets:
     def _take(self, outlet: Outlet, channel: Channel) -> list[PendingBatch]:
         options = self._options
         now, idle = self._runtime.clock.now(), not outlet.sent
-        size_max = min(REQUEST_BYTES_MAX, channel.hello.request_bytes_max // 2)
+        self.batch_bytes_max = channel.hello.request_bytes_max // 2
+        size_max = min(REQUEST_BYTES_MAX, self.batch_bytes_max)
         size = 0
         batches: list[PendingBatch] = []
         for lane in list(outlet.busy):

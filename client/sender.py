@@ -139,7 +139,8 @@ class Sender:
                 batch.urgent = True  # full: it goes, or it grows while all slots are taken
                 self._pump(lane)
             if lane.open is batch and len(batch.values) < RECORDS_MAX:
-                batch.limit = max(GROWN_BYTES, self.options.batch_bytes)
+                grown = min(GROWN_BYTES, self._outlets.batch_bytes_max)
+                batch.limit = max(grown, self.options.batch_bytes)
                 if batch.size + size <= batch.limit:
                     return batch
             lane.open = None

@@ -6,8 +6,8 @@ bodies lay in. Invariants:
 
 - memory is used again only when nobody has a view of it any more: a ``bytearray`` cannot change
   its length before that, which is how it is found out;
-- a body takes at most ``AHEAD_BYTES`` before its bytes arrive, or four times what has arrived, and
-  nothing before somebody asks for ``room`` (a broker first finds some for it in its budget);
+- a body takes four times what has arrived of it; only once somebody asks for ``room`` as much as
+  may run ahead of it (a broker finds room for all of it in its budget before);
 - spares hold ``KEPT_BYTES_MAX`` at most, and nothing after ``clear``.
 """
 
@@ -17,16 +17,16 @@ AHEAD_BYTES = 2 << 20
 GROWTH = 4
 KEPT_BYTES_MAX = 8 << 20
 KEPT_BYTES_MIN = 64 << 10  # smaller ones come from memory that the allocator holds anyway
-_ROUND_BYTES = 64 << 10  # so that answers of about one size can take each other's memory
-_FIRST_BYTES = 16 << 10  # of a body, which wait for its memory in their own
+_ROUND_BYTES = 16 << 10  # so that answers of about one size can take each other's memory
 
 
 class Spares:
     """What bodies lay in that were handed out, oldest first."""
 
-    __slots__ = ("_bytes", "_lent", "_rests")
+    __slots__ = ("_bytes", "_lent", "_rests", "ahead_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, ahead_bytes: int = AHEAD_BYTES) -> None:
+        self.ahead_bytes = ahead_bytes  # of a body whose room is asked for, before they arrive
         self._lent: deque[bytearray] = deque()
         self._bytes = 0
         self._rests = True  # no body was handed out since ``tidy``
@@ -43,7 +43,7 @@ class Spares:
         return bytearray(-(-size // _ROUND_BYTES) * _ROUND_BYTES)
 
     def lend(self, memory: bytearray) -> None:
-        """A body in it was handed out; it may come back."""
+        """A body in it was handed out, or has outgrown it; it may come back."""
         if KEPT_BYTES_MIN <= len(memory) <= KEPT_BYTES_MAX:
             self._rests = False
             self._lent.append(memory)
@@ -92,27 +92,26 @@ class Body:
     def add(self, data: bytes, at: int) -> int:
         """Take what belongs here of ``data`` from ``at`` on; how many bytes that were."""
         piece = memoryview(data)[at : at + self.missing_bytes]
-        if len(self._memory) == self._filled and self._filled + len(piece) <= _FIRST_BYTES:
-            self._memory += piece
-            self._filled += len(piece)
-            return len(piece)
-        left = piece
-        while left:
-            room = self.room()
-            count = min(len(room), len(left))
-            room[:count] = left[:count]
-            self._filled += count
-            left = left[count:]
+        end = self._filled + len(piece)
+        if end > len(self._memory):
+            self._grow(end * GROWTH)
+        self._memory[self._filled : end] = piece
+        self._filled = end
         return len(piece)
 
     def room(self) -> memoryview:
         """Where its next bytes belong; empty once it is complete."""
-        if self._filled == len(self._memory) and self.missing_bytes:
-            ahead = max(AHEAD_BYTES, self._filled * GROWTH)
-            grown = self._spares.take(min(self._wanted, ahead))
-            grown[: self._filled] = self._memory
-            self._memory = grown
+        ahead = self._spares.ahead_bytes
+        if len(self._memory) < self._wanted and (
+            len(self._memory) < ahead or self._filled == len(self._memory)
+        ):
+            self._grow(max(ahead, self._filled * GROWTH))
         return memoryview(self._memory)[self._filled : self._wanted]
+
+    def _grow(self, size: int) -> None:
+        before, self._memory = self._memory, self._spares.take(min(self._wanted, size))
+        self._memory[: self._filled] = memoryview(before)[: self._filled]
+        self._spares.lend(before)
 
     def filled(self, count: int) -> None:
         """So many bytes were written to the beginning of ``room``."""

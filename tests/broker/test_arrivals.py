@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+import pytest
 import trio
 
 from tailrace.broker.arrivals import HEAD_BYTES, TURN_BYTES, Arrivals
@@ -87,11 +88,27 @@ def test_of_large_bodies_in_a_row_next_to_nothing_is_copied() -> None:
     assert stream.copied <= RECEIVE_BYTES + 20 * HEAD_BYTES
 
 
-def test_others_have_their_turn_though_large_bodies_never_end() -> None:
-    wanted = [bytes(300_000)] * 40
-    stream = Stream(b"".join(map(produce_frame, range(40), wanted)))
-    assert trio.run(bodies, Pair().greet().server, stream) == wanted
-    assert stream.turns >= 40 * 300_000 / (TURN_BYTES + 300_000)
+@pytest.mark.parametrize("size", [300_000, 10 * TURN_BYTES])
+def test_others_have_their_turn_though_large_bodies_never_end(size: int) -> None:
+    wanted = [bytes(size)] * (20 * TURN_BYTES // size)
+    stream = Stream(b"".join(map(produce_frame, range(len(wanted)), wanted)))
+    turns = 0
+
+    async def main() -> list[bytes]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            found = await bodies(Pair().greet().server, stream)
+            nursery.cancel_scope.cancel()
+        return found
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    assert trio.run(main) == wanted
+    assert turns >= 10
 
 
 def test_small_frames_behind_a_large_one_come_many_at_once_again() -> None:

@@ -1,5 +1,6 @@
 """One connection: planned faults, memory, and bugs that must not spread."""
 
+import tracemalloc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -103,11 +104,32 @@ def test_who_claims_a_large_body_gets_memory_for_it_only_within_the_budget(tmp_p
         async with serving(tmp_path, settings) as (server, ready), AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(connected(ready)) for _ in range(120)]
             request = produce_request(bytes(16), [bytes(200_000)])
+            tracemalloc.start()
             for client in clients:
                 _, head = client.protocol.request(request, 200_000)
-                await client.stream.send_all(head + b"x")
+                await client.stream.send_all(head + bytes(1_000))
             await trio.sleep(0.2)
+            held, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
             assert 15 << 20 < request_memory(server) <= 16 << 20
+            assert held < 19 << 20
+
+    run(main)
+
+
+def test_what_was_reserved_for_a_large_head_is_given_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (server, ready), connected(ready) as client:
+            names = tuple("topic-" + "x" * 200 + str(number) for number in range(900))
+            number, data = client.protocol.request(MetadataRequest(names, False))
+            assert len(data) > 180_000
+            await client.stream.send_all(data[:1_000])
+            with trio.fail_after(5):
+                while not request_memory(server):  # noqa: ASYNC110  nobody rings
+                    await trio.sleep(0.001)
+            await client.stream.send_all(data[1_000:])
+            await client.wait(number)
+            assert request_memory(server) == 0
 
     run(main)
 

@@ -97,6 +97,7 @@ class FakeBroker:
         self.auto_create = False
         self.refusing: Exception | None = None  # what connecting fails with
         self.black_hole = False  # accepts, never answers
+        self.request_bytes_max = 16 << 20
         self.script: deque[Step] = deque()
         self.metadata_script: deque[TailraceError] = deque()
         self.connections: list[FakeConnection] = []
@@ -184,7 +185,8 @@ class FakeBroker:
         if isinstance(message, HelloRequest):
             apis = tuple(ApiRange(api, *versions) for api, versions in VERSIONS.items())
             return HelloResponse(
-                1, self.broker_id, "cluster", "fake/1", apis, 16 << 20, 8 << 20, 16, 600_000
+                *(1, self.broker_id, "cluster", "fake/1", apis),
+                *(self.request_bytes_max, 8 << 20, 16, 600_000),
             )
         if isinstance(message, InitProducerIdRequest):
             self.producer_ids += 1

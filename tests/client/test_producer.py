@@ -212,6 +212,26 @@ def test_calls_of_many_records_share_a_batch_that_grows_while_all_slots_are_take
     assert len(others) <= 5
 
 
+def test_batches_do_not_grow_beyond_what_the_broker_takes(run: Run, world: World) -> None:
+    topic = world.broker.create("orders")
+    world.broker.request_bytes_max = 100_000
+
+    async def main() -> None:
+        async with (
+            world.client() as client,
+            client.producer(batch_bytes=10_000, max_in_flight=1, compression="none") as producer,
+        ):
+            await producer.send("orders", b"first")
+            world.broker.script.append(Do.HOLD)
+            for _ in range(2_000):
+                producer.enqueue_nowait("orders", b"x" * 84)
+            world.broker.release()
+            await producer.flush()
+
+    run(main)
+    assert 100 < max(topic.batches[0]) <= 500
+
+
 def test_flush_returns_when_all_that_was_accepted_is_durable(run: Run, world: World) -> None:
     topic = world.broker.create("orders", 3)
 

@@ -262,6 +262,8 @@ def main() -> None:
     if options.refill:
         settings = {"rounds": options.rounds, "first": options.first}
         jobs.append(partial(refill, mebibytes=options.refill, **settings))
+    if not jobs:
+        parser.error("say what is to be measured")
     for job in jobs:
         on_its_own(job)
 
