@@ -276,7 +276,7 @@ class Connection:
         """Wait while this connection, or all of them together, have enough in hand."""
         while (self._protocol.full or self._out_bytes > limits.OUT_BYTES_MAX) and not self._closed:
             await self._room.wait()
-        if self._reserved_bytes:
+        if self._closed or self._reserved_bytes:
             return
         missing = self._protocol.missing_bytes
         wanted = missing if missing > limits.RESERVED_BYTES_MIN else 0
@@ -290,7 +290,7 @@ class Connection:
                 if give_up():
                     memory.give(wanted)
                 raise
-            if self._closed:  # in the same turn: it has given back what it had
+            if self._taking.cancel_called:  # in the same turn: it has given back what it had
                 memory.give(wanted)
                 return
         self._reserved_bytes = wanted

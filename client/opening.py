@@ -126,8 +126,10 @@ class Opening:
         """A producer; use it as ``async with client.producer() as producer``.
 
         Durations are seconds; ``close_timeout`` None is the client's. A batch leaves with
-        ``batch_bytes``, or up to 512 KiB where others are still under way. Raises ConfigError T082 for
-        arguments that cannot be or do not go together, UsageError T053-T055.
+        ``batch_bytes``, or up to 512 KiB where others are still under way.
+
+        Raises ConfigError T082 for arguments that cannot be or do not go together, UsageError
+        T053-T055.
         """
         from tailrace.client.producer import Producer
         from tailrace.client.producer_options import ProducerOptions as Options, checked

@@ -90,6 +90,7 @@ class Outlet:
         self.leader = leader
         self.busy: dict[Lane, None] = {}  # lanes that may have something to send, in turn
         self.sent: dict[Sent, None] = {}  # oldest first
+        self.batch_bytes_max = 0  # of one that is made larger than ``batch_bytes``; 0: not told yet
         self.connecting = False
         self.pumping = False
         self.looked_at = -math.inf  # when others were last asked about it
@@ -106,7 +107,6 @@ class Outlets:
         owner: Owner,
     ) -> None:
         self.by_leader: dict[str, Outlet] = {}
-        self.batch_bytes_max = REQUEST_BYTES_MAX  # as far as brokers have told
         self.identity: Identity | None = None
         self._runtime = runtime
         self._cluster = cluster
@@ -169,8 +169,8 @@ class Outlets:
     def _take(self, outlet: Outlet, channel: Channel) -> list[PendingBatch]:
         options = self._options
         now, idle = self._runtime.clock.now(), not outlet.sent
-        self.batch_bytes_max = channel.hello.request_bytes_max // 2
-        size_max = min(REQUEST_BYTES_MAX, self.batch_bytes_max)
+        outlet.batch_bytes_max = channel.hello.request_bytes_max // 2
+        size_max = min(REQUEST_BYTES_MAX, outlet.batch_bytes_max)
         size = 0
         batches: list[PendingBatch] = []
         for lane in list(outlet.busy):

@@ -139,8 +139,9 @@ class Sender:
                 batch.urgent = True  # full: it goes, or it grows while all slots are taken
                 self._pump(lane)
             if lane.open is batch and len(batch.values) < RECORDS_MAX:
-                grown = min(GROWN_BYTES, self._outlets.batch_bytes_max)
-                batch.limit = max(grown, self.options.batch_bytes)
+                outlet = self._outlets.by_leader.get(lane.leader or "")
+                taken = 0 if outlet is None else outlet.batch_bytes_max
+                batch.limit = max(min(GROWN_BYTES, taken), self.options.batch_bytes)
                 if batch.size + size <= batch.limit:
                     return batch
             lane.open = None

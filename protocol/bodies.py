@@ -6,8 +6,8 @@ bodies lay in. Invariants:
 
 - memory is used again only when nobody has a view of it any more: a ``bytearray`` cannot change
   its length before that, which is how it is found out;
-- a body takes four times what has arrived of it; only once somebody asks for ``room`` as much as
-  may run ahead of it (a broker finds room for all of it in its budget before);
+- a body takes as much as has arrived of it at first, then four times as much; only once somebody
+  asks for ``room`` what may run ahead of it (a broker finds room for it in its budget before);
 - spares hold ``KEPT_BYTES_MAX`` at most, and nothing after ``clear``.
 """
 
@@ -32,7 +32,7 @@ class Spares:
         self._rests = True  # no body was handed out since ``tidy``
 
     def take(self, size: int) -> bytearray:
-        """At least ``size`` bytes with any content, at most half as much more that nobody uses."""
+        """At least ``size`` bytes with any content, and about half as many more at most."""
         if size < KEPT_BYTES_MIN:
             return bytearray(size)
         for place, memory in enumerate(self._lent):
@@ -94,8 +94,8 @@ class Body:
         piece = memoryview(data)[at : at + self.missing_bytes]
         end = self._filled + len(piece)
         if end > len(self._memory):
-            self._grow(end * GROWTH)
-        self._memory[self._filled : end] = piece
+            self._grow(end * GROWTH if self._memory else end)
+        memoryview(self._memory)[self._filled : end] = piece  # a bytearray's slice copies it twice
         self._filled = end
         return len(piece)
 
@@ -110,7 +110,7 @@ class Body:
 
     def _grow(self, size: int) -> None:
         before, self._memory = self._memory, self._spares.take(min(self._wanted, size))
-        self._memory[: self._filled] = memoryview(before)[: self._filled]
+        memoryview(self._memory)[: self._filled] = memoryview(before)[: self._filled]
         self._spares.lend(before)
 
     def filled(self, count: int) -> None:

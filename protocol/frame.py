@@ -10,8 +10,8 @@ Invariants of the reader:
 - a length is checked before anything is kept because of it, and memory follows the bytes that
   arrived; only once somebody asks for ``room`` some may run ahead (``Spares.ahead_bytes``);
 - the head's check is verified as soon as the head is there, before the body is waited for;
-- every byte is copied at most twice, however the stream was cut (no quadratic joining); where the
-  shell receives into ``room`` only those of a body that outgrows what ran ahead;
+- copying is linear, however the stream was cut: each byte about twice; where the shell receives
+  into ``room`` only what came with the head, or has outgrown what ran ahead;
 - a body lies in a ``bytearray`` of its own: the broker patches batches in place and keeps them.
 
 It does not decode heads and knows no api: what is allowed comes in by ``FrameLimits``.

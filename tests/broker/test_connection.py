@@ -1,5 +1,8 @@
 """One connection: planned faults, memory, and bugs that must not spread."""
 
+import os
+import socket
+import struct
 import tracemalloc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -10,6 +13,7 @@ import pytest
 import trio
 
 from tailrace.broker import handlers
+from tailrace.broker.server import Server
 from tailrace.broker.world import Delay, Drop, Fail, Fault, Hold, World
 from tailrace.protocol.batch import BatchHeader, decode_columns, header_seed, scan_one
 from tailrace.protocol.errors import NotLeader, to_wire
@@ -18,11 +22,18 @@ from tailrace.protocol.texts import not_leader
 from tests.broker.harness import (
     batch,
     connected,
+    fetch_request,
     produce_request,
     request_memory,
     run,
     serving,
 )
+
+
+async def memory_is(server: Server, wanted: Callable[[float], bool]) -> None:
+    with trio.fail_after(5):
+        while not wanted(request_memory(server)):  # noqa: ASYNC110  nobody rings
+            await trio.sleep(0.001)
 
 
 def faulty(plan: dict[Api, Fault]) -> Callable[[World], World]:
@@ -117,6 +128,34 @@ def test_who_claims_a_large_body_gets_memory_for_it_only_within_the_budget(tmp_p
     run(main)
 
 
+def test_nothing_is_reserved_for_a_peer_that_is_gone(tmp_path: Path) -> None:
+    """It owes the rest of a large frame, takes no answers, and resets the connection."""
+
+    async def main() -> None:
+        async with (
+            serving(tmp_path) as (server, ready),
+            connected(ready) as other,
+            connected(ready) as client,
+        ):
+            topic_id = await other.create("orders")
+            for _ in range(15):
+                await client.send(fetch_request(topic_id, wait_ms=20_000))
+            entry = batch(topic_id, [bytes(8 << 20)])
+            _, head = client.protocol.request(produce_request(topic_id, [entry]), len(entry))
+            await client.stream.send_all(head + entry[:1_000])
+            await memory_is(server, lambda used: used > 8 << 20)
+            await other.produce(topic_id, [os.urandom(1_000_000)])
+            await trio.sleep(0.2)  # more than the system takes is to be sent
+            await client.stream.send_all(entry[1_000:50_000])
+            await trio.sleep(0.05)
+            reset = struct.pack("ii", 1, 0)
+            client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            await client.stream.aclose()
+            await memory_is(server, lambda used: used == 0)
+
+    run(main)
+
+
 def test_what_was_reserved_for_a_large_head_is_given_back(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path) as (server, ready), connected(ready) as client:
@@ -124,9 +163,7 @@ def test_what_was_reserved_for_a_large_head_is_given_back(tmp_path: Path) -> Non
             number, data = client.protocol.request(MetadataRequest(names, False))
             assert len(data) > 180_000
             await client.stream.send_all(data[:1_000])
-            with trio.fail_after(5):
-                while not request_memory(server):  # noqa: ASYNC110  nobody rings
-                    await trio.sleep(0.001)
+            await memory_is(server, lambda used: used > 0)
             await client.stream.send_all(data[1_000:])
             await client.wait(number)
             assert request_memory(server) == 0
