@@ -214,7 +214,10 @@ class Member:
             async with trio.open_nursery() as nursery:
                 async for stream in consumer.partitions():
                     nursery.start_soon(self._stream, consumer, stream)
-        except* TailraceError as group:  # several streams may fail of the same
+        except BaseExceptionGroup as group:  # several streams may fail of the same
+            if group.split(TailraceError)[1] is not None:
+                raise
+            # Not in an ``except*``: on Python 3.11.2 what is raised there is in a group again.
             raise first(group) from None
 
     async def _stream(self, consumer: Bytes, stream: PartitionStream[bytes, bytes]) -> None:
