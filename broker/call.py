@@ -5,13 +5,12 @@ from typing import Protocol
 
 import trio
 
-from tailrace.protocol.bodies import KEPT_BYTES_MIN
+from tailrace.protocol.bodies import KEPT_BYTES_MIN, NO_BODY
 from tailrace.protocol.connection import Incoming
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import HelloRequest, Response
 from tailrace.protocol.seams import FileRange
 
-NO_BODY = memoryview(b"")
 Later = Callable[[], Awaitable[Response]]  # work for a task of its own, and its answer
 
 

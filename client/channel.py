@@ -22,6 +22,7 @@ from tailrace.client.net import TcpTransport, reason_of
 from tailrace.client.options import Address
 from tailrace.client.runtime import Runtime
 from tailrace.protocol import texts_client
+from tailrace.protocol.bodies import NO_BODY
 from tailrace.protocol.connection import Answer, ClientConnection
 from tailrace.protocol.errors import ConnectError, TailraceError
 from tailrace.protocol.messages import HelloResponse, Request, Response
@@ -59,7 +60,6 @@ class Written(Enum):
 WRITTEN = Written.WRITTEN
 Outcome = Response | TailraceError | Lost | Written
 OnOutcome = Callable[[Outcome, memoryview], None]
-NO_BODY = memoryview(b"")
 
 
 async def open_channel(

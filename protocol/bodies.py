@@ -17,6 +17,7 @@ AHEAD_BYTES = 2 << 20
 GROWTH = 4
 KEPT_BYTES_MAX = 8 << 20
 KEPT_BYTES_MIN = 64 << 10  # smaller ones come from memory that the allocator holds anyway
+NO_BODY = memoryview(bytearray())
 _ROUND_BYTES = 16 << 10  # so that answers of about one size can take each other's memory
 
 

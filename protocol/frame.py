@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from xxhash import xxh32_intdigest
 
-from tailrace.protocol.bodies import Body, Spares
+from tailrace.protocol.bodies import NO_BODY, Body, Spares
 from tailrace.protocol.texts_wire import frame_too_large, malformed_frame
 
 PREAMBLE = b"\x89TLR\r\n\x1a\x01"  # a byte no text begins with; line ends and ^Z find mangling
@@ -64,7 +64,6 @@ def encode_frame(
 
 
 _Header = tuple[int, int, int, int, int, int]
-_NO_BODY = memoryview(bytearray())
 
 
 class FrameReader:
@@ -134,7 +133,7 @@ class FrameReader:
         head = data[at + HEADER_BYTES : body_at]
         _verify(data[at : at + _COVERED.size], head, header)
         self._at = end
-        body = memoryview(bytearray(memoryview(data)[body_at:end])) if body_at < end else _NO_BODY
+        body = memoryview(bytearray(memoryview(data)[body_at:end])) if body_at < end else NO_BODY
         return Frame(header[1], header[2], header[3], head, body)
 
     def _pieced(self) -> Frame | None:

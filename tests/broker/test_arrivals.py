@@ -13,9 +13,7 @@ from tailrace.protocol.connection import ServerConnection
 from tailrace.protocol.frame import encode_frame
 from tailrace.protocol.messages import Api, ProducePartition, ProduceRequest
 from tailrace.protocol.seams import Buffer
-from tests.protocol.test_connection import Pair
-
-TOPIC = bytes(range(16))
+from tests.protocol.test_connection import TOPIC, Pair
 
 
 def produce_frame(number: int, body: bytes) -> bytes:
