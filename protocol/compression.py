@@ -26,6 +26,7 @@ NATIVE = frozenset((NONE, LZ4, ZSTD))  # what a batch of columns may carry
 DOCUMENT_BYTES_MAX = 16 << 20
 RATIO_FREE_BYTES = 1 << 20
 RATIO_MAX = 200
+PIECE_BYTES = 1 << 20  # an ordinary batch is one piece
 ZSTD_WINDOW_BYTES_MAX = 8 << 20
 ZSTD_LEVEL = 3
 
@@ -81,18 +82,29 @@ def _decompress_lz4(frame: Buffer) -> bytes:
         raise CompressionError("LZ4 frame wants a dictionary")
     limit = document_bytes_max(len(frame))
     decompressor = _lz4_decompressor()
+    pieces: list[bytes] = []
+    fed = total = 0
     try:
-        # Allocates by the limit, never by what the frame declares.
-        document: bytes = decompressor.decompress(frame, max_length=limit + 1)
+        # Piece by piece: a bomb is known by its pieces, before anything is joined. The library
+        # has each twice for a moment and copies the input that it keeps.
+        while not decompressor.eof:
+            if decompressor.needs_input and fed >= len(frame):
+                raise CompressionError("LZ4 frame ends too early")
+            data = frame[fed : fed + PIECE_BYTES] if decompressor.needs_input else b""
+            fed += len(data)
+            most = min(PIECE_BYTES, limit + 1 - total)
+            pieces.append(decompressor.decompress(data, max_length=most))
+            total += len(pieces[-1])
+            if total > limit:
+                raise CompressionError(
+                    f"LZ4 frame of {len(frame)} bytes holds more than {limit} bytes"
+                )
     except RuntimeError as error:
         raise CompressionError(f"LZ4 frame is broken: {error}") from error
-    if len(document) > limit:
-        raise CompressionError(f"LZ4 frame of {len(frame)} bytes holds more than {limit} bytes")
-    if not decompressor.eof:
-        raise CompressionError("LZ4 frame ends too early")
-    if decompressor.unused_data:
-        raise CompressionError(f"{len(decompressor.unused_data)} bytes behind the LZ4 frame")
-    return document
+    behind = len(decompressor.unused_data or b"") + len(frame) - fed
+    if behind:
+        raise CompressionError(f"{behind} bytes behind the LZ4 frame")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _decompress_zstd(frame: Buffer) -> bytes:
