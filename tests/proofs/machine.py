@@ -76,10 +76,8 @@ class Machine:
         self.journal.touch()
         mount("-t", "tmpfs", "tmpfs", str(self._folder))
         self.journal.touch()
-        for name in ("upper", "work", "root"):
-            (self._folder / name).mkdir()
-        layers = f"lowerdir=/,upperdir={self._folder}/upper,workdir={self._folder}/work"
-        mount("-t", "overlay", "overlay", "-o", layers, str(self.root))
+        self.root.mkdir()
+        self._cover(Path("/"))
         self.root.chmod(0o755)
         self._prefixes = sorted({Path(sys.base_prefix), Path(sys.prefix), PROJECT})
         for path in self._prefixes:
@@ -119,7 +117,15 @@ class Machine:
         inside.mkdir(parents=True, exist_ok=True)
         for parent in inside.relative_to(self.root).parents:
             (self.root / parent).chmod(0o755)
-        mount("--bind", str(path), str(inside))
+        self._cover(path)
+
+    def _cover(self, path: Path) -> None:
+        """Its files are in the machine; what is written to them there stays there."""
+        layer = Path(tempfile.mkdtemp(prefix="layer-", dir=self._folder))
+        (layer / "upper").mkdir()
+        (layer / "work").mkdir()
+        layers = f"lowerdir={path},upperdir={layer}/upper,workdir={layer}/work"
+        mount("-t", "overlay", "overlay", "-o", layers, str(self.root / str(path).lstrip("/")))
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         inside = self.root / path.lstrip("/")

@@ -57,6 +57,14 @@ def test_the_page_is_all_it_takes(machine: Machine) -> None:
     assert not [line for line in journal.splitlines() if '"level":"error"' in line]
 
 
+def test_what_is_written_on_the_machine_stays_on_it(machine: Machine) -> None:
+    for folder in (Path("/usr/local/bin"), Path(sys.base_prefix), Path(sys.prefix), PROJECT):
+        name = folder / "written-on-the-machine"
+        machine.write(str(name), "x")
+        assert machine.sh(f"cat {name}") == "x"
+        assert not name.exists()
+
+
 def test_the_unit_of_the_page_is_that_of_the_repository() -> None:
     assert UNIT.read_text() in PAGE.read_text()
 
