@@ -59,6 +59,10 @@ class Topic:
     def internal(self) -> bool:
         return self.name.startswith(INTERNAL_PREFIX)
 
+    def copies(self, number: int) -> int:
+        """How many of a partition are wanted."""
+        return len(self.partitions[number].replicas)
+
     def to_json(self) -> bytes:
         return _dump(
             {

@@ -95,6 +95,7 @@ class Keeper:
         """
         mine: Mapping[PartitionId, Leadership] = self._mine(view)
         before = self._followed
+        self._take_settings(before, view.catalog)  # whoever begins to lead goes by them
         self._step_back(mine)
         self._remover.take_off(view, mine, before)
         self.stepped_back()
@@ -103,7 +104,6 @@ class Keeper:
         await self._lead(mine)
         self._shelf.catalog = view.catalog
         await self._forget_topics(before, view)
-        self._take_settings(before, view.catalog)
         mine = await self._give_up_missing(mine)
         await self._open(view, mine, clean=False, suspect=False)
         mine = await self._give_up_unusable(mine, view)
@@ -314,8 +314,7 @@ class Keeper:
         if where not in self._shelf.wanting:
             return election.given_up(one, self._broker_id)
         topic = self._shelf.catalog.by_id[where[0]]
-        copies = len(topic.partitions[where[1]].replicas)
-        need = election.min_isr(self._config_of(topic).min_isr, copies)
+        need = election.min_isr(self._config_of(topic).min_isr, topic.copies(where[1]))
         return election.stepped_aside(one, self._broker_id, need)
 
     # ── topics ───────────────────────────────────────────────────────────────────────────────

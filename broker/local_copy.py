@@ -30,7 +30,7 @@ class LocalCopy:
         self.internal = topic.internal
         self.topic_id = topic.topic_id
         self.number = number
-        self.copies = len(topic.partitions[number].replicas)  # as many are wanted
+        self.copies = topic.copies(number)
         self.config = config
         self.log = log
         self.metrics = metrics

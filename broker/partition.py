@@ -63,6 +63,7 @@ class Partition(LocalCopy):
         self.leadership = Leadership(None, 0, ())
         # Until everything recovered is synced nothing of it is shown (S12): see ``advance``.
         self.replica = Replica(config.durability, log.start)
+        self._held_copies = self.copies  # those that "auto" goes by: see ``_require``
         self.frozen = False  # takes no batches: the lead is being handed over
         self.changing = trio.Lock()  # held by whoever changes the log's end for a leader
         self.cutting = False  # a thread changes the log: nobody may read or sync it
@@ -102,6 +103,7 @@ class Partition(LocalCopy):
         self._give_up_lead(leadership)
         self.role, self.frozen = "leader", False
         self._news.clear()
+        self._held_copies = self.copies
         self.replica.lead(
             leadership,
             epoch_start=self.log.end,
@@ -115,6 +117,7 @@ class Partition(LocalCopy):
         if self.replica.commit_change(leadership):
             self._risen()
         self.leadership = self.replica.leadership
+        self._require()
 
     def refuse_change(self, change: IsrChange) -> None:
         """The store has not taken this change of the ISR, and had no other since."""
@@ -184,12 +187,21 @@ class Partition(LocalCopy):
             },
         )
 
-    def reconfigure(self, config: TopicConfig) -> None:
-        self.config = config
-        min_isr = election.min_isr(config.min_isr, self.copies)
-        if self.replica.reconfigure(config.durability, min_isr):
-            self._risen()
+    def reconfigure(self, topic: Topic, config: TopicConfig) -> None:
+        """Go by what the topic has now: its settings, and how many copies are wanted."""
+        self.config, self.copies = config, topic.copies(self.number)
+        self._require()
         self.advance()
+
+    def _require(self) -> None:
+        """As many in sync as the copies ask for. While more of them are made, as many as before:
+        else the topic took no writes until they are filled."""
+        need = election.min_isr(self.config.min_isr, self.copies)
+        growing = self.role == "leader" and len(self.leadership.isr) < need
+        self._held_copies = min(self._held_copies, self.copies) if growing else self.copies
+        need = election.min_isr(self.config.min_isr, self._held_copies)
+        if self.replica.reconfigure(self.config.durability, need):
+            self._risen()
 
     # ── producing ────────────────────────────────────────────────────────────────────────────
 

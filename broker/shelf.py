@@ -323,10 +323,10 @@ class Shelf:
         self._report(partition, self._directory.partition_path(topic.topic_id, number))
 
     def reconfigure(self, topic: Topic, config: TopicConfig) -> None:
-        """Let new settings of a topic hold."""
+        """Let new settings of a topic hold, and other numbers of copies."""
         for partition in self.of(topic):
             partition.log.reconfigure(self.log_config(config))
-            partition.reconfigure(config)
+            partition.reconfigure(topic, config)
 
     def log_config(self, config: TopicConfig) -> LogConfig:
         """What the log itself has to know of a topic's settings."""

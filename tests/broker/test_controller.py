@@ -136,6 +136,23 @@ def test_copies_move_to_where_an_operator_wants_them() -> None:
     clustered(main, brokers=4)
 
 
+def test_how_many_must_be_in_sync_follows_the_copies_that_are_wanted() -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("orders", replicas=1)
+        await target(cluster, "orders", "n1 n2 n3")
+        await cluster.until(lambda: len(cluster.leadership("orders").isr) == 3)
+        await cluster.until(lambda: cluster.leader("orders") == "n1")
+        leading = cluster.partition("n1", "orders")
+        await cluster.until(lambda: leading.replica.min_isr == 2)
+        await target(cluster, "orders", "n1")
+        await cluster.until(lambda: cluster.leadership("orders").isr == ("n1",))
+        await cluster.send("orders", b"a")
+        assert leading.role == "leader"
+        assert leading.replica.min_isr == 1
+
+    clustered(main)
+
+
 def test_a_drained_broker_loses_all_its_copies() -> None:
     async def main(cluster: Cluster) -> None:
         topic = await cluster.create("orders", partitions=4)
