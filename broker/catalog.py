@@ -101,6 +101,22 @@ class Topic:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubted:
+    """A broker that held what was acknowledged until it restarted without a clean stop (R7)."""
+
+    broker_id: str
+    held: tuple[int, int] | None = None  # its log's last epoch and end, once it has told
+
+    def to_json(self) -> list[object]:
+        return [self.broker_id, self.held]
+
+    @classmethod
+    def from_json(cls, document: Any) -> "Doubted":
+        broker_id, held = document
+        return cls(broker_id, None if held is None else (held[0], held[1]))
+
+
+@dataclass(frozen=True, slots=True)
 class Leadership:
     """Who leads one partition, as ``partitions/{topic id}/{partition}`` has it.
 
@@ -115,10 +131,11 @@ class Leadership:
     elr: tuple[str, ...] = ()  # left the ISR below its minimum, yet hold all that counts (R9)
     replicas: tuple[str, ...] = ()  # who holds a copy now, or fills one: wanted ones and leftovers
     revision: int = 0
+    doubted: tuple[Doubted, ...] = ()  # counts for nothing, but to find who lost least
 
     def elected(self, broker_id: str) -> "Leadership":
         """The same partition, led by this broker in a new epoch."""
-        return replace(self, leader=broker_id, leader_epoch=self.leader_epoch + 1)
+        return replace(self, leader=broker_id, leader_epoch=self.leader_epoch + 1, doubted=())
 
     def to_json(self) -> bytes:
         return _dump(
@@ -128,6 +145,7 @@ class Leadership:
                 "isr": self.isr,
                 "elr": self.elr,
                 "replicas": self.replicas,
+                "doubted": [one.to_json() for one in self.doubted],
             }
         )
 
@@ -141,6 +159,7 @@ class Leadership:
             tuple(document["elr"]),
             tuple(document.get("replicas", document["isr"])),
             revision,
+            tuple(map(Doubted.from_json, document.get("doubted", ()))),
         )
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tailrace.broker import election
 from tailrace.broker.catalog import Leadership, Topic
 from tailrace.broker.cluster_view import ClusterView, PartitionId
 from tailrace.protocol.shapes import PartitionStatus
@@ -85,7 +86,7 @@ def _count_one(
     if status == "offline":
         counts.offline += 1
         if len(counts.offline_named) < NAMED_MAX:
-            counts.offline_named.append((topic.name, number, (*one.isr, *one.elr)))
+            counts.offline_named.append((topic.name, number, election.waited_for(one)))
         return
     assert one.leader is not None
     counts.leaders[one.leader] += 1

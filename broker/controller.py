@@ -24,7 +24,7 @@ from contextlib import suppress
 
 import trio
 
-from tailrace.broker import decisions, placement
+from tailrace.broker import decisions, election, placement
 from tailrace.broker.bell import Bell
 from tailrace.broker.catalog import Catalog, Topic
 from tailrace.broker.cluster_view import ClusterView
@@ -36,6 +36,7 @@ from tailrace.broker.placement import MinIsr
 from tailrace.broker.registry import Conflict, Registry
 from tailrace.broker.session import Session
 from tailrace.broker.views import Views
+from tailrace.protocol import texts, texts_cluster
 from tailrace.protocol.errors import MetadataUnavailable
 
 log = logging.getLogger("tailrace.broker.controller")
@@ -255,6 +256,24 @@ class Controller:
                 count,
                 extra={"event": f"controller.{reason}", "code": None, "partitions": count},
             )
+        for one in stored:
+            if one.reason == "recovered":
+                self._tell_loss(one)
+
+    def _tell_loss(self, one: Change) -> None:
+        """S3: everybody who held all of it restarted, and may lack what was not synced."""
+        topic, partition = self._views.view.catalog.by_id[one.where[0]].name, one.where[1]
+        self._metrics.data_loss_possible.inc()
+        log.error(
+            "%s: no broker that held it was stopped cleanly; %s has most of it and leads:"
+            " acknowledged records may be lost",
+            *(texts.partition_name(topic, partition), one.new_leader),
+            extra={
+                **{"event": "data-loss-possible", "code": None, "topic": topic},
+                **{"partition": partition, "leader": one.new_leader},
+                "alike": f"{topic}:{partition}",
+            },
+        )
 
     def _tell_leaderless(self, view: ClusterView) -> None:
         """Partitions that wait for a broker: told when their number changes."""
@@ -272,9 +291,9 @@ class Controller:
         one = view.leaderships[found[0]]
         log.error(
             "%d partitions have no leader, %s[%d] among them: no broker is there that holds all"
-            " that was acknowledged; it waits for one of %s",
+            " that was acknowledged; it waits for %s",
             *(len(found), view.catalog.by_id[topic_id].name, number),
-            ", ".join((*one.isr, *one.elr)) or "nobody: they all lost their copies",
+            texts_cluster.waits_for(election.waited_for(one), doubted=not election.candidates(one)),
             extra={"event": "controller.leaderless", "code": None, "partitions": len(found)},
         )
 
@@ -289,6 +308,7 @@ class Controller:
 _TOLD = {
     "failover": "%d partitions were led by brokers that are gone: others lead, or nobody can",
     "shrink": "%d partitions have fewer replicas in sync: brokers are gone",
+    "recovered": "%d partitions are led by whoever has most: none was stopped cleanly that had all",
     "reassign": "%d partitions took a step towards the brokers they are wanted on",
     "balance": "%d partitions were given back to their preferred leaders",
 }

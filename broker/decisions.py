@@ -3,7 +3,8 @@
 Every ``Change`` is stored by compare-and-swap on the revision in the view, on the controller's own
 key, and on the registration of a leader that is new (R6, R13): a view that is old changes nothing.
 
-In this order: partitions whose leader is gone, and dead members of an ISR; steps of reassignments,
+In this order: partitions whose leader is gone, or of which everybody who held all of it restarted
+without a clean stop, and dead members of an ISR; steps of reassignments,
 of which only so many may fill copies at once; leaders that are not the preferred ones, a few at a
 time, when the cluster has been calm, and none to a broker that has copies to fill still, or had
 just now: each of them has a disk to wait for, and everybody reads the metadata once more.
@@ -21,7 +22,7 @@ from tailrace.broker.placement import MinIsr, Target
 FILLING_MAX = 10  # partitions that fill copies at once
 BALANCE_MAX = 5  # leaders moved at a time for no need but balance
 
-Reason = Literal["failover", "shrink", "reassign", "balance"]
+Reason = Literal["failover", "shrink", "recovered", "reassign", "balance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,9 @@ def _fail_over(
     min_isr: MinIsr,
     alive: _Living,
 ) -> Iterator[Change]:
+    if (least := election.least_lost(one, alive=view.alive)) is not None:
+        yield Change(where, least, "recovered", least.leader)
+        return
     need = election.min_isr(min_isr(topic), len(target))
     found = election.placed_anew(one, target, alive=alive, may_lead=view.may_lead)
     if found is None:

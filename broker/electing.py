@@ -36,7 +36,7 @@ def preferred(view: ClusterView, one: Chosen) -> Election | None:
     if wanted is None or current.leader == wanted:
         return None
     if current.leader is None:
-        could = sorted(election.candidates(current))
+        could = sorted(election.waited_for(current))
         return Election(
             one, current, error=texts_cluster.nobody_leads(name, one.number, candidates=could)
         )
@@ -69,7 +69,7 @@ def unclean(view: ClusterView, one: Chosen, copies: Collection[ReplicaDescriptio
             one, current, error=texts_cluster.no_copy(name, one.number, brokers=holders)
         )
     best = max(found, key=lambda copy: (copy.last_epoch, copy.log_end))
-    missing = tuple(sorted(could - {best.broker_id}))
+    missing = tuple(sorted({*could, *election.waited_for(current)} - {best.broker_id}))
     return Election(one, current, best.broker_id, best.log_end, missing)
 
 

@@ -8,13 +8,15 @@ compare-and-swap that stores it compares with (S30). None: nothing to change.
 - A leader comes from the ISR, else from the ELR; from elsewhere only by an operator's command
   (R10), which may lose what was acknowledged (S3).
 - Each new leader begins a new epoch (S9). Without a leader the epoch stays.
+- Where acks do not wait for syncs, whoever restarts without a clean stop is no candidate any more,
+  but ``doubted``. If none is left, all of them are waited for, and whoever holds most leads (R7).
 - In epoch 0 nobody has led yet, whatever became of those who were to: there is nothing to lose.
 """
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from tailrace.broker.catalog import Leadership
+from tailrace.broker.catalog import Doubted, Leadership
 
 Test = Callable[[str], bool]  # of a broker id
 
@@ -121,34 +123,71 @@ def wiped(current: Leadership, broker_id: str) -> Leadership | None:
 
     Also if nobody is left then: without an operator nobody leads a partition that is lost.
     """
-    if broker_id not in candidates(current):
-        return None
-    return replace(
+    left = replace(
         current,
         leader=None if current.leader == broker_id else current.leader,
         isr=tuple(one for one in current.isr if one != broker_id),
         elr=tuple(one for one in current.elr if one != broker_id),
+        doubted=tuple(one for one in current.doubted if one.broker_id != broker_id),
     )
+    return None if left == current else left
 
 
 def restarted_unclean(current: Leadership, broker_id: str) -> Leadership | None:
     """The broker may have lost what it had not flushed, with a durability that counts that (R7).
 
-    As ``wiped`` while there are other candidates. The last one stays: None; whoever asks tells of
-    it, for what it lost is lost (S3).
+    As ``wiped``, and it is doubted from now on. The only one of all stays: None; whoever asks tells
+    of it, for what it lost is lost (S3).
     """
-    if candidates(current) <= {broker_id}:
+    doubted = {one.broker_id for one in current.doubted}
+    if broker_id not in candidates(current) | doubted:
         return None
-    return wiped(current, broker_id)
+    if candidates(current) == {broker_id} and doubted <= {broker_id}:
+        return None
+    left = wiped(current, broker_id) or current
+    if current.leader_epoch:
+        left = replace(left, doubted=(*left.doubted, Doubted(broker_id)))
+    return None if left == current else left
+
+
+def told(current: Leadership, broker_id: str, held: tuple[int, int]) -> Leadership | None:
+    """A broker that is doubted has opened its log: its last epoch, and its end."""
+    now = tuple(
+        replace(one, held=held) if one.broker_id == broker_id else one for one in current.doubted
+    )
+    return None if now == current.doubted else replace(current, doubted=now)
+
+
+def least_lost(current: Leadership, *, alive: Test) -> Leadership | None:
+    """Nobody is left who holds all: once all who did have told, whoever holds most leads (R7).
+
+    KIP-966 calls it balanced recovery. Tell of it: ``data-loss-possible`` (S3).
+    """
+    if candidates(current) or not current.doubted:
+        return None
+    if not all(alive(one.broker_id) and one.held is not None for one in current.doubted):
+        return None
+    order = (*current.replicas, *(one.broker_id for one in current.doubted))
+    most = max(one.held or (0, 0) for one in current.doubted)
+    fit = [one.broker_id for one in current.doubted if one.held == most]
+    chosen = min(fit, key=order.index)
+    return replace(current.elected(chosen), isr=(chosen,), elr=())
+
+
+def waited_for(current: Leadership) -> tuple[str, ...]:
+    """Of a partition without a leader: one of the candidates, or all who are doubted."""
+    return (*current.isr, *current.elr) or tuple(one.broker_id for one in current.doubted)
 
 
 def given_up(current: Leadership, broker_id: str) -> Leadership | None:
     """The broker goes on, but its copy is of no use, and it will fill another one.
 
-    As ``restarted_unclean``, in a new epoch of the leader: a fetch of the old copy may still be on
-    its way, in the same broker epoch, and would count for the new one.
+    As ``wiped`` while there are other candidates, in a new epoch of the leader: a fetch of the old
+    copy may still be on its way, in the same broker epoch, and would count for the new one.
     """
-    left = restarted_unclean(current, broker_id)
+    if candidates(current) <= {broker_id}:
+        return None
+    left = wiped(current, broker_id)
     return left if left is None or left.leader is None else left.elected(left.leader)
 
 

@@ -12,6 +12,7 @@ from typing import cast
 
 import trio
 
+from tailrace.broker import election
 from tailrace.broker.catalog import Leadership, Topic
 from tailrace.broker.cluster_status import leadership, status_of
 from tailrace.broker.describing import alive, describe, min_isr_of, newest
@@ -247,7 +248,9 @@ def _serving(node: Node, topic: Topic, number: int) -> Partition:
 def _why_offline(node: Node, topic: Topic, number: int, error: PartitionOffline) -> str:
     known = leadership(node.views.view, (topic.topic_id, number))
     if known.leader is None:
-        return texts_explain_cluster.no_leader((*known.isr, *known.elr))
+        return texts_explain_cluster.no_leader(
+            election.waited_for(known), doubted=not election.candidates(known)
+        )
     if not alive(node, known.leader):
         return texts_explain_cluster.leader_gone(known.leader)
     if error.__cause__ is not None and not isinstance(error.__cause__, NotLeader | OSError):

@@ -122,6 +122,7 @@ def _find_offset(node: Node, query: OffsetQuery) -> OffsetFound:
     where = query.topic_id, query.partition
     try:
         partition = node.shelf.serving(*where)
+        node.session.check()  # others may lead by now, and have more (R14)
     except TailraceError as error:
         return OffsetFound(*where, to_wire(error), -1, -1, -1)
     end = partition.high_watermark

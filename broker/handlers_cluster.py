@@ -17,10 +17,12 @@ from tailrace.broker.cluster_view import PartitionId
 from tailrace.broker.electing import Election
 from tailrace.broker.limits import PARTITIONS_PER_REQUEST_MAX, check_count
 from tailrace.broker.members import DRAINS
+from tailrace.broker.metadata import TXN_CHANGES_MAX
 from tailrace.broker.moving import Chosen
 from tailrace.broker.node import Node
 from tailrace.broker.registry import Conflict
 from tailrace.protocol import texts
+from tailrace.protocol.limits import pieces
 from tailrace.protocol.messages import (
     DescribeMovesRequest,
     DescribeMovesResponse,
@@ -82,15 +84,18 @@ async def _elect(
     node: Node, found: Sequence[Election], unclean: bool
 ) -> Mapping[PartitionId, Leadership]:
     """Store it as far as nobody else has changed it meanwhile; what was stored. T100."""
-    changed: dict[PartitionId, Leadership] = {}
-    for one in found:
-        assert one.leader is not None, "it is to lead"
-        elect = election.unclean if unclean else Leadership.elected
-        changed[one.chosen.where] = elect(one.current, one.leader)
-    stored = await node.registry.change(changed)
-    for one in found if unclean else ():
-        if one.chosen.where in stored:
-            _tell_loss(node, one)
+    lead = election.unclean if unclean else Leadership.elected
+    stored: dict[PartitionId, Leadership] = {}
+    for some in pieces(found, TXN_CHANGES_MAX):
+        wanted = {one.chosen.where: lead(one.current, one.leader or "") for one in some}
+        done = wanted  # if nobody says (R16): a loss is told rather once too often
+        try:
+            done = await node.registry.change(wanted)
+        finally:
+            for one in some if unclean else ():
+                if one.chosen.where in done:
+                    _tell_loss(node, one)
+        stored |= done
     return stored
 
 

@@ -107,6 +107,7 @@ class Keeper:
         mine = await self._give_up_missing(mine)
         await self._open(view, mine, clean=False, suspect=False)
         mine = await self._give_up_unusable(mine, view)
+        mine = await self._tell_held(mine)
         self._step_back(mine)
         await self._lead(mine)
         await self._remove(view, mine, whole=whole)
@@ -316,6 +317,23 @@ class Keeper:
         topic = self._shelf.catalog.by_id[where[0]]
         need = election.min_isr(self._config_of(topic).min_isr, topic.copies(where[1]))
         return election.stepped_aside(one, self._broker_id, need)
+
+    async def _tell_held(
+        self, mine: Mapping[PartitionId, Leadership]
+    ) -> Mapping[PartitionId, Leadership]:
+        """Say how much the copies hold that are doubted: whoever has most may lead (R7)."""
+        told: dict[PartitionId, Leadership] = {}
+        for where, one in mine.items():
+            partition = self._shelf.get(*where) if one.doubted else None
+            if partition is not None and partition.serving:
+                epochs = partition.log.epochs
+                held = (epochs[-1].epoch if epochs else 0, partition.log.end)
+                if (said := election.told(one, self._broker_id, held)) is not None:
+                    told[where] = said
+        if not told:
+            return mine
+        kept = {where: one for where, one in mine.items() if where not in told}
+        return kept | await self._registry.change(told)
 
     # ── topics ───────────────────────────────────────────────────────────────────────────────
 

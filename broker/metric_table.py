@@ -213,7 +213,7 @@ _METADATA = (
         *("elections_total", "counter", "reason"),
         "Partitions this broker took the lead of in a new epoch: start (of the broker), created "
         "(a topic), elected (by another broker). And those it chose a leader for, as the "
-        "controller: failover, reassign, balance.",
+        "controller: failover, recovered (by who has most), reassign, balance.",
     ),
     _row(
         *("metadata_request_duration_seconds", "histogram", "op"),

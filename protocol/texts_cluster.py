@@ -125,6 +125,13 @@ def nobody_leads(
     )
 
 
+def waits_for(brokers: Sequence[str], *, doubted: bool) -> str:
+    """Whom a partition without a leader waits for. ``doubted``: none of them has all for sure."""
+    if not brokers:
+        return "nobody: they all lost their copies"
+    return f"{'all' if doubted else 'one'} of {', '.join(map(shown, brokers))}"
+
+
 def has_leader(topic: str, partition: int, *, leader: str) -> errors.PartitionOffline:
     """T033: an unclean election is for partitions without a leader."""
     return errors.PartitionOffline(

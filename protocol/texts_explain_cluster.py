@@ -47,10 +47,17 @@ def no_lease(broker: str, reason: str) -> str:
     return f"{text}{why}."
 
 
-def no_leader(could: Sequence[str]) -> str:
-    """Why a partition is offline. ``could``: who holds all that was acknowledged."""
+def no_leader(could: Sequence[str], *, doubted: bool) -> str:
+    """Why a partition is offline. ``could``: who holds all that was acknowledged; or, ``doubted``,
+    who did until it restarted without a clean stop."""
     if not could:
         return "it has no leader, and no replica is known to hold all that was acknowledged"
+    if doubted:
+        return (
+            f"it has no leader: {listed(could)} held all that was acknowledged, and"
+            f" {'was' if len(could) == 1 else 'were'} not stopped cleanly; all of them must be up,"
+            " and whoever has most will lead"
+        )
     return (
         f"it has no leader: {listed(could)} {'holds' if len(could) == 1 else 'hold'} all that was"
         " acknowledged, and one of them must be up"

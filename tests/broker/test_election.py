@@ -161,6 +161,60 @@ def test_a_wiped_broker_is_no_candidate_even_if_it_was_the_last() -> None:
 def test_an_unclean_restart_gives_way_to_others_only() -> None:
     assert told(election.restarted_unclean(state("a", "ab"), "a")) == "-3 b"
     assert told(election.restarted_unclean(state("a", "a"), "a")) == "nothing"
+    assert told(election.restarted_unclean(state("b", "b"), "a")) == "nothing"
+
+
+def all_restarted(*held: tuple[str, tuple[int, int]]) -> Leadership:
+    """Everybody restarted without a clean stop, in this order, and told how much it holds."""
+    one = state("a", "abc")
+    for broker, _ in held:
+        one = election.restarted_unclean(one, broker) or one
+    assert told(one) == "-3"
+    for broker, much in held:
+        one = election.told(one, broker, much) or one
+    return one
+
+
+def recovered(one: Leadership, alive: str = "abc") -> str:
+    return told(election.least_lost(one, alive=there(alive)))
+
+
+def test_where_all_restarted_unclean_whoever_holds_most_leads() -> None:
+    assert recovered(all_restarted(("a", (3, 100)), ("b", (3, 90)), ("c", (3, 50)))) == "a4 a"
+    assert recovered(all_restarted(("b", (3, 90)), ("a", (3, 50)), ("c", (2, 95)))) == "b4 b"
+    assert recovered(all_restarted(("c", (3, 90)), ("b", (3, 90)), ("a", (3, 50)))) == "b4 b"
+
+
+def test_all_who_restarted_unclean_are_waited_for() -> None:
+    one = all_restarted(("a", (3, 100)), ("b", (3, 90)), ("c", (3, 50)))
+    assert recovered(one, "ab") == "nothing"
+    again = election.restarted_unclean(one, "c")
+    assert again is not None
+    assert recovered(again) == "nothing", "what it holds now is not known yet"
+    assert election.waited_for(again) == ("a", "b", "c")
+
+
+def test_nobody_waits_for_a_disk_that_is_lost_or_where_somebody_holds_all() -> None:
+    one = all_restarted(("a", (3, 100)), ("b", (3, 90)), ("c", (3, 50)))
+    assert recovered(election.wiped(one, "a") or one, "bc") == "b4 b"
+    half = election.restarted_unclean(state("a", "abc"), "a") or one
+    assert recovered(half) == "nothing"
+    assert told(election.restarted_unclean(half, "a")) == "nothing", "it is noted already"
+    assert failed_over(half, "bc") == "b4 bc"
+
+
+def test_a_leader_ends_the_doubts_about_others() -> None:
+    one = election.restarted_unclean(state("a", "abc"), "b")
+    assert one is not None
+    assert [each.broker_id for each in one.doubted] == ["b"]
+    assert one.elected("a").doubted == ()
+    assert Leadership.from_json(one.to_json(), 7) == one
+
+
+def test_in_the_first_epoch_nobody_is_doubted() -> None:
+    one = election.restarted_unclean(state("a", "ab", epoch=0), "b")
+    assert one is not None
+    assert one.doubted == ()
 
 
 def test_a_copy_without_room_is_led_by_others_and_stays_eligible_where_few_are_left() -> None:

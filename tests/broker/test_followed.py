@@ -11,7 +11,7 @@ import trio.testing
 from tailrace.broker.catalog import Leadership
 from tailrace.broker.followed import REST_MAX_S, TOLD_AFTER, Followed, FollowedSet
 from tailrace.broker.timers import Timer, Timers
-from tests.broker.test_partition import Bench
+from tests.broker.partition_bench import Bench
 
 
 class HandTimers(Timers):

@@ -1,12 +1,15 @@
 """Leaders and copies as operators move them, by the brokers of a simulated cluster."""
 
 from collections.abc import Mapping
+from typing import NoReturn
+from unittest.mock import patch
 
 import pytest
 
 from tailrace.broker.catalog import Leadership
 from tailrace.broker.cluster_view import PartitionId
-from tailrace.protocol.errors import from_wire
+from tailrace.protocol import texts
+from tailrace.protocol.errors import MetadataUnavailable, from_wire
 from tailrace.protocol.messages import (
     ConfirmedLeader,
     ElectLeadersRequest,
@@ -77,5 +80,28 @@ def test_an_election_is_held_as_it_was_confirmed_or_not_at_all() -> None:
             move = await elect(cluster, "n3", ElectLeadersRequest(WHERE, False, False, (yes,)))
             assert (move.error is None) == (epoch == seen.leader_epoch)
         assert move.after == preferred
+
+    clustered(main)
+
+
+def test_a_loss_is_told_even_if_nobody_says_whether_its_leader_was_stored() -> None:
+    async def main(cluster: Cluster) -> None:
+        topic = await cluster.create("orders", replicas=2, min_isr=1)
+        complete, lacking = topic.partitions[0].replicas
+        await cluster.until(lambda: cluster.leadership("orders").isr == (complete, lacking))
+        await cluster.kill(lacking)
+        await cluster.until(lambda: cluster.leadership("orders", at=complete).isr == (complete,))
+        await cluster.kill(complete)
+        await cluster.start(lacking)
+        await cluster.until(lambda: cluster.leadership("orders").leader is None)
+        node = cluster.node(lacking)
+
+        async def silent(changed: object) -> NoReturn:
+            raise texts.metadata_unavailable("etcd", "no answer")
+
+        request = ElectLeadersRequest(WHERE, unclean=True, dry_run=False, confirmed=None)
+        with patch.object(node.registry, "change", silent), pytest.raises(MetadataUnavailable):
+            await ask(cluster, lacking, request)
+        assert node.metrics.data_loss_possible.value == 1
 
     clustered(main)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import trio
 
 from tailrace.broker.catalog import Leadership, new_topic, partition_key
 from tailrace.broker.joining import record_of
@@ -11,6 +12,9 @@ from tailrace.storage.directory import DataDirectory
 from tailrace.storage.disk import OsDisk
 from tests.broker import harness
 from tests.broker.cluster_harness import Cluster, clustered
+from tests.simulation.crash_model import drop_all, keep_all
+
+NAMES = ("n1", "n2", "n3")
 
 
 @pytest.mark.parametrize(
@@ -142,5 +146,29 @@ def test_an_unclean_stop_costs_the_place_where_acks_do_not_wait_for_a_sync() -> 
         }
         assert cluster.topic("fast").topic_id.hex() in changed
         await cluster.until(lambda: lost in cluster.leadership("fast").isr)
+
+    clustered(main)
+
+
+@pytest.mark.parametrize("whole", ["n1", "n3"])
+def test_where_all_lost_power_whoever_holds_most_leads(whole: str) -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("fast", durability="replicated")
+        await cluster.send("fast", b"a")
+        await trio.sleep(60)  # by then that is on every disk
+        await cluster.send("fast", b"b", b"c")
+        for name in NAMES:
+            cluster.machine(name).power_cut(keep_all if name == whole else drop_all)
+        for name in NAMES:
+            await cluster.machine(name).ended()
+        for name in ("n1", "n2"):
+            await cluster.start(name)
+        await trio.sleep(20)
+        assert cluster.leader("fast") is None, "one of those who held it is still away"
+        await cluster.start("n3")
+        await cluster.until(lambda: len(cluster.leadership("fast").isr) == 3)
+        assert {cluster.partition(name, "fast").log.end for name in NAMES} == {3}
+        lost = sum(cluster.node(name).metrics.data_loss_possible.value for name in NAMES)
+        assert lost == 1
 
     clustered(main)

@@ -64,7 +64,7 @@ def content(one: Leadership | None) -> Hashable:
     """A leadership without its revision, and without the order of its sets."""
     if one is None:
         return None
-    sets = (frozenset(one.isr), frozenset(one.elr))
+    sets = (frozenset(one.isr), frozenset(one.elr), frozenset(one.doubted))
     return (one.leader, one.leader_epoch, *sets, one.replicas)
 
 
