@@ -9,8 +9,16 @@ import trio
 from tailrace.broker import members
 from tailrace.broker.catalog import DELETED
 from tailrace.broker.controller import Controller
+from tailrace.broker.local import LocalCaller
 from tailrace.protocol import texts
-from tailrace.protocol.errors import MetadataUnavailable, NotLeader
+from tailrace.protocol.errors import MetadataUnavailable, NotLeader, from_wire
+from tailrace.protocol.messages import (
+    OFFSET_LATEST,
+    ListOffsetsRequest,
+    ListOffsetsResponse,
+    OffsetFound,
+    OffsetQuery,
+)
 from tests.broker.cluster_harness import Cluster, clustered
 
 BROKERS = ("n1", "n2", "n3")
@@ -251,5 +259,28 @@ def test_for_want_of_room_nobody_steps_aside_for_a_broker_that_is_gone() -> None
             assert cluster.leader("orders") == full
         cluster.machine(full).platter.full = False
         await cluster.send("orders", b"a")
+
+    clustered(main)
+
+
+def test_a_leader_without_a_lease_says_nothing_of_its_offsets() -> None:
+    async def main(cluster: Cluster) -> None:
+        topic = await cluster.create("orders")
+        leader = cluster.leader("orders")
+        assert leader is not None
+        query = ListOffsetsRequest(0, (OffsetQuery(topic.topic_id, 0, OFFSET_LATEST),))
+
+        async def latest() -> OffsetFound:
+            answer, _ = await LocalCaller(cluster.node(leader), "test").ask(query, bytearray())
+            assert isinstance(answer, ListOffsetsResponse)
+            return answer.results[0]
+
+        await cluster.send("orders", b"a")
+        assert (await latest()).offset == 1
+        cluster.machine(leader).link.cut_there = True
+        await cluster.until(lambda: not cluster.node(leader).session.valid())
+        error = (await latest()).error
+        assert error is not None
+        assert isinstance(from_wire(error), MetadataUnavailable)
 
     clustered(main)
