@@ -8,8 +8,9 @@ off from etcd or from the clients, etcd's leader killed, all of etcd cut off. Fi
 producers (acks=all) and five consumers run throughout, in the namespace of the bridge.
 
 Passes only if ``cluster_load.judge`` finds nothing wrong and all replicas are equal, byte by byte,
-below the end of the shortest. Prints how long partitions went without an acknowledgement, by kind
-of fault (median and worst of the faults of a kind), and the errors that sends ended with.
+below the end of the shortest, and if no send failed. Prints by kind of fault how long partitions
+went without an acknowledgement, and how long without a leader (``leader_watch``): of each fault
+the longest, and of these the median, p99 and worst.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import json
 import random
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,12 +31,16 @@ from typing import Any
 from tests.proofs import cluster_load
 from tests.proofs.cluster_load import TOPIC
 from tests.proofs.cluster_machine import HUB, Machine, diverging, machine, wait_until
+from tests.proofs.figures import Figure, quantile, told
+from tests.proofs.leader_watch import Gap
 
 PARTITIONS = 6
 SESSION_S = 6.0
 QUIET_S = (4.0, 8.0)  # between two faults
 HEAL_SECONDS_MAX = 90.0
 SILENCE_S = 0.25  # shorter ones are the pace of the producers
+FELT_S = (1.0, 5.0)  # what begins so long before a fault, or after it, is said to be of it
+FAILED_MAX = 0  # sends: a producer is patient for 120 s, and no fault lasts that long
 
 
 @dataclass
@@ -187,14 +191,13 @@ def healthy(cluster: Machine) -> bool:
     return all(one["healthy"] for one in found)
 
 
-def create_topic(cluster: Machine, replicas: int = 3) -> None:
-    """With the command that a user has."""
-    name = next(iter(cluster.brokers))
+def create_topic(cluster: Machine, *, name: str = TOPIC, partitions: int = PARTITIONS) -> None:
+    """With the command that a user has; three copies."""
     address = cluster.url.removeprefix("tailrace://").split(",")[0]
     done = subprocess.run(
         cluster.command(
-            *(sys.executable, "-m", "tailrace.cli", "-b", address, "topic", "create", TOPIC),
-            *("--partitions", str(PARTITIONS), "--replicas", str(replicas)),
+            *(sys.executable, "-m", "tailrace.cli", "-b", address, "topic", "create", name),
+            *("--partitions", str(partitions), "--replicas", "3"),
         ),
         capture_output=True,
         text=True,
@@ -203,28 +206,45 @@ def create_topic(cluster: Machine, replicas: int = 3) -> None:
     assert done.returncode == 0, f"{name}: {done.stderr}"
 
 
-def report(faults: list[Fault], seen: cluster_load.Seen) -> None:
-    """How long partitions were silent, by kind of fault."""
+def longest(fault: Fault, gaps: list[Gap]) -> float:
+    """Of those that began while it was played, in seconds; 0 if none did."""
+    before, after = FELT_S
+    began, ended = fault.began - before, fault.ended + after
+    return max((length for _, at, length in gaps if began <= at <= ended), default=0.0)
+
+
+def table(faults: list[Fault], silences: list[Gap], leaderless: list[Gap]) -> list[str]:
+    """In Markdown; the last row is of all kinds."""
+    lines = [
+        "| fault | played | silence of a partition: median | p99 | worst"
+        " | without a leader: median | p99 | worst |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    kinds = {kind: [one for one in faults if one.kind == kind] for kind in {f.kind for f in faults}}
+    for kind, played in [*sorted(kinds.items()), ("all", faults)]:
+        cells = [kind, str(len(played))]
+        for gaps in (silences, leaderless):
+            worst = [longest(fault, gaps) for fault in played]
+            cells += [f"{quantile(worst, share):.2f} s" for share in (0.5, 0.99, 1.0)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def report(faults: list[Fault], seen: cluster_load.Seen) -> list[str]:
+    """Print how long partitions were silent, by kind of fault; which figures broke a limit."""
     silences = cluster_load.silences(seen, SILENCE_S)
-    print("| fault | played | longest silence of a partition: median | worst |")
-    print("|---|---|---|---|")
-    for kind in dict.fromkeys(fault.kind for fault in faults):
-        of_kind = [fault for fault in faults if fault.kind == kind]
-        worst = [
-            max((s for _, at, s in silences if one.began - 1 <= at <= one.ended + 5), default=0.0)
-            for one in of_kind
-        ]
-        median, most = statistics.median(worst), max(worst)
-        print(f"| {kind} | {len(of_kind)} | {median:.2f} s | {most:.2f} s |")
-    waits = sorted(cluster_load.waits(seen))
-    failed = [one.error for one in seen.sent if one.offset < 0]
+    print("\n".join(table(faults, silences, seen.leaderless)))
+    waits = cluster_load.waits(seen)
+    failed = cluster_load.failed(seen)
     print(
-        f"{len(seen.sent):,} sent, {len(waits):,} acknowledged (p50 {waits[len(waits) // 2]:.4f} s,"
-        f" p99 {waits[len(waits) * 99 // 100]:.3f} s), {len(failed)} sends failed:"
-        f" {sorted({error[:60] for error in failed})[:5]}"
+        f"{len(seen.sent):,} sent, {len(waits):,} acknowledged (p50 {quantile(waits, 0.5):.4f} s,"
+        f" p99 {quantile(waits, 0.99):.3f} s)"
     )
+    if failed:
+        print(f"errors of sends: {sorted({error[:60] for error in failed})[:5]}")
     if seen.troubles:
         print(f"{len(seen.troubles)} errors of consumers: {sorted(set(seen.troubles))[:5]}")
+    return told([Figure("sends that failed", len(failed), unit="", most=FAILED_MAX)])
 
 
 def one_run(folder: Path, minutes: float, rng: random.Random, kinds: list[str] | None) -> None:
@@ -268,8 +288,7 @@ def one_run(folder: Path, minutes: float, rng: random.Random, kinds: list[str] |
             timeout=600,
         )
         logs = json.loads(logs_out.read_text())
-        report(chaos.played, seen)
-        wrong = cluster_load.judge(seen, logs)
+        wrong = report(chaos.played, seen) + cluster_load.judge(seen, logs)
         for host in cluster.brokers.values():
             assert host.stop() == 0, f"{host.name} did not stop gracefully"
         wrong += diverging(cluster)

@@ -4,8 +4,9 @@
 
 Each producer sends numbered records (idempotent, acks=all) at a steady rate to all partitions of
 one topic and notes when each was sent and acknowledged, and where it stands. Each consumer reads
-every partition from its beginning, by ``assign``, and notes what it saw. It ends on SIGTERM, and
-what was seen is a JSON document then (``Seen``). ``judge`` holds it against the log that is left:
+every partition from its beginning, by ``assign``, and notes what it saw. Meanwhile brokers are
+asked whether they lead. It ends on SIGTERM, and what was seen is a JSON document then (``Seen``).
+``judge`` holds it against the log that is left:
 
 - every acknowledged record stands where its producer was told, unchanged (S2);
 - no record stands twice (S15), and those of one producer stand in the order they were sent (S16);
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import tailrace
 from tailrace import TopicPartition
+from tests.proofs.leader_watch import Gap, Leaders, watch
 
 TOPIC = "proof"
 IN_FLIGHT_MAX = 500  # of one producer: sent, and not yet settled
@@ -54,6 +56,7 @@ class Seen:
     sent: list[Sent] = field(default_factory=list[Sent])
     handed: list[list[Handed]] = field(default_factory=list[list[Handed]])  # by consumer
     troubles: list[str] = field(default_factory=list[str])  # errors a consumer raised
+    leaderless: list[Gap] = field(default_factory=list[Gap])
 
 
 async def produce(url: str, me: int, partitions: int, rate: float, stop: asyncio.Event) -> Seen:
@@ -192,9 +195,14 @@ def waits(seen: Seen) -> list[float]:
     return [one.settled_at - one.sent_at for one in seen.sent if one.offset >= 0]
 
 
-def silences(seen: Seen, longer_than: float) -> list[tuple[int, float, float]]:
+def failed(seen: Seen) -> list[str]:
+    """What the sends were told that were not acknowledged."""
+    return [one.error for one in seen.sent if one.offset < 0]
+
+
+def silences(seen: Seen, longer_than: float) -> list[Gap]:
     """Stretches in which a partition acknowledged nothing: partition, from when, how long."""
-    found: list[tuple[int, float, float]] = []
+    found: list[Gap] = []
     for partition in sorted({one.partition for one in seen.sent}):
         times = sorted(
             one.settled_at for one in seen.sent if one.partition == partition and one.offset >= 0
@@ -208,11 +216,16 @@ async def run(
 ) -> Seen:
     """All of them; consumers stop when they have seen what is there once producers are through."""
     done = asyncio.Event()
+    leaders = Leaders()
+    watching = asyncio.create_task(watch(url, TOPIC, leaders))
     all_handed: list[list[Handed]] = [[] for _ in range(consumers)]
     reading = [asyncio.create_task(consume(url, partitions, one, done)) for one in all_handed]
     parts = await asyncio.gather(
         *(produce(url, me, partitions, rate, stop) for me in range(producers))
     )
+    watching.cancel()
+    leaders.end(time.monotonic())
+    assert len(leaders.led) == partitions, f"only {leaders.led} were heard to have a leader"
     logs = await read_all(url, partitions)
     total = sum(map(len, logs))
     for _ in range(int(SETTLE_S * 10)):
@@ -225,6 +238,7 @@ async def run(
         [one for part in parts for one in part.sent],
         [handed for part in read for handed in part.handed],
         [trouble for part in read for trouble in part.troubles],
+        leaders.gaps,
     )
 
 
@@ -235,6 +249,7 @@ def load(path: Path) -> Seen:
         [Sent(**one) for one in document["sent"]],
         [[(p, o, v) for p, o, v in handed] for handed in document["handed"]],
         document["troubles"],
+        [(partition, at, length) for partition, at, length in document["leaderless"]],
     )
 
 
