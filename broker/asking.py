@@ -12,10 +12,10 @@ from typing import TypeVar
 import trio
 
 from tailrace.broker.cluster_view import ClusterView
-from tailrace.broker.members import BrokerRecord
+from tailrace.broker.members import Peer
 from tailrace.broker.peer import Lost, Peers
 from tailrace.protocol.errors import ConnectError, TailraceError
-from tailrace.protocol.messages import BrokerAddress, Request, Response
+from tailrace.protocol.messages import Request, Response
 
 log = logging.getLogger("tailrace.broker.asking")
 
@@ -23,14 +23,6 @@ ASK_S = 1.0
 AT_ONCE = 16  # brokers
 
 R = TypeVar("R", bound=Response)
-
-
-def address_of(broker: BrokerRecord, listener: str) -> BrokerAddress | None:
-    """Where one of its listeners is; None: it has no such listener."""
-    where = broker.listeners.get(listener)
-    if where is None:
-        return None
-    return BrokerAddress(broker.broker_id, where.host, where.port, broker.rack)
 
 
 async def ask_broker(
@@ -43,11 +35,11 @@ async def ask_broker(
 ) -> R | None:
     """What one broker answers, or None if it does not; raises the error it answers with."""
     record = view.brokers.get(broker_id)
-    where = None if record is None else address_of(record, listener)
+    peer = None if record is None else record.at(listener)
     with trio.move_on_after(ASK_S):
-        if where is not None:
+        if peer is not None:
             try:
-                answer, _ = await peers.ask(where, request)
+                answer, _ = await peers.ask(peer, request)
             except (ConnectError, Lost) as error:
                 log.debug("broker %s could not be asked: %s", broker_id, error)
             else:
@@ -67,21 +59,21 @@ async def ask_brokers(
     answers: dict[str, R] = {}
     limit = trio.CapacityLimiter(AT_ONCE)
 
-    async def ask(broker_id: str, where: BrokerAddress, request: Request) -> None:
+    async def ask(peer: Peer, request: Request) -> None:
         async with limit:
             with trio.move_on_after(ASK_S):
                 try:
-                    answer, _ = await peers.ask(where, request)
+                    answer, _ = await peers.ask(peer, request)
                 except (TailraceError, Lost) as error:
-                    log.debug("broker %s could not be asked: %s", broker_id, error)
+                    log.debug("broker %s could not be asked: %s", peer.broker_id, error)
                 else:
                     assert isinstance(answer, expected)
-                    answers[broker_id] = answer
+                    answers[peer.broker_id] = answer
 
     async with trio.open_nursery() as nursery:
         for broker_id, request in requests.items():
             record = view.brokers.get(broker_id)
-            where = None if record is None else address_of(record, listener)
-            if where is not None:
-                nursery.start_soon(ask, broker_id, where, request)
+            peer = None if record is None else record.at(listener)
+            if peer is not None:
+                nursery.start_soon(ask, peer, request)
     return answers

@@ -10,6 +10,7 @@ from tailrace.broker.cluster_view import ClusterView
 from tailrace.broker.config import Config
 from tailrace.broker.controller import Controller
 from tailrace.broker.coordinator import Coordinator
+from tailrace.broker.dialling import Dialler
 from tailrace.broker.distant import Distant
 from tailrace.broker.eraser import Eraser
 from tailrace.broker.erasures import Erasures
@@ -25,6 +26,7 @@ from tailrace.broker.node import Node, Outbox, State
 from tailrace.broker.peer import Peers
 from tailrace.broker.producer_ids import ProducerIds
 from tailrace.broker.registry import Registry
+from tailrace.broker.security import Credentials
 from tailrace.broker.session import Session
 from tailrace.broker.shelf import Shelf
 from tailrace.broker.space import Budget, Room, Space
@@ -58,6 +60,7 @@ def assemble(
     registry: Registry,
     session: Session,
     *,
+    credentials: Credentials,
     http: str | None,
     began: float,
     state: Callable[[], State],
@@ -81,9 +84,8 @@ def assemble(
         valid=session.valid,
         refresh=latest.read,
     )
-    peers = Peers(world.net, me, directory.cluster_id)
-    distant = Distant(shelf, views, peers, me, config.cluster.peer_listener)
-    watcher = _watcher(world, config, shelf, time, groups, distant)
+    peers = _peers(world, config, directory, credentials)
+    watcher = _watcher(world, config, shelf, time, groups, views, peers)
     node = Node(
         world=world,
         config=config,
@@ -121,14 +123,26 @@ def assemble(
     return Parts(node, janitor, _eraser(node), watcher, _controller(node))
 
 
+def _peers(
+    world: World, config: Config, directory: DataDirectory, credentials: Credentials
+) -> Peers:
+    dialler = Dialler(
+        *(world, config.broker.id, directory.cluster_id, credentials),
+        listener=config.cluster.peer_listener,
+    )
+    return Peers(dialler.dial)
+
+
 def _watcher(
     world: World,
     config: Config,
     shelf: Shelf,
     time: Timekeeper,
     groups: Coordinator,
-    distant: Distant,
+    views: Views,
+    peers: Peers,
 ) -> Watcher:
+    distant = Distant(shelf, views, peers, config.broker.id, config.cluster.peer_listener)
     window_s = config.group.verdict_window_s
     return Watcher(world, shelf, time, groups.all, distant, window_s=window_s)
 

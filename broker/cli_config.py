@@ -98,12 +98,22 @@ def report_check(console: Console, sources: Sources) -> int:
 
 def check_files(config: Config) -> list[TailraceError]:
     """What is wrong with the files the configuration names."""
-    from tailrace.broker.security import etcd_context, read_password, read_token, server_context
+    from tailrace.broker.security import (
+        etcd_context,
+        peer_context,
+        read_password,
+        read_token,
+        server_context,
+        shows_certificate,
+        trusts_peers,
+    )
 
     problems: list[TailraceError] = []
     checks: list[Callable[[], object]] = []
-    if any(listener.tls for listener in config.listeners):
+    if shows_certificate(config):
         checks.append(lambda: server_context(config.security))
+    if trusts_peers(config):
+        checks.append(lambda: peer_context(config.cluster))
     if config.http.bind is not None and config.http.token_file:
         checks.append(lambda: read_token(config.http.token_file))
     if any(url.startswith("https:") for url in config.cluster.etcd):

@@ -112,6 +112,7 @@ class ClusterConfig:
     session_timeout_s: float = 6.0
     replica_lag_max_s: float = 10.0
     peer_listener: str = "client"
+    peer_ca: str = ""
     catch_up_rate_bytes: int | None = None  # per second; None: unlimited
 
 
@@ -299,6 +300,7 @@ def build(values: Mapping[str, Value]) -> Config:
             session_timeout_s=get("cluster.session_timeout"),
             replica_lag_max_s=get("cluster.replica_lag_max"),
             peer_listener=get("cluster.peer_listener"),
+            peer_ca=get("cluster.peer_ca"),
             catch_up_rate_bytes=get("cluster.catch_up_rate"),
         ),
         group=GroupConfig(

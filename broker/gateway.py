@@ -17,6 +17,7 @@ import trio
 from tailrace.broker.describing import led_here
 from tailrace.broker.feeds import Feeds
 from tailrace.broker.local import LocalCaller
+from tailrace.broker.members import Peer
 from tailrace.broker.node import Node
 from tailrace.broker.peer import Lost, Peers
 from tailrace.protocol import texts, texts_client
@@ -24,7 +25,6 @@ from tailrace.protocol.errors import INTERNAL, RequestTimeout, TailraceError, fr
 from tailrace.protocol.messages import (
     OFFSET_EARLIEST,
     READ_COMMITTED,
-    BrokerAddress,
     DescribeGroupRequest,
     ExplainRequest,
     FetchRequest,
@@ -130,11 +130,11 @@ class Gateway:
     ) -> tuple[R, bytes]:
         """What the leader of a partition says, and the bytes behind it. T010, T011, T033."""
 
-        async def find() -> BrokerAddress | None:
+        async def find() -> Peer | None:
             if self._leads(topic, partition):
                 return None
             found = await self.metadata(topic)
-            return self._address(found, leader_of(found.topics[0], partition))
+            return self.peer(leader_of(found.topics[0], partition))
 
         what = texts.partition_name(topic, partition)
         return await self._insist(what, find, request, body, expected)
@@ -142,11 +142,8 @@ class Gateway:
     async def ask_group(self, group: str, request: Request, expected: type[R]) -> R:
         """What the coordinator of a group says. T013."""
 
-        async def find() -> BrokerAddress | None:
-            found = await self.coordinator(group)
-            if found == self.node.broker_id:
-                return None
-            return self._address(await self.metadata(), found)
+        async def find() -> Peer | None:
+            return self.peer(await self.coordinator(group))
 
         response, _ = await self._insist(f"group '{group}'", find, request, b"", expected)
         return response
@@ -190,13 +187,14 @@ class Gateway:
             found.append(result.offset)
         return found
 
-    def _address(self, metadata: MetadataResponse, broker_id: str) -> BrokerAddress | None:
-        """Where a broker is; None for this one. T033 if metadata do not know it."""
+    def peer(self, broker_id: str) -> Peer | None:
+        """A broker, and where it is asked; None for this one. T001 if metadata do not know it."""
         if broker_id == self.node.broker_id:
             return None
-        for broker in metadata.brokers:
-            if broker.broker_id == broker_id:
-                return broker
+        record = self.node.views.view.brokers.get(broker_id)
+        peer = None if record is None else record.at(self.node.config.cluster.peer_listener)
+        if peer is not None:
+            return peer
         raise texts_client.no_broker([(broker_id, "not in the cluster's metadata")], elapsed_s=0.0)
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────
@@ -204,7 +202,7 @@ class Gateway:
     async def _insist(
         self,
         what: str,
-        find: Callable[[], Awaitable[BrokerAddress | None]],
+        find: Callable[[], Awaitable[Peer | None]],
         request: Request,
         body: bytes,
         expected: type[R],
@@ -231,7 +229,7 @@ class Gateway:
             await trio.sleep(RETRY_S)
 
     async def _ask_once(
-        self, what: str, peer: BrokerAddress | None, request: Request, body: bytes
+        self, what: str, peer: Peer | None, request: Request, body: bytes
     ) -> tuple[Response, bytes]:
         if peer is None:
             return await self._ask_here(request, body)

@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from functools import partial
 
-from tailrace.broker.asking import address_of
 from tailrace.broker.call import Call, Later
 from tailrace.broker.catalog import Topic
 from tailrace.broker.cluster_status import leadership
@@ -127,13 +126,11 @@ def _brokers(node: Node, listener: str) -> list[BrokerAddress]:
     host, port = node.addresses[listener]
     mine = BrokerAddress(node.broker_id, host, port, node.config.broker.rack or None)
     others = (
-        address_of(one, listener)
+        BrokerAddress(broker_id, at.host, at.port, one.rack)
         for broker_id, one in node.views.view.brokers.items()
-        if broker_id != node.broker_id
+        if broker_id != node.broker_id and (at := one.listeners.get(listener)) is not None
     )
-    return sorted(
-        [mine, *(one for one in others if one is not None)], key=lambda one: one.broker_id
-    )
+    return sorted([mine, *others], key=lambda one: one.broker_id)
 
 
 def _no_topic(name: str, error: TailraceError) -> TopicMetadata:

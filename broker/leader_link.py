@@ -13,6 +13,7 @@ flushed apart, to spare those that are.
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -21,14 +22,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from tailrace.broker import election
-from tailrace.broker.asking import address_of
 from tailrace.broker.catch_up import CatchUp
 from tailrace.broker.cluster_view import PartitionId
 from tailrace.broker.followed import Followed, FollowedSet
 from tailrace.broker.intake import SOON_S, Intake
 from tailrace.broker.limits import FETCHES_OWED_MAX, PARTITIONS_PER_REQUEST_MAX
 from tailrace.broker.partition import Partition
-from tailrace.broker.peer import Channel, Lost, Reply, dial
+from tailrace.broker.peer import Channel, Lost, Reply
 from tailrace.protocol.errors import TailraceError
 from tailrace.protocol.messages import FetchPartition, FetchRequest, FetchResponse
 
@@ -101,20 +101,16 @@ class LeaderLink:
         again_s = AGAIN_MIN_S
         while True:
             record = self._node.views.view.brokers.get(self.leader_id)
-            where = None
+            peer, channel = None, None
             if record is not None and self.followed:
-                where = address_of(record, self._node.config.cluster.peer_listener)
-            if where is None:
+                peer = record.at(self._node.config.cluster.peer_listener)
+            if peer is None:
                 await self._wait(WAIT_S)
                 continue
-            node = self._node
-            try:
-                channel = await dial(node.world.net, node.broker_id, node.cluster_id, where)
-            except TailraceError as error:
-                log.debug("leader %s cannot be reached: %s", self.leader_id, error)
-            else:
-                if await self._connected(channel):
-                    again_s = AGAIN_MIN_S
+            with suppress(TailraceError):  # which is told where it is raised
+                channel = await self._node.peers.dial(peer)
+            if channel is not None and await self._connected(channel):
+                again_s = AGAIN_MIN_S
             await trio.sleep(again_s * (0.5 + self._rng.random()))
             again_s = min(again_s * 2, AGAIN_MAX_S)
 

@@ -31,6 +31,14 @@ class PeerAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """Another broker, and where it is asked."""
+
+    broker_id: str
+    where: PeerAddress
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerRecord:
     """One registered broker."""
 
@@ -52,6 +60,11 @@ class BrokerRecord:
     def where(self) -> str:
         """One of its addresses, for people."""
         return next((f"{one.host}:{one.port}" for one in self.listeners.values()), "?")
+
+    def at(self, listener: str) -> Peer | None:
+        """Where others ask it, by one of its listeners; None: it has no such listener."""
+        where = self.listeners.get(listener)
+        return None if where is None else Peer(self.broker_id, where)
 
     def to_json(self) -> bytes:
         document = {

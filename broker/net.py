@@ -5,6 +5,7 @@
   neither a page fault nor a blocking ``sendfile`` stops the event loop (D8, R31).
 - A TLS listener looks at the first byte before the handshake: whoever speaks something else is
   named instead of being told "wrong version number".
+- Accepted and dialled connections are served alike; who dials asks for a certificate of the name.
 - Out of file descriptors: one is kept in reserve, to accept and close at once, so that peers
   see a closed connection and the loop does not spin (safety 9.1).
 """
@@ -59,12 +60,37 @@ class TrioNet:
             bound.close()
             raise
 
-    async def connect(self, host: str, port: int) -> "PlainTransport":
+    async def connect(
+        self, host: str, port: int, *, tls: ssl.SSLContext | None
+    ) -> "PlainTransport | TlsTransport":
+        connected = await _connected(host, port)
+        if tls is None:
+            return PlainTransport(connected, f"{host}:{port}", self._offload, self._scratch)
+        transport = TlsTransport(connected, f"{host}:{port}", self._offload, tls, dialled=host)
+        try:
+            await transport.handshake()
+        except BaseException:
+            transport.close()
+            raise
+        return transport
+
+
+async def _connected(host: str, port: int) -> socket.socket:
+    """A connection to the first address of the host that takes it, or why the first does not."""
+    try:
         stream = await trio.open_tcp_stream(host, port)
-        connected = socket.socket(fileno=stream.socket.detach())
-        connected.setblocking(False)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return PlainTransport(connected, f"{host}:{port}", self._offload, self._scratch)
+    except UnicodeError as error:  # "a..b", or a label of more than 63 characters
+        raise socket.gaierror(socket.EAI_NONAME, "No host has such a name") from error
+    except OSError as error:
+        reasons: tuple[Exception, ...] = getattr(error.__cause__, "exceptions", ())
+        for reason in reasons:  # one for each address
+            if isinstance(reason, OSError) and reason.errno is not None:
+                raise OSError(reason.errno, os.strerror(reason.errno)) from error
+        raise
+    connected = socket.socket(fileno=stream.socket.detach())
+    connected.setblocking(False)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connected
 
 
 class TrioListener:
@@ -215,30 +241,43 @@ class TlsTransport:
     """TLS by ``trio.SSLStream``; every send goes through the writer."""
 
     def __init__(
-        self, connected: socket.socket, peer: str, offload: Offload, context: ssl.SSLContext
+        self,
+        connected: socket.socket,
+        peer: str,
+        offload: Offload,
+        context: ssl.SSLContext,
+        *,
+        dialled: str | None = None,
     ) -> None:
+        """``dialled``: the host whose name the peer must show; None: it has dialled us."""
         self._socket = connected
         self._offload = offload
+        self._accepted = dialled is None
         self._stream = trio.SSLStream(
             trio.SocketStream(trio.socket.from_stdlib_socket(connected)),
             context,
-            server_side=True,
+            server_hostname=dialled,
+            server_side=self._accepted,
             https_compatible=True,  # a peer that just hangs up is no error of ours
         )
         self.peer = peer
         self.sent_bytes = 0
 
     async def handshake(self) -> None:
+        if self._accepted:
+            await self._look_at_opening()
+        try:
+            await self._stream.do_handshake()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise _as_os_error(error) from error
+
+    async def _look_at_opening(self) -> None:
         await _wait_readable(self._socket)
         opening = self._socket.recv(64, socket.MSG_PEEK)
         if not opening:
             raise ConnectionResetError(errno.ECONNRESET, "closed before the TLS handshake")
         if opening[0] != TLS_HANDSHAKE_BYTE:
             raise self._refuse(foreign.identify(opening[:8]) or "something else")
-        try:
-            await self._stream.do_handshake()
-        except trio.BrokenResourceError as error:
-            raise _as_os_error(error) from error
 
     def _refuse(self, found: str) -> ForeignProtocol:
         """Tell the peer in its own language. One of ours knows a TLS alert when it sees one."""

@@ -4,7 +4,7 @@ Many requests may be in flight on one; a task of ``Peers.run`` reads each connec
 that ended is forgotten, the next request opens another. Waiting between attempts is the caller's.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -12,14 +12,12 @@ import trio
 
 from tailrace.broker.arrivals import Arrivals
 from tailrace.broker.limits import RECEIVE_BYTES
-from tailrace.broker.world import BrokerTransport, ServerNet
+from tailrace.broker.members import Peer
+from tailrace.broker.world import BrokerTransport
 from tailrace.protocol import texts_client
 from tailrace.protocol.connection import ClientConnection
 from tailrace.protocol.errors import ConnectError, TailraceError
-from tailrace.protocol.messages import BrokerAddress, Request, Response
-from tailrace.protocol.version import SOFTWARE
-
-CONNECT_S = 2.0  # to an open connection whose peer has said hello
+from tailrace.protocol.messages import Request, Response
 
 
 class Lost(Exception):
@@ -142,10 +140,8 @@ class Channel:
 class Peers:
     """Every other broker that was asked for something."""
 
-    def __init__(self, net: ServerNet, broker_id: str, cluster_id: str) -> None:
-        self._net = net
-        self._broker_id = broker_id
-        self._cluster_id = cluster_id
+    def __init__(self, dial: Callable[[Peer], Awaitable[Channel]]) -> None:
+        self.dial = dial  # a connection of one's own: see ``Dialler.dial``
         self._channels: dict[str, Channel] = {}
         self._dialling: dict[str, trio.Lock] = {}
         self._start: Callable[[Channel], None] | None = None
@@ -161,19 +157,17 @@ class Peers:
             for channel in self._channels.values():
                 channel.close()
 
-    async def ask(
-        self, peer: BrokerAddress, request: Request, body: bytes = b""
-    ) -> tuple[Response, bytes]:
+    async def ask(self, peer: Peer, request: Request, body: bytes = b"") -> tuple[Response, bytes]:
         """What a broker answers, and the bytes behind it.
 
-        Raises ConnectError T001 if it cannot be reached (nothing was sent), ``Lost`` if the
-        connection ended before the answer, and whatever error it answers with.
+        Raises ConnectError, as ``Dialler.dial`` does, if it cannot be reached (nothing was sent),
+        ``Lost`` if the connection ended before the answer, and whatever error it answers with.
         """
         channel = await self._channel(peer)
         response, behind = await channel.ask(request, body)
         return response, bytes(behind)
 
-    async def _channel(self, peer: BrokerAddress) -> Channel:
+    async def _channel(self, peer: Peer) -> Channel:
         async with self._dialling.setdefault(peer.broker_id, trio.Lock()):
             channel = self._channels.get(peer.broker_id)
             if channel is None or channel.lost:
@@ -181,35 +175,10 @@ class Peers:
                 self._channels[peer.broker_id] = channel
             return channel
 
-    async def _open(self, peer: BrokerAddress) -> Channel:
-        channel = await dial(self._net, self._broker_id, self._cluster_id, peer)
+    async def _open(self, peer: Peer) -> Channel:
+        channel = await self.dial(peer)
         if self._start is None:
             channel.close()
             raise texts_client.no_broker([(channel.address, "this broker stops")], elapsed_s=0.0)
         self._start(channel)
         return channel
-
-
-async def dial(net: ServerNet, broker_id: str, cluster_id: str, peer: BrokerAddress) -> Channel:
-    """A connection on which both have said hello; the caller runs its ``read`` and closes it.
-
-    Raises ConnectError: T001 if the peer cannot be reached.
-    """
-    address = f"{peer.host}:{peer.port}"
-    began = trio.current_time()
-    reason = "timed out"
-    with trio.move_on_after(CONNECT_S):
-        try:
-            transport = await net.connect(peer.host, peer.port)
-            connection = ClientConnection(broker_id, SOFTWARE, cluster_id, address)
-            channel = Channel(transport, connection, address)
-            try:
-                await channel.greet()
-            except BaseException:
-                channel.close()
-                raise
-            return channel
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-    elapsed_s = trio.current_time() - began
-    raise texts_client.no_broker([(address, reason)], elapsed_s=elapsed_s)

@@ -1,7 +1,7 @@
 """One broker as a process: signals, the service manager, logs, the exit code.
 
     SIGTERM, SIGINT   stop gracefully; a second one, or shutdown_timeout, forces the end (exit 1)
-    SIGHUP            read the dynamic settings and the certificate again, name every other key
+    SIGHUP            read the dynamic settings and the certificates again, name every other key
                       that changed
     SIGUSR1           log the task tree and what every connection is waiting for
 
@@ -204,10 +204,10 @@ class Process:
             logger.warning("%s changed (%s) and keeps its old value", key, where, extra=extra)
         try:
             # Also where no setting has changed: certificates are renewed under their old names.
-            await self._server.renew_certificate(build({**self._config.values, **taken}).security)
+            await self._server.renew_credentials(build({**self._config.values, **taken}))
         except ConfigError as error:
             self._refused(error)
-            taken = {k: v for k, v in taken.items() if not k.startswith("security.")}
+            taken = {k: v for k, v in taken.items() if not k.startswith(("security.", "cluster."))}
         self._config = self._server.config = build({**self._config.values, **taken})
         set_level(self._config.log.level)
         extra = {"event": "config.reread", "applied": ", ".join(taken)}

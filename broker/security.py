@@ -1,15 +1,65 @@
-"""TLS for listeners and to etcd, and the secrets that stand in files.
+"""TLS for listeners, to other brokers and to etcd, and the secrets that stand in files.
 
-TLS is 1.2 or newer; listeners have no compression and no renegotiation (safety 9.3).
+TLS is 1.2 or newer; listeners have no compression and no renegotiation (safety 9.3). Who dials
+verifies the chain of the certificate and the name in it.
 
 Which addresses may be bound without TLS (T085) is decided in ``config_check``.
 """
 
 import ssl
 
-from tailrace.broker.config import ClusterConfig, SecurityConfig
+from tailrace.broker.config import ClusterConfig, Config, SecurityConfig
 from tailrace.protocol import texts_config as texts
 from tailrace.protocol.errors import ConfigError
+
+
+class Credentials:
+    """What TLS takes: what this broker shows, and whom it believes when it dials another one.
+
+    Both are read again while it runs. What is open keeps what it has.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Reads nothing."""
+        self._config = config
+        self.certificate: Certificate | None = None  # where a listener has TLS
+        self.trust: ssl.SSLContext | None = None  # once it is wanted
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there are files to be read at the start."""
+        return shows_certificate(self._config) or trusts_peers(self._config)
+
+    def load(self) -> None:
+        """Read the files; ConfigError T082 if one is of no use."""
+        if shows_certificate(self._config):
+            self.certificate = Certificate(self._config.security)
+        if trusts_peers(self._config):
+            self.load_trust()
+
+    def load_trust(self) -> ssl.SSLContext:
+        """For a peer that has TLS although nothing here says so: its CA is one of the system's."""
+        self.trust = peer_context(self._config.cluster)
+        return self.trust
+
+    def renew(self, config: Config) -> None:
+        """Read the files again. ConfigError T082 if one is of no use: then all stay as they are."""
+        trust = peer_context(config.cluster) if self.trust or trusts_peers(config) else None
+        if self.certificate is not None:
+            self.certificate.renew(config.security)
+        self._config, self.trust = config, trust
+
+
+def shows_certificate(config: Config) -> bool:
+    """Whether a listener has TLS."""
+    return any(one.tls for one in config.listeners)
+
+
+def trusts_peers(config: Config) -> bool:
+    """Whether other brokers are expected to have TLS: as this one has, or is told."""
+    cluster = config.cluster
+    own = any(one.tls for one in config.listeners if one.name == cluster.peer_listener)
+    return bool(cluster.peer_ca) or (own and cluster.metadata != "embedded")
 
 
 class Certificate:
@@ -77,11 +127,7 @@ def etcd_context(cluster: ClusterConfig) -> ssl.SSLContext:
 
     Reads up to three files.
     """
-    try:
-        context = ssl.create_default_context(cafile=cluster.etcd_ca or None)
-    except (ssl.SSLError, OSError) as error:
-        raise _unusable("cluster.etcd_ca", cluster.etcd_ca, "no certificates", error) from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = _trusting("cluster.etcd_ca", cluster.etcd_ca)
     if cluster.etcd_cert:
         cert, key = cluster.etcd_cert, cluster.etcd_key
         try:
@@ -90,6 +136,24 @@ def etcd_context(cluster: ClusterConfig) -> ssl.SSLContext:
             path = key if _readable(cert) and not _readable(key) else cert
             what = f"no certificate that goes with {key}"
             raise _unusable("cluster.etcd_cert", path, what, error) from error
+    return context
+
+
+def peer_context(cluster: ClusterConfig) -> ssl.SSLContext:
+    """The context of connections to other brokers; ConfigError T082 if its file is of no use.
+
+    Reads the file, or the system's.
+    """
+    return _trusting("cluster.peer_ca", cluster.peer_ca)
+
+
+def _trusting(key: str, path: str) -> ssl.SSLContext:
+    """One that wants a certificate of the name dialled, signed by those in the file of ``key``."""
+    try:
+        context = ssl.create_default_context(cafile=path or None)
+    except (ssl.SSLError, OSError) as error:
+        raise _unusable(key, path, "no certificates", error) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 

@@ -6,7 +6,7 @@
                    sweep
       └ connections    one accept loop per listener, one task per connection
 
-Start: read the certificate, lock the data directory, open the metadata store (first of both, in a
+Start: read the certificates, lock the data directory, open the metadata store (first of both, in a
 cluster), leave in-sync sets that the directory is not worth, open and recover every log, bind,
 register, take the lead in new epochs, serve. HTTP is there before recovery begins, to tell how far
 it is; nobody is sent here before the logs are open.
@@ -32,7 +32,7 @@ import trio
 from tailrace.broker import listener
 from tailrace.broker.assembly import assemble
 from tailrace.broker.binding import Ready, bind, ready_of
-from tailrace.broker.config import Config, SecurityConfig
+from tailrace.broker.config import Config
 from tailrace.broker.eraser import Eraser
 from tailrace.broker.gateway import Gateway
 from tailrace.broker.groups import first_of
@@ -55,7 +55,7 @@ from tailrace.broker.metrics import Metrics
 from tailrace.broker.node import Node, State
 from tailrace.broker.opener import tell_recovered
 from tailrace.broker.registry import Conflict, Registry
-from tailrace.broker.security import Certificate
+from tailrace.broker.security import Credentials
 from tailrace.broker.session import Session
 from tailrace.broker.stopping import flush, leave, mark_clean
 from tailrace.broker.world import Listener, World
@@ -91,7 +91,7 @@ class Server:
         self._stop_asked = trio.Event()
         self._stop_asked_at = 0.0  # trio's time
         self.stage = ""  # of the stop: the one it is in
-        self._certificate: Certificate | None = None  # where a listener has TLS
+        self._credentials = Credentials(config)
         self._node: Node | None = None
         self._janitor: Janitor | None = None
         self._eraser: Eraser | None = None
@@ -137,13 +137,12 @@ class Server:
         """End at once: nothing is flushed or handed over; the next start recovers."""
         self._scope.cancel()
 
-    async def renew_certificate(self, security: SecurityConfig) -> None:
-        """Show new connections what the files hold now.
+    async def renew_credentials(self, config: Config) -> None:
+        """Let new connections go by what the files of certificates hold now.
 
         ConfigError T082 if they are of no use; then everything stays as it was.
         """
-        if self._certificate is not None:
-            await self._world.offload.run(self._certificate.renew, security)
+        await self._world.offload.run(self._credentials.renew, config)
 
     def clean_now(self) -> None:
         """Let the housekeeping look at once: a test has moved the clock or filled the disk."""
@@ -189,10 +188,8 @@ class Server:
             http = None
             if self._config.http.bind is not None:
                 http = await services.start(serve_http, self, self._config, self._world.net)
-            if any(one.tls for one in self._config.listeners):
-                self._certificate = await self._world.offload.run(
-                    Certificate, self._config.security
-                )
+            if self._credentials.wanted:
+                await self._world.offload.run(self._credentials.load)
             if clustered(self._config):  # its store says which cluster's directory it must be
                 async with self._store(services) as registry:
                     there = await registry.cluster_id(store_of(self._config), self._new_id())
@@ -275,6 +272,7 @@ class Server:
         )
         node, janitor, eraser, watcher, controller = assemble(
             *(self._world, self._config, self.metrics, self.health, directory, registry, session),
+            credentials=self._credentials,
             http=http,
             began=self._began,
             state=lambda: self.state,
@@ -291,7 +289,7 @@ class Server:
             janitor.room.now()
             self._node, self._janitor, self._eraser = node, janitor, eraser
             bound = await bind(
-                self._world.net, self._config, self._certificate, node.addresses
+                self._world.net, self._config, self._credentials.certificate, node.addresses
             )  # others are told where this broker is
             await self._watched(partial(self._join, node, directory))
             for work in (

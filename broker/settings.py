@@ -295,6 +295,15 @@ _CLUSTER_SECTION = (
         " all brokers.",
     ),
     Setting(
+        "cluster.peer_ca",
+        TEXT,
+        "",
+        "File with the certificates (PEM) that those of other brokers are signed by, where their"
+        " `peer_listener` has TLS; empty: those of the system. SIGHUP reads the file again, under"
+        " the same name too: new connections go by the new one.",
+        dynamic=True,
+    ),
+    Setting(
         "cluster.catch_up_rate",
         size(64 * KIB, or_unlimited=True),
         "32MiB",

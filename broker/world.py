@@ -90,8 +90,11 @@ class ServerNet(Protocol):
         """Bind, or raise ``OSError``."""
         ...
 
-    async def connect(self, host: str, port: int) -> BrokerTransport:
-        """An open connection to another broker, or ``OSError``. Cancelled: nothing stays open."""
+    async def connect(self, host: str, port: int, *, tls: ssl.SSLContext | None) -> BrokerTransport:
+        """An open connection to another broker, after the TLS handshake if there is one.
+
+        Raises ``OSError``; ``ssl.SSLError`` is one. Cancelled: nothing stays open.
+        """
         ...
 
 

@@ -21,7 +21,7 @@ import anyio
 from tailrace.client.net import TcpTransport, reason_of
 from tailrace.client.options import Address
 from tailrace.client.runtime import Runtime
-from tailrace.protocol import texts_client
+from tailrace.protocol import foreign, texts_client
 from tailrace.protocol.bodies import NO_BODY
 from tailrace.protocol.connection import Answer, ClientConnection
 from tailrace.protocol.errors import ConnectError, TailraceError
@@ -96,12 +96,8 @@ async def open_channel(
 
 def _not_tls(address: Address, error: ssl.SSLError) -> OSError | ConnectError:
     """T004 if the other side does not speak TLS at all."""
-    reason = error.reason or ""
-    if "ALERT_PROTOCOL_VERSION" in reason:  # what a plain tailrace listener answers to TLS
-        return other_protocol(str(address), found="plain tailrace/1", expected="TLS")
-    if reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"):
-        return other_protocol(str(address), found="something else", expected="TLS")
-    return error
+    found = foreign.instead_of_tls(error.reason or "")
+    return error if found is None else other_protocol(str(address), found=found, expected="TLS")
 
 
 async def _greet(transport: Transport, connection: ClientConnection) -> HelloResponse:

@@ -14,9 +14,11 @@ CLIENT_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
         "None of the addresses accepted a connection within connect_timeout, or the connection a "
         "request was under way on was lost. With 'too many open files' or 'no thread' it is this "
         "process that has none left: each member of a group needs a connection and shares a thread "
-        "for its heartbeats.",
-        "Start a broker (tailrace dev), or correct the URL or $TAILRACE_URL. If the process ran "
-        "out: raise its limits (ulimit -n, ulimit -u), or make fewer clients.",
+        "for its heartbeats. A broker says it of another one, and with 'certificate refused' if it "
+        "does not believe who is there.",
+        "Start a broker (tailrace dev), or correct the URL or $TAILRACE_URL. Between brokers: "
+        "mend what the text names (cluster.peer_ca, a certificate, listeners.NAME.advertise). If "
+        "the process ran out: raise its limits (ulimit -n, ulimit -u), or make fewer clients.",
     ),
     (
         texts_client.host_unresolved("brokre", elapsed_s=0.1, similar="broker"),

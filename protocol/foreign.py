@@ -22,6 +22,7 @@ _PREFIXES: tuple[tuple[bytes, str], ...] = (
     (b"-ERR", "Redis"),
     (b"INFO {", "NATS"),
 )
+_NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
 _KAFKA_API_MAX = 100  # a Kafka request: u32 size, u16 api key, u16 api version
 _KAFKA_VERSION_MAX = 20
 
@@ -53,6 +54,14 @@ def identify(opening: bytes) -> str | None:
         if api <= _KAFKA_API_MAX and version <= _KAFKA_VERSION_MAX:
             return KAFKA
     return None
+
+
+def instead_of_tls(reason: str) -> str | None:
+    """Who it is that answers a TLS hello with something else, by the reason that OpenSSL gives;
+    None: the peer does speak TLS."""
+    if "ALERT_PROTOCOL_VERSION" in reason:  # what a plain listener of ours answers: ``refusal``
+        return "plain tailrace/1"
+    return "something else" if reason in _NO_TLS else None
 
 
 def refusal(found: str) -> bytes:

@@ -1,23 +1,76 @@
 """The texts of connections and frames, raised by the protocol itself; rules as in ``texts.py``."""
 
+from typing import Literal
+
 from tailrace.protocol import errors
 from tailrace.protocol.texts import shown
-from tailrace.protocol.units import format_count as count
+from tailrace.protocol.units import format_count as count, format_seconds
 
 
 def other_protocol(
-    address: str, *, found: str, expected: str = "tailrace/1"
+    address: str, *, found: str, expected: str = "tailrace/1", hint: str = ""
 ) -> errors.ConnectError:
-    """T004. ``found`` as ``foreign.identify`` names it, or "plain tailrace/1" where TLS is due."""
+    """T004. ``found`` as ``foreign.identify`` names it, or "plain tailrace/1" where TLS is due.
+
+    ``hint``: another one than clients get.
+    """
     hints = {"TLS": "Use tailraces://.", "HTTP": "That is the HTTP port; clients use 7400."}
     return errors.ConnectError(
         "T004",
         f"{shown(address)} speaks {shown(found)}, not {expected}",
-        hints.get(found, "This listener speaks tailrace/1."),
+        hint or hints.get(found, "This listener speaks tailrace/1."),
         attempts=[(address, f"speaks {found}")],
         found=found,
         expected=expected,
     )
+
+
+def peer_unreachable(
+    address: str, broker: str, *, reason: str, listener: str, elapsed_s: float
+) -> errors.ConnectError:
+    """T001: of another broker. ``listener``: the name of the one at which it is asked."""
+    return errors.ConnectError(
+        "T001",
+        _not_reached(address, reason, elapsed_s),
+        f"Start broker {shown(broker)}, or set its listeners.{shown(listener)}.advertise to an "
+        "address that brokers reach.",
+        attempts=[(address, reason)],
+        elapsed=elapsed_s,
+    )
+
+
+def peer_untrusted(
+    address: str,
+    broker: str,
+    *,
+    reason: str,
+    wrong: Literal["signer", "name", "time"],
+    listener: str,
+    elapsed_s: float,
+) -> errors.ConnectError:
+    """T001: another broker is there, and its certificate is not believed."""
+    host = shown(address.rpartition(":")[0])
+    hints = {
+        "signer": f"Set cluster.peer_ca to the certificate of who signed that of broker "
+        f"{shown(broker)}.",
+        "name": f"Give broker {shown(broker)} a certificate that names {host}, or set its "
+        f"listeners.{shown(listener)}.advertise to what its certificate names.",
+        "time": f"Renew security.tls_cert of broker {shown(broker)} and send it SIGHUP; look at "
+        "the clocks.",
+    }
+    reason = f"certificate refused: {reason}"
+    return errors.ConnectError(
+        "T001",
+        _not_reached(address, reason, elapsed_s),
+        hints[wrong],
+        attempts=[(address, reason)],
+        elapsed=elapsed_s,
+    )
+
+
+def _not_reached(address: str, reason: str, elapsed_s: float) -> str:
+    waited = format_seconds(elapsed_s)
+    return f"no broker reachable in {waited} s: {shown(address)} ({shown(reason)})"
 
 
 def version_mismatch(

@@ -404,7 +404,11 @@ class SimServerNet:
             raise OSError("the simulated network is plaintext")
         return self._net.listen(self._life, host, port)
 
-    async def connect(self, host: str, port: int) -> SimTransport:
+    async def connect(
+        self, host: str, port: int, *, tls: ssl.SSLContext | None = None
+    ) -> SimTransport:
+        if tls is not None:
+            raise OSError("the simulated network is plaintext")
         return await self._net.connect(self._life, host, port)
 
 

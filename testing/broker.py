@@ -86,6 +86,7 @@ class Broker(Groups):
         ready = process.start()
         self._process = process
         self.url, self.http_url = ready.url, ready.http
+        self._listeners = ready.addresses
         host, port = self.address = ready.addresses["client"]
         self._config["listeners.client.bind"] = f"{host}:{port}"
 

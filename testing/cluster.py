@@ -57,7 +57,8 @@ class Member(Broker):
     def start(self) -> None:
         """Serve (again), with the data that is there; nothing happens if it does already."""
         super().start()
-        self._wiring.ports[self.address[1]] = self.broker_id
+        for _, port in self._listeners.values():
+            self._wiring.ports[port] = self.broker_id
 
     @property
     def running(self) -> bool:

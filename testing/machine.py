@@ -102,8 +102,8 @@ class GatedNet:
         self._gate.listeners.append(listener)
         return listener
 
-    async def connect(self, host: str, port: int) -> BrokerTransport:
-        return await self._inner.connect(host, port)
+    async def connect(self, host: str, port: int, *, tls: ssl.SSLContext | None) -> BrokerTransport:
+        return await self._inner.connect(host, port, tls=tls)
 
 
 class GatedListener:

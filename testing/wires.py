@@ -5,6 +5,7 @@ in either direction, and what was on its way arrives when they are together agai
 Clients reach everybody. The metadata store can be put on a side, too.
 """
 
+import ssl
 from collections.abc import Collection, Sequence
 
 from tailrace.broker.world import BrokerTransport, Listener, ServerNet
@@ -57,14 +58,13 @@ class WiredNet:
         self._wiring = wiring
         self._broker_id = broker_id
 
-    async def listen(self, host: str, port: int, *, tls: object) -> Listener:
-        assert tls is None, "test clusters speak plainly"
-        return await self._inner.listen(host, port, tls=None)
+    async def listen(self, host: str, port: int, *, tls: ssl.SSLContext | None) -> Listener:
+        return await self._inner.listen(host, port, tls=tls)
 
-    async def connect(self, host: str, port: int) -> BrokerTransport:
+    async def connect(self, host: str, port: int, *, tls: ssl.SSLContext | None) -> BrokerTransport:
         other = self._wiring.ports.get(port, "")
         await self._wiring.joined(self._broker_id, other)
-        transport = await self._inner.connect(host, port)
+        transport = await self._inner.connect(host, port, tls=tls)
         return Wire(transport, self._wiring, self._broker_id, other)
 
 

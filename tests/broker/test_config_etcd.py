@@ -7,7 +7,12 @@ import pytest
 from tailrace.broker.cli_config import check_files, toml_value
 from tailrace.broker.config import Config, Sources, examine, from_mapping
 from tailrace.broker.config_values import read_options
-from tailrace.broker.security import etcd_context, read_password
+from tailrace.broker.security import (
+    etcd_context,
+    peer_context,
+    read_password,
+    trusts_peers,
+)
 from tailrace.broker.settings import SETTINGS
 from tailrace.protocol.errors import ConfigError
 
@@ -16,6 +21,7 @@ GOOD = {
     "cluster.metadata": "etcd",
     "cluster.etcd": "http://127.0.0.1:2379",
 }
+NO_ETCD = {"cluster.etcd": ""}
 
 
 def read(tmp_path: Path, text: str) -> tuple[Config | None, list[str]]:
@@ -103,6 +109,24 @@ def test_a_broker_of_a_cluster_is_given_its_name() -> None:
     options = [f"{key}={value}" for key, value in GOOD.items() if key != "broker.id"]
     _, [error] = examine(Sources(options=tuple(read_options(options))))
     assert "metadata etcd needs broker.id" in str(error)
+
+
+@pytest.mark.parametrize("tls", ["true", "false"])
+def test_the_authority_of_other_brokers_is_looked_at_where_they_have_tls(
+    tmp_path: Path, tls: str
+) -> None:
+    own = {**GOOD, "listeners.client.tls": tls}
+    own |= {f"security.tls_{name}": str(tmp_path / name) for name in ("cert", "key")}
+    assert trusts_peers(from_mapping(own)) == (tls == "true")
+    assert not trusts_peers(from_mapping({**own, "cluster.metadata": "embedded", **NO_ETCD}))
+    named = from_mapping({**own, "cluster.peer_ca": str(tmp_path / "ca")})
+    assert trusts_peers(named), "others may have TLS before this one has"
+    found = [str(one) for one in check_files(named)]
+    assert [one for one in found if "/ca cannot be read: No such file or directory" in one]
+    (tmp_path / "ca").write_text("nothing")
+    with pytest.raises(ConfigError, match="ca: no certificates") as raised:
+        peer_context(named.cluster)
+    assert (raised.value.code, raised.value.hint) == ("T082", "Give it as PEM.")
 
 
 def secured(tmp_path: Path, **files: str) -> Config:

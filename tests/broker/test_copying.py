@@ -5,10 +5,9 @@ from functools import partial
 
 import trio
 
-from tailrace.broker.asking import address_of
 from tailrace.broker.limits import FETCHES_OWED_MAX
 from tailrace.broker.partition import Partition
-from tailrace.broker.peer import Channel, Reply, dial
+from tailrace.broker.peer import Channel, Reply
 from tailrace.protocol.messages import FetchPartition, FetchRequest, FetchResponse
 from tests.broker.cluster_harness import Cluster, clustered
 from tests.broker.test_replicator import leader_of, others
@@ -22,9 +21,9 @@ def test_an_old_request_that_comes_late_over_another_connection_is_put_right() -
         led, node = cluster.partition(leader, "orders"), cluster.node(name)
         known = led.replica.followers
         await cluster.until(lambda: known[name].flushed == 3)
-        at = address_of(node.views.view.brokers[leader], node.config.cluster.peer_listener)
+        at = node.views.view.brokers[leader].at(node.config.cluster.peer_listener)
         assert at is not None
-        channel = await dial(node.world.net, name, node.cluster_id, at)
+        channel = await node.peers.dial(at)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(channel.read)
             epoch = led.leadership.leader_epoch
@@ -81,9 +80,9 @@ def test_what_was_on_its_way_when_a_follower_told_of_less_does_not_count() -> No
 
 async def connected(cluster: Cluster, name: str, to: str, nursery: trio.Nursery) -> Channel:
     node = cluster.node(name)
-    at = address_of(node.views.view.brokers[to], node.config.cluster.peer_listener)
+    at = node.views.view.brokers[to].at(node.config.cluster.peer_listener)
     assert at is not None, "it is there"
-    channel = await dial(node.world.net, name, node.cluster_id, at)
+    channel = await node.peers.dial(at)
     nursery.start_soon(channel.read)
     return channel
 

@@ -11,8 +11,11 @@ import trio
 import trio.testing
 
 from tailrace.broker import gateway as module
+from tailrace.broker.dialling import Dialler
 from tailrace.broker.gateway import Gateway, leader_of
+from tailrace.broker.members import Peer, PeerAddress
 from tailrace.broker.peer import Peers
+from tailrace.broker.security import Credentials
 from tailrace.broker.server import Ready, Server
 from tailrace.broker.system import system_world
 from tailrace.broker.world import Drop, Fault, World
@@ -25,7 +28,6 @@ from tailrace.protocol.errors import (
 )
 from tailrace.protocol.messages import (
     Api,
-    BrokerAddress,
     DeleteRecordsRequest,
     DeleteRecordsResponse,
     DescribeGroupRequest,
@@ -49,11 +51,14 @@ class Elsewhere(Gateway):
         assert there.gateway is not None
         super().__init__(here.gateway.node, peers)
         self.other = there.gateway
-        self.address = BrokerAddress("n2", *ready.addresses["client"], None)
+        self.where = PeerAddress(*ready.addresses["client"], tls=False)
 
     async def metadata(self, *topics: str, auto_create: bool = False) -> MetadataResponse:
-        found = await self.other.metadata(*topics, auto_create=auto_create)
-        return replace(found, brokers=(self.address,))
+        return await self.other.metadata(*topics, auto_create=auto_create)
+
+    def peer(self, broker_id: str) -> Peer | None:
+        assert broker_id == "n2"
+        return Peer("n2", self.where)
 
     async def coordinator(self, group: str) -> str:
         return "n2"
@@ -71,7 +76,9 @@ async def two_brokers(
         trio.open_nursery() as nursery,
     ):
         # They are no cluster yet: each has its own id, and a broker asks only its own.
-        peers = Peers(system_world().net, "n1", ready.cluster_id)
+        credentials = Credentials(harness.config(tmp_path))
+        dialler = Dialler(*(system_world(), "n1", ready.cluster_id, credentials), listener="client")
+        peers = Peers(dialler.dial)
         nursery.start_soon(peers.run)
         await trio.testing.wait_all_tasks_blocked()
         yield Elsewhere(here, there, ready, peers), ready
@@ -179,7 +186,7 @@ def test_a_broker_that_is_not_there_is_a_timeout(
         async with two_brokers(tmp_path) as (gateway, ready):
             async with connected(ready) as client:
                 topic_id = await client.create("orders")
-            gateway.address = BrokerAddress("n2", "127.0.0.1", 1, None)
+            gateway.where = PeerAddress("127.0.0.1", 1, tls=False)
             with pytest.raises(RequestTimeout, match=r"T034: orders\[0\] got no answer"):
                 await gateway.ask_leader(
                     "orders", 0, harness.fetch_request(topic_id), FetchResponse

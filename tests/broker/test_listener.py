@@ -12,6 +12,7 @@ from tailrace.broker.server import Ready
 from tailrace.protocol.errors import ConnectError
 from tailrace.protocol.frame import PREAMBLE
 from tailrace.protocol.messages import HelloRequest
+from tests.broker.certified import certified
 from tests.broker.harness import (
     Client,
     batch,
@@ -225,15 +226,7 @@ def authority() -> trustme.CA:
 
 
 def tls_settings(tmp_path: Path, authority: trustme.CA) -> dict[str, str | int | float | bool]:
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
-    for number, blob in enumerate(certificate.cert_chain_pems):
-        blob.write_to_path(str(tmp_path / "cert.pem"), append=number > 0)
-    return {
-        "listeners.client.tls": True,
-        "security.tls_cert": str(tmp_path / "cert.pem"),
-        "security.tls_key": str(tmp_path / "key.pem"),
-    }
+    return {"listeners.client.tls": True, **certified(tmp_path, authority, "127.0.0.1")}
 
 
 def test_records_go_in_and_out_over_tls(tmp_path: Path, authority: trustme.CA) -> None:

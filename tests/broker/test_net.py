@@ -3,6 +3,7 @@
 import os
 import resource
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from tailrace.broker.net import TrioNet
 from tailrace.broker.threads import ThreadOffload
-from tailrace.broker.world import ServerTransport
+from tailrace.broker.world import BrokerTransport, ServerTransport
 from tailrace.protocol.seams import Buffer
 
 DATA_SEGS_IN_AT = 152  # in the kernel's tcp_info
@@ -60,6 +62,46 @@ async def pair() -> AsyncIterator[tuple[ServerTransport, trio.SocketStream]]:
         await stream.aclose()
 
 
+@asynccontextmanager
+async def both_ends(*, tls: bool) -> AsyncIterator[tuple[BrokerTransport, BrokerTransport]]:
+    """Who dialled, and who was dialled, both of ours."""
+    net, authority = TrioNet(ThreadOffload()), trustme.CA()
+    shown, trusting = server_side(authority), ssl.create_default_context()
+    authority.configure_trust(trusting)
+    listener = await net.listen("127.0.0.1", 0, tls=shown if tls else None)
+    accepted: list[ServerTransport] = []
+
+    async def accept() -> None:
+        accepted.append(await listener.accept())
+        await accepted[0].handshake()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        dialled = await net.connect(listener.host, listener.port, tls=trusting if tls else None)
+    try:
+        yield dialled, accepted[0]
+    finally:
+        dialled.close()
+        dialled.close()
+        accepted[0].close()
+        listener.close()
+
+
+def server_side(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+async def fill(transport: BrokerTransport, room: memoryview) -> None:
+    """As ``Arrivals`` receives a large body."""
+    with trio.fail_after(5):
+        while room:
+            count = await transport.receive_into(room)
+            assert count, "the peer ended"
+            room = room[count:]
+
+
 async def read(stream: trio.SocketStream, length: int) -> bytes:
     data = b""
     with trio.fail_after(5):
@@ -93,6 +135,80 @@ def test_memory_and_ranges_of_files_arrive_in_order(tmp_path: Path, cold: bool) 
             nursery.start_soon(transport.send, [part])
             assert await read(stream, 1_000) == content[1_000:2_000]
         part.close()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_brokers_send_each_other_memory_and_ranges_of_files_at_once(
+    tmp_path: Path, tls: bool
+) -> None:
+    content = os.urandom(2_000_000)
+    (tmp_path / "file").write_bytes(content)
+
+    async def main() -> None:
+        part = Range(tmp_path / "file", 500, 1_900_000, cold=True)
+        expected = b"head" + content[500:1_900_500] + content
+        sent: list[Buffer] = [b"head", part, content]
+        rooms = [bytearray(len(expected)) for _ in range(2)]
+        async with both_ends(tls=tls) as ends, trio.open_nursery() as nursery:
+            for transport, room in zip(ends, rooms, strict=True):
+                nursery.start_soon(transport.send, sent)
+                nursery.start_soon(fill, transport, memoryview(room))
+        assert [bytes(room) == expected for room in rooms] == [True, True]
+        part.close()
+
+    trio.run(main)
+
+
+def test_a_dialled_tls_connection_that_ends_is_told_from_one_that_is_closed_here() -> None:
+    async def main() -> None:
+        async with both_ends(tls=True) as (dialled, accepted):
+            await accepted.send([b"last"])
+            accepted.close()
+            assert await dialled.receive(100) == b"last"
+            assert await dialled.receive(100) == b""
+        async with both_ends(tls=True) as (dialled, _), trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(ConnectionAbortedError):
+                    await dialled.receive_into(memoryview(bytearray(10)))
+                with pytest.raises(ConnectionAbortedError):
+                    await dialled.send([b"late"])
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            dialled.close()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_tls_handshake_that_does_not_come_to_its_end_leaves_nothing_open(cancelled: bool) -> None:
+    async def main() -> None:
+        net = TrioNet(ThreadOffload())
+        shown, trusting = server_side(trustme.CA()), ssl.create_default_context()
+        listener = await net.listen("127.0.0.1", 0, tls=shown)
+        before = len(os.listdir("/proc/self/fd"))
+        async with trio.open_nursery() as nursery:
+
+            async def refuse() -> None:
+                accepted = await listener.accept()
+                if cancelled:
+                    await trio.testing.wait_all_tasks_blocked()
+                    nursery.cancel_scope.cancel()
+                try:
+                    with suppress(OSError):
+                        await accepted.handshake()
+                finally:
+                    accepted.close()
+
+            nursery.start_soon(refuse)
+            with suppress(ssl.SSLCertVerificationError):
+                await net.connect(listener.host, listener.port, tls=trusting)
+                raise AssertionError("nobody has signed it")
+        assert len(os.listdir("/proc/self/fd")) == before
+        listener.close()
 
     trio.run(main)
 
