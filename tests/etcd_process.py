@@ -70,6 +70,9 @@ BINARIES = by_version(candidates())
 BINARY = str(next(iter(BINARIES.values()), ""))
 # Nobody else can lead: it may see within 0.2 s, and not after one, that it has to.
 ALONE = ("--heartbeat-interval=20", "--election-timeout=200")
+needs_etcd = pytest.mark.skipif(
+    not BINARIES and not os.environ.get("CI"), reason="needs etcd: apt-get install etcd-server"
+)
 
 
 def tried() -> Iterator[Any]:
