@@ -100,12 +100,15 @@ class Topic:
         )
 
 
+Held = tuple[int, int, bool]  # a log's last epoch and its end, and whether it is undamaged
+
+
 @dataclass(frozen=True, slots=True)
 class Doubted:
     """A broker that held what was acknowledged until it restarted without a clean stop (R7)."""
 
     broker_id: str
-    held: tuple[int, int] | None = None  # its log's last epoch and end, once it has told
+    held: Held | None = None  # once it has told, while nobody leads
 
     def to_json(self) -> list[object]:
         return [self.broker_id, self.held]
@@ -113,7 +116,7 @@ class Doubted:
     @classmethod
     def from_json(cls, document: Any) -> "Doubted":
         broker_id, held = document
-        return cls(broker_id, None if held is None else (held[0], held[1]))
+        return cls(broker_id, None if held is None else (held[0], held[1], held[2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +134,11 @@ class Leadership:
     elr: tuple[str, ...] = ()  # left the ISR below its minimum, yet hold all that counts (R9)
     replicas: tuple[str, ...] = ()  # who holds a copy now, or fills one: wanted ones and leftovers
     revision: int = 0
-    doubted: tuple[Doubted, ...] = ()  # counts for nothing, but to find who lost least
+    doubted: tuple[Doubted, ...] = ()  # until there is a leader at work: count for nothing else
 
     def elected(self, broker_id: str) -> "Leadership":
         """The same partition, led by this broker in a new epoch."""
-        return replace(self, leader=broker_id, leader_epoch=self.leader_epoch + 1, doubted=())
+        return replace(self, leader=broker_id, leader_epoch=self.leader_epoch + 1)
 
     def to_json(self) -> bytes:
         return _dump(

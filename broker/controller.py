@@ -219,6 +219,10 @@ class Controller:
             half = len(some) // 2
             first = await self._store_some(some[:half], view)
             return [*first, *await self._store_some(some[half:], view)]
+        except MetadataUnavailable:  # stored all the same, perhaps (R16)
+            self._tell_losses(some, view)
+            raise
+        self._tell_losses(some, view)
         for one in some:
             if one.new_leader is not None:
                 self._metrics.elections.of(one.reason).inc()
@@ -256,24 +260,24 @@ class Controller:
                 count,
                 extra={"event": f"controller.{reason}", "code": None, "partitions": count},
             )
-        for one in stored:
-            if one.reason == "recovered":
-                self._tell_loss(one)
 
-    def _tell_loss(self, one: Change) -> None:
+    def _tell_losses(self, some: Sequence[Change], view: ClusterView) -> None:
         """S3: everybody who held all of it restarted, and may lack what was not synced."""
-        topic, partition = self._views.view.catalog.by_id[one.where[0]].name, one.where[1]
-        self._metrics.data_loss_possible.inc()
-        log.error(
-            "%s: no broker that held it was stopped cleanly; %s has most of it and leads:"
-            " acknowledged records may be lost",
-            *(texts.partition_name(topic, partition), one.new_leader),
-            extra={
-                **{"event": "data-loss-possible", "code": None, "topic": topic},
-                **{"partition": partition, "leader": one.new_leader},
-                "alike": f"{topic}:{partition}",
-            },
-        )
+        for one in some:
+            if one.reason != "recovered":
+                continue
+            topic, partition = view.catalog.by_id[one.where[0]].name, one.where[1]
+            self._metrics.data_loss_possible.inc()
+            log.error(
+                "%s: no broker that held it was stopped cleanly; %s has most of it and leads:"
+                " acknowledged records may be lost",
+                *(texts.partition_name(topic, partition), one.new_leader),
+                extra={
+                    **{"event": "data-loss-possible", "code": None, "topic": topic},
+                    **{"partition": partition, "leader": one.new_leader},
+                    "alike": f"{topic}:{partition}",
+                },
+            )
 
     def _tell_leaderless(self, view: ClusterView) -> None:
         """Partitions that wait for a broker: told when their number changes."""

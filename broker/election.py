@@ -16,7 +16,7 @@ compare-and-swap that stores it compares with (S30). None: nothing to change.
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from tailrace.broker.catalog import Doubted, Leadership
+from tailrace.broker.catalog import Doubted, Held, Leadership
 
 Test = Callable[[str], bool]  # of a broker id
 
@@ -110,7 +110,7 @@ def unclean(current: Leadership, broker_id: str) -> Leadership:
 
     Whatever others hold beyond it is given up. Tell of it: ``data-loss-possible`` (S3).
     """
-    return replace(current.elected(broker_id), isr=(broker_id,), elr=())
+    return replace(current.elected(broker_id), isr=(broker_id,), elr=(), doubted=())
 
 
 def candidates(current: Leadership) -> frozenset[str]:
@@ -121,37 +121,52 @@ def candidates(current: Leadership) -> frozenset[str]:
 def wiped(current: Leadership, broker_id: str) -> Leadership | None:
     """The broker came with another data directory: it holds nothing it was counted for (R7).
 
-    Also if nobody is left then: without an operator nobody leads a partition that is lost.
+    Also if nobody is left then: without an operator nobody leads a partition that is lost, not
+    even those that are doubted.
     """
-    left = replace(
+    left = _without(current, broker_id)
+    if candidates(current) == {broker_id}:
+        left = replace(left, doubted=())
+    return None if left == current else left
+
+
+def _without(current: Leadership, broker_id: str) -> Leadership:
+    return replace(
         current,
         leader=None if current.leader == broker_id else current.leader,
         isr=tuple(one for one in current.isr if one != broker_id),
         elr=tuple(one for one in current.elr if one != broker_id),
         doubted=tuple(one for one in current.doubted if one.broker_id != broker_id),
     )
-    return None if left == current else left
+
+
+def doubted(current: Leadership) -> frozenset[str]:
+    """Who restarted without a clean stop since there was a leader at work."""
+    return frozenset(one.broker_id for one in current.doubted)
 
 
 def restarted_unclean(current: Leadership, broker_id: str) -> Leadership | None:
     """The broker may have lost what it had not flushed, with a durability that counts that (R7).
 
-    As ``wiped``, and it is doubted from now on. The only one of all stays: None; whoever asks tells
-    of it, for what it lost is lost (S3).
+    It leaves ISR and ELR, and is doubted from now on. The only one of all stays: None; whoever asks
+    tells of it, for what it lost is lost (S3).
     """
-    doubted = {one.broker_id for one in current.doubted}
-    if broker_id not in candidates(current) | doubted:
+    could, others = candidates(current), doubted(current) - {broker_id}
+    if broker_id not in could | doubted(current) or (could == {broker_id} and not others):
         return None
-    if candidates(current) == {broker_id} and doubted <= {broker_id}:
-        return None
-    left = wiped(current, broker_id) or current
+    left = _without(current, broker_id)
     if current.leader_epoch:
         left = replace(left, doubted=(*left.doubted, Doubted(broker_id)))
+    if not candidates(left):  # what was told before may be less than they hold now
+        known = left.doubted if not could else map(Doubted, sorted(doubted(left)))
+        left = replace(left, doubted=tuple(known))
     return None if left == current else left
 
 
-def told(current: Leadership, broker_id: str, held: tuple[int, int]) -> Leadership | None:
-    """A broker that is doubted has opened its log: its last epoch, and its end."""
+def told(current: Leadership, broker_id: str, held: Held) -> Leadership | None:
+    """A broker that is doubted has opened its log. Nothing where somebody holds all."""
+    if candidates(current):
+        return None
     now = tuple(
         replace(one, held=held) if one.broker_id == broker_id else one for one in current.doubted
     )
@@ -168,27 +183,28 @@ def least_lost(current: Leadership, *, alive: Test) -> Leadership | None:
     if not all(alive(one.broker_id) and one.held is not None for one in current.doubted):
         return None
     order = (*current.replicas, *(one.broker_id for one in current.doubted))
-    most = max(one.held or (0, 0) for one in current.doubted)
-    fit = [one.broker_id for one in current.doubted if one.held == most]
-    chosen = min(fit, key=order.index)
-    return replace(current.elected(chosen), isr=(chosen,), elr=())
+    most = max(one.held for one in current.doubted if one.held is not None)
+    chosen = min((one.broker_id for one in current.doubted if one.held == most), key=order.index)
+    return replace(_without(current, chosen).elected(chosen), isr=(chosen,), elr=())
 
 
 def waited_for(current: Leadership) -> tuple[str, ...]:
     """Of a partition without a leader: one of the candidates, or all who are doubted."""
-    return (*current.isr, *current.elr) or tuple(one.broker_id for one in current.doubted)
+    return (*current.isr, *current.elr) or tuple(sorted(doubted(current)))
 
 
 def given_up(current: Leadership, broker_id: str) -> Leadership | None:
     """The broker goes on, but its copy is of no use, and it will fill another one.
 
     As ``wiped`` while there are other candidates, in a new epoch of the leader: a fetch of the old
-    copy may still be on its way, in the same broker epoch, and would count for the new one.
+    copy may still be on its way, in the same broker epoch, and would count for the new one. Where
+    there are none, it is waited for no more if others are doubted as well.
     """
-    if candidates(current) <= {broker_id}:
+    others = candidates(current) or doubted(current)
+    if broker_id not in candidates(current) | doubted(current) or others <= {broker_id}:
         return None
-    left = wiped(current, broker_id)
-    return left if left is None or left.leader is None else left.elected(left.leader)
+    left = _without(current, broker_id)
+    return left if left.leader is None else left.elected(left.leader)
 
 
 def stepped_aside(current: Leadership, broker_id: str, need: int) -> Leadership | None:

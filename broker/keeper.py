@@ -228,7 +228,7 @@ class Keeper:
             topic, one = catalog.by_id[topic_id], mine[topic_id, number]
             if topic_id not in configs:
                 configs[topic_id] = self._config_of(topic)
-            counted_on = self._broker_id in election.candidates(one)
+            counted_on = self._broker_id in election.candidates(one) | election.doubted(one)
             counted_on &= self._may_have_opened((topic_id, number), one)
             yield Opening(topic, number, configs[topic_id], counted_on)
 
@@ -327,7 +327,8 @@ class Keeper:
             partition = self._shelf.get(*where) if one.doubted else None
             if partition is not None and partition.serving:
                 epochs = partition.log.epochs
-                held = (epochs[-1].epoch if epochs else 0, partition.log.end)
+                whole = not partition.log.quarantined
+                held = (epochs[-1].epoch if epochs else 0, partition.log.end, whole)
                 if (said := election.told(one, self._broker_id, held)) is not None:
                     told[where] = said
         if not told:
@@ -349,7 +350,7 @@ class Keeper:
         """Let new settings of topics hold."""
         for topic in now.by_id.values():
             known = before.by_id.get(topic.topic_id)
-            if known is None or known.revision == topic.revision:
+            if known is not None and known.revision == topic.revision:
                 continue
             self._shelf.reconfigure(topic, self._config_of(topic))
             for partition in self._shelf.of(topic):

@@ -194,12 +194,14 @@ class Partition(LocalCopy):
         self.advance()
 
     def _require(self) -> None:
-        """As many in sync as the copies ask for. While more of them are made, as many as before:
-        else the topic took no writes until they are filled."""
-        need = election.min_isr(self.config.min_isr, self.copies)
-        growing = self.role == "leader" and len(self.leadership.isr) < need
-        self._held_copies = min(self._held_copies, self.copies) if growing else self.copies
-        need = election.min_isr(self.config.min_isr, self._held_copies)
+        """As many in sync as the copies ask for. While more of them are filled, as many as before,
+        until as many may be missing as before: else a topic that grows takes no writes."""
+        configured, held = self.config.min_isr, min(self._held_copies, self.copies)
+        spare = held - election.min_isr(configured, held)
+        enough = election.min_isr(configured, self.copies) + spare
+        growing = self.role == "leader" and len(self.leadership.isr) < enough
+        self._held_copies = held if growing else self.copies
+        need = election.min_isr(configured, self._held_copies)
         if self.replica.reconfigure(self.config.durability, need):
             self._risen()
 

@@ -255,7 +255,8 @@ class Replica:
             return None
         current = self.leadership
         self._watched_since = min(self._watched_since, now)
-        alone = not self.followers and current.isr == (current.leader,) and not current.elr
+        alone = not self.followers and current.isr == (current.leader,)
+        alone = alone and not current.elr and not current.doubted
         if alone and not self._doubtful:
             return None  # nobody to come or to go: looked at for every partition of a lone broker
         removed = tuple(one for one in current.isr if self._late(one, now - lag_max))

@@ -164,14 +164,14 @@ def test_an_unclean_restart_gives_way_to_others_only() -> None:
     assert told(election.restarted_unclean(state("b", "b"), "a")) == "nothing"
 
 
-def all_restarted(*held: tuple[str, tuple[int, int]]) -> Leadership:
+def all_restarted(*held: tuple[str, tuple[int, int]], damaged: str = "") -> Leadership:
     """Everybody restarted without a clean stop, in this order, and told how much it holds."""
     one = state("a", "abc")
     for broker, _ in held:
         one = election.restarted_unclean(one, broker) or one
     assert told(one) == "-3"
     for broker, much in held:
-        one = election.told(one, broker, much) or one
+        one = election.told(one, broker, (*much, broker not in damaged)) or one
     return one
 
 
@@ -183,6 +183,47 @@ def test_where_all_restarted_unclean_whoever_holds_most_leads() -> None:
     assert recovered(all_restarted(("a", (3, 100)), ("b", (3, 90)), ("c", (3, 50)))) == "a4 a"
     assert recovered(all_restarted(("b", (3, 90)), ("a", (3, 50)), ("c", (2, 95)))) == "b4 b"
     assert recovered(all_restarted(("c", (3, 90)), ("b", (3, 90)), ("a", (3, 50)))) == "b4 b"
+
+
+def test_of_those_that_hold_as_much_one_without_damage_leads() -> None:
+    held = ("a", (3, 90)), ("b", (3, 90)), ("c", (3, 90))
+    assert recovered(all_restarted(*held)) == "a4 a"
+    assert recovered(all_restarted(*held, damaged="a")) == "b4 b"
+
+
+def test_who_is_elected_before_its_lease_ends_and_restarts_unclean_is_one_of_all() -> None:
+    one = election.restarted_unclean(state("a", "abc"), "a")
+    for broker in "bc":  # each is taken to be alive still
+        assert one is not None
+        one = election.restarted_unclean(one.elected(broker), broker)
+    assert one is not None
+    assert told(one) == "-5"
+    assert election.waited_for(one) == ("a", "b", "c")
+
+
+def test_what_is_told_counts_only_while_nobody_holds_all() -> None:
+    half = election.restarted_unclean(state("a", "abc"), "a")
+    assert half is not None
+    assert told(election.told(half, "a", (3, 7, True))) == "nothing"
+
+
+def test_a_copy_of_no_use_is_not_waited_for() -> None:
+    one = all_restarted(("a", (3, 100)), ("b", (3, 90)), ("c", (3, 50)))
+    without = election.given_up(one, "a")
+    assert without is not None
+    assert recovered(without, "bc") == "b4 b"
+    for broker in "bc":
+        without = election.given_up(without, broker) or without
+    assert election.waited_for(without) == ("c",), "the last one is"
+
+
+def test_without_the_last_that_held_all_an_operator_decides() -> None:
+    one = state("a", "abc")
+    for broker in "bc":
+        one = election.restarted_unclean(one, broker) or one
+    lost = election.wiped(one, "a")
+    assert lost is not None
+    assert election.waited_for(lost) == ()
 
 
 def test_all_who_restarted_unclean_are_waited_for() -> None:
@@ -203,12 +244,10 @@ def test_nobody_waits_for_a_disk_that_is_lost_or_where_somebody_holds_all() -> N
     assert failed_over(half, "bc") == "b4 bc"
 
 
-def test_a_leader_ends_the_doubts_about_others() -> None:
-    one = election.restarted_unclean(state("a", "abc"), "b")
-    assert one is not None
-    assert [each.broker_id for each in one.doubted] == ["b"]
-    assert one.elected("a").doubted == ()
+def test_doubts_are_stored() -> None:
+    one = all_restarted(("a", (3, 100)), ("b", (3, 90)), ("c", (3, 50)))
     assert Leadership.from_json(one.to_json(), 7) == one
+    assert election.unclean(one, "b").doubted == ()
 
 
 def test_in_the_first_epoch_nobody_is_doubted() -> None:

@@ -1,5 +1,6 @@
 """What a broker counts for when it comes back: with its directory, with another, not at all."""
 
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,34 @@ def test_an_unclean_stop_costs_the_place_where_acks_do_not_wait_for_a_sync() -> 
         }
         assert cluster.topic("fast").topic_id.hex() in changed
         await cluster.until(lambda: lost in cluster.leadership("fast").isr)
+
+    clustered(main)
+
+
+@pytest.mark.parametrize("whole", NAMES)
+@pytest.mark.parametrize("order", list(permutations(NAMES)))
+def test_where_all_lost_power_at_once_nothing_is_lost_that_one_of_them_holds(
+    whole: str, order: tuple[str, ...]
+) -> None:
+    async def main(cluster: Cluster) -> None:
+        await cluster.create("fast", 3, durability="replicated")
+        for number in range(3):
+            await cluster.send("fast", b"a", partition=number)
+        await trio.sleep(60)  # by then that is on every disk
+        for number in range(3):
+            await cluster.send("fast", b"b", partition=number)
+        for name in NAMES:
+            cluster.machine(name).power_cut(keep_all if name == whole else drop_all)
+        for name in NAMES:
+            await cluster.machine(name).ended()
+        for name in order:  # before the leases of their former lives have ended
+            await cluster.start(name)
+        await cluster.until(
+            lambda: all(len(cluster.leadership("fast", number).isr) == 3 for number in range(3))
+        )
+        for number in range(3):
+            assert {cluster.partition(name, "fast", number).log.end for name in NAMES} == {2}
+            assert not cluster.leadership("fast", number).doubted
 
     clustered(main)
 

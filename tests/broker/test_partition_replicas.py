@@ -94,6 +94,18 @@ def test_a_topic_that_grew_needs_more_in_sync_once_they_are_there(bench: Bench) 
     assert (refused.have, refused.need) == (1, 2)
 
 
+def test_a_topic_that_grows_goes_on_without_as_many_as_before(leading: Bench) -> None:
+    leading.want("n1", "n2", "n3", "n4", "n5")
+    five = replace(OF_THREE, replicas=("n1", "n2", "n3", "n4", "n5"), revision=8)
+    leading.partition.learn(replace(five, isr=("n1", "n2")))
+    assert leading.send(values(b"a")).outcomes == {}
+    leading.partition.learn(replace(five, isr=("n1", "n2", "n3", "n4"), revision=9))
+    leading.partition.learn(replace(five, isr=("n1", "n2"), revision=10))
+    refused = leading.send(values(b"b")).outcomes[0]
+    assert isinstance(refused, NotEnoughReplicas)
+    assert (refused.have, refused.need) == (2, 3)
+
+
 def test_a_topic_that_grew_needs_more_of_whoever_leads_next(bench: Bench) -> None:
     bench.partition.step_down()
     bench.want("n1", "n2", "n3")
