@@ -2,21 +2,23 @@
 
     python -m tailrace.bench.cold [--size 512MiB]
 
-A topic of that size is written, synced, and thrown out of the page cache file by file
-(``posix_fadvise``). Paths: ``cold-read`` (the consumer's bytes per second, through the broker, by
-fetches of 1 MiB of which nothing is decoded) and ``disk-read`` (the same files, read in one stream
-without a broker); ``live-p99`` and ``live-p99-beside-cold``: durable sends to another topic at
-200/s, from their intended times, before and while the cold topic is read, again and again. What the
-device alone does to whoever syncs, without a broker: ``sync-p99`` (100 B written into a file of its
-own and synced, at the same rate), ``sync-p99-beside-read`` (while the same files are read as fast
-as they can be) and ``sync-p99-beside-slow-read`` (at 150 MB/s).
+A topic of that size is written, synced, and thrown out of the page cache (``posix_fadvise``) before
+each lap, that is each time it is read. Paths: ``cold-read`` (the consumer's bytes per second,
+through the broker, by fetches of 1 MiB of which nothing is decoded) and ``disk-read`` (the same
+files in the same laps directly before, without a broker and with nobody beside: as many reads of
+1 MiB under way as the consumer has fetches), in turns. What a virtual disk keeps in its host's
+memory is as fast for both. ``live-p99`` and ``live-p99-beside-cold``: durable sends to another
+topic at 200/s, from their intended times, before and while the cold topic is read. What the device
+alone does to whoever syncs, without a broker: ``sync-p99`` (100 B written into a file of its own
+and synced, at the same rate), ``sync-p99-beside-read`` (while the same files are read as fast as
+they can be) and ``sync-p99-beside-slow-read`` (at 150 MB/s).
 """
 
-import math
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -28,8 +30,16 @@ from tailrace.bench.actors import Actor, go
 from tailrace.bench.cpus import SENDERS
 from tailrace.bench.latency import send
 from tailrace.bench.streams import create
-from tailrace.bench.wire import Wire, batch_of
-from tailrace.bench.workbench import BLOCK, Workbench, parser, say, workbench
+from tailrace.bench.wire import FETCHES_IN_FLIGHT, Wire, batch_of
+from tailrace.bench.workbench import (
+    BLOCK,
+    WARM_S,
+    Workbench,
+    parser,
+    say,
+    touch_memory,
+    workbench,
+)
 from tailrace.bench.workload import percentiles
 from tailrace.protocol.units import parse_size_bytes
 
@@ -37,14 +47,15 @@ SIZE_BYTES = 1_000
 RECORDS = 256
 RATE_PER_S = 200.0
 FETCH_BYTES = 1 << 20
+TURNS = 3  # of the device alone, and of the broker
 SLOW_BYTES_PER_S = 150e6
 SYNCED_BYTES = 8 << 20  # written before, so that a sync is as cheap as it can be
 
 
 def forget(folder: Path) -> int:
-    """Sync all logs below a folder and drop them from the page cache; their bytes."""
+    """Sync all logs of a folder and drop them from the page cache; their bytes."""
     total = 0
-    for path in sorted(folder.rglob("*.log")):
+    for path in sorted(folder.glob("*.log")):
         number = os.open(path, os.O_RDONLY)
         try:
             os.fdatasync(number)
@@ -55,16 +66,43 @@ def forget(folder: Path) -> int:
     return total
 
 
-def read_files(folder: Path, bytes_per_s: float = math.inf) -> tuple[int, float]:
-    """All logs below a folder, one after the other, at most so fast. Bytes, and seconds it took."""
+def read_files(folder: Path, bytes_per_s: float) -> tuple[int, float]:
+    """All logs of a folder, one after the other, at most so fast. Bytes, and seconds it took."""
     buffer, total = bytearray(BLOCK), 0
     began = time.perf_counter()
-    for path in sorted(folder.rglob("*.log")):
+    for path in sorted(folder.glob("*.log")):
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(buffer):
                 total += count
                 time.sleep(max(0.0, began + total / bytes_per_s - time.perf_counter()))
     return total, time.perf_counter() - began
+
+
+def read_at_once(folder: Path) -> tuple[int, float]:
+    """The same as fast as they can be, ``FETCHES_IN_FLIGHT`` reads under way."""
+    places = [
+        (path, at)
+        for path in sorted(folder.glob("*.log"))
+        for at in range(0, path.stat().st_size, FETCH_BYTES)
+    ]
+    counts = [0] * FETCHES_IN_FLIGHT
+
+    def reader(number: int) -> None:
+        buffer = bytearray(FETCH_BYTES)
+        with ExitStack() as stack:
+            files: dict[Path, int] = {}
+            for path, at in places[number::FETCHES_IN_FLIGHT]:
+                if path not in files:
+                    files[path] = stack.enter_context(path.open("rb", buffering=0)).fileno()
+                counts[number] += os.preadv(files[path], [buffer], at)
+
+    threads = [threading.Thread(target=reader, args=(one,)) for one in range(FETCHES_IN_FLIGHT)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts), time.perf_counter() - began
 
 
 def sync(folder: Path, seconds: float) -> float:
@@ -86,7 +124,7 @@ def sync(folder: Path, seconds: float) -> float:
 
 def live(bench: Workbench, url: str, path: str) -> None:
     """The p99 of durable sends."""
-    with Actor(send, url, "live", RATE_PER_S, bench.seconds).placed(
+    with Actor(send, url, "live", RATE_PER_S, bench.seconds, WARM_S).placed(
         SENDERS, fine_timers=True
     ) as sender:
         go(sender)
@@ -126,40 +164,51 @@ class Reader(threading.Thread):
         self._over.set()
         self.join()
 
+    @property
+    def bytes_per_s(self) -> float:
+        return self.size_bytes / self.seconds
+
 
 def measure(bench: Workbench, size_bytes: int) -> None:
     with bench.broker(touch_bytes=size_bytes) as broker:
         anyio.run(create, broker.url, ["live"], 1, "fsync")
         anyio.run(create, broker.url, ["cold"], 1, "os")
         with Wire(broker.url) as wire:
-            batch = batch_of(wire.topic("cold"), 0, RECORDS, SIZE_BYTES)
+            topic = wire.topic("cold")
+            batch = batch_of(topic, 0, RECORDS, SIZE_BYTES)
+            touch_memory(size_bytes)
             count, _ = wire.produce([batch], size_bytes=size_bytes)
-            say(f"cold: {forget(broker.data_dir) >> 20} MiB of files")
-            read_bytes, took_s = read_files(broker.data_dir)
-            bench.tell("disk-read", read_bytes / took_s, "bytes/s", system="machine")
-            live(bench, broker.url, "live-p99")
+            (folder,) = broker.data_dir.rglob(f"{topic.topic_id.hex()}-0")
+            say(f"cold: {forget(folder) >> 20} MiB of files")
 
             def lap() -> tuple[int, float]:
                 return wire.read(batch, count, bytes_max=FETCH_BYTES, laps=1)
 
-            with Reader(broker.data_dir, lap) as reader:
-                live(bench, broker.url, "live-p99-beside-cold")
-            bytes_per_s = reader.size_bytes / reader.seconds
-            bench.tell("cold-read", bytes_per_s, "bytes/s", size_bytes=SIZE_BYTES)
-        alone(bench, broker.data_dir)
+            for _ in range(TURNS):
+                live(bench, broker.url, "live-p99")
+                with Reader(folder, partial(read_at_once, folder)) as disk:
+                    time.sleep(bench.seconds)
+                bench.tell("disk-read", disk.bytes_per_s, "bytes/s", system="machine")
+                with Reader(folder, lap) as reader:
+                    live(bench, broker.url, "live-p99-beside-cold")
+                bench.tell("cold-read", reader.bytes_per_s, "bytes/s", size_bytes=SIZE_BYTES)
+        alone(bench, folder)
 
 
 def alone(bench: Workbench, folder: Path) -> None:
     """What the device does to whoever syncs, without a broker."""
     bench.tell("sync-p99", sync(bench.folder, bench.seconds), "ms", system="machine")
-    for name, bytes_per_s in (("read", math.inf), ("slow-read", SLOW_BYTES_PER_S)):
-        with Reader(folder, partial(read_files, folder, bytes_per_s)):
+    for name, lap in (
+        ("read", partial(read_at_once, folder)),
+        ("slow-read", partial(read_files, folder, SLOW_BYTES_PER_S)),
+    ):
+        with Reader(folder, lap):
             found = sync(bench.folder, bench.seconds)
         bench.tell(f"sync-p99-beside-{name}", found, "ms", system="machine")
 
 
 def main() -> None:
-    made = parser(__doc__ or "", seconds=3.0)
+    made = parser(__doc__ or "", seconds=2.0)
     made.add_argument("--size", default="512MiB", help="of the cold topic")
     given = made.parse_args()
     with workbench(given) as bench:

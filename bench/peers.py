@@ -24,13 +24,12 @@ from tailrace.bench.cpus import RECEIVERS, SENDERS, pin
 from tailrace.bench.peer_catalogue import peers
 from tailrace.bench.peer_job import Done, Job, Peer, Started, Variant, dump_job, load_done
 from tailrace.bench.peer_process import HOME
-from tailrace.bench.results import Measured, emit
-from tailrace.bench.workbench import say, touch_disk, touch_memory
+from tailrace.bench.results import LATENCIES, Measured, emit
+from tailrace.bench.workbench import WARM_S, say, touch_disk, touch_memory
 from tailrace.bench.workload import percentiles
 
 PRODUCE, EACH = "produce", "produce-each"
 CONSUMING = ("consume-batches", "consume-each")
-LATENCIES = ("ack-latency-p50", "ack-latency-p99", "deliver-latency-p50", "deliver-latency-p99")
 PATHS = (PRODUCE, EACH, *CONSUMING, *LATENCIES)
 TOUCH_BYTES = 256 << 20  # of the disk, before a server writes there
 PATIENCE_S = 90.0  # for a client process, beyond the time that it measures
@@ -215,7 +214,7 @@ def main() -> int:
     made.add_argument("--size", type=int, default=100, help="bytes of a value")
     made.add_argument("--seconds", type=float, default=5.0, help="of each timed stretch")
     made.add_argument("--rates", default="500,1000", help="sends per second, for latency")
-    made.add_argument("--warm", type=float, default=2.0, help="seconds of sends before, untimed")
+    made.add_argument("--warm", type=float, default=WARM_S, help="seconds of sends before, untimed")
     made.add_argument("--rounds", type=int, default=1)
     made.add_argument("--round", type=int, default=0, help="number of the first one")
     made.add_argument("--folder", type=Path, help="where to work: on the disk to be measured")

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+LATENCIES = ("ack-latency-p50", "ack-latency-p99", "deliver-latency-p50", "deliver-latency-p99")
+
 
 @dataclass(frozen=True)
 class Measured:

@@ -22,6 +22,7 @@ from tailrace.bench.results import Measured, emit
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 BLOCK = 1 << 20
+WARM_S = 2.0  # of sends at a fixed rate before those that are timed, of tailrace and of peers
 
 
 @dataclass(frozen=True)
