@@ -2,15 +2,21 @@
 
     python -m tailrace.bench.growth [--log 2GiB]
 
-Batches of 100 records of 100 B, encoded before, one a request, eight under way: at most eight
-partitions are dirty in a sync round. Paths: ``cpu-partitions-1`` and ``cpu-partitions-1000``
-(processor time of the broker per record, durability fsync; with 1,000 the batches go around);
-``cpu-log-small`` and ``cpu-log-large`` (durability os, batches of 10 KB again, into a log that is
-at 1/20 of ``--log`` and at ``--log``; what lies between is written in batches of 256 KiB). The
-target speaks of 1 and 20 GiB: give ``--log 20GiB`` where the disk has room for it.
+Batches of 100 records of 100 B, encoded before, one a request, synced before they are acknowledged.
+Paths: ``cpu-partitions-1`` and ``cpu-partitions-1000`` (processor time of the broker per record, by
+one connection with eight batches under way: with 1,000 the batches go around, so that at most eight
+partitions are dirty in a sync round), ``cpu-partitions-1@96`` and ``cpu-partitions-1000@96`` (by
+twelve such connections: at most 96 are dirty); ``cpu-log-small`` and ``cpu-log-large`` (one
+connection again, into a log that is at 1/20 of ``--log`` and at ``--log``; what lies between is
+written in batches of 256 KiB). The target speaks of 1 and 20 GiB: give ``--log 20GiB`` where the
+disk has room for it. What a sync waits for takes no processor time; how many batches share a round
+does depend on the disk, so kinds stand in turns where they can.
 """
 
+import threading
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import anyio
 
@@ -18,13 +24,14 @@ from tailrace.bench.cpus import SENDERS, pin
 from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.raw import RECORDS as LARGE_RECORDS
 from tailrace.bench.streams import create
-from tailrace.bench.wire import Batch, Wire, batch_of
+from tailrace.bench.wire import IN_FLIGHT, Batch, Wire, batch_of
 from tailrace.bench.workbench import Workbench, cpu_seconds, parser, touch_memory, workbench
 from tailrace.protocol.units import parse_size_bytes
 
 RECORDS = 100
 SIZE_BYTES = 100
 MANY = 1_000
+CONNECTIONS = 12  # each with IN_FLIGHT batches: the target speaks of at most 100 dirty
 WARM_BATCHES = 20  # of each partition
 SMALL_SHARE = 20
 TOUCH_BYTES = 512 << 20
@@ -33,38 +40,54 @@ SETTLE_S = 2.0
 
 
 def per_record(
-    broker: BrokerProcess, wire: Wire, batches: list[Batch], seconds: float
+    broker: BrokerProcess, wires: Sequence[Wire], batches: Sequence[Batch], seconds: float
 ) -> tuple[float, int]:
-    """Processor time in us, and records."""
+    """Processor time in us, and records; by all connections at once, each with its share of
+    several partitions."""
+    counts: list[int] = []
+
+    def write(wire: Wire, share: Sequence[Batch]) -> None:
+        counts.append(wire.produce(share, seconds=seconds)[0])
+
+    shares = [batches[at :: len(wires)] or batches for at in range(len(wires))]
+    threads = [
+        threading.Thread(target=write, args=pair) for pair in zip(wires, shares, strict=True)
+    ]
     before = cpu_seconds(broker.pid)
-    count, _ = wire.produce(batches, seconds=seconds)
-    records = count * RECORDS
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(counts) == len(wires), "a connection failed"
+    records = sum(counts) * RECORDS
     return (cpu_seconds(broker.pid) - before) / records * 1e6, records
 
 
 def partitions(bench: Workbench) -> None:
-    with bench.broker(touch_bytes=TOUCH_BYTES) as broker:
+    with bench.broker(touch_bytes=TOUCH_BYTES) as broker, ExitStack() as stack:
         anyio.run(create, broker.url, ["one"], 1, "fsync")
         anyio.run(create, broker.url, ["many"], MANY, "fsync")
-        with Wire(broker.url) as wire:
-            one = [batch_of(wire.topic("one"), 0, RECORDS, SIZE_BYTES)]
-            topic = wire.topic("many")
-            many = [batch_of(topic, number, RECORDS, SIZE_BYTES) for number in range(MANY)]
-            # The first batches of a log cost more: files grow, zeros are written ahead of them.
-            for batches in (one, many):
-                size_bytes = WARM_BATCHES * len(one[0].entry) * len(batches)
-                wire.produce(batches, size_bytes=size_bytes, acks=1)
-            time.sleep(SETTLE_S)
-            for _ in range(TURNS):
+        wires = [stack.enter_context(Wire(broker.url)) for _ in range(CONNECTIONS)]
+        one = [batch_of(wires[0].topic("one"), 0, RECORDS, SIZE_BYTES)]
+        topic = wires[0].topic("many")
+        many = [batch_of(topic, number, RECORDS, SIZE_BYTES) for number in range(MANY)]
+        # The first batches of a log cost more: files grow, zeros are written ahead of them.
+        for batches in (one, many):
+            size_bytes = WARM_BATCHES * len(one[0].entry) * len(batches)
+            wires[0].produce(batches, size_bytes=size_bytes, acks=1)
+        time.sleep(SETTLE_S)
+        touch_memory(TOUCH_BYTES)
+        for _ in range(TURNS):
+            for suffix, some in (("", wires[:1]), (f"@{CONNECTIONS * IN_FLIGHT}", wires)):
                 for batches in (one, many):
-                    cost, records = per_record(broker, wire, batches, bench.seconds)
-                    tell(bench, f"cpu-partitions-{len(batches)}", cost, records, durable=True)
+                    cost, records = per_record(broker, some, batches, bench.seconds)
+                    tell(bench, f"cpu-partitions-{len(batches)}{suffix}", cost, records)
 
 
 def log(bench: Workbench, size_bytes: int) -> None:
-    touch_memory(size_bytes)
-    with bench.broker() as broker:
-        anyio.run(create, broker.url, ["log"], 1, "os")
+    with bench.broker(touch_bytes=size_bytes) as broker:
+        touch_memory(size_bytes)
+        anyio.run(create, broker.url, ["log"], 1, "fsync")
         with Wire(broker.url) as wire:
             topic = wire.topic("log")
             small = [batch_of(topic, 0, RECORDS, SIZE_BYTES)]
@@ -73,15 +96,16 @@ def log(bench: Workbench, size_bytes: int) -> None:
             for name, more in (("small", 0), ("large", size_bytes)):
                 if more:
                     wire.produce(large, size_bytes=more - size_bytes // SMALL_SHARE)
-                time.sleep(SETTLE_S)  # the kernel has written most of it
+                time.sleep(SETTLE_S)
+                touch_memory(TOUCH_BYTES)
                 for _ in range(TURNS):
-                    cost, records = per_record(broker, wire, small, bench.seconds)
-                    tell(bench, f"cpu-log-{name}", cost, records, durable=False)
+                    cost, records = per_record(broker, [wire], small, bench.seconds)
+                    tell(bench, f"cpu-log-{name}", cost, records)
 
 
-def tell(bench: Workbench, path: str, cost: float, records: int, *, durable: bool) -> None:
+def tell(bench: Workbench, path: str, cost: float, records: int) -> None:
     note = f"{records:,} records of broker CPU"
-    bench.tell(path, cost, "us/record", size_bytes=SIZE_BYTES, durable=durable, note=note)
+    bench.tell(path, cost, "us/record", size_bytes=SIZE_BYTES, durable=True, note=note)
 
 
 def main() -> None:
