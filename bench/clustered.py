@@ -4,22 +4,23 @@
 
 Without an ``etcd`` on PATH it says so on stderr, and tells nothing. Paths: ``replicas-1`` and
 ``replicas-3`` (``send_many`` of 100 B records into three partitions, durability fsync, min_isr 2),
-in turn, and ``replicas-1-p50``, ``-p99``, ``replicas-3-p50``, ``-p99`` (single durable sends at
-100/s, from their intended times). Processes are not pinned: there are more of them than roles.
+in turn, a second and more of each, and ``replicas-1-p50``, ``-p99``, ``replicas-3-p50``, ``-p99``
+(single durable sends at 100/s, from their intended times). Processes are not pinned: there are more
+of them than roles.
 """
 
 import anyio
 
 from tailrace.bench.cluster import cluster, etcd_binary
 from tailrace.bench.replicated import COPIES, measure
-from tailrace.bench.workbench import Workbench, parser, say, touch_disk, workbench
+from tailrace.bench.workbench import Workbench, parser, say, touch_disk, touch_memory, workbench
 from tailrace.bench.workload import Workload, percentiles
 
 SIZE_BYTES = 100
-RECORDS = 500_000
+RECORDS = 6_000_000  # a second and more, also without copies
 PARTITIONS = 3
 CALL_RECORDS = 10_000
-TOUCH_BYTES = 512 << 20
+TOUCH_BYTES = 3 * RECORDS * SIZE_BYTES  # as much as three copies take
 
 
 def tell(bench: Workbench, copies: int, rate: float, latencies: list[float]) -> None:
@@ -28,6 +29,10 @@ def tell(bench: Workbench, copies: int, rate: float, latencies: list[float]) -> 
     found = percentiles(latencies)
     for share in ("p50", "p99"):
         bench.tell(f"{path}-{share}", found[share], "ms", size_bytes=SIZE_BYTES, durable=True)
+
+
+def touch() -> None:
+    touch_memory(TOUCH_BYTES)
 
 
 def main() -> None:
@@ -43,7 +48,9 @@ def main() -> None:
         with cluster(bench.folder) as url:
             for _ in range(given.turns):
                 for copies in COPIES:
-                    rate, latencies = anyio.run(measure, url, workload, copies)
+                    rate, latencies = anyio.run(
+                        measure, url, workload, copies, bench.seconds, touch
+                    )
                     tell(bench, copies, rate, latencies)
 
 

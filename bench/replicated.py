@@ -7,6 +7,7 @@ the work shares its processors and its disk: what matters is the ratio, and on h
 
 import os
 import uuid
+from collections.abc import Callable
 
 import anyio
 import click
@@ -47,8 +48,15 @@ def main(url: str, rounds: int, records: int, size: int, partitions: int, batch:
     print(f"ratio: {ratios[len(ratios) // 2]:.2f} (median; {ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
-async def measure(url: str, workload: Workload, copies: int) -> tuple[float, list[float]]:
-    """Records per second, and latencies in ms of single sends, to topics with so many copies."""
+async def measure(
+    url: str,
+    workload: Workload,
+    copies: int,
+    seconds: float = 5.0,
+    before: Callable[[], None] = lambda: None,
+) -> tuple[float, list[float]]:
+    """Records per second, and latencies in ms of single sends, to topics with so many copies,
+    sent for so many seconds. ``before`` is called right before records are produced and timed."""
     values = make_values(workload.records, workload.size_bytes)
     async with tailrace.connect(url) as client:
         watch = Watch(client, PATIENCE_S)
@@ -57,10 +65,11 @@ async def measure(url: str, workload: Workload, copies: int) -> tuple[float, lis
         try:
             part = values[: len(values) // 5]
             await produce(client, workload, topic, part, watch.moved, watch)  # first touches
+            before()
             measured = await produce(client, workload, topic, values, watch.moved, watch)
             assert not measured.errors, f"{measured.errors} records were not acknowledged"
             latencies = await single_sends(
-                client, topic, rate_per_s=100.0, seconds=5.0, size_bytes=workload.size_bytes
+                client, topic, rate_per_s=100.0, seconds=seconds, size_bytes=workload.size_bytes
             )
         finally:
             await client.admin.delete_topic(topic)
