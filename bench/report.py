@@ -2,17 +2,21 @@
 ``write``.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 
-from tailrace.bench.results import Measured, dumps
-from tailrace.bench.rows import ROWS, SIGNS, Judged, judge
+from tailrace.bench.results import LATENCIES, Measured, dumps
+from tailrace.bench.rows import ROWS, SIGNS, Judged, Pick, Row, judge
 from tailrace.bench.svg import Bar, bars, lines
 
 FIGURES = "figures.jsonl"
 REPORT = "report.md"
+VERDICTS = "report.json"
+SCHEMA = "tailrace.report/1"
 _SHOWN: dict[str, Callable[[float], str]] = {
     "records/s": lambda value: f"{_short(value)}/s",
     "bytes/s": lambda value: f"{value / 1e6:,.0f} MB/s",
@@ -45,29 +49,75 @@ def spread(values: Iterable[float], show: Callable[[float], str]) -> str:
     return f"{middle} ({show(ordered[0])} to {show(ordered[-1])})" if len(ordered) > 1 else middle
 
 
-def targets(figures: Sequence[Measured]) -> str:
-    """The table of P1 to P15."""
+def targets(figures: Sequence[Measured], rows: Sequence[Row] = ROWS) -> str:
+    """The table of P1 to P15, or of other rows."""
     head = ("", "what", "measured", "ratio", "beside", "target", "reached")
-    return _table(head, [_cells(judge(row, figures)) for row in ROWS])
+    return _table(head, [_cells(judge(row, figures)) for row in rows])
 
 
 def _cells(judged: Judged) -> tuple[str, ...]:
-    row = judged.row
-    if row.against is None:
-        target = f"{SIGNS[row.sense]} {shown(row.limit, judged.unit)}" if judged.unit else ""
-    else:
-        target = row.target
+    row, target = judged.row, _target(judged)
     if not judged.values:
         return (row.name, row.what, "not measured", "", "", target, "")
     values = spread(judged.values.values(), partial(shown, unit=judged.unit))
-    if judged.reached is None:
+    if not judged.counted:
         return (row.name, row.what, values, "", "nothing to stand beside", target, "")
     ratio = "" if judged.ratios is None else spread(judged.ratios.values(), "{:.2f}".format)
-    rounds = len(judged.counted)
-    verdict = "yes" if judged.reached else "**no**"
-    if rounds > 1:
-        verdict += f", {judged.rounds_reached} of {rounds} rounds"
-    return (row.name, row.what, values, ratio, judged.beside, target, verdict)
+    return (row.name, row.what, values, ratio, _beside(judged), target, _verdict(judged))
+
+
+def _target(judged: Judged) -> str:
+    row = judged.row
+    if row.limit is None or row.against is not None:
+        return row.target
+    return f"{SIGNS[row.sense]} {shown(row.limit, judged.unit)}" if judged.unit else ""
+
+
+def _beside(judged: Judged) -> str:
+    """The best peers; or the limit, where no target names it."""
+    against = judged.row.against
+    if judged.row.limit is None and isinstance(against, Pick):
+        return against.path
+    return judged.beside
+
+
+def _verdict(judged: Judged) -> str:
+    if judged.reached is None:
+        return ""
+    verdict, rounds = "yes" if judged.reached else "**no**", len(judged.counted)
+    return f"{verdict}, {judged.rounds_reached} of {rounds} rounds" if rounds > 1 else verdict
+
+
+def verdicts(
+    figures: Sequence[Measured], about: Sequence[str], rows: Sequence[Row] = ROWS
+) -> dict[str, object]:
+    """The same for programs; a row's values, ratios and peers are in the order of its rounds."""
+    return {
+        "schema": SCHEMA,
+        "about": list(about),
+        "rows": [_judged(judge(row, figures)) for row in rows],
+    }
+
+
+def _judged(judged: Judged) -> dict[str, object]:
+    row, rounds = judged.row, list(judged.values)
+    ratios = judged.ratios
+    path = row.against.path if isinstance(row.against, Pick) else None
+    return {
+        "name": row.name,
+        "what": row.what,
+        "unit": judged.unit,
+        "rounds": rounds,
+        "values": list(judged.values.values()),
+        "ratios": None if ratios is None else [ratios.get(number) for number in rounds],
+        "beside": [judged.best.get(number, path) for number in rounds],
+        "median": median(judged.counted.values()) if judged.counted else None,
+        "sense": row.sense,
+        "limit": row.limit,
+        "target": _target(judged),
+        "reached": judged.reached,
+        "rounds_reached": judged.rounds_reached,
+    }
 
 
 def everything(figures: Sequence[Measured]) -> str:
@@ -99,14 +149,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def document(figures: Sequence[Measured], about: Sequence[str]) -> str:
+def document(figures: Sequence[Measured], about: Sequence[str], rows: Sequence[Row] = ROWS) -> str:
     """The whole report. ``about``: sentences on the machine and the run."""
     parts = (
         "# tailrace: benchmark",
         "\n".join(f"- {sentence}" for sentence in about),
         "## Targets\nMedians of the rounds, lowest to highest in brackets. A ratio is made within "
-        "each round; the verdict is that of the median.",
-        targets(figures),
+        "each round, of peers with the one that was best in it; the verdict is that of the median.",
+        targets(figures, rows),
         "## All figures",
         everything(figures),
         "\n".join(f"![{title}]({name})" for name, (title, _) in plots(figures).items()),
@@ -123,16 +173,11 @@ def plots(figures: Sequence[Measured]) -> Mapping[str, tuple[str, str]]:
             if len(chosen) > 1:
                 title = f"{path}, {_SIZES[size]}, records per second"
                 made[f"{path}-{size}.svg"] = (title, bars(title, _bars(chosen)))
-    for share in ("p50", "p99"):
-        for path in ("ack-latency", "deliver-latency"):
-            chosen = [
-                one
-                for one in figures
-                if one.path == f"{path}-{share}" and one.note.startswith("500/s")
-            ]
-            if len(chosen) > 1:
-                title = f"{path} {share} at 500/s, ms"
-                made[f"{path}-{share}.svg"] = (title, bars(title, _bars(chosen)))
+    for path, rate in product(LATENCIES, ("500/s", "1000/s")):
+        chosen = [one for one in figures if one.path == path and one.note.startswith(rate)]
+        if len(chosen) > 1:
+            title = f"{path} at {rate}, ms"
+            made[f"{path}-{rate.removesuffix('/s')}.svg"] = (title, bars(title, _bars(chosen)))
     points = {
         int(one.path.partition("@")[2]): one.value
         for one in figures
@@ -154,10 +199,14 @@ def _bars(figures: Sequence[Measured]) -> list[Bar]:
     return sorted(made, key=lambda bar: -bar.value)
 
 
-def write(folder: Path, figures: Sequence[Measured], about: Sequence[str]) -> None:
+def write(
+    folder: Path, figures: Sequence[Measured], about: Sequence[str], rows: Sequence[Row] = ROWS
+) -> None:
     """Figures, report and plots, as files."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FIGURES).write_text("".join(f"{dumps(one)}\n" for one in figures))
     for name, (_, text) in plots(figures).items():
         (folder / name).write_text(text)
-    (folder / REPORT).write_text(document(figures, about))
+    (folder / REPORT).write_text(document(figures, about, rows))
+    found = json.dumps(verdicts(figures, about, rows), indent=1, ensure_ascii=False)
+    (folder / VERDICTS).write_text(f"{found}\n")

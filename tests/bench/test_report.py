@@ -1,11 +1,13 @@
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from tailrace.bench.cpus import describe, layout
-from tailrace.bench.report import document, plots, shown, spread, targets, write
+from tailrace.bench.report import document, plots, shown, spread, targets, verdicts, write
 from tailrace.bench.results import Measured, read
+from tailrace.bench.rows import ROWS, Pick, Row
 from tailrace.bench.svg import Bar, bars, lines
 
 FIGURES = [
@@ -50,11 +52,56 @@ def test_the_table_says_what_was_reached_and_what_was_not_measured() -> None:
     assert "not measured" in rows["RSS idle"]
 
 
+def test_verdicts_are_the_rows_of_the_table_for_programs() -> None:
+    found = json.loads(json.dumps(verdicts(FIGURES, ["2 CPUs"])))
+    assert (found["schema"], found["about"]) == ("tailrace.report/1", ["2 CPUs"])
+    assert len(found["rows"]) == len(ROWS)
+    rows = {row["what"]: row for row in found["rows"]}
+    assert rows["produce, `send_many`"] == {
+        "name": "P1",
+        "what": "produce, `send_many`",
+        "unit": "records/s",
+        "rounds": [0, 1],
+        "values": [3e6, 2e6],
+        "ratios": [20, 8],
+        "beside": ["redis", "redis"],
+        "median": 14,
+        "sense": "at least",
+        "limit": 10,
+        "target": "≥ 10 times the best peer",
+        "reached": True,
+        "rounds_reached": 1,
+    }
+    idle = rows["idle, 1,000 waiting consumers"]
+    assert (idle["values"], idle["ratios"], idle["target"]) == ([0.4], None, "≤ 1.0 %")
+    assert (rows["RSS idle"]["values"], rows["RSS idle"]["reached"]) == ([], None)
+
+
+def test_rows_without_a_target_name_the_limit_that_they_stand_beside() -> None:
+    row = Row("", "produce", Pick("produce"), "at least", None, Pick("pack", system="machine"))
+    figures = [*FIGURES[:2], Measured("machine", "pack", 100, None, 6e6, "records/s", 0)]
+    assert targets(figures, [row]).splitlines()[-1] == (
+        "|  | produce | 2.50 M/s (2.00 M/s to 3.00 M/s) | 0.50 | pack |  |  |"
+    )
+
+
+def test_latencies_are_plotted_at_each_rate() -> None:
+    figures = [
+        Measured(system, "ack-latency-p99", 100, True, 1.0, "ms", 0, rate)
+        for system in ("tailrace", "redis")
+        for rate in ("500/s", "1000/s")
+    ]
+    found = plots(figures)
+    assert list(found) == ["ack-latency-p99-500.svg", "ack-latency-p99-1000.svg"]
+    assert found["ack-latency-p99-1000.svg"][0] == "ack-latency-p99 at 1000/s, ms"
+
+
 def test_the_report_is_written_with_its_figures_and_plots(tmp_path: Path) -> None:
     write(tmp_path, FIGURES, ["2 CPUs"])
     assert list(read((tmp_path / "figures.jsonl").read_text().splitlines())) == FIGURES
     text = (tmp_path / "report.md").read_text()
     assert text == document(FIGURES, ["2 CPUs"])
+    assert json.loads((tmp_path / "report.json").read_text()) == verdicts(FIGURES, ["2 CPUs"])
     for name in ("produce-100.svg", "connections.svg"):
         assert f"]({name})" in text
         ElementTree.fromstring((tmp_path / name).read_text())

@@ -54,6 +54,61 @@ def test_of_latencies_the_lowest_peer_that_syncs_counts() -> None:
     assert (judged.beside, judged.ratios, judged.reached) == ("redis", {0: 0.5}, True)
 
 
+def test_each_round_has_the_peer_that_was_best_in_it() -> None:
+    ours = [figure("tailrace", 100, number) for number in range(3)]
+    redis = [figure("redis", value, number) for number, value in enumerate((10, 20, 25))]
+    kafka = [figure("kafka", value, number) for number, value in enumerate((50, 10, 20))]
+    judged = judge(PRODUCE, [*ours, *redis, *kafka])
+    assert judged.ratios == {0: 2, 1: 5, 2: 4}
+    assert judged.best == {0: "kafka", 1: "redis", 2: "redis"}
+    assert judged.beside == "redis, kafka"
+
+
+def test_a_peer_counts_by_its_fastest_way_and_setting() -> None:
+    row = Row("P3", "consume", Pick("consume-batches", 100), "at least", 10, Peers())
+    figures = [
+        figure("tailrace", 100, path="consume-batches"),
+        figure("nats", 2, path="consume-batches"),
+        figure("nats", 10, path="consume-each"),
+        figure("redis", 5, path="consume-batches"),
+        figure("nats", 50, path="produce"),
+    ]
+    judged = judge(row, figures)
+    assert (judged.ratios, judged.beside) == ({0: 10}, "nats")
+
+
+def test_a_peer_that_is_asked_for_by_one_way_counts_by_no_other() -> None:
+    batches = Peers("consume-batches", ("kafka",))
+    row = Row("P4", "each", Pick("consume-each", 100), "at least", 2, batches)
+    figures = [
+        figure("tailrace", 100, path="consume-each"),
+        figure("kafka", 80, path="consume-each"),
+        figure("kafka", 50, path="consume-batches"),
+    ]
+    assert judge(row, figures).ratios == {0: 2}
+
+
+def test_every_other_peer_is_the_best_of_them_in_each_round() -> None:
+    others = Peers(without=("redis",), durable=True)
+    row = Row("P6", "ack", Pick("ack", 100, "500/s"), "at most", 0.6, others)
+    figures = [
+        figure(system, value, number, path="ack", durable=True, note="500/s")
+        for system, values in {"tailrace": (1, 1), "redis": (0.1, 0.1), "nats": (2, 4)}.items()
+        for number, value in enumerate(values)
+    ]
+    figures.append(figure("kafka", 2.5, 1, path="ack", durable=True, note="500/s"))
+    judged = judge(row, figures)
+    assert (judged.ratios, judged.beside) == ({0: 0.5, 1: 0.4}, "kafka, nats")
+    assert row.target == "≤ 0.6 times every other peer that syncs"
+
+
+def test_a_row_of_which_nothing_is_asked_has_ratios_and_no_verdict() -> None:
+    row = Row("", "produce", Pick("produce"), "at least", None, Pick("pack", system="machine"))
+    judged = judge(row, [figure("tailrace", 1), figure("machine", 4, path="pack")])
+    assert (judged.ratios, judged.reached, judged.rounds_reached) == ({0: 0.25}, None, 0)
+    assert row.target == ""
+
+
 def test_without_figures_nothing_is_said() -> None:
     judged = judge(PRODUCE, [])
     assert (judged.values, judged.reached) == ({}, None)
