@@ -3,10 +3,11 @@
     python -m tailrace.bench.full [--out DIR] [--rounds 1] [--only streams,latency] [--more]
 
 Runs workloads and peers as processes, one after another, rounds A B A B: what is compared stands
-in the same round. Leaves ``figures.jsonl`` (every figure as it was measured), ``report.md`` and
-plots (SVG) in ``--out``, also where it is broken off. ``--only`` is some of the steps (``--list``
-names them); ``--more`` adds to the figures that are there, so that a run may be cut into pieces. A
-step that fails is told of, and does not stop the others; the exit code is then 1.
+in the same round. What a target asks for is measured in each round, all else once in a run. Leaves
+``figures.jsonl`` (every figure as it was measured), ``report.md`` and ``report.json`` (targets and
+verdicts) and plots (SVG) in ``--out``, also where it is broken off. ``--only`` is some of the steps
+(``--list`` names them); ``--more`` adds to the figures that are there, so that a run may be cut
+into pieces. A step that fails is told of, and does not stop the others; the exit code is then 1.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from tailrace.bench import report
 from tailrace.bench.cpus import available, describe
-from tailrace.bench.results import Measured, read
+from tailrace.bench.results import LATENCIES, Measured, read
 from tailrace.bench.workbench import end_on_sigterm, say
 from tailrace.protocol.version import VERSION
 
@@ -37,32 +38,32 @@ class Step:
     module: str
     arguments: str = ""
     seconds: float = 0.0  # of a timed stretch; 0: as the workload has it
-    rounds_max: int = 1 << 30  # later rounds leave it out
+    once: bool = False  # no target asks for it: the first round of a run is enough
     peer: bool = False
 
 
-LATENCIES = "ack-latency-p50,ack-latency-p99,deliver-latency-p50,deliver-latency-p99"
 SOME = "--paths produce,consume-batches"
 MOST = "--paths produce,produce-each,consume-batches,consume-each"
+LARGE = "--paths produce,consume-batches,consume-each"  # produced one by one it is the same call
 STEPS = (
     Step("limits", "limits"),
     Step("streams", "streams", "--size 100", 2.0),
     Step("streams", "peers", f"{MOST} --size 100", 2.0, peer=True),
     Step("streams", "streams", f"{SOME} --size 1024", 1.0),
-    Step("streams", "peers", f"{SOME} --size 1024", 1.0, peer=True),
+    Step("streams", "peers", f"{LARGE} --size 1024", 1.0, peer=True),
     Step("latency", "latency", "", 4.0),
-    Step("latency", "peers", f"--paths {LATENCIES}", 4.0, peer=True),
+    Step("latency", "peers", f"--paths {','.join(LATENCIES)}", 4.0, peer=True),
     Step("raw", "raw", "", 1.0),
     Step("connections", "connections", "--connections 100", 2.0),
-    Step("connections", "connections", "--connections 1,10,1000", 2.0, rounds_max=1),
+    Step("connections", "connections", "--connections 1,10,1000", 2.0, once=True),
     Step("cold", "cold"),
     Step("maintenance", "maintenance"),
-    Step("footprint", "footprint", rounds_max=1),
-    Step("footprint", "many_groups", rounds_max=1),
-    Step("growth", "growth", "--log {log}", rounds_max=1),
-    Step("replicas", "clustered", rounds_max=1),
+    Step("footprint", "footprint"),
+    Step("groups", "many_groups", once=True),
+    Step("growth", "growth", "--log {log}"),
+    Step("replicas", "clustered"),
     *(
-        Step("variants", "streams", f"{SOME} {varied}", 1.0, rounds_max=1)
+        Step("variants", "streams", f"{SOME} {varied}", 1.0, once=True)
         for varied in (
             "--keys",
             "--durability os",
@@ -87,12 +88,11 @@ def main() -> int:
     figures, failed, began = list(before), list[str](), time.monotonic()
     try:
         for number in range(first, first + given.rounds):
-            for step in steps:
-                if number - first < step.rounds_max:
-                    at = time.monotonic()
-                    figures += run(step, number, given, failed)
-                    took_s = time.monotonic() - at
-                    say(f"round {number + 1}: {step.module} {step.arguments}: {took_s:.0f} s")
+            for step in round_of(steps, number, first):
+                at = time.monotonic()
+                figures += run(step, number, given, failed)
+                took_s = time.monotonic() - at
+                say(f"round {number + 1}: {step.module} {step.arguments}: {took_s:.0f} s")
     finally:
         report.write(given.out, figures, about(time.monotonic() - began, failed))
     print(report.targets(figures))
@@ -100,7 +100,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def options() -> argparse.Namespace:
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,8 +111,9 @@ def options() -> argparse.Namespace:
     made.add_argument("--more", action="store_true", help="keep the figures that are in --out")
     made.add_argument("--no-peers", action="store_true", help="tailrace alone")
     made.add_argument("--log", default="2GiB", help="how large a log grows for P14")
+    made.add_argument("--kafka", metavar="HOST:PORT", help="a broker that runs; its topics stay")
     made.add_argument("--folder", type=Path, help="where to work: on the disk to be measured")
-    given = made.parse_args()
+    given = made.parse_args(arguments)
     unknown = set(given.only or ()) - {step.name for step in STEPS}
     if unknown:
         made.error(f"no such step: {', '.join(sorted(unknown))}")
@@ -121,6 +122,11 @@ def options() -> argparse.Namespace:
 
 def chosen(step: Step, given: argparse.Namespace) -> bool:
     return not (step.peer and given.no_peers) and (not given.only or step.name in given.only)
+
+
+def round_of(steps: Sequence[Step], number: int, first: int) -> list[Step]:
+    """What is measured in a round of a run that began with ``first``."""
+    return [step for step in steps if number == first or not step.once]
 
 
 def existing(given: argparse.Namespace) -> tuple[Sequence[Measured], int]:
@@ -132,17 +138,26 @@ def existing(given: argparse.Namespace) -> tuple[Sequence[Measured], int]:
     return found, max((one.round for one in found), default=-1) + 1
 
 
-def run(
-    step: Step, number: int, given: argparse.Namespace, failed: list[str]
-) -> Iterator[Measured]:
-    """The figures of a step; what it says to people goes on to stderr."""
+def command_of(step: Step, number: int, given: argparse.Namespace) -> list[str]:
+    """How a step is run in a round."""
     command = [sys.executable, "-m", f"tailrace.bench.{step.module}", "--round", str(number)]
     command += step.arguments.format(log=given.log).split()
     if step.seconds:
         command += ["--seconds", str(step.seconds)]
     if given.folder:
         command += ["--folder", str(given.folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    if given.kafka and step.peer:
+        command += ["--kafka", given.kafka]
+    return command
+
+
+def run(
+    step: Step, number: int, given: argparse.Namespace, failed: list[str]
+) -> Iterator[Measured]:
+    """The figures of a step; what it says to people goes on to stderr."""
+    with subprocess.Popen(
+        command_of(step, number, given), stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             output, _ = process.communicate(timeout=STEP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
