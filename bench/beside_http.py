@@ -31,8 +31,8 @@ import click
 
 import tailrace
 from tailrace.bench.processes import BrokerProcess
-from tailrace.bench.quick import touch_disk
 from tailrace.bench.run import single_sends
+from tailrace.bench.workbench import touch_disk
 from tailrace.bench.workload import percentiles
 
 TOPIC = "bench-beside-http"
@@ -41,6 +41,7 @@ PATHS = ("/metrics", "/api/v1/topics")
 DRAWS = 200
 WARM_SECONDS = 1.0  # of the load, before anything is measured beside it
 RECEIVE_BYTES = 1 << 18
+TOUCH_BYTES = 300_000_000  # of the disk, before anything is measured
 
 
 @click.command()
@@ -58,7 +59,7 @@ def main(
         put_load(load, tails, requests)
         return
     with tempfile.TemporaryDirectory(prefix="tailrace-bench-") as folder:
-        touch_disk(Path(folder))
+        touch_disk(Path(folder), TOUCH_BYTES)
         with BrokerProcess(Path(folder) / "data") as broker:
             anyio.run(create, broker.url, backend="asyncio")
             alone, beside = list[Round](), list[Round]()

@@ -1,92 +1,121 @@
-"""``make bench-quick``: about a minute of figures, each beside the limit it is held against."""
+"""``make bench-quick``: about a minute of figures, each beside the limits it is held against.
 
-import os
-import sys
+    python -m tailrace.bench.quick [--out DIR] [--folder DIR]
+
+Three rounds, A B A B; a ratio is made within each. No target is held against them here. Prints
+tables, and leaves in ``--out`` the same files as the long bench (``report``).
+"""
+
+import argparse
 import tempfile
+import time
 import uuid
 from pathlib import Path
 
 import anyio
 
 import tailrace
-from tailrace.bench import limits, workbench
+from tailrace.bench import full, limits, report, workbench
 from tailrace.bench.processes import BrokerProcess
+from tailrace.bench.results import Measured
+from tailrace.bench.rows import Pick, Row, Sense
 from tailrace.bench.run import run, single_sends
-from tailrace.bench.workload import Measured, Mode, Workload, percentiles
+from tailrace.bench.workload import Mode, Workload, percentiles
 
+OUT = Path("bench-results/quick")
 ROUNDS = 3
 RECORDS = 1_000_000
 SIZE_BYTES = 100
 BATCH = 10_000
 SEND_RATE_PER_S = 100.0
-SEND_SECONDS = 8.0
+SEND_SECONDS = 3.0  # of each round
 PATIENCE_S = 60.0
 
 
+def beside(what: str, path: str, limit: str, sense: Sense = "at least") -> Row:
+    """A figure and a limit of the machine; nothing is asked for."""
+    return Row("", what, Pick(path), sense, None, Pick(limit, system="machine"))
+
+
+ROWS = (
+    beside("produced by `send_many`, durability fsync", "produce", "pack"),
+    beside("produced by `send_many`, durability fsync", "produce", "loopback-records"),
+    beside("consumed by `batches()`", "consume-batches", "unpack"),
+    beside("consumed by `batches()`", "consume-batches", "loopback-records"),
+    beside("durable `send` at 100/s, p50", "ack-latency-p50", "sync", "at most"),
+    Row("", "durable `send` at 100/s, p99", Pick("ack-latency-p99"), "at most", None),
+)
+
+
 def main() -> None:
-    """Print the figures as a Markdown table; a folder to work in may be named."""
-    parent = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    with tempfile.TemporaryDirectory(prefix="tailrace-bench-", dir=parent) as folder:
-        touch_disk(Path(folder))
-        with BrokerProcess(Path(folder) / "data") as broker:
-            produced, consumed = list[float](), list[float]()
-            loopback, synced, packed = list[float](), list[float](), list[float]()
-            for _ in range(ROUNDS):  # A B A B: the machine is shared, ratios are what counts
-                loopback.append(limits.loopback_bytes_per_s())
-                produced.append(rate(measure(broker.url, "produce")))
-                synced.append(limits.fdatasyncs_per_s(Path(folder)))
-                consumed.append(rate(measure(broker.url, "consume")))
-                packed.append(limits.packed_records_per_s())
-            sends = percentiles(anyio.run(latencies, broker.url, backend="asyncio"))
-    print(f"{os.cpu_count()} CPUs, Python {sys.version.split()[0]}, {SIZE_BYTES} B records")
-    print("| what | median | lowest to highest |\n|---|---|---|")
-    show("produced by `send_many`, durability fsync", produced, "records/s")
-    show("consumed by `batches()`", consumed, "records/s")
-    show("limit: raw loopback", [value / 1e6 for value in loopback], "MB/s")
-    show("limit: fdatasync of 4 KiB, one after another", synced, "/s")
-    show("limit: msgpack packing of columns", packed, "records/s")
-    print(
-        f"| durable `send` at {SEND_RATE_PER_S:.0f}/s | p50 {sends['p50']:.2f} ms |"
-        f" p99 {sends['p99']:.2f} ms, max {sends['max']:.2f} ms |"
+    """Print the figures as Markdown tables, and leave them as files."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    made.add_argument("--out", type=Path, default=OUT, help="where figures and report go")
+    made.add_argument("--folder", type=Path, help="where to work: on the disk to be measured")
+    given = made.parse_args()
+    figures, began = list[Measured](), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tailrace-bench-", dir=given.folder) as name:
+        folder = Path(name)
+        workbench.touch_disk(folder, 3 * RECORDS * SIZE_BYTES)  # about what the run will use
+        with BrokerProcess(folder / "data") as broker:
+            for number in range(ROUNDS):
+                figures += measure_round(folder, broker.url, number)
+    about = full.about(time.monotonic() - began, [])
+    report.write(given.out, figures, about, ROWS)
+    print("\n".join(about))
+    print(report.targets(figures, ROWS), report.everything(figures), sep="\n\n")
+    workbench.say(f"{given.out / report.REPORT}, and more beside it")
 
 
-def touch_disk(folder: Path) -> None:
-    """About as many blocks as the run will use."""
-    workbench.touch_disk(folder, 3 * RECORDS * SIZE_BYTES)
+def measure_round(folder: Path, url: str, number: int) -> list[Measured]:
+    """Limits and tailrace in turns: the machine is shared, ratios are what counts."""
+
+    def ours(path: str, value: float, unit: str) -> Measured:
+        return Measured("tailrace", path, SIZE_BYTES, True, value, unit, number)
+
+    def limit(path: str, value: float, unit: str = "records/s") -> Measured:
+        return Measured("machine", path, SIZE_BYTES, None, value, unit, number)
+
+    found = [
+        limit("loopback-records", limits.loopback_bytes_per_s() / SIZE_BYTES),
+        limit("pack", limits.packed_records_per_s()),
+        ours("produce", rate(url, "produce"), "records/s"),
+        limit("unpack", limits.unpacked_records_per_s()),
+        ours("consume-batches", rate(url, "consume"), "records/s"),
+        limit("sync", 1_000 / limits.fdatasyncs_per_s(folder), "ms"),
+    ]
+    sends = percentiles(anyio.run(latencies, url, backend="asyncio"))
+    return found + [ours(f"ack-latency-{share}", sends[share], "ms") for share in ("p50", "p99")]
 
 
-def measure(url: str, mode: Mode) -> Measured:
+def rate(url: str, mode: Mode) -> float:
+    """Records per second."""
     workload = Workload(mode, RECORDS, SIZE_BYTES, BATCH, 1, 1, "all")
 
-    async def work() -> Measured:
+    async def work() -> float:
         async with tailrace.connect(url) as client:
             topic = f"bench-{uuid.uuid4().hex[:12]}"
-            return await run(client, workload, topic, False, lambda _: None, patience_s=PATIENCE_S)
+            measured = await run(
+                client, workload, topic, False, lambda _: None, patience_s=PATIENCE_S
+            )
+            return measured.records / measured.elapsed_seconds
 
     return anyio.run(work, backend="asyncio")
 
 
 async def latencies(url: str) -> list[float]:
     async with tailrace.connect(url) as client:
-        await client.admin.create_topic("bench-latency")
+        topic = f"bench-{uuid.uuid4().hex[:12]}"
+        await client.admin.create_topic(topic)
         return await single_sends(
             client,
-            "bench-latency",
+            topic,
             rate_per_s=SEND_RATE_PER_S,
             seconds=SEND_SECONDS,
             size_bytes=SIZE_BYTES,
         )
-
-
-def rate(measured: Measured) -> float:
-    return measured.records / measured.elapsed_seconds
-
-
-def show(what: str, values: list[float], unit: str) -> None:
-    ordered = sorted(values)
-    median = ordered[len(ordered) // 2]
-    print(f"| {what} | {median:,.0f} {unit} | {ordered[0]:,.0f} to {ordered[-1]:,.0f} |")
 
 
 if __name__ == "__main__":
