@@ -1,9 +1,12 @@
-"""Five small pieces of work whose instructions are counted (``guard``), each the same every time.
+"""Small pieces of work whose instructions are counted (``guard``), each the same every time.
 
     valgrind --tool=callgrind --instr-atstart=no python -m tailrace.bench.micro
 
-What comes before and between them is not counted. No threads, no clocks, no garbage collection,
-and a hash seed that is given: so the count moves only with the code.
+Five of them are what everything is made of: a batch encoded, one decoded, a log, frames, a send.
+Four more are the ways by which a client moves many records; what the SDK does for each of those is
+in none of the five. What comes before and between them is not counted.
+No threads, no clocks, no garbage collection, and a hash seed that is given: so the count moves only
+with the code.
 """
 
 import gc
@@ -11,10 +14,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
+from tailrace import Client
 from tailrace.bench.workload import make_values
 from tailrace.protocol.batch import decode_columns, encode_batch, header_seed, scan_one
 from tailrace.protocol.batch_header import BatchHeader
@@ -37,6 +42,7 @@ from tailrace.simulation.run import SimCluster, run_cluster
 from tailrace.storage.disk import OsDisk
 from tailrace.storage.log import Appended, Log, LogConfig
 
+TOPIC = "micro"
 TOPIC_ID = bytes(range(16))
 SEED = header_seed(TOPIC_ID, 0)
 RECORDS = 1_000
@@ -143,26 +149,104 @@ def repeat(count: Counted, name: str, operations: int, one: Callable[[], None]) 
             one()
 
 
-def send(count: Counted) -> None:
-    """A durable send of one record: SDK, connection, handlers, log, sync round, and the ack; in a
-    simulated world, whose own share is the same every time."""
-    operations = 300
+def simulated(work: Callable[[Client], Awaitable[None]]) -> None:
+    """Do this with a client and the topic ``micro`` in a simulated world, whose own share is the
+    same every time."""
 
     async def main(cluster: SimCluster) -> None:
         cluster.net.taps.clear()  # nobody judges
         async with cluster.client() as client:
-            await client.admin.create_topic("micro")
-            async with client.producer() as producer:
-                for _ in range(WARM):
-                    await producer.send("micro", b"x" * 100)
-                with count("send", operations):
-                    for _ in range(operations):
-                        await producer.send("micro", b"x" * 100)
+            await client.admin.create_topic(TOPIC)
+            await work(client)
 
     run_cluster(main, seed=1)
 
 
-WORK: tuple[Work, ...] = (encode, decode, log, framing, send)
+async def repeat_async(
+    count: Counted, name: str, operations: int, one: Callable[[], Awaitable[object]], each: int = 1
+) -> None:
+    """Warm up, then count. ``each``: of how many records an operation is."""
+    for _ in range(WARM):
+        await one()
+    with count(name, operations * each):
+        for _ in range(operations):
+            await one()
+
+
+def send(count: Counted) -> None:
+    """A durable send of one record: SDK, connection, handlers, log, sync round, and the ack."""
+
+    async def work(client: Client) -> None:
+        async with client.producer() as producer:
+            await repeat_async(count, "send", 300, lambda: producer.send(TOPIC, b"x" * 100))
+
+    simulated(work)
+
+
+def send_many(count: Counted) -> None:
+    """A record of 1,000 that one call sends, with all that follows until its ack."""
+    values = make_values(RECORDS, 100)
+
+    async def work(client: Client) -> None:
+        async with client.producer() as producer:
+            one = partial(producer.send_many, TOPIC, values)
+            await repeat_async(count, "send_many", 100, one, RECORDS)
+
+    simulated(work)
+
+
+def enqueue(count: Counted) -> None:
+    """A record of 1,000 that go one by one, half of them without ``await``; the same."""
+    values = make_values(RECORDS, 100)
+
+    async def work(client: Client) -> None:
+        async with client.producer() as producer:
+
+            async def one() -> None:
+                for value in values[: RECORDS // 2]:
+                    producer.enqueue_nowait(TOPIC, value)
+                for value in values[RECORDS // 2 :]:
+                    await producer.enqueue(TOPIC, value)
+                await producer.flush()
+
+            await repeat_async(count, "enqueue", 50, one, RECORDS)
+
+    simulated(work)
+
+
+def consume(count: Counted) -> None:
+    """A record of 50,000 that are fetched and read, by ``batches()`` and by ``async for``."""
+    calls = 50
+    values = make_values(RECORDS, 100)
+
+    async def work(client: Client) -> None:
+        async with client.producer() as producer:
+            for _ in range(calls):
+                await producer.send_many(TOPIC, values)
+
+        async def batches() -> None:
+            found = 0
+            async with client.consumer(TOPIC, stop_at_end=True) as consumer:
+                async for batch in consumer.batches():
+                    found += len(batch.values)
+            assert found == calls * RECORDS
+
+        async def each() -> None:
+            found = 0
+            async with client.consumer(TOPIC, stop_at_end=True) as consumer:
+                async for record in consumer:
+                    found += record.value is not None
+            assert found == calls * RECORDS
+
+        for name, one in (("batches", batches), ("each", each)):
+            await one()
+            with count(name, calls * RECORDS):
+                await one()
+
+    simulated(work)
+
+
+WORK: tuple[Work, ...] = (encode, decode, log, framing, send, send_many, enqueue, consume)
 
 
 def main(count: Counted = counted) -> None:

@@ -38,8 +38,19 @@ def test_what_is_no_baseline_is_refused(text: str) -> None:
         Baseline.loads(text)
 
 
-@pytest.mark.parametrize("work", [micro.log, micro.framing], ids=lambda work: work.__name__)
-def test_the_work_that_is_counted_can_be_done(work: micro.Work) -> None:
+@pytest.mark.parametrize(
+    ("work", "names"),
+    [
+        (micro.log, ["log"]),
+        (micro.framing, ["framing"]),
+        pytest.param(micro.send, ["send"], marks=pytest.mark.slow),
+        pytest.param(micro.send_many, ["send_many"], marks=pytest.mark.slow),
+        pytest.param(micro.enqueue, ["enqueue"], marks=pytest.mark.slow),
+        pytest.param(micro.consume, ["batches", "each"], marks=pytest.mark.slow),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_work_that_is_counted_can_be_done(work: micro.Work, names: list[str]) -> None:
     named: list[str] = []
 
     def count(name: str, operations: int) -> nullcontext[None]:
@@ -47,4 +58,4 @@ def test_the_work_that_is_counted_can_be_done(work: micro.Work) -> None:
         return nullcontext()
 
     work(count)
-    assert named == [work.__name__]
+    assert named == names
