@@ -4,10 +4,10 @@
 
 Paths: ``produce`` (``send_many`` of about 1 MB a call, eight calls under way), ``produce-each``
 (``await enqueue`` record by record), ``produce-each-nowait``, ``consume-batches`` (``batches()``,
-values touched), ``consume-each`` (``async for``, each value touched). A suffix tells what was
-varied: ``+keys``, ``+partitions=10``, ``+os``. Values are random bytes. Each way has its own topic,
-and a scratch topic first. Producers stop by the clock and count what was acknowledged; a consumer
-reads its topic from start to end as often as the time allows.
+the list of each one's values), ``consume-each`` (``async for``, each value touched). A suffix tells
+what was varied: ``+keys``, ``+partitions=10``, ``+os``. Values are random bytes. Each way has its
+own topic, and a scratch topic first. Producers stop by the clock and count what was acknowledged; a
+consumer reads its topic from start to end as often as the time allows.
 """
 
 import time
