@@ -280,19 +280,28 @@ class Channel:
 
     def _write(self, buffers: list[bytes | bytearray | memoryview]) -> None:
         """As much as the socket takes at once; the rest by a task, in order."""
-        if not self._writing and isinstance(buffers[0], bytes):
-            try:
-                taken = self._transport.send_nowait(buffers[0])
-            except OSError:
-                taken = 0  # the reading task notices too, and says why
-            if taken == len(buffers[0]):
-                del buffers[0]
-            elif taken:
-                buffers[0] = memoryview(buffers[0])[taken:]
+        if not self._writing:
+            self._send_at_once(buffers)
         self._outbox += buffers
         if self._outbox and not self._writing:
             self._writing = True
             self._runtime.start_soon(self._drain)
+
+    def _send_at_once(self, buffers: list[bytes | bytearray | memoryview]) -> None:
+        """Drop from the front what is taken; a head goes together with its body, or the broker
+        would wake up for the head alone."""
+        transport, first = self._transport, buffers[0]
+        try:
+            if len(buffers) > 1 and isinstance(transport, TcpTransport):
+                transport.gather_nowait(buffers)
+                return
+            taken = transport.send_nowait(first) if isinstance(first, bytes) else 0
+        except OSError:
+            return  # the reading task notices too, and says why
+        if taken == len(first):
+            del buffers[0]
+        elif taken:
+            buffers[0] = memoryview(first)[taken:]
 
     async def _drain(self) -> None:
         try:

@@ -1,20 +1,18 @@
 """The network of a real client: TCP and TLS on anyio, behind ``protocol.seams.ClientNet``.
 
-Raw non-blocking sockets and the loop's readiness calls, not anyio's streams: a request leaves by
-one ``send`` at once, a body by one gathered ``sendmsg``, and both event loops run the same code
-(raw sockets moved twice the bytes that streams did).
+Raw non-blocking sockets and the loop's readiness calls, not anyio's streams: a request leaves at
+once, by one ``send`` or, with a large body, by one gathered ``sendmsg``, and both event loops run
+the same code (raw sockets moved twice the bytes that streams did).
 
 Does not: retry, time out (callers use cancel scopes), or race several addresses of a host: they
 are tried one after the other.
 """
 
 import errno
-import itertools
 import os
 import socket
 import ssl
 import sys
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -212,17 +210,29 @@ class TcpTransport:
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """See ``protocol.seams.Transport``."""
         await anyio.lowlevel.checkpoint()
-        waiting = deque(map(_view, buffers))
-        while waiting:
-            gathered = list(itertools.islice(waiting, _GATHER_MAX))
-            sent = self._attempt(lambda: self._sock.sendmsg(gathered))  # noqa: B023 called here
+        left: list[bytes | bytearray | memoryview] = [*map(_view, buffers)]
+        self.gather_nowait(left)
+        while left:
+            await self._wait(anyio.wait_writable)
+            self.gather_nowait(left)
+
+    def gather_nowait(self, left: list[bytes | bytearray | memoryview]) -> None:
+        """Drop from the front of ``left`` what the socket takes at once.
+
+        Raises as ``send``; what went before that is dropped all the same. Never called while a
+        ``send`` is under way.
+        """
+        while left:
+            sent = self._attempt(lambda: self._sock.sendmsg(left[:_GATHER_MAX]))
             if sent is None:
-                await self._wait(anyio.wait_writable)
-                continue
-            while waiting and sent >= len(waiting[0]):
-                sent -= len(waiting.popleft())
+                return
+            gone = 0
+            while gone < len(left) and sent >= len(left[gone]):
+                sent -= len(left[gone])
+                gone += 1
+            del left[:gone]
             if sent:
-                waiting[0] = waiting[0][sent:]
+                left[0] = memoryview(left[0])[sent:]
 
     def send_nowait(self, data: bytes) -> int:
         """See ``protocol.seams.Transport``."""
@@ -312,7 +322,9 @@ class TlsTransport:
         for view in map(_view, buffers):
             for start in range(0, len(view), _TLS_BYTES):
                 self._tls.write(view[start : start + _TLS_BYTES])
-                await self._flush()
+                if self._outgoing.pending >= _TLS_BYTES:  # a head goes together with its body
+                    await self._flush()
+        await self._flush()
 
     def send_nowait(self, data: bytes) -> int:
         """Nothing is ever taken: see the class."""

@@ -4,16 +4,20 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 import trio
 import trustme
 
-from tailrace.client.net import TcpNet, TcpTransport, reason_of
+from tailrace.client.net import TcpNet, TcpTransport, TlsTransport, reason_of
 from tests.client.world import Run
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 AUTHORITY = trustme.CA()
 
@@ -78,6 +82,33 @@ def test_what_is_sent_comes_through_unchanged(run: Run, secured: bool) -> None:
                 await transport.send([payload[taken:1_000], memoryview(payload)[1_000:]])
             assert bytes(received) == payload
             transport.close()
+            transport.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_a_head_and_its_body_leave_together(run: Run, secured: bool) -> None:
+    sent: list[int] = []
+
+    class Counting(socket.socket):
+        def sendmsg(self, buffers: "Iterable[ReadableBuffer]", *_: Any) -> int:
+            sent.append(super().sendmsg(buffers))
+            return sent[-1]
+
+    async def main() -> None:
+        with serving(echo, server_context() if secured else None) as port:
+            dialled = socket.create_connection(("localhost", port))
+            dialled.setblocking(False)
+            plain = TcpTransport(Counting(fileno=dialled.detach()), "localhost")
+            transport: TcpTransport | TlsTransport = plain
+            if secured:
+                transport = TlsTransport(plain, client_context(), "localhost")
+                await transport.handshake()
+            sent.clear()
+            await transport.send([b"head", b"." * 40_000])
+            assert len(sent) == 1
+            assert sent[0] >= 40_004
             transport.close()
 
     run(main)
