@@ -103,6 +103,9 @@ class Fetcher:
         self._explain = explain
         self._wanting: dict[PartitionBuffer, None] = {}  # in the order of asking: none starves
         self._buffers: dict[str, list[PartitionBuffer]] = {}  # by topic
+        # Whether a ``pump`` may start what the last one could not, though no request has ended:
+        # else none is worth a walk over all that want more, for every batch that is handed out.
+        self._stale = True
         self._requests: dict[str, int] = {}  # under way, by broker
         self._vain = 0  # waits in a row that brought nothing
         self._locating: set[str] = set()
@@ -117,6 +120,7 @@ class Fetcher:
         """Fetch this one too, from the next ``pump`` on."""
         self._buffers.setdefault(buffer.at.topic, []).append(buffer)
         self._wanting[buffer] = None
+        self._stale = True
 
     def remove(self, buffer: PartitionBuffer) -> None:
         """Ask for it no more; an answer that is under way is dropped, the others' are not."""
@@ -126,14 +130,16 @@ class Fetcher:
 
     def consider(self, buffer: PartitionBuffer) -> None:
         """Some of it was taken, or it was sought or resumed: it may want more now."""
-        if buffer.wants(WAITING_BYTES_MAX):
+        if buffer not in self._wanting and buffer.wants(WAITING_BYTES_MAX):
             self._wanting[buffer] = None
-        if self._wanting:
+            self._stale = True
+        if self._stale and self._wanting:
             self.pump()
 
     def pump(self) -> None:
         """Start every request that is wanted and allowed now."""
-        if self._closed or self.failure is not None or not self._budget.next_fetch_bytes():
+        self._stale = not self._budget.next_fetch_bytes()
+        if self._closed or self.failure is not None or self._stale:
             return
         now, rack = self._client.clock.now(), self._client.options.rack
         by_broker: dict[tuple[str, str | None], list[PartitionBuffer]] = {}
@@ -165,6 +171,7 @@ class Fetcher:
         under_way = self._requests.get(broker, 0)
         bytes_max = self._budget.next_fetch_bytes()
         if under_way >= REQUESTS_MAX or bytes_max == 0:
+            self._stale = self._stale or bytes_max == 0
             return
         wait_s = self._wait_s(buffers) if under_way == 0 else self._options.wait_s
         if under_way == REQUESTS_MAX - 1 or len(buffers) > PARTITIONS_PER_REQUEST_MAX:

@@ -10,6 +10,7 @@ Invariants:
   window that is the record before the buffer's index, and costs nothing.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self
@@ -48,7 +49,8 @@ class Source:
         self.lost: dict[TopicPartition, Loss] = {}  # what was not told yet
         self._one = one  # of one partition: it ends when that goes
         self._buffers = list(buffers)
-        self._ready: dict[PartitionBuffer, None] = dict.fromkeys(buffers)  # in turn
+        # In turn; ordered, as the first of a dict is found behind all that were first before.
+        self._ready: OrderedDict[PartitionBuffer, None] = OrderedDict.fromkeys(buffers)
         self._event: anyio.Event | None = None  # while somebody waits
         self._quiet_since: float | None = None
         self._told_quiet = False
@@ -100,6 +102,15 @@ class Source:
                 yield buffer
             else:
                 self._ready.pop(buffer, None)
+
+    def first_loaded(self) -> "PartitionBuffer | None":
+        """The first of them, without a look at the others; None if there is none."""
+        while self._ready:
+            buffer = next(iter(self._ready))
+            if not buffer.paused and self._load(buffer):
+                return buffer
+            self._ready.pop(buffer, None)
+        return None
 
     def _load(self, buffer: "PartitionBuffer") -> bool:
         failure: TailraceError | None
@@ -220,7 +231,7 @@ class RecordReader(Generic[K, V]):
             feed.check()
             if source.lost:
                 raise source.take_lost()
-            buffer = next(source.loaded(), None)
+            buffer = source.first_loaded()
             if buffer is not None:
                 self._window_began = feed.client.clock.now()
                 found = buffer.take(self._window)

@@ -8,6 +8,7 @@ import pytest
 from tailrace.client.client import Client
 from tailrace.client.consumer import Consumer
 from tailrace.client.fetcher import CROWDED_FROM
+from tailrace.client.partition_buffer import PartitionBuffer
 from tailrace.protocol import texts
 from tailrace.protocol.errors import CorruptBatch, OffsetOutOfRange, TopicNotFound
 from tailrace.protocol.shapes import TopicPartition
@@ -374,6 +375,31 @@ def test_partitions_take_turns_when_an_answer_holds_only_some(run: Run, here: Fe
                 assert set(seen) == set(range(8))
 
     run(main)
+
+
+def test_handing_out_a_batch_does_not_look_at_every_partition_that_waits_to_be_asked_for(
+    run: Run, here: FetchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partitions, looks = 200, 0
+    topic = here.fetch.create("orders", partitions)
+    for partition in range(partitions):
+        here.fetch.append(topic, [b"a"], partition)
+        here.fetch.append(topic, [b"b"], partition)
+    wants = PartitionBuffer.wants
+
+    def counted(buffer: PartitionBuffer, waiting_bytes_max: int) -> bool:
+        nonlocal looks
+        looks += 1
+        return wants(buffer, waiting_bytes_max)
+
+    monkeypatch.setattr(PartitionBuffer, "wants", counted)
+
+    async def main() -> None:
+        async with here.client() as client, client.consumer("orders") as consumer:
+            await take(consumer, 2 * partitions)
+
+    run(main)
+    assert looks < 10 * 2 * partitions
 
 
 def test_the_next_answer_is_under_way_while_the_first_is_read_but_not_more(
