@@ -264,10 +264,12 @@ class Lane:
 
     def oldest(self) -> PendingBatch | None:
         """The first without an outcome."""
-        if self.in_flight or self.returned:
+        if self.returned:  # none of which is done; those in flight lie before and behind them
             sent = [batch for batch in (*self.in_flight, *self.returned) if not batch.done]
-            if sent:
-                return min(sent, key=_number)
+            return min(sent, key=_number)
+        for batch in self.in_flight:
+            if not batch.done:
+                return batch
         return self.waiting[0] if self.waiting else None
 
     def start_batch(self, number: int, now: float, limit: int) -> PendingBatch:

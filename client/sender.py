@@ -291,18 +291,18 @@ class Sender:
 
     def _due(self, lane: Lane, now: float) -> float:
         times = [lane.not_before]
-        oldest = lane.oldest()
+        oldest, newest = lane.oldest(), lane.open
         if oldest is not None:
-            times += [
-                oldest.accepted_at + self.options.timeout,
-                oldest.accepted_at + self._stalled_after,
-            ]
-        if lane.open is not None:
-            times += [
-                lane.open.accepted_at + self.options.linger,
-                lane.open.accepted_at + self._age_max,
-            ]
-        return min((time for time in times if time > now), default=math.inf)
+            accepted_at = oldest.accepted_at
+            times += (accepted_at + self._stalled_after, accepted_at + self.options.timeout)
+        if newest is not None:
+            accepted_at = newest.accepted_at
+            times += (accepted_at + self.options.linger, accepted_at + self._age_max)
+        due = math.inf
+        for time in times:  # a loop, as ``min`` of a generator is three times the price
+            if now < time < due:
+                due = time
+        return due
 
     def _expire(self, lane: Lane, now: float) -> None:
         timeout = self.options.timeout

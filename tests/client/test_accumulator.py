@@ -53,6 +53,28 @@ def test_nothing_leaves_while_a_batch_that_came_back_waits_for_those_behind_it()
     assert lane.ready(9.0, idle=True, linger=0.0, batch_bytes=1)
 
 
+def test_the_oldest_is_the_first_without_an_outcome_wherever_it_is() -> None:
+    lane, (a, b, c, d) = lane_of(4)
+    assert lane.oldest() is a
+    assert [lane.take() for _ in range(3)] == [a, b, c]
+    assert lane.oldest() is a
+    a.finish(-1, -1, REFUSED)  # given up, and its answer is still to come
+    assert lane.oldest() is b
+    back(lane, c, REFUSED)
+    assert lane.oldest() is b, "which is still in flight"
+    back(lane, b, REFUSED)
+    assert lane.oldest() is b
+    lane.acknowledged(a)
+    assert lane.line_up() is b
+    assert lane.oldest() is b
+    assert [lane.take(), lane.take()] == [b, c]
+    lane.acknowledged(b)
+    lane.acknowledged(c)
+    assert lane.oldest() is d
+    lane.give_up(d)
+    assert lane.oldest() is None
+
+
 def test_at_most_the_window_is_in_flight() -> None:
     lane, _ = lane_of(7)
     while lane.ready(9.0, idle=True, linger=0.0, batch_bytes=1):
