@@ -125,7 +125,7 @@ def wiped(current: Leadership, broker_id: str) -> Leadership | None:
     even those that are doubted.
     """
     left = _without(current, broker_id)
-    if candidates(current) == {broker_id}:
+    if candidates(current) and not candidates(left):
         left = replace(left, doubted=())
     return None if left == current else left
 
@@ -151,8 +151,9 @@ def restarted_unclean(current: Leadership, broker_id: str) -> Leadership | None:
     It leaves ISR and ELR, and is doubted from now on. The only one of all stays: None; whoever asks
     tells of it, for what it lost is lost (S3).
     """
-    could, others = candidates(current), doubted(current) - {broker_id}
-    if broker_id not in could | doubted(current) or (could == {broker_id} and not others):
+    could = candidates(current)
+    everybody = could | doubted(current)
+    if broker_id not in everybody or (could and len(everybody) == 1):
         return None
     left = _without(current, broker_id)
     if current.leader_epoch:
