@@ -308,12 +308,12 @@ class Channel:
             while self._outbox:
                 buffers, self._outbox = self._outbox, []
                 await self._transport.send(buffers)
-            self._writing = False
-            self._all_written()
         except OSError as error:
             self.close(reason_of(error))
+            return
         finally:
             self._writing = False
+        self._all_written()  # at last: whoever hears of it may write more, and start the next one
 
     def _all_written(self) -> None:
         unanswered, self._unanswered = self._unanswered, []

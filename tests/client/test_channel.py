@@ -49,6 +49,7 @@ class Talk:
         self.theirs.setblocking(False)
         self.started = 0  # tasks
         self.outcomes: list[Outcome] = []
+        self.then: Callable[[Outcome], None] = self.outcomes.append
         self._tasks = tasks
         self._server = ServerConnection("test")
         client = ClientConnection("test", "test")
@@ -77,7 +78,7 @@ class Talk:
     def post(self, body: list[bytes], *, acks: int = -1) -> None:
         parts = tuple(ProducePartition(TOPIC_ID, n, len(one)) for n, one in enumerate(body))
         request = ProduceRequest(acks, 30_000, parts)
-        self.channel.post(request, body, lambda outcome, _: self.outcomes.append(outcome))
+        self.channel.post(request, body, lambda outcome, _: self.then(outcome))
 
     def came(self) -> list[bytes]:
         """The bodies of the requests that are complete at the broker, without waiting."""
@@ -149,6 +150,28 @@ def test_a_request_without_an_answer_is_written_when_the_socket_has_all_of_it(ru
                 await talk.comes(1)
                 await anyio.wait_all_tasks_blocked()
                 assert talk.outcomes == [WRITTEN, WRITTEN]
+
+    run(main)
+
+
+def test_who_writes_more_when_told_that_all_is_written_is_kept_in_order(run: Run) -> None:
+    large = [[b"%d" % n * 3_000_000] for n in range(2)]
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            with Talk(tasks) as talk:
+
+                def again(_: Outcome) -> None:
+                    talk.post(large[1])
+
+                talk.then = again
+                talk.post(large[0], acks=0)
+                found = await talk.comes(1)
+                await anyio.wait_all_tasks_blocked()
+                talk.then = talk.outcomes.append
+                found += talk.came()  # there is room again, and nobody has run
+                talk.post([b"after it"])
+                assert found + await talk.comes(2) == [large[0][0], large[1][0], b"after it"]
 
     run(main)
 
