@@ -11,6 +11,7 @@ asked: who can reach a listener may speak as a broker.
 
 import logging
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import trio
@@ -22,6 +23,7 @@ from tailrace.broker.world import BrokerTransport, World
 from tailrace.protocol import foreign, texts_wire
 from tailrace.protocol.connection import ClientConnection
 from tailrace.protocol.errors import ConnectError, TailraceError
+from tailrace.protocol.texts_wire import Wrong
 from tailrace.protocol.version import SOFTWARE
 
 log = logging.getLogger("tailrace.broker.dialling")
@@ -29,8 +31,14 @@ log = logging.getLogger("tailrace.broker.dialling")
 CONNECT_S = 2.0  # to an open connection whose peer has said hello
 LASTS_S = 1.0  # a failure that is over sooner is not told
 CAUSES_MAX = 8  # told of one broker until it is reached; a cause has no numbers of its own
-# What is wrong with a certificate, by OpenSSL's code (X509_V_ERR_...); else: who signed it.
-_TIME, _NAME = (9, 10), (62, 64)  # not yet valid, expired; another host, another address
+QUIET_S = 60.0  # whoever was not dialled for so long is in no trouble
+# What is wrong with a certificate, by OpenSSL's code (X509_V_ERR_...): not yet valid, expired;
+# another host, another address; an unknown issuer, or a certificate that signed itself.
+_WRONG: Mapping[int, Wrong] = {
+    **dict.fromkeys((9, 10), "time"),
+    **dict.fromkeys((62, 64), "name"),
+    **dict.fromkeys((2, 18, 19, 20, 21), "signer"),
+}
 
 
 @dataclass(slots=True)
@@ -38,6 +46,7 @@ class Trouble:
     """A broker that is not reached."""
 
     since: float
+    at: float  # of the last attempt
     told: set[str] = field(default_factory=set[str])
 
 
@@ -49,7 +58,10 @@ class Troubles:
 
     def failed(self, broker_id: str, cause: str, now: float) -> bool:
         """Another attempt failed; whether to tell of it."""
-        trouble = self._by_broker.setdefault(broker_id, Trouble(now))
+        trouble = self._by_broker.setdefault(broker_id, Trouble(now, now))
+        if now - trouble.at > QUIET_S:
+            trouble.since = now
+        trouble.at = now
         lasts = now - trouble.since >= LASTS_S
         if not lasts or cause in trouble.told or len(trouble.told) >= CAUSES_MAX:
             return False
@@ -135,11 +147,10 @@ class Dialler:
         """``error`` None: it took too long."""
         address, broker_id = _address(peer), peer.broker_id
         if isinstance(error, ssl.SSLCertVerificationError):
-            code = error.verify_code
             return texts_wire.peer_untrusted(
                 *(address, broker_id),
                 reason=error.verify_message,
-                wrong="time" if code in _TIME else "name" if code in _NAME else "signer",
+                wrong=_WRONG.get(error.verify_code, "other"),
                 listener=self._listener,
                 elapsed_s=elapsed_s,
             )

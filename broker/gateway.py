@@ -192,10 +192,12 @@ class Gateway:
         if broker_id == self.node.broker_id:
             return None
         record = self.node.views.view.brokers.get(broker_id)
-        peer = None if record is None else record.at(self.node.config.cluster.peer_listener)
+        listener = self.node.config.cluster.peer_listener
+        peer = None if record is None else record.at(listener)
         if peer is not None:
             return peer
-        raise texts_client.no_broker([(broker_id, "not in the cluster's metadata")], elapsed_s=0.0)
+        reason = f"has no listener {listener}" if record else "not in the cluster's metadata"
+        raise texts_client.no_broker([(broker_id, reason)], elapsed_s=0.0)
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────
 

@@ -73,6 +73,7 @@ class LeaderLink:
         self._set = FollowedSet(leader_id, node.timers, rng, news=self._tell)
         self._intake = Intake(node, self._set, catch_up, cuts, change_over=change_over)
         self._epoch = 0  # the broker epoch that requests carry
+        self._told_deaf = False
         self._news = trio.Event()
 
     @property
@@ -104,6 +105,8 @@ class LeaderLink:
             peer, channel = None, None
             if record is not None and self.followed:
                 peer = record.at(self._node.config.cluster.peer_listener)
+                if peer is None:
+                    self._tell_deaf(self._node.config.cluster.peer_listener)
             if peer is None:
                 await self._wait(WAIT_S)
                 continue
@@ -228,6 +231,17 @@ class LeaderLink:
         await self._intake.flushed({one.partition: one.partition.log.end})
         one.telling = False
         self._set.name(one)
+
+    def _tell_deaf(self, listener: str) -> None:
+        """It cannot be asked where brokers are asked here."""
+        if not self._told_deaf:
+            self._told_deaf = True
+            log.warning(
+                "broker %s has no listener %s, at which others are asked here"
+                " (cluster.peer_listener): nothing is copied from it. Give it one, and restart it.",
+                *(self.leader_id, listener),
+                extra={"event": "peer.unreachable", "code": None, "peer": self.leader_id},
+            )
 
     async def _wait(self, seconds: float) -> bool:
         """For news; False: none came."""

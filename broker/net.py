@@ -66,7 +66,9 @@ class TrioNet:
         connected = await _connected(host, port)
         if tls is None:
             return PlainTransport(connected, f"{host}:{port}", self._offload, self._scratch)
-        transport = TlsTransport(connected, f"{host}:{port}", self._offload, tls, dialled=host)
+        transport = TlsTransport(
+            connected, f"{host}:{port}", self._offload, tls, dialled=host.removesuffix(".")
+        )
         try:
             await transport.handshake()
         except BaseException:

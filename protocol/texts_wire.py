@@ -39,12 +39,15 @@ def peer_unreachable(
     )
 
 
+Wrong = Literal["signer", "name", "time", "other"]  # with a certificate
+
+
 def peer_untrusted(
     address: str,
     broker: str,
     *,
     reason: str,
-    wrong: Literal["signer", "name", "time"],
+    wrong: Wrong,
     listener: str,
     elapsed_s: float,
 ) -> errors.ConnectError:
@@ -57,6 +60,8 @@ def peer_untrusted(
         f"listeners.{shown(listener)}.advertise to what its certificate names.",
         "time": f"Renew security.tls_cert of broker {shown(broker)} and send it SIGHUP; look at "
         "the clocks.",
+        "other": f"Give broker {shown(broker)} another certificate, or set cluster.peer_ca: see the"
+        " reason.",
     }
     reason = f"certificate refused: {reason}"
     return errors.ConnectError(

@@ -14,7 +14,7 @@ import trustme
 from tailrace.broker import dialling as module
 from tailrace.broker.binding import Ready
 from tailrace.broker.config import from_mapping
-from tailrace.broker.dialling import CAUSES_MAX, LASTS_S, Dialler, Troubles
+from tailrace.broker.dialling import CAUSES_MAX, LASTS_S, QUIET_S, Dialler, Troubles
 from tailrace.broker.members import Peer, PeerAddress
 from tailrace.broker.security import Credentials
 from tailrace.broker.server import Server
@@ -82,6 +82,20 @@ def test_a_broker_with_tls_is_asked_over_tls(tmp_path: Path, authority: trustme.
             answer, _ = await channel.ask(MetadataRequest(None, False), b"")
             assert isinstance(answer, MetadataResponse)
             assert answer.cluster_id == ready.cluster_id
+            channel.close()
+
+    run(main)
+
+
+def test_it_is_enough_to_know_who_signed_whoever_signed_that_one(
+    tmp_path: Path, authority: trustme.CA
+) -> None:
+    async def main() -> None:
+        signer = authority.create_child_ca()
+        credentials = loaded(trusting(signer, tmp_path))
+        async with other(tmp_path, signer) as ready, trio.open_nursery() as nursery:
+            channel = await dialler(credentials, ready.cluster_id).dial(peer_of(ready, tls=True))
+            nursery.start_soon(channel.read)
             channel.close()
 
     run(main)
@@ -294,6 +308,13 @@ def test_what_lasts_is_told_once_per_cause_until_it_is_over() -> None:
     assert troubles.reached("n2")
     assert not troubles.reached("n2")
     assert not troubles.failed("n2", "refused", 14.0)
+
+
+def test_what_failed_long_ago_does_not_make_it_last() -> None:
+    troubles = Troubles()
+    assert not troubles.failed("n2", "refused", 0.0)
+    assert not troubles.failed("n2", "refused", 2 * QUIET_S), "nobody dialled in between"
+    assert troubles.failed("n2", "refused", 2 * QUIET_S + LASTS_S)
 
 
 def test_causes_without_end_are_not_told_without_end() -> None:
