@@ -111,7 +111,7 @@ def _fail_over(
     min_isr: MinIsr,
     alive: _Living,
 ) -> Iterator[Change]:
-    if (least := election.least_lost(one, alive=view.alive)) is not None:
+    if (least := election.least_lost(one, alive=view.alive, may_lead=view.may_lead)) is not None:
         yield Change(where, least, "recovered", least.leader)
         return
     need = election.min_isr(min_isr(topic), len(target))

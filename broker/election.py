@@ -156,12 +156,22 @@ def restarted_unclean(current: Leadership, broker_id: str) -> Leadership | None:
     if broker_id not in everybody or (could and len(everybody) == 1):
         return None
     left = _without(current, broker_id)
-    if current.leader_epoch:
-        left = replace(left, doubted=(*left.doubted, Doubted(broker_id)))
+    if current.leader_epoch:  # in one order, or two that start at once would take turns
+        noted = sorted((*left.doubted, Doubted(broker_id)), key=lambda one: one.broker_id)
+        left = replace(left, doubted=tuple(noted))
     if not candidates(left):  # what was told before may be less than they hold now
         known = left.doubted if not could else map(Doubted, sorted(doubted(left)))
         left = replace(left, doubted=tuple(known))
     return None if left == current else left
+
+
+def at_work(current: Leadership, need: int) -> Leadership:
+    """Somebody leads: who is in sync is doubted no more. Nor is anybody else where as many as are
+    needed are in sync; with fewer nothing is committed, and what the doubted hold still counts."""
+    if len(current.isr) >= need:
+        return replace(current, doubted=())
+    left = tuple(one for one in current.doubted if one.broker_id not in current.isr)
+    return replace(current, doubted=left)
 
 
 def told(current: Leadership, broker_id: str, held: Held) -> Leadership | None:
@@ -174,7 +184,7 @@ def told(current: Leadership, broker_id: str, held: Held) -> Leadership | None:
     return None if now == current.doubted else replace(current, doubted=now)
 
 
-def least_lost(current: Leadership, *, alive: Test) -> Leadership | None:
+def least_lost(current: Leadership, *, alive: Test, may_lead: Test) -> Leadership | None:
     """Nobody is left who holds all: once all who did have told, whoever holds most leads (R7).
 
     KIP-966 calls it balanced recovery. Tell of it: ``data-loss-possible`` (S3).
@@ -185,7 +195,8 @@ def least_lost(current: Leadership, *, alive: Test) -> Leadership | None:
         return None
     order = (*current.replicas, *(one.broker_id for one in current.doubted))
     most = max(one.held for one in current.doubted if one.held is not None)
-    chosen = min((one.broker_id for one in current.doubted if one.held == most), key=order.index)
+    fit = [one.broker_id for one in current.doubted if one.held == most]
+    chosen = min(fit, key=lambda one: (not may_lead(one), order.index(one)))
     return replace(_without(current, chosen).elected(chosen), isr=(chosen,), elr=())
 
 

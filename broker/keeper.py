@@ -275,6 +275,8 @@ class Keeper:
         that are there: who is gone may never have had a log of it, and this one is whole."""
 
         def unusable(where: PartitionId) -> bool:
+            if not election.candidates(mine[where]):
+                return False  # it may hold more than all who are left (R7)
             if where in self._shelf.wanting:
                 others = election.candidates(mine[where]) - {self._broker_id}
                 if not any(map(view.alive, others)):

@@ -34,7 +34,7 @@ def step(current: Leadership, target: Target, *, alive: Test, may_lead: Test) ->
         leader = election.choose(target, target, alive=alive, may_lead=may_lead)
     if leader is None or not alive(leader):  # one that is gone is failed over first
         return None
-    return replace(current.elected(leader), replicas=target, isr=target, elr=())
+    return replace(current.elected(leader), replicas=target, isr=target, elr=(), doubted=())
 
 
 def filling(current: Leadership, *, alive: Test) -> bool:

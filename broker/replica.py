@@ -21,7 +21,7 @@ Deliberately not here: sending, storing, and whether a fetch is of the right epo
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tailrace.broker import election
 from tailrace.broker.catalog import Leadership
@@ -270,8 +270,8 @@ class Replica:
             and self._lasting(follower, now - lag_max)
         }
         isr = (*(one for one in current.isr if one not in removed), *added)
-        # Whoever leads holds all that counts: nobody else needs to be kept in mind for it.
-        proposed = replace(election.with_isr(current, isr, self.min_isr), doubted=())
+        proposed = election.with_isr(current, isr, self.min_isr)
+        proposed = election.at_work(proposed, self.min_isr)
         if proposed == current and not self._doubtful:
             return None
         return IsrChange(proposed, added, removed)

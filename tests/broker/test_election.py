@@ -175,8 +175,8 @@ def all_restarted(*held: tuple[str, tuple[int, int]], damaged: str = "") -> Lead
     return one
 
 
-def recovered(one: Leadership, alive: str = "abc") -> str:
-    return told(election.least_lost(one, alive=there(alive)))
+def recovered(one: Leadership, alive: str = "abc", may_lead: str = "abc") -> str:
+    return told(election.least_lost(one, alive=there(alive), may_lead=there(may_lead)))
 
 
 def test_where_all_restarted_unclean_whoever_holds_most_leads() -> None:
@@ -189,6 +189,26 @@ def test_of_those_that_hold_as_much_one_without_damage_leads() -> None:
     held = ("a", (3, 90)), ("b", (3, 90)), ("c", (3, 90))
     assert recovered(all_restarted(*held)) == "a4 a"
     assert recovered(all_restarted(*held, damaged="a")) == "b4 b"
+    assert recovered(all_restarted(*held), may_lead="bc") == "b4 b"
+
+
+def test_all_who_start_at_once_come_to_one_note() -> None:
+    one = state("a", "abc")
+    for broker in "cab":
+        one = election.restarted_unclean(one, broker) or one
+    assert all(election.restarted_unclean(one, broker) is None for broker in "abc")
+
+
+def test_what_others_hold_counts_until_enough_are_in_sync() -> None:
+    one = state("a", "abc")
+    for broker in "bc":
+        one = election.restarted_unclean(one, broker) or one
+    assert election.at_work(one, 2) == one
+    again = election.restarted_unclean(election.at_work(one, 2), "a")
+    assert again is not None
+    assert election.waited_for(again) == ("a", "b", "c")
+    assert election.waited_for(election.at_work(election.with_isr(one, "ab", 2), 2)) == ("a", "b")
+    assert not election.at_work(election.with_isr(one, "ab", 2), 2).doubted
 
 
 def test_who_is_elected_before_its_lease_ends_and_restarts_unclean_is_one_of_all() -> None:
