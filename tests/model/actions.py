@@ -319,10 +319,13 @@ def controlling(state: State, rules: Rules) -> Iterator[Step]:
     """Fail over; or change the leader for no need; or the topic's min_isr."""
     meta = state.meta
     found = election.fail_over(meta, state.need, alive=state.alive, may_lead=state.alive)
+    if found is not None and rules.bug == "doubts end by name" and found.leader != meta.leader:
+        found = replace(found, doubted=())
     if found is not None and found.leader_epoch <= rules.epochs:
         after = state.fork()
         put(after, found)
         yield f"failover: {found.leader} leads, isr {found.isr}, elr {found.elr}", after
+    yield from recovering(state, rules)
     if state.budget.moves and meta.leader_epoch < rules.epochs:
         for name in meta.isr:
             moved = election.prefer(meta, name, may_lead=state.alive)
@@ -350,6 +353,25 @@ def controlling(state: State, rules: Rules) -> Iterator[Step]:
         after.need -= 1
         spend(after, lowered=1)
         yield "min_isr is lowered", after
+
+
+def recovering(state: State, rules: Rules) -> Iterator[Step]:
+    """Nobody holds all for sure: who is doubted tells what it has, and whoever has most leads."""
+    meta = state.meta
+    for one in meta.doubted:
+        node = state.node(one.broker_id)
+        if node.up:
+            held = (node.epochs[-1].epoch if node.epochs else 0, len(node.log), True)
+            told = election.told(meta, node.name, held)
+            if told is not None:
+                after = state.fork()
+                put(after, told)
+                yield f"{node.name} tells what it has", after
+    least = election.least_lost(meta, alive=state.alive, may_lead=state.alive)
+    if least is not None and least.leader_epoch <= rules.epochs:
+        after = state.fork()
+        put(after, least)
+        yield f"{least.leader} has most, and leads", after
 
 
 # ── bad luck ─────────────────────────────────────────────────────────────────────────────────
@@ -392,6 +414,10 @@ def failing(state: State, rules: Rules) -> Iterator[Step]:
                 if node.flushed < len(node.log):
                     lossy = crash(state, name, rules, keep=node.flushed)
                     yield f"{name} crashes and loses", lossy
+            if state.budget.kills:
+                after = crash(state, name, rules, keep=len(node.log))
+                spend(after, crashes=-1, kills=1)
+                yield f"{name} is killed", after
             if state.budget.wipes:
                 after = crash(state, name, rules, keep=0)
                 after.own(name).hurt = True

@@ -129,6 +129,9 @@ PLANTED: Mapping[str, Rules] = {
     "R3 commit below min_isr": Rules(changes=1, copy=BelowMinimum),
     "R3 fetches of old epochs count": Rules(moves=2, epochs=3, copy=OldFetchesCount),
     "R7 a wiped broker stays": Rules(wipes=1, bug="wiped stays"),
+    "R7 doubts end when a leader is named": Rules(
+        crashes=1, kills=1, epochs=3, isr="ab", durability="replicated", bug="doubts end by name"
+    ),
     "R9 commit while the ELR is not empty": Rules(changes=1, lowered=1, copy=EligibleDoNotHalt),
     "S9 a leader restarts in its epoch": Rules(crashes=1, records=2, bug="same epoch"),
 }

@@ -94,6 +94,7 @@ class Rules:
     losses: int = 0  # copies that are of no use, while their broker goes on
     targets: int = 0  # that an operator gives
     lowered: int = 0  # min_isr may be lowered by one; each hears of it when it looks
+    kills: int = 0  # of processes, of which nothing is lost, though with "replicated" nobody knows
     durability: Durability = "fsync"
     slow_flush: bool = False  # followers may be found between writing and flushing
     copy: Callable[[Durability, int], Copy] = Copy
@@ -103,6 +104,7 @@ class Rules:
         return Budget(
             *(self.records, self.crashes, self.wipes, self.expiries, self.late),
             *(self.doubts, self.changes, self.moves, self.losses, self.targets, self.lowered),
+            self.kills,
         )
 
 
@@ -120,6 +122,7 @@ class Budget(NamedTuple):
     losses: int
     targets: int
     lowered: int
+    kills: int
 
 
 class Node:

@@ -13,6 +13,9 @@ pytestmark = pytest.mark.slow
 BOUNDS = {
     "a crash": Rules(crashes=1, epochs=3),
     "a crash that loses what was only written": Rules(crashes=1, epochs=3, durability="replicated"),
+    "all restart unclean, one of them loses": Rules(
+        crashes=1, kills=1, epochs=3, isr="ab", durability="replicated"
+    ),
     "a disk that is lost": Rules(wipes=1, late=1, isr="ab"),
     "leaders that change": Rules(moves=2, epochs=3),
     "a change of the ISR between two leaders": Rules(moves=1, changes=1, isr="ab"),
