@@ -31,6 +31,7 @@ log = logging.getLogger("tailrace.broker.dialling")
 CONNECT_S = 2.0  # to an open connection whose peer has said hello
 LASTS_S = 1.0  # a failure that is over sooner is not told
 CAUSES_MAX = 8  # told of one broker until it is reached; a cause has no numbers of its own
+_ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 QUIET_S = 60.0  # whoever was not dialled for so long is in no trouble
 # What is wrong with a certificate, by OpenSSL's code (X509_V_ERR_...): not yet valid, expired;
 # another host, another address; an unknown issuer, or a certificate that signed itself.
@@ -160,6 +161,8 @@ class Dialler:
             found = foreign.instead_of_tls(reason)
             if found is not None:
                 return self._mismatch(peer, found)
+            if isinstance(error, _ENDED):  # in other words with each release of Python and OpenSSL
+                reason = "closed before it was agreed on"
             reason = f"TLS failed: {reason.replace('_', ' ').lower()}"
         elif error is not None:
             reason = (error.strerror or str(error)).lower()

@@ -203,7 +203,7 @@ async def full(stream: trio.SocketStream) -> None:
         (http, False, "T004", "speaks HTTP, not tailrace/1"),
         (silent, True, "T001", "(timed out)"),
         (silent, False, "T001", "(timed out)"),
-        (gone, True, "T001", "(TLS failed: unexpected eof while reading)"),
+        (gone, True, "T001", "(TLS failed: closed before it was agreed on)"),
         (gone, False, "T001", "(closed before it said hello)"),
         (full, False, "T123", "limits.connections of 1 is reached"),
     ],
