@@ -159,15 +159,16 @@ def restarted_unclean(current: Leadership, broker_id: str) -> Leadership | None:
     if current.leader_epoch:  # in one order, or two that start at once would take turns
         noted = sorted((*left.doubted, Doubted(broker_id)), key=lambda one: one.broker_id)
         left = replace(left, doubted=tuple(noted))
-    if not candidates(left):  # what was told before may be less than they hold now
-        known = left.doubted if not could else map(Doubted, sorted(doubted(left)))
-        left = replace(left, doubted=tuple(known))
+    if could and not candidates(left):  # what was told before may be less than they hold now
+        left = replace(left, doubted=tuple(Doubted(one.broker_id) for one in left.doubted))
     return None if left == current else left
 
 
 def at_work(current: Leadership, need: int) -> Leadership:
     """Somebody leads: who is in sync is doubted no more. Nor is anybody else where as many as are
     needed are in sync; with fewer nothing is committed, and what the doubted hold still counts."""
+    if not current.doubted:  # each look of a leader at each of its partitions
+        return current
     if len(current.isr) >= need:
         return replace(current, doubted=())
     left = tuple(one for one in current.doubted if one.broker_id not in current.isr)

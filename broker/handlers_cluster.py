@@ -87,7 +87,10 @@ async def _elect(
     lead = election.unclean if unclean else Leadership.elected
     stored: dict[PartitionId, Leadership] = {}
     for some in pieces(found, TXN_CHANGES_MAX):
-        wanted = {one.chosen.where: lead(one.current, one.leader or "") for one in some}
+        wanted: dict[PartitionId, Leadership] = {}
+        for one in some:
+            assert one.leader is not None, "it is to lead"
+            wanted[one.chosen.where] = lead(one.current, one.leader)
         done = wanted  # if nobody says (R16): a loss is told rather once too often
         try:
             done = await node.registry.change(wanted)

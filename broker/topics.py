@@ -232,7 +232,7 @@ class Topics:
         topic_config.checked(
             *(topic.name, self._config, topic.config),
             partitions=len(topic.partitions),
-            replicas=len(topic.partitions[0].replicas),
+            replicas=topic.copies(0),
         )
 
     def _check_room(self, topic: Topic) -> None:
