@@ -8,20 +8,19 @@ from tailrace.protocol.texts import error_summary, partition_name, record_name, 
 from tailrace.protocol.units import format_count as count, format_seconds, format_size
 
 Attempts = Sequence[tuple[str, str]]  # (address, reason)
+_SILENT = "Check the address, and whether a firewall or the network drops what is sent there."
 
 # ── connecting ───────────────────────────────────────────────────────────────────────────────
 
 
-def no_broker(attempts: Attempts, *, elapsed_s: float) -> errors.ConnectError:
-    """T001: every address was tried, none answered."""
+def no_broker(attempts: Attempts, *, elapsed_s: float, hint: str = "") -> errors.ConnectError:
+    """T001: every address was tried, none answered. ``hint``: another one than clients get."""
     tried = ", ".join(f"{shown(address)} ({shown(reason)})" for address, reason in attempts)
     silent = bool(attempts) and all(reason == "timed out" for _, reason in attempts)
     return errors.ConnectError(
         "T001",
         f"no broker reachable in {format_seconds(elapsed_s)} s: {tried}",
-        "Check the address, and whether a firewall or the network drops what is sent there."
-        if silent
-        else "Nothing listens there. Start one: tailrace dev",
+        hint or (_SILENT if silent else "Nothing listens there. Start one: tailrace dev"),
         attempts=list(attempts),
         elapsed=elapsed_s,
     )

@@ -4,7 +4,8 @@ from typing import Literal
 
 from tailrace.protocol import errors
 from tailrace.protocol.texts import shown
-from tailrace.protocol.units import format_count as count, format_seconds
+from tailrace.protocol.texts_client import no_broker
+from tailrace.protocol.units import format_count as count
 
 
 def other_protocol(
@@ -29,13 +30,11 @@ def peer_unreachable(
     address: str, broker: str, *, reason: str, listener: str, elapsed_s: float
 ) -> errors.ConnectError:
     """T001: of another broker. ``listener``: the name of the one at which it is asked."""
-    return errors.ConnectError(
-        "T001",
-        _not_reached(address, reason, elapsed_s),
-        f"Start broker {shown(broker)}, or set its listeners.{shown(listener)}.advertise to an "
-        "address that brokers reach.",
-        attempts=[(address, reason)],
-        elapsed=elapsed_s,
+    return no_broker(
+        [(address, reason)],
+        elapsed_s=elapsed_s,
+        hint=f"Start broker {shown(broker)}, or set its listeners.{shown(listener)}.advertise to "
+        "an address that brokers reach.",
     )
 
 
@@ -63,19 +62,8 @@ def peer_untrusted(
         "other": f"Give broker {shown(broker)} another certificate, or set cluster.peer_ca: see the"
         " reason.",
     }
-    reason = f"certificate refused: {reason}"
-    return errors.ConnectError(
-        "T001",
-        _not_reached(address, reason, elapsed_s),
-        hints[wrong],
-        attempts=[(address, reason)],
-        elapsed=elapsed_s,
-    )
-
-
-def _not_reached(address: str, reason: str, elapsed_s: float) -> str:
-    waited = format_seconds(elapsed_s)
-    return f"no broker reachable in {waited} s: {shown(address)} ({shown(reason)})"
+    refused = [(address, f"certificate refused: {reason}")]
+    return no_broker(refused, elapsed_s=elapsed_s, hint=hints[wrong])
 
 
 def version_mismatch(
