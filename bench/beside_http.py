@@ -32,7 +32,7 @@ import click
 import tailrace
 from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.run import single_sends
-from tailrace.bench.workbench import touch_disk
+from tailrace.bench.touch import touch_disk
 from tailrace.bench.workload import percentiles
 
 TOPIC = "bench-beside-http"

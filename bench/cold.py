@@ -30,14 +30,13 @@ from tailrace.bench.actors import Actor, go
 from tailrace.bench.cpus import SENDERS
 from tailrace.bench.latency import send
 from tailrace.bench.streams import create
+from tailrace.bench.touch import BLOCK_BYTES, touch_memory
 from tailrace.bench.wire import FETCHES_IN_FLIGHT, Wire, batch_of
 from tailrace.bench.workbench import (
-    BLOCK,
     WARM_S,
     Workbench,
     parser,
     say,
-    touch_memory,
     workbench,
 )
 from tailrace.bench.workload import percentiles
@@ -68,7 +67,7 @@ def forget(folder: Path) -> int:
 
 def read_files(folder: Path, bytes_per_s: float) -> tuple[int, float]:
     """All logs of a folder, one after the other, at most so fast. Bytes, and seconds it took."""
-    buffer, total = bytearray(BLOCK), 0
+    buffer, total = bytearray(BLOCK_BYTES), 0
     began = time.perf_counter()
     for path in sorted(folder.glob("*.log")):
         with path.open("rb", buffering=0) as file:
@@ -176,7 +175,7 @@ def measure(bench: Workbench, size_bytes: int) -> None:
         with Wire(broker.url) as wire:
             topic = wire.topic("cold")
             batch = batch_of(topic, 0, RECORDS, SIZE_BYTES)
-            touch_memory(size_bytes)
+            touch_memory(bench.folder, size_bytes)
             count, _ = wire.produce([batch], size_bytes=size_bytes)
             (folder,) = broker.data_dir.rglob(f"{topic.topic_id.hex()}-0")
             say(f"cold: {forget(folder) >> 20} MiB of files")

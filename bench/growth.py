@@ -24,8 +24,9 @@ from tailrace.bench.cpus import SENDERS, pin
 from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.raw import RECORDS as LARGE_RECORDS
 from tailrace.bench.streams import create
+from tailrace.bench.touch import touch_memory
 from tailrace.bench.wire import IN_FLIGHT, Batch, Wire, batch_of
-from tailrace.bench.workbench import Workbench, cpu_seconds, parser, touch_memory, workbench
+from tailrace.bench.workbench import Workbench, cpu_seconds, parser, workbench
 from tailrace.protocol.units import parse_size_bytes
 
 RECORDS = 100
@@ -76,7 +77,7 @@ def partitions(bench: Workbench) -> None:
             size_bytes = WARM_BATCHES * len(one[0].entry) * len(batches)
             wires[0].produce(batches, size_bytes=size_bytes, acks=1)
         time.sleep(SETTLE_S)
-        touch_memory(TOUCH_BYTES)
+        touch_memory(bench.folder, TOUCH_BYTES)
         for _ in range(TURNS):
             for suffix, some in (("", wires[:1]), (f"@{CONNECTIONS * IN_FLIGHT}", wires)):
                 for batches in (one, many):
@@ -86,7 +87,7 @@ def partitions(bench: Workbench) -> None:
 
 def log(bench: Workbench, size_bytes: int) -> None:
     with bench.broker(touch_bytes=size_bytes) as broker:
-        touch_memory(size_bytes)
+        touch_memory(bench.folder, size_bytes)
         anyio.run(create, broker.url, ["log"], 1, "fsync")
         with Wire(broker.url) as wire:
             topic = wire.topic("log")
@@ -97,7 +98,7 @@ def log(bench: Workbench, size_bytes: int) -> None:
                 if more:
                     wire.produce(large, size_bytes=more - size_bytes // SMALL_SHARE)
                 time.sleep(SETTLE_S)
-                touch_memory(TOUCH_BYTES)
+                touch_memory(bench.folder, TOUCH_BYTES)
                 for _ in range(TURNS):
                     cost, records = per_record(broker, [wire], small, bench.seconds)
                     tell(bench, f"cpu-log-{name}", cost, records)

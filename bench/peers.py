@@ -25,13 +25,15 @@ from tailrace.bench.peer_catalogue import peers
 from tailrace.bench.peer_job import Done, Job, Peer, Started, Variant, dump_job, load_done
 from tailrace.bench.peer_process import HOME
 from tailrace.bench.results import LATENCIES, Measured, emit
-from tailrace.bench.workbench import WARM_S, say, touch_disk, touch_memory
+from tailrace.bench.touch import touch_disk, touch_memory
+from tailrace.bench.workbench import WARM_S, say
 from tailrace.bench.workload import percentiles
 
 PRODUCE, EACH = "produce", "produce-each"
 CONSUMING = ("consume-batches", "consume-each")
 PATHS = (PRODUCE, EACH, *CONSUMING, *LATENCIES)
 TOUCH_BYTES = 256 << 20  # of the disk, before a server writes there
+WRITTEN_BYTES_PER_S = 400_000_000  # by the fastest of them
 PATIENCE_S = 90.0  # for a client process, beyond the time that it measures
 READY_S = 60.0  # for a receiver to subscribe
 
@@ -94,7 +96,8 @@ def consume_paths(run: Run) -> tuple[str, ...]:
 def produced(run: Run, action: str, consuming: Sequence[str]) -> None:
     """Produce, consume by these ways and by one at least, and tell what was asked for."""
     stream = new_stream(action)
-    touch_memory(2 * TOUCH_BYTES)  # for the stretch before and the one that counts
+    stretches_s = 2 * run.asked.seconds  # the one before and the one that counts
+    touch_memory(run.asked.folder, int(WRITTEN_BYTES_PER_S * stretches_s))
     sent = act(run, replace(run.job(action, stream), seconds=run.asked.seconds))
     readable = [path for path in CONSUMING if path in run.peer.actions]  # none of a mock
     for path in consuming or readable[:1]:

@@ -20,6 +20,7 @@ from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.results import Measured
 from tailrace.bench.rows import Pick, Row, Sense
 from tailrace.bench.run import run, single_sends
+from tailrace.bench.touch import touch_disk, touch_memory
 from tailrace.bench.workload import Mode, Workload, percentiles
 
 OUT = Path("bench-results/quick")
@@ -58,7 +59,8 @@ def main() -> None:
     figures, began = list[Measured](), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tailrace-bench-", dir=given.folder) as name:
         folder = Path(name)
-        workbench.touch_disk(folder, 3 * RECORDS * SIZE_BYTES)  # about what the run will use
+        for touch in (touch_disk, touch_memory):
+            touch(folder, 3 * RECORDS * SIZE_BYTES)  # about what the run will use
         with BrokerProcess(folder / "data") as broker:
             for number in range(ROUNDS):
                 figures += measure_round(folder, broker.url, number)

@@ -21,13 +21,13 @@ from tailrace.bench import limits
 from tailrace.bench.cpus import SENDERS, pin
 from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.streams import create
+from tailrace.bench.touch import touch_memory
 from tailrace.bench.wire import Batch, Wire, batch_of
 from tailrace.bench.workbench import (
     Workbench,
     cpu_seconds,
     parser,
     resident_bytes,
-    touch_memory,
     workbench,
 )
 
@@ -51,10 +51,10 @@ def measure(bench: Workbench) -> None:
         with Wire(broker.url) as wire:
             batch = batch_of(wire.topic(TOPIC), 0, RECORDS, SIZE_BYTES)
             wire.produce([batch], size_bytes=HOT_BYTES)
-            touch_memory(written)
+            touch_memory(bench.folder, written)
             file_bytes_per_s = limits.file_written_per_s(bench.folder, written // FILE_SHARE)
             bench.tell("file-write", file_bytes_per_s, "bytes/s", system="machine")
-            touch_memory(written)
+            touch_memory(bench.folder, written)
             before = cpu_seconds(broker.pid)
             count, took_s = wire.produce([batch], seconds=bench.seconds)
             used_s, size_bytes = cpu_seconds(broker.pid) - before, count * len(batch.entry)

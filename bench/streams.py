@@ -21,7 +21,8 @@ import anyio.lowlevel
 import tailrace
 from tailrace.bench.actors import Actor, Gate, go
 from tailrace.bench.cpus import RECEIVERS
-from tailrace.bench.workbench import Workbench, parser, touch_memory, workbench
+from tailrace.bench.touch import WRITTEN_BYTES_PER_S, touch_memory
+from tailrace.bench.workbench import Workbench, parser, workbench
 from tailrace.bench.workload import make_values
 from tailrace.protocol.batch import RECORDS_MAX
 
@@ -31,7 +32,6 @@ KEYS = 1_000
 WARM_SHARE = 0.25  # of the time that is then measured
 TURN = 1_000  # records between two looks at the clock
 WARM = "warm-"  # before the name of a scratch topic
-PRODUCE_BYTES_PER_S = 300_000_000  # how much disk is touched before: what a fast machine takes
 
 Bytes = tailrace.Producer[bytes, bytes]
 Rate = tuple[int, float]  # records, seconds
@@ -198,7 +198,7 @@ def measure(bench: Workbench, given: Any) -> None:
     size, durable = given.size, given.durability == "fsync"
     suffix = suffix_of(given)
     wanted = given.paths.split(",") if given.paths else [*WAYS, *READINGS]
-    touched = int(PRODUCE_BYTES_PER_S * bench.seconds)
+    touched = int(WRITTEN_BYTES_PER_S * bench.seconds)
     with bench.broker(touch_bytes=touched) as broker:
         plan = Plan(broker.url, size, given.keys, bench.seconds, given.compression)
         topics = [name for way in WAYS for name in (way, WARM + way)]
@@ -212,7 +212,7 @@ def measure(bench: Workbench, given: Any) -> None:
         for way in WAYS:
             if way in wanted or (way == "produce" and set(wanted) & set(READINGS)):
                 with Actor(produce, plan, way, way) as producer:
-                    go(producer, before=lambda: touch_memory(touched))
+                    go(producer, before=lambda: touch_memory(bench.folder, touched))
                     tell(way, producer.result())
         for way in READINGS:
             if way in wanted:

@@ -6,7 +6,6 @@ starts its own broker in a folder of its own, which is removed at the end, and p
 """
 
 import argparse
-import mmap
 import os
 import signal
 import sys
@@ -18,10 +17,10 @@ from pathlib import Path
 
 from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.results import Measured, emit
+from tailrace.bench.touch import touch_disk
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-BLOCK = 1 << 20
 WARM_S = 2.0  # of sends at a fixed rate before those that are timed, of tailrace and of peers
 
 
@@ -83,35 +82,6 @@ def workbench(given: argparse.Namespace) -> Generator[Workbench]:
 def end_on_sigterm() -> None:
     """As by Ctrl-C: no broker outlives its bench, and what was found is kept."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def touch_disk(folder: Path, size_bytes: int) -> None:
-    """Write and free so many bytes: the first touch of a virtual disk's blocks costs half."""
-    path = folder / "touched"
-    block = os.urandom(BLOCK)
-    with path.open("wb") as file:
-        for _ in range(-(-size_bytes // BLOCK)):
-            file.write(block)
-        file.flush()
-        os.fdatasync(file.fileno())
-    path.unlink()
-
-
-def touch_memory(size_bytes: int) -> None:
-    """Take so much memory and give it back, right before it is used: also by the page cache.
-
-    What a virtual machine does not use goes back to its host, within seconds on some, and the
-    first touch after that costs more than any broker: on one such machine a plain ``pwrite`` into a
-    new file ran at 160 MB/s, and at 2.5 GB/s when the memory was there.
-    """
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-    mmap.mmap(-1, max(PAGE_BYTES, min(size_bytes, available_bytes() // 2)), flags=flags).close()
-
-
-def available_bytes() -> int:
-    """Memory that can be had without anybody swapping."""
-    found = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(found["MemAvailable"].split()[0]) * 1024
 
 
 def cpu_seconds(pid: int) -> float:
