@@ -5,7 +5,7 @@ for a while: the others come first, as what it knows of the cluster may be old, 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 from tailrace.client.link import Kind, Link, Watcher
 from tailrace.client.options import Address
@@ -120,6 +120,12 @@ class Brokers:
         if found is not None:
             self.home = found
         return found
+
+    def at_work(self, broker_ids: Set[str]) -> None:
+        """They were a moment ago: those that could not be reached are dialled at once."""
+        for name in broker_ids & self.by_id.keys():
+            for link in self.by_id[name].links:
+                link.hurry()
 
     def wake(self) -> None:
         """Dial those that are not connected."""

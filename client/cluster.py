@@ -33,7 +33,7 @@ from tailrace.client.options import Address
 from tailrace.client.retry import DOUBTFUL, Backoff
 from tailrace.client.runtime import Runtime
 from tailrace.client.shapes import ClientHealth
-from tailrace.client.topic_news import LeaderEpochs
+from tailrace.client.topic_news import LeaderEpochs, came_to_lead
 from tailrace.protocol import texts_client
 from tailrace.protocol.errors import TailraceError, from_wire
 from tailrace.protocol.limits import TOPICS_PER_REQUEST_MAX, pieces
@@ -406,7 +406,9 @@ class Cluster:
         now = self._runtime.clock.now()
         for topic in response.topics:
             if topic.error is None:
+                before = self._epochs.known(topic)
                 newest = self._topics[topic.name] = self._epochs.newest(topic)
+                self._known.at_work(came_to_lead(before, newest))
                 self._told[topic.name] = told_by, now
                 if newest is not topic and told_by:
                     self.doubt(told_by)  # others have told us newer things already

@@ -60,11 +60,15 @@ class Link:
         self._control = control  # None: this is the control link itself
         self._backoff = Backoff(runtime.random)
         self._not_before = 0.0
+        self._hurried = anyio.Event()
+        self._borne: list[Link] = []  # those that wait for this one
         self._opened_at = 0.0
         self._down_since: float | None = None
         self._attempts = 0  # since then
         self._dialling = False
         self._changed = anyio.Event()
+        if control is not None:
+            control._borne.append(self)
 
     @property
     def troubled(self) -> bool:
@@ -110,6 +114,13 @@ class Link:
             self._dialling = True
             self._runtime.start_soon(self._dial)
 
+    def hurry(self) -> None:
+        """The broker was at work a moment ago: whatever attempt is next is made now."""
+        if self.channel is None:
+            self._not_before = 0.0
+            self._hurried.set()
+            self._hurried = anyio.Event()
+
     def adopt(self, channel: Channel) -> None:
         """Use a channel that was opened elsewhere."""
         self.channel = channel
@@ -146,7 +157,8 @@ class Link:
                     await self._control.get()
                 pause_s = self._not_before - self._runtime.clock.now()
                 if pause_s > 0:
-                    await anyio.sleep(pause_s)
+                    with anyio.move_on_after(pause_s):
+                        await self._hurried.wait()
                 await self._attempt()
         except ConnectError:
             pass  # the control link is over for good: waiters find out the same way
@@ -179,9 +191,10 @@ class Link:
         channel, self.channel = self.channel, None
         if self.closed:
             return
-        lasted_s = self._runtime.clock.now() - self._opened_at
-        if channel is not None and (channel.answered or lasted_s >= LIMIT_S):
+        if channel is not None and self._worked(channel):
             self._backoff.reset()
+            if self._control is not None and self._control.channel is not None:
+                self._control._backoff.reset()
         self.reason = lost.reason
         if self._control is None:
             self._failed(lost.reason)
@@ -190,6 +203,13 @@ class Link:
             self._failed(lost.reason)
         else:  # first loss since it worked: try at once, as soon as the broker is there
             self._backoff.next()
+
+    def _worked(self, channel: Channel) -> bool:
+        """Whether the broker was at work, and not only taking connections. It may have answered on
+        another one: of a producer's or a consumer's the control link carries next to nothing."""
+        borne = [one.channel for one in self._borne if one.channel is not None]
+        lasted_s = self._runtime.clock.now() - self._opened_at
+        return lasted_s >= LIMIT_S or any(one.answered for one in (channel, *borne))
 
     def _failed(self, reason: str) -> None:
         self.reason = reason

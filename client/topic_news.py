@@ -17,15 +17,31 @@ class LeaderEpochs:
 
     def newest(self, told: TopicMetadata) -> TopicMetadata:
         """``told``, with the partitions of which something newer was heard before."""
-        before = self._known.get(told.name)
-        if before is not None and before.topic_id == told.topic_id:
+        before = self.known(told)
+        if before is not None:
             told = merged(before, told)
         self._known[told.name] = told
         return told
 
+    def known(self, topic: TopicMetadata) -> TopicMetadata | None:
+        """What was heard of the same topic, if anything was."""
+        before = self._known.get(topic.name)
+        return before if before is not None and before.topic_id == topic.topic_id else None
+
     def forget(self, topic: str) -> None:
         """There is no such topic."""
         self._known.pop(topic, None)
+
+
+def came_to_lead(before: TopicMetadata | None, now: TopicMetadata) -> set[str]:
+    """Who leads a partition in a newer epoch than was known: whoever can take up a leadership was
+    at work a moment ago."""
+    epochs = {one.partition: one.leader_epoch for one in before.partitions} if before else {}
+    return {
+        one.leader
+        for one in now.partitions
+        if one.leader is not None and one.leader_epoch > epochs.get(one.partition, -1) >= 0
+    }
 
 
 def merged(before: TopicMetadata, told: TopicMetadata) -> TopicMetadata:

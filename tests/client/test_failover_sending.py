@@ -81,6 +81,52 @@ def test_refusal_of_the_old_leader_is_no_pause_at_the_new_one(
     assert numbers(topic) == [0, 1]
 
 
+def test_broker_that_leads_again_is_dialled_at_once(
+    run: Run, together: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = together.create("orders")
+    n1 = together.brokers["n1"]
+
+    async def main() -> None:
+        async with together.client() as client, client.producer() as producer:
+            await producer.send("orders", b"0")
+            monkeypatch.setattr("tailrace.client.retry.FIRST_MAX_S", 30.0)
+            monkeypatch.setattr("tailrace.client.retry.LIMIT_S", 30.0)
+            n1.kill()
+            await until(lambda: not client.cluster.reachable("n1"))
+            n1.start()
+            together.elect(topic, "n1")
+            with anyio.fail_after(1.0):
+                assert (await producer.send("orders", b"1")).offset == 1
+
+    run(main)
+
+
+def test_broker_that_took_records_is_dialled_as_if_it_were_lost_for_the_first_time(
+    run: Run, together: FakeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where its control link had nothing to carry meanwhile."""
+    together.create("orders")
+    n1 = together.brokers["n1"]
+
+    async def main() -> None:
+        async with together.client() as client, client.producer() as producer:
+            for number in range(3):
+                await producer.send("orders", b"%d" % number)
+                n1.kill()
+                await until(lambda: not client.cluster.reachable("n1"))
+                await anyio.sleep(0.05)
+                n1.start()
+            await producer.send("orders", b"3")
+
+    run(main)
+    told = [r.getMessage() for r in caplog.records if "reconnecting n1" in r.getMessage()]
+    assert [text for text in told if "reset" in text or "closed" in text] == [
+        text for text in told if ", attempt 1," in text
+    ]
+    assert sum(", attempt 1," in text for text in told) == 3
+
+
 def test_later_batch_that_is_first_at_the_new_leader_waits_for_its_turn(
     run: Run, together: FakeCluster
 ) -> None:

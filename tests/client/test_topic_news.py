@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tailrace.client.topic_news import LeaderEpochs
+from tailrace.client.topic_news import LeaderEpochs, came_to_lead
 from tailrace.protocol.messages import PartitionMetadata, TopicMetadata
 
 
@@ -49,3 +49,10 @@ def test_partitions_may_be_added() -> None:
     more = topic(("n1", 2), ("n2", 1))
     assert known.newest(more) is more
     assert led(known.newest(replace(more, partitions=more.partitions[:1]))) == [("n1", 2)]
+
+
+def test_who_leads_in_a_newer_epoch_came_to_lead() -> None:
+    before = topic(("n1", 3), ("n2", 5), (None, 4), ("n3", -1))
+    assert came_to_lead(before, topic(("n1", 4), ("n2", 5), ("n3", 6), ("n4", 1))) == {"n1", "n3"}
+    assert came_to_lead(before, topic((None, 4), ("n1", 5))) == set()
+    assert came_to_lead(None, topic(("n1", 4))) == set()
