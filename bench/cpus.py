@@ -7,6 +7,7 @@ processor idle, and whoever shares one would be measured instead of the broker. 
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 
 BROKER_CPUS_MAX = 2  # its event loop, and the threads that sync and read
 SENDERS, RECEIVERS, BROKER = "senders", "receivers", "broker"
@@ -26,8 +27,9 @@ def layout(cpus: Sequence[int]) -> Mapping[str, tuple[int, ...]]:
     }
 
 
-def available() -> list[int]:
-    """The processors that this process may use."""
+@cache
+def available() -> Sequence[int]:
+    """The processors that this process might use before it was kept to some of them."""
     return sorted(os.sched_getaffinity(0))
 
 

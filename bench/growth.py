@@ -76,8 +76,8 @@ def partitions(bench: Workbench) -> None:
         for batches in (one, many):
             size_bytes = WARM_BATCHES * len(one[0].entry) * len(batches)
             wires[0].produce(batches, size_bytes=size_bytes, acks=1)
-        time.sleep(SETTLE_S)
         touch_memory(bench.folder, TOUCH_BYTES)
+        time.sleep(SETTLE_S)
         for _ in range(TURNS):
             for suffix, some in (("", wires[:1]), (f"@{CONNECTIONS * IN_FLIGHT}", wires)):
                 for batches in (one, many):
@@ -87,7 +87,6 @@ def partitions(bench: Workbench) -> None:
 
 def log(bench: Workbench, size_bytes: int) -> None:
     with bench.broker(touch_bytes=size_bytes) as broker:
-        touch_memory(bench.folder, size_bytes)
         anyio.run(create, broker.url, ["log"], 1, "fsync")
         with Wire(broker.url) as wire:
             topic = wire.topic("log")
@@ -97,8 +96,8 @@ def log(bench: Workbench, size_bytes: int) -> None:
             for name, more in (("small", 0), ("large", size_bytes)):
                 if more:
                     wire.produce(large, size_bytes=more - size_bytes // SMALL_SHARE)
-                time.sleep(SETTLE_S)
                 touch_memory(bench.folder, TOUCH_BYTES)
+                time.sleep(SETTLE_S)
                 for _ in range(TURNS):
                     cost, records = per_record(broker, [wire], small, bench.seconds)
                     tell(bench, f"cpu-log-{name}", cost, records)

@@ -32,8 +32,8 @@ from tailrace.bench.workload import percentiles
 PRODUCE, EACH = "produce", "produce-each"
 CONSUMING = ("consume-batches", "consume-each")
 PATHS = (PRODUCE, EACH, *CONSUMING, *LATENCIES)
-TOUCH_BYTES = 256 << 20  # of the disk, before a server writes there
-WRITTEN_BYTES_PER_S = 400_000_000  # by the fastest of them
+WRITTEN_BYTES_PER_S = 500_000_000  # by the fastest that writes at all
+STRETCHES = 2  # the one before and the one that counts
 PATIENCE_S = 90.0  # for a client process, beyond the time that it measures
 READY_S = 60.0  # for a receiver to subscribe
 
@@ -48,6 +48,11 @@ class Asked:
     rates_per_s: tuple[int, ...]  # of sends, for latency
     warm_s: float  # of such sends before those that are timed
     folder: Path | None  # where to work
+
+    @property
+    def touched_bytes(self) -> int:
+        """Of disk and memory, before anything is sent."""
+        return int(WRITTEN_BYTES_PER_S * STRETCHES * self.seconds)
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,7 @@ def consume_paths(run: Run) -> tuple[str, ...]:
 def produced(run: Run, action: str, consuming: Sequence[str]) -> None:
     """Produce, consume by these ways and by one at least, and tell what was asked for."""
     stream = new_stream(action)
-    stretches_s = 2 * run.asked.seconds  # the one before and the one that counts
-    touch_memory(run.asked.folder, int(WRITTEN_BYTES_PER_S * stretches_s))
+    touch_memory(run.asked.folder, run.asked.touched_bytes)
     sent = act(run, replace(run.job(action, stream), seconds=run.asked.seconds))
     readable = [path for path in CONSUMING if path in run.peer.actions]  # none of a mock
     for path in consuming or readable[:1]:
@@ -188,7 +192,7 @@ def run_round(peer: Peer, number: int, asked: Asked) -> None:
     for variant in peer.variants:
         with tempfile.TemporaryDirectory(prefix="tailrace-peer-", dir=asked.folder) as name:
             folder = Path(name)
-            touch_disk(folder, TOUCH_BYTES)
+            touch_disk(folder, asked.touched_bytes)
             with peer.start(folder, variant) as started:
                 measure(Run(peer, variant, started, number, asked))
 

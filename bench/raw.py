@@ -48,6 +48,7 @@ def measure(bench: Workbench) -> None:
     with bench.broker() as broker:
         anyio.run(create, broker.url, [TOPIC, "hot"], 1, "os")
         bench.tell("loopback", limits.loopback_bytes_per_s(), "bytes/s", system="machine")
+        pin(0, SENDERS)
         with Wire(broker.url) as wire:
             batch = batch_of(wire.topic(TOPIC), 0, RECORDS, SIZE_BYTES)
             wire.produce([batch], size_bytes=HOT_BYTES)
@@ -91,16 +92,18 @@ def read(
     """By so many consumers together, each a thread that only receives."""
     seconds = 2 * bench.seconds / PAIRS
     received: list[tuple[int, float]] = []
-    begin = threading.Barrier(consumers + 1)
+    connected, begin = threading.Barrier(consumers + 1), threading.Barrier(consumers + 1)
 
     def consumer() -> None:
         with Wire(broker.url) as wire:
+            connected.wait()
             begin.wait()
             received.append(wire.read(batch, count, bytes_max=FETCH_BYTES, seconds=seconds))
 
     threads = [threading.Thread(target=consumer) for _ in range(consumers)]
     for thread in threads:
         thread.start()
+    connected.wait()
     before = cpu_seconds(broker.pid)
     begin.wait()
     for thread in threads:
@@ -118,7 +121,6 @@ def tell(bench: Workbench, path: str, value: float) -> None:
 
 def main() -> None:
     with workbench(parser(__doc__ or "").parse_args()) as bench:
-        pin(0, SENDERS)
         measure(bench)
 
 

@@ -178,11 +178,11 @@ def plots(figures: Sequence[Measured]) -> Mapping[str, tuple[str, str]]:
         if len(chosen) > 1:
             title = f"{path} at {rate}, ms"
             made[f"{path}-{rate.removesuffix('/s')}.svg"] = (title, bars(title, _bars(chosen)))
-    points = {
-        int(one.path.partition("@")[2]): one.value
-        for one in figures
-        if one.path.startswith("sends@")
-    }
+    sends: dict[int, list[float]] = {}
+    for one in figures:
+        if one.path.startswith("sends@"):
+            sends.setdefault(int(one.path.partition("@")[2]), []).append(one.value)
+    points = {connections: median(rates) for connections, rates in sends.items()}
     if len(points) > 1:
         title = "durable sends per second, by connections that send one at a time"
         made["connections.svg"] = (title, lines(title, {"tailrace": sorted(points.items())}))

@@ -11,8 +11,9 @@ from typing import IO
 
 BLOCK_BYTES = 1 << 20
 WRITTEN_BYTES_PER_S = 1_000_000_000  # by producers of a fast machine
-# What is held is 256 KiB of every 2 MiB. Memory goes back to a host in free pieces of 2 MiB and
-# more (Linux, free page reporting), and no piece that is free next to one that is held is as large.
+# Of every 2 MiB 256 KiB are held: Linux hands free memory back to a host by pieces (free page
+# reporting, by its parameter ``page_reporting_order``: 2 MiB), and free runs between held ones are
+# smaller.
 RUN_BYTES = 256 << 10
 RUNS = 8
 
@@ -31,16 +32,16 @@ def touch_disk(folder: Path, size_bytes: int) -> None:
 
 def touch_memory(folder: Path | None, size_bytes: int) -> None:
     """Have so much memory at hand for what is measured, most of all for the page cache, until this
-    is called again or the process ends.
+    is called again or the process ends; at most half of what is available is taken for it.
 
     Memory that was only taken and given back is gone again within two seconds where the host takes
     back what is free: on one such machine a ``pwrite`` into a new file ran at 5.8 GB/s, and at 0.4
-    GB/s from then on. So a part of it stays taken, which keeps the rest from going. It is taken by
-    files, as the kernel looks for the page cache's memory in other places than for a process's own.
-    At most half of what is available is taken.
+    GB/s from then on. So an eighth of it stays taken, which keeps the rest from going. It is taken
+    by files, as what a process takes for itself did not help the page cache there. They are not
+    synced but for what stays, so that the disk has little of it to write.
     """
     release_memory()
-    wanted = min(size_bytes, available_bytes() // 2)
+    wanted = min(size_bytes, available_bytes() // 2 * (RUNS - 1) // RUNS)
     block = bytes(RUN_BYTES)
     held = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (outlives this call)
     _held.append(held)

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tailrace.bench import cpus
 from tailrace.bench.cpus import describe, layout
 from tailrace.bench.report import document, plots, shown, spread, targets, verdicts, write
 from tailrace.bench.results import Measured, read
@@ -134,3 +135,35 @@ def test_with_more_every_role_has_its_own() -> None:
         assert sorted(given) == list(range(count))
         assert all(found.values())
     assert describe([0, 1, 2, 3]) == "4 CPUs: broker on 0,1, senders on 2, receivers on 3"
+
+
+def test_who_keeps_to_his_processors_still_knows_those_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine, placed = set(range(4)), dict[int, set[int]]()
+
+    def keep(pid: int, given: tuple[int, ...]) -> None:
+        placed[pid] = set(given)
+        if pid == 0:
+            mine.intersection_update(given)
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(mine))
+    monkeypatch.setattr("os.sched_setaffinity", keep)
+    cpus.available.cache_clear()
+    try:
+        cpus.pin(0, cpus.SENDERS)
+        cpus.pin(77, cpus.BROKER)
+    finally:
+        cpus.available.cache_clear()
+    assert placed == {0: {2}, 77: {0, 1}}
+
+
+def test_the_plot_of_connections_has_the_median_of_its_rounds() -> None:
+    figures = [
+        Measured("tailrace", f"sends@{connections}", 100, True, value, "records/s", number)
+        for connections in (1, 100)
+        for number, value in enumerate((500.0, 900.0, 100.0))
+    ]
+    _, all_rounds = plots(figures)["connections.svg"]
+    _, middle = plots(figures[::3])["connections.svg"]
+    assert all_rounds == middle

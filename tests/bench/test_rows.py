@@ -64,6 +64,12 @@ def test_each_round_has_the_peer_that_was_best_in_it() -> None:
     assert judged.beside == "redis, kafka"
 
 
+def test_a_round_in_which_one_of_the_peers_failed_has_no_ratio() -> None:
+    ours = [figure("tailrace", 100, number) for number in range(2)]
+    peers = [figure("redis", 10), figure("redis", 10, 1), figure("kafka", 50)]
+    assert judge(PRODUCE, [*ours, *peers]).ratios == {0: 2}
+
+
 def test_a_peer_counts_by_its_fastest_way_and_setting() -> None:
     row = Row("P3", "consume", Pick("consume-batches", 100), "at least", 10, Peers())
     figures = [
@@ -96,7 +102,10 @@ def test_every_other_peer_is_the_best_of_them_in_each_round() -> None:
         for system, values in {"tailrace": (1, 1), "redis": (0.1, 0.1), "nats": (2, 4)}.items()
         for number, value in enumerate(values)
     ]
-    figures.append(figure("kafka", 2.5, 1, path="ack", durable=True, note="500/s"))
+    figures += [
+        figure("kafka", value, number, path="ack", durable=True, note="500/s")
+        for number, value in enumerate((2.2, 2.5))
+    ]
     judged = judge(row, figures)
     assert (judged.ratios, judged.beside) == ({0: 0.5, 1: 0.4}, "kafka, nats")
     assert row.target == "≤ 0.6 times every other peer that syncs"
