@@ -5,13 +5,13 @@
 A topic of that size is written, synced, and thrown out of the page cache (``posix_fadvise``) before
 each lap, that is each time it is read. Paths: ``cold-read`` (the consumer's bytes per second,
 through the broker, by fetches of 1 MiB of which nothing is decoded) and ``disk-read`` (the same
-files in the same laps directly before, without a broker and with nobody beside: as many reads of
-1 MiB under way as the consumer has fetches), in turns. What a virtual disk keeps in its host's
-memory is as fast for both. ``live-p99`` and ``live-p99-beside-cold``: durable sends to another
-topic at 200/s, from their intended times, before and while the cold topic is read. What the device
-alone does to whoever syncs, without a broker: ``sync-p99`` (100 B written into a file of its own
-and synced, at the same rate), ``sync-p99-beside-read`` (while the same files are read as fast as
-they can be) and ``sync-p99-beside-slow-read`` (at 150 MB/s).
+files in the same laps, without a broker and with nobody beside: as many reads of 1 MiB under way as
+the consumer has fetches), in turns, of which now the one and now the other begins. What a virtual
+disk keeps in its host's memory is as fast for both. ``live-p99`` and ``live-p99-beside-cold``:
+durable sends to another topic at 200/s, from their intended times, before and while the cold topic
+is read. What the device alone does to whoever syncs, without a broker: ``sync-p99`` (100 B written
+into a file of its own and synced, at the same rate), ``sync-p99-beside-read`` (while the same files
+are read as fast as they can be) and ``sync-p99-beside-slow-read`` (at 150 MB/s).
 """
 
 import os
@@ -198,7 +198,7 @@ def measure(bench: Workbench, size_bytes: int) -> None:
                 # Whoever reads first after the files were written may find them on the disk alone,
                 # and who reads later in memory of the host.
                 both = (disk, through_the_broker)
-                for read in both if number % 2 else reversed(both):
+                for read in both if (number + bench.round) % 2 else reversed(both):
                     read()
         alone(bench, folder)
 

@@ -33,6 +33,7 @@ PRODUCE, EACH = "produce", "produce-each"
 CONSUMING = ("consume-batches", "consume-each")
 PATHS = (PRODUCE, EACH, *CONSUMING, *LATENCIES)
 WRITTEN_BYTES_PER_S = 500_000_000  # by the fastest that writes at all
+LATENCY_BYTES = 128 << 20  # where nothing but sends at a fixed rate is asked for
 STRETCHES = 2  # the one before and the one that counts
 PATIENCE_S = 90.0  # for a client process, beyond the time that it measures
 READY_S = 60.0  # for a receiver to subscribe
@@ -52,6 +53,8 @@ class Asked:
     @property
     def touched_bytes(self) -> int:
         """Of disk and memory, before anything is sent."""
+        if not {PRODUCE, EACH, *CONSUMING} & set(self.paths):
+            return LATENCY_BYTES
         return int(WRITTEN_BYTES_PER_S * STRETCHES * self.seconds)
 
 

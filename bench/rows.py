@@ -152,7 +152,7 @@ def beside(
     ours: Pick, sense: Sense, against: Pick | Peers, figures: Sequence[Measured]
 ) -> tuple[ByRound, Mapping[int, str]]:
     """What a figure stands beside, by round; of several peers the one that was best in that round,
-    by its best way and setting, and its name. A round in which one of them failed has none, as it
+    by its best way and setting, and its name. A round in which one of them is missing has none: it
     might have been the best."""
     if isinstance(against, Pick):
         return by_round([one for one in figures if against.matches(one)]), {}
@@ -164,11 +164,8 @@ def beside(
         for number, rate in by_round(of_kind).items():
             rates.setdefault(number, []).append((rate, kind[0]))
     choose = max if sense == "at least" else min
-    all_of_them = {one.system for one in found}
     best = {
-        number: choose(each)
-        for number, each in sorted(rates.items())
-        if {name for _, name in each} == all_of_them
+        number: choose(each) for number, each in sorted(rates.items()) if len(each) == len(kinds)
     }
     return (
         {number: rate for number, (rate, _) in best.items()},

@@ -122,7 +122,7 @@ class Brokers:
         return found
 
     def at_work(self, broker_ids: Set[str]) -> None:
-        """They were a moment ago: those that could not be reached are dialled at once."""
+        """News of some: those that could not be reached are dialled soon, see ``Link.hurry``."""
         for name in broker_ids & self.by_id.keys():
             for link in self.by_id[name].links:
                 link.hurry()

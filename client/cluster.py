@@ -404,11 +404,12 @@ class Cluster:
 
     def _learn(self, response: MetadataResponse, told_by: str = "") -> None:
         now = self._runtime.clock.now()
+        at_work: set[str] = set()
         for topic in response.topics:
             if topic.error is None:
                 before = self._epochs.known(topic)
                 newest = self._topics[topic.name] = self._epochs.newest(topic)
-                self._known.at_work(came_to_lead(before, newest))
+                at_work |= came_to_lead(before, newest)
                 self._told[topic.name] = told_by, now
                 if newest is not topic and told_by:
                     self.doubt(told_by)  # others have told us newer things already
@@ -418,6 +419,7 @@ class Cluster:
                 self._epochs.forget(topic.name)
         # Without topics it is what was found when nobody could be reached: a beginning anew.
         self._known.learn(response.brokers, self._leading if response.topics else set)
+        self._known.at_work(at_work)
         self._tell()
 
     def _leading(self) -> set[str]:

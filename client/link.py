@@ -115,11 +115,16 @@ class Link:
             self._runtime.start_soon(self._dial)
 
     def hurry(self) -> None:
-        """The broker was at work a moment ago: whatever attempt is next is made now."""
+        """News that the broker is at work: the next attempt comes as soon as if it were the first.
+
+        Not at once: its other clients have heard it, too. One that is under way stays, and what
+        follows it if it fails is the second.
+        """
         if self.channel is None:
-            self._not_before = 0.0
-            self._hurried.set()
-            self._hurried = anyio.Event()
+            self._backoff.reset()
+            at = self._runtime.clock.now() + self._backoff.next()
+            self._not_before = min(self._not_before, at)
+            self._look_again()
 
     def adopt(self, channel: Channel) -> None:
         """Use a channel that was opened elsewhere."""
@@ -142,6 +147,7 @@ class Link:
             return
         self.closed = True
         self.reason = reason
+        self._look_again()
         if self.channel is not None:
             self.channel.close(reason)
         self._notify()
@@ -159,6 +165,7 @@ class Link:
                 if pause_s > 0:
                     with anyio.move_on_after(pause_s):
                         await self._hurried.wait()
+                    continue
                 await self._attempt()
         except ConnectError:
             pass  # the control link is over for good: waiters find out the same way
@@ -193,8 +200,8 @@ class Link:
             return
         if channel is not None and self._worked(channel):
             self._backoff.reset()
-            if self._control is not None and self._control.channel is not None:
-                self._control._backoff.reset()
+            if self._control is not None:
+                self._control._bore(self)
         self.reason = lost.reason
         if self._control is None:
             self._failed(lost.reason)
@@ -207,9 +214,20 @@ class Link:
     def _worked(self, channel: Channel) -> bool:
         """Whether the broker was at work, and not only taking connections. It may have answered on
         another one: of a producer's or a consumer's the control link carries next to nothing."""
-        borne = [one.channel for one in self._borne if one.channel is not None]
         lasted_s = self._runtime.clock.now() - self._opened_at
-        return lasted_s >= LIMIT_S or any(one.answered for one in (channel, *borne))
+        borne = [one.channel for one in self._borne if one._opened_at >= self._opened_at]
+        answered = any(one.answered for one in (channel, *borne) if one is not None)
+        return answered or lasted_s >= LIMIT_S
+
+    def _bore(self, other: "Link") -> None:
+        """One that waited for this link has worked, and is lost."""
+        if self.channel is not None and other._opened_at >= self._opened_at:
+            self._backoff.reset()
+
+    def _look_again(self) -> None:
+        """Whoever pauses before an attempt."""
+        self._hurried.set()
+        self._hurried = anyio.Event()
 
     def _failed(self, reason: str) -> None:
         self.reason = reason

@@ -34,8 +34,7 @@ class LeaderEpochs:
 
 
 def came_to_lead(before: TopicMetadata | None, now: TopicMetadata) -> set[str]:
-    """Who leads a partition in a newer epoch than was known: whoever can take up a leadership was
-    at work a moment ago."""
+    """Who leads a partition in a newer epoch than was known: it took that up since then."""
     epochs = {one.partition: one.leader_epoch for one in before.partitions} if before else {}
     return {
         one.leader

@@ -81,7 +81,7 @@ def test_refusal_of_the_old_leader_is_no_pause_at_the_new_one(
     assert numbers(topic) == [0, 1]
 
 
-def test_broker_that_leads_again_is_dialled_at_once(
+def test_broker_that_leads_again_is_dialled_soon(
     run: Run, together: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic = together.create("orders")
@@ -95,6 +95,7 @@ def test_broker_that_leads_again_is_dialled_at_once(
             n1.kill()
             await until(lambda: not client.cluster.reachable("n1"))
             n1.start()
+            monkeypatch.setattr("tailrace.client.retry.FIRST_MAX_S", 0.002)
             together.elect(topic, "n1")
             with anyio.fail_after(1.0):
                 assert (await producer.send("orders", b"1")).offset == 1
@@ -102,18 +103,56 @@ def test_broker_that_leads_again_is_dialled_at_once(
     run(main)
 
 
-def test_broker_that_took_records_is_dialled_as_if_it_were_lost_for_the_first_time(
-    run: Run, together: FakeCluster, caplog: pytest.LogCaptureFixture
+def test_news_of_a_leader_that_come_while_it_is_dialled_are_not_lost(
+    run: Run, together: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = together.create("orders")
+    n1 = together.brokers["n1"]
+
+    async def main() -> None:
+        async with (
+            together.client(connect_timeout=0.3) as client,
+            client.producer() as producer,
+        ):
+            await producer.send("orders", b"0")
+            n1.black_hole = True
+            n1.disconnect(ConnectionResetError(104, "reset"))
+            await until(lambda: bool(n1.connections))  # dialled, and without an answer
+            monkeypatch.setattr("tailrace.client.retry.FIRST_MAX_S", 0.02)
+            monkeypatch.setattr("tailrace.client.retry.LIMIT_S", 30.0)
+            for link in client.cluster.brokers["n1"].links:
+                link._backoff.attempts = 20
+            together.elect(topic, "n1")
+            with anyio.fail_after(2.0):
+                sent = producer.enqueue_nowait("orders", b"1")
+                await anyio.sleep(0.1)  # the others have told of it
+                n1.black_hole = False
+                assert (await sent).offset == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize("control_first", [True, False])
+def test_delays_begin_anew_with_a_broker_that_took_records(
+    run: Run, together: FakeCluster, caplog: pytest.LogCaptureFixture, control_first: bool
 ) -> None:
     """Also where its control link had nothing to carry meanwhile."""
     together.create("orders")
     n1 = together.brokers["n1"]
 
+    async def kill() -> None:
+        n1.refusing = ConnectionRefusedError(111, "refused")
+        first, *others = n1.connections if control_first else n1.connections[::-1]
+        first.break_off(ConnectionResetError(104, "reset"))
+        await anyio.sleep(0.01)
+        for connection in others:
+            connection.break_off(ConnectionResetError(104, "reset"))
+
     async def main() -> None:
         async with together.client() as client, client.producer() as producer:
             for number in range(3):
                 await producer.send("orders", b"%d" % number)
-                n1.kill()
+                await kill()
                 await until(lambda: not client.cluster.reachable("n1"))
                 await anyio.sleep(0.05)
                 n1.start()
@@ -121,10 +160,54 @@ def test_broker_that_took_records_is_dialled_as_if_it_were_lost_for_the_first_ti
 
     run(main)
     told = [r.getMessage() for r in caplog.records if "reconnecting n1" in r.getMessage()]
-    assert [text for text in told if "reset" in text or "closed" in text] == [
-        text for text in told if ", attempt 1," in text
-    ]
-    assert sum(", attempt 1," in text for text in told) == 3
+    first = [text for text in told if ", attempt 1," in text]
+    assert len(first) == 3
+    assert first == [text for text in told if "reset" in text]
+
+
+def test_delays_go_on_where_the_broker_only_takes_connections(
+    run: Run, together: FakeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    together.create("orders")
+    n1 = together.brokers["n1"]
+
+    async def main() -> None:
+        async with together.client() as client, client.producer() as producer:
+            await producer.send("orders", b"0")
+            for _ in range(3):
+                n1.disconnect(ConnectionResetError(104, "reset"))
+                await until(lambda: not client.cluster.reachable("n1"))
+                await until(lambda: client.cluster.reachable("n1"))
+
+    run(main)
+    told = [r.getMessage() for r in caplog.records if "reconnecting n1" in r.getMessage()]
+    assert [text.split("attempt ")[1][0] for text in told] == ["1", "2", "3"]
+
+
+def test_broker_that_has_left_is_not_dialled_once_more(
+    run: Run,
+    together: FakeCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    topic = together.create("orders")
+    n1 = together.brokers["n1"]
+
+    async def main() -> None:
+        async with together.client() as client, client.producer() as producer:
+            await producer.send("orders", b"0")
+            monkeypatch.setattr("tailrace.client.retry.FIRST_MAX_S", 0.2)
+            n1.kill()
+            await until(lambda: not client.cluster.reachable("n1"))
+            together.leave("n1")
+            together.elect(topic, "n2")
+            await producer.send("orders", b"1")
+            assert "n1" not in client.cluster.brokers
+            before = caplog.text.count("reconnecting n1")
+            await anyio.sleep(0.3)
+            assert caplog.text.count("reconnecting n1") == before
+
+    run(main)
 
 
 def test_later_batch_that_is_first_at_the_new_leader_waits_for_its_turn(
