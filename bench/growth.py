@@ -26,7 +26,7 @@ from tailrace.bench.raw import RECORDS as LARGE_RECORDS
 from tailrace.bench.streams import create
 from tailrace.bench.touch import touch_memory
 from tailrace.bench.wire import IN_FLIGHT, Batch, Wire, batch_of
-from tailrace.bench.workbench import Workbench, cpu_seconds, parser, workbench
+from tailrace.bench.workbench import Workbench, cpu_seconds, parser, resident_bytes, workbench
 from tailrace.protocol.units import parse_size_bytes
 
 RECORDS = 100
@@ -101,6 +101,7 @@ def log(bench: Workbench, size_bytes: int) -> None:
                 for _ in range(TURNS):
                     cost, records = per_record(broker, [wire], small, bench.seconds)
                     tell(bench, f"cpu-log-{name}", cost, records)
+                bench.tell(f"rss-log-{name}", resident_bytes(broker.pid) / 1e6, "MB")
 
 
 def tell(bench: Workbench, path: str, cost: float, records: int) -> None:
