@@ -8,9 +8,10 @@ one connection with eight batches under way: with 1,000 the batches go around, s
 partitions are dirty in a sync round), ``cpu-partitions-1@96`` and ``cpu-partitions-1000@96`` (by
 twelve such connections: at most 96 are dirty); ``cpu-log-small`` and ``cpu-log-large`` (one
 connection again, into a log that is at 1/20 of ``--log`` and at ``--log``; what lies between is
-written in batches of 256 KiB). The target speaks of 1 and 20 GiB: give ``--log 20GiB`` where the
-disk has room for it. What a sync waits for takes no processor time; how many batches share a round
-does depend on the disk, so kinds stand in turns where they can.
+written in batches of 256 KiB), and ``rss-log-small`` and ``rss-log-large`` (memory of the broker
+then). The target speaks of 1 and 20 GiB: give ``--log 20GiB`` where the disk has room for it. What
+a sync waits for takes no processor time; how many batches share a round does depend on the disk, so
+kinds stand in turns where they can.
 """
 
 import threading
