@@ -9,7 +9,9 @@ stands in the *true log* of a partition, batch by batch, as the first promise fo
   yet, or no longer, in the store is not asked;
 - S2, S6: whoever leads, from its election on, has the whole true log; what is promised again is
   what was promised before;
-- S13: nobody cuts a committed batch off; and no disk of a candidate loses one when power fails;
+- S13: nobody cuts a committed batch off; and no disk of a candidate loses one when power fails. Who
+  was told to hold no copy any more may still remove it when the store has named him again: it
+  counts for nothing until he is in sync;
 - S4: equal (partition, offset, epoch) means equal bytes and an equal batch before: so equal logs
   (but where each replica compacts by itself, and but for what its writer took back before anybody
   else had it);
@@ -85,6 +87,7 @@ class ClusterJudge:
         self._written: dict[tuple[PartitionKey, int, int], Written] = {}
         self._named: dict[tuple[PartitionKey, int], str] = {}  # epoch -> its leader, by the store
         self._lost: dict[tuple[str, PartitionKey], ReplicaLog] = {}  # of lost disks
+        self._dismissed: set[tuple[str, PartitionKey]] = set()  # with a copy of the time before
 
     def true_end(self, key: PartitionKey) -> int:
         """Everything below is promised."""
@@ -106,6 +109,8 @@ class ClusterJudge:
                 self.violated("S9", key, what)
             if entry.base != before.next:
                 self.violated("S10", key, f"{node} wrote {entry.base} behind {before.next - 1}")
+        else:
+            self._dismissed.discard((node, key))  # a new copy
         link = None if before is None else (before.base, before.epoch, before.check)
         place = key, entry.base, entry.epoch
         first = self._written.get(place)
@@ -141,8 +146,8 @@ class ClusterJudge:
         true = self._true.get(key)
         if true is None or key not in self.partitions or self._compacted(key):
             return
-        if node not in self.partitions[key].leadership.replicas:
-            return  # it is to hold no copy any more
+        if node not in self.partitions[key].leadership.replicas or (node, key) in self._dismissed:
+            return  # it is, or was, to hold no copy any more
         for entry in gone:
             if true.identities.get(entry.base) == entry.identity:
                 if entry.next <= self._start(key):  # it begins anew, where the leader begins
@@ -252,6 +257,8 @@ class ClusterJudge:
                 self.elections += 1
                 self._check_holds("S6", now.leader, key, f"elected in epoch {now.leader_epoch}")
         old = before.leadership if before is not None else Leadership(None, 0, ())
+        self._dismissed |= {(one, key) for one in {*old.replicas} - {*now.replicas}}
+        self._dismissed -= {(one, key) for one in (*now.isr, *now.elr)}
         for one in {*now.isr} - {*old.isr}:
             self._lost.pop((one, key), None)
         for one in sorted({*now.isr, *now.elr} - {*old.isr, *old.elr, now.leader}):

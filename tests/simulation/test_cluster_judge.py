@@ -189,6 +189,30 @@ def test_cutting_what_is_committed_is_found() -> None:
     assert world.found() == {"S5", "S13"}
 
 
+def test_who_was_dismissed_may_remove_his_copy_until_he_is_in_sync_again() -> None:
+    world = World()
+    world.write("abc", batch(0))
+    world.judge.acked("a", KEY, 0, 10, 7)
+    without, again = ("a", "b"), ("c", "a", "b")
+    world.lead(Leadership("a", 1, without, (), without, 11))
+    world.lead(Leadership("a", 1, without, (), again, 12))
+    world.cut("c", 0)
+    assert world.found() == set(), "he hears of both a moment later"
+    world.write("c", batch(0))
+    world.cut("c", 0)
+    assert world.found() == {"S13"}, "of the new copy"
+
+
+def test_who_was_dismissed_and_is_in_sync_again_keeps_his_copy() -> None:
+    world = World()
+    world.write("abc", batch(0))
+    world.judge.acked("a", KEY, 0, 10, 7)
+    world.lead(Leadership("a", 1, ("a", "b"), (), ("a", "b"), 11))
+    world.lead(Leadership("a", 1, THREE, (), THREE, 12))
+    world.cut("c", 0)
+    assert world.found() == {"S13"}
+
+
 def test_a_power_cut_that_takes_what_is_committed_is_found() -> None:
     world = World()
     world.write("abc", batch(0))
