@@ -27,7 +27,7 @@ import trio
 from tailrace.broker.config import Config, Sources, build, changed_keys, examine
 from tailrace.broker.groups import first_of
 from tailrace.broker.health import few
-from tailrace.broker.logs import LogHandler, configure, set_level
+from tailrace.broker.logs import LEVELS, LogHandler, configure, set_level
 from tailrace.broker.sdnotify import Notifier
 from tailrace.broker.server import Ready, Server
 from tailrace.broker.system import system_world
@@ -208,10 +208,13 @@ class Process:
         except ConfigError as error:
             self._refused(error)
             taken = {k: v for k, v in taken.items() if not k.startswith(("security.", "cluster."))}
-        self._config = self._server.config = build({**self._config.values, **taken})
-        set_level(self._config.log.level)
+        before, self._config = self._config, build({**self._config.values, **taken})
+        self._server.config = self._config
+        levels = before.log.level, self._config.log.level
+        set_level(min(levels, key=LEVELS.__getitem__))  # a level that hides the line is told too
         extra = {"event": "config.reread", "applied": ", ".join(taken)}
         logger.info("configuration reread", extra=extra)
+        set_level(self._config.log.level)
 
     def _refused(self, error: ConfigError) -> None:
         extra = {"event": "config.refused", "code": error.code, "alike": str(error)}

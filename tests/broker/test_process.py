@@ -241,6 +241,7 @@ def test_sighup_applies_what_is_dynamic_and_names_the_rest(start: Start, tmp_pat
         *("limits.partitions_per_topic", "metrics.topics_max", "storage.min_free"),
     ]
     assert {line["level"] for line in named} == {"warning"}
+    assert broker.wait_logged("config.reread")["applied"] == "log.level"
     assert broker.stop() == 0
     # At level warning the stages of the stop are no longer logged.
     assert not [line for line in broker.logged() if line["event"] == "broker.stopping"]
