@@ -247,6 +247,7 @@ class Consumer(Generic[K, V]):
         for buffer in self._chosen(partitions):
             buffer.pause()
         self.feed.jumped()
+        self.feed.dropped()
 
     def resume(self, *partitions: TopicPartition) -> None:
         """Go on with these (none given: with all) where they were paused."""

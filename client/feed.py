@@ -156,8 +156,12 @@ class Feed:
                 buffer.source.remove(buffer)
             for _, leave in self._takers:
                 leave(buffer)
+        self.dropped()
+
+    def dropped(self) -> None:
+        """What was at hand of some is not any more: there is more room for the others."""
         if self.sources:
-            self.fetcher.pump()  # there is more room for the others now
+            self.fetcher.pump()
 
     async def offsets(
         self, partitions: Mapping[TopicPartition, object] | list[TopicPartition], at: At

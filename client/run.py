@@ -205,6 +205,7 @@ class Run:
             self._held_back[of] = buffer
             buffer.pause(self)
             self._feed.jumped()
+            self._feed.dropped()
 
     def _go_on(self, of: Finishing) -> None:
         if of in self._held_back and len(of) <= SPAN_MAX // 2:

@@ -98,6 +98,26 @@ def test_consumer_holds_no_more_than_it_may(run: Run, here: FetchWorld) -> None:
     run(main)
 
 
+def test_others_are_asked_for_when_the_one_that_took_all_the_room_is_paused(
+    run: Run, here: FetchWorld
+) -> None:
+    topic = here.fetch.create("orders", 3)
+    for _ in range(12):
+        here.fetch.append(topic, [bytes(9_000)], 0)
+
+    async def main() -> None:
+        async with here.client() as client:
+            async with client.consumer("orders", prefetch_bytes=20_000) as consumer:
+                records = consumer.__aiter__()
+                assert (await records.__anext__()).partition == 0
+                await anyio.sleep(0.05)  # all room is taken
+                consumer.pause(TopicPartition("orders", 0))
+                here.fetch.append(topic, [b"2"], 2)
+                assert (await records.__anext__()).partition == 2
+
+    run(main)
+
+
 def test_reading_goes_on_by_offset_after_a_lost_connection(run: Run, here: FetchWorld) -> None:
     topic = here.fetch.create("orders")
     for number in range(3):
