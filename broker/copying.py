@@ -15,12 +15,13 @@ stands until it is answered with batches or an error; then it has to be named ag
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import trio
 
 from tailrace.broker.call import Call
-from tailrace.broker.fetch import Collected, fetch_records
+from tailrace.broker.fetch import fetch_records, refused
 from tailrace.broker.limits import (
     FETCH_PARTITION_BYTES_MAX,
     FETCH_WAIT_MS_MAX,
@@ -35,9 +36,33 @@ from tailrace.protocol import texts_wire
 from tailrace.protocol.errors import ConnectError, EpochFenced, TailraceError
 from tailrace.protocol.messages import FetchPartition, FetchRequest, FetchResponse, FetchResult
 from tailrace.protocol.seams import FileRange
+from tailrace.storage.log import LogSlice
 
 UNTOLD = -1  # the follower is to be told with the next answer
 NEWS_S = 0.05  # how long a watermark alone may wait for batches to go with it
+
+
+@dataclass(slots=True)
+class Collected:
+    """What one look at the partitions found."""
+
+    results: list[FetchResult] = field(default_factory=list[FetchResult])
+    slices: list[tuple[Partition, LogSlice]] = field(
+        default_factory=list[tuple[Partition, LogSlice]]
+    )
+    length: int = 0
+    code: str = "ok"  # or the first error's
+    unverified: list[tuple[Partition, int]] = field(default_factory=list[tuple[Partition, int]])
+
+    def again(self) -> "Collected":
+        """A copy to go on from."""
+        return Collected(list(self.results), code=self.code)
+
+    def refuse(self, wanted: FetchPartition, error: TailraceError) -> None:
+        """The answer has an error, and does not wait for anything else."""
+        if self.code == "ok":
+            self.code = error.code
+        self.results.append(refused(wanted, error))
 
 
 class CopierSession:
@@ -289,9 +314,12 @@ def fetch(node: Node, call: Call, request: FetchRequest) -> None:
         fetch_records(node, call, request)
         return
     check_count(len(request.partitions), PARTITIONS_PER_REQUEST_MAX, of="partitions")
-    if request.sequence == 0:
-        call.stand(CopierSession(node, broker_id, request.broker_epoch))
     session = call.standing
+    if request.sequence == 0 and (session is None or isinstance(session, CopierSession)):
+        if session is not None:
+            session.finish()
+        call.stand(CopierSession(node, broker_id, request.broker_epoch))
+        session = call.standing
     if not isinstance(session, CopierSession) or session.broker_epoch != request.broker_epoch:
         raise texts_wire.malformed_frame("a follower begins with sequence 0")
     session.take(call, request)

@@ -175,9 +175,14 @@ class Channel:
             self._all_written()
 
     async def request(
-        self, message: Request, body: Body = (), *, timeout: float = math.inf
+        self,
+        message: Request | Callable[[], Request],
+        body: Body = (),
+        *,
+        timeout: float = math.inf,
     ) -> tuple[Response, memoryview]:
-        """Send, wait for the answer, return it with its body.
+        """Send, wait for the answer, return it with its body. A function is asked for the message
+        when it is sent, after the wait for room.
 
         Raises the error the broker answered, ConnectError T001 if the connection was lost, and
         RequestTimeout T034; after that the connection is closed, as nothing is heard from it.
@@ -196,6 +201,7 @@ class Channel:
                 self._room = self._room or anyio.Event()
                 await self._room.wait()
             if self.lost is None:
+                message = message() if callable(message) else message
                 self.post(message, body, arrived)
                 await done.wait()
         elapsed = self._runtime.clock.now() - began
@@ -321,7 +327,7 @@ class Channel:
             on_outcome(WRITTEN, NO_BODY)
 
 
-def name_of(message: Request) -> str:
-    """ "create topic", "fetch": for error texts."""
-    name = type(message).__name__.removesuffix("Request")
+def name_of(message: Request | Callable[[], Request]) -> str:
+    """ "create topic", "fetch": for error texts. Of a function its own name."""
+    name = getattr(message, "__name__", type(message).__name__).removesuffix("Request")
     return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()

@@ -8,6 +8,7 @@ else the first failure does, with further ones as its notes.
 
 import ssl
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
@@ -108,6 +109,7 @@ class Client(Opening):
         self._tasks: TaskGroup | None = None
         self._shields: dict[anyio.CancelScope, None] = {}  # of its tasks; in order, to repeat
         self._consumers: list[Closable] = []
+        self.fetch_sessions = count(1)  # numbers: no two of its consumers have the same
         self._producers: list[Closable] = []
         self._admin: Admin | None = None
         self._hearts: dict[str, Heart] = {}

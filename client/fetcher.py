@@ -4,10 +4,13 @@ There is no loop. ``pump`` decides, without waiting, which partitions want more 
 and starts one short task per request; each answer, each batch taken by the reader, each seek and
 resume calls ``pump`` again. Invariants:
 
-- a partition is in at most one request whose answer still counts;
+- a partition is asked for once at a time: named in a request, it stands in the session with its
+  broker (``fetch_session.py``) until that has told of it, and only then it is named again;
+- while something stands a request is under way, if the budget allows one;
 - all requests together may bring no more than the budget leaves (C5);
-- a partition at its end waits in a long poll, which holds up no other partition: those that want
-  more meanwhile get a request of their own, and the last one a broker may be sent is kept short;
+- a partition at its end waits in a long poll, which holds up no other partition: the request for
+  those that want more meanwhile ends it, and waits for both (where none stands, the last request
+  that a broker may be sent is kept short);
 - what fails is asked again after a pause, from the offset where it stopped (C11); only what will
   not pass by waiting ends the consumer;
 - a partition whose leader has moved is asked for there at once: what the old one still owes no
@@ -15,26 +18,27 @@ resume calls ``pump`` again. Invariants:
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import anyio
 
 from tailrace.client.errands import Errands
+from tailrace.client.fetch_session import FetchSession
+from tailrace.client.leaders import Leaders
 from tailrace.client.metrics import instruments
-from tailrace.client.offsets import partition_of
 from tailrace.client.partition_buffer import Budget, PartitionBuffer
 from tailrace.client.retry import DOUBTFUL, LEADER_LIMIT_S, Backoff, fails_over, passes
+from tailrace.client.served_by import NEAR_S
 from tailrace.protocol import texts
 from tailrace.protocol.errors import OffsetOutOfRange, TailraceError, from_wire
-from tailrace.protocol.limits import PARTITIONS_PER_REQUEST_MAX
+from tailrace.protocol.limits import PARTITIONS_PER_REQUEST_MAX, pieces
 from tailrace.protocol.messages import (
     FetchPartition,
     FetchRequest,
     FetchResponse,
     FetchResult,
-    TopicMetadata,
 )
 from tailrace.protocol.units import format_count
 
@@ -47,6 +51,7 @@ REQUESTS_MAX = 4  # to one broker at a time
 LAST_WAIT_S = 0.1  # the wait of the last of them
 QUIET_TIMES = (1, 4, 12)  # as long a wait after none, one, several in vain
 QUIET_WAIT_S = 60.0  # at most then
+IDLE_S = 0.005  # without a request, where records are at hand
 CROWDED_FROM = 4  # requests on the connection that all consumers of a client share
 _LEADER_CHANGED = ("T001", "T010", "T032", "T033", "T034", "T037", "T045", "T100")
 _log = logging.getLogger("tailrace.client")
@@ -66,17 +71,17 @@ class FetchOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """One request: which buffers, as of which generation of each."""
+    """One request, which names what is to be named when it leaves."""
 
-    broker: str
-    rack: str | None  # None: it is not to name a follower
-    buffers: tuple[tuple[PartitionBuffer, int], ...]
+    session: FetchSession
+    life: int
     bytes_max: int
     wait_s: float
 
-    def live(self) -> list[PartitionBuffer]:
-        """Those that were not sought or paused since."""
-        return [buffer for buffer, asked in self.buffers if buffer.generation == asked]
+    @property
+    def counts(self) -> bool:
+        """Whether the session was not begun anew since."""
+        return self.session.life == self.life
 
 
 class Fetcher:
@@ -102,30 +107,29 @@ class Fetcher:
         self._on_change = on_change
         self._explain = explain
         self._wanting: dict[PartitionBuffer, None] = {}  # in the order of asking: none starves
-        self._buffers: dict[str, list[PartitionBuffer]] = {}  # by topic
         # Whether a ``pump`` may start what the last one could not, though no request has ended:
         # else none is worth a walk over all that want more, for every batch that is handed out.
         self._stale = True
+        self._sessions: dict[tuple[str, str | None], FetchSession] = {}  # by broker and rack
         self._requests: dict[str, int] = {}  # under way, by broker
         self._vain = 0  # waits in a row that brought nothing
-        self._locating: set[str] = set()
-        self._seen: dict[str, TopicMetadata] = {}  # by topic, as ``_learnt`` has taken it in
         self._backoffs: dict[str, Backoff] = {}
         self._errands = Errands(client)
+        self._leaders = Leaders(client, self._errands, self)
+        self._resting = False  # before it waits on for what stands
         self._closed = False
-        client.cluster.watch(self._learnt)
         instruments.begin()
 
     def add(self, buffer: PartitionBuffer) -> None:
         """Fetch this one too, from the next ``pump`` on."""
-        self._buffers.setdefault(buffer.at.topic, []).append(buffer)
+        self._leaders.add(buffer)
         self._wanting[buffer] = None
         self._stale = True
 
     def remove(self, buffer: PartitionBuffer) -> None:
         """Ask for it no more; an answer that is under way is dropped, the others' are not."""
         buffer.give_up()
-        self._buffers[buffer.at.topic].remove(buffer)
+        self._leaders.remove(buffer)
         self._wanting.pop(buffer, None)
 
     def consider(self, buffer: PartitionBuffer) -> None:
@@ -133,7 +137,7 @@ class Fetcher:
         if buffer not in self._wanting and buffer.wants(WAITING_BYTES_MAX):
             self._wanting[buffer] = None
             self._stale = True
-        if self._stale and self._wanting:
+        if self._stale and (self._wanting or self._sessions):
             self.pump()
 
     def pump(self) -> None:
@@ -148,53 +152,81 @@ class Fetcher:
             if not buffer.wants(WAITING_BYTES_MAX):
                 del self._wanting[buffer]
             elif (broker := served_by.broker(now)) is None:
-                self._locate(buffer.at.topic)
+                self._leaders.locate(buffer.at.topic)
             else:
                 told = rack if served_by.tells_rack(now) else None
                 by_broker.setdefault((broker, told), []).append(buffer)
-        for (broker, told), buffers in by_broker.items():
-            self._ask(broker, told, buffers)
+        for at, buffers in by_broker.items():
+            session = self._sessions.get(at)
+            if session is None:
+                session = FetchSession(next(self._client.fetch_sessions), *at)
+                self._sessions[at] = session
+            for piece in pieces(buffers, PARTITIONS_PER_REQUEST_MAX):
+                self._ask(session, piece)
+        if any(session.idle for session in self._sessions.values()):
+            self._go_on()
 
     def close(self) -> None:
         """Stop asking; answers under way are dropped."""
         if not self._closed:
-            self._client.cluster.unwatch(self._learnt)
+            self._leaders.close()
         self._closed = True
         self._errands.close()
-        for buffers in self._buffers.values():
-            for buffer in buffers:
-                buffer.drop()
+        for session in self._sessions.values():
+            self._end(session)
+        for buffer in self._leaders.buffers():
+            buffer.drop()
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────
 
-    def _ask(self, broker: str, rack: str | None, buffers: list[PartitionBuffer]) -> None:
-        under_way = self._requests.get(broker, 0)
+    def _ask(self, session: FetchSession, buffers: Sequence[PartitionBuffer]) -> None:
+        under_way = self._requests.get(session.broker, 0)
         bytes_max = self._budget.next_fetch_bytes()
         if under_way >= REQUESTS_MAX or bytes_max == 0:
             self._stale = self._stale or bytes_max == 0
             return
-        wait_s = self._wait_s(buffers) if under_way == 0 else self._options.wait_s
-        if under_way == REQUESTS_MAX - 1 or len(buffers) > PARTITIONS_PER_REQUEST_MAX:
-            wait_s = min(wait_s, LAST_WAIT_S)
-        chosen = buffers[:PARTITIONS_PER_REQUEST_MAX]
-        if any(buffer.end is None for buffer in chosen):
-            wait_s = 0.0  # the first answer tells how far there is to go
-        for buffer in chosen:
+        for buffer in buffers:
             del self._wanting[buffer]
-            buffer.in_flight = True
-        asked = tuple((buffer, buffer.generation) for buffer in chosen)
-        self._requests[broker] = under_way + 1
+        session.add(buffers)
+        wait_s = self._wait_s(session.topics) if under_way == 0 else self._options.wait_s
+        if under_way == REQUESTS_MAX - 1:
+            wait_s = min(wait_s, LAST_WAIT_S)
+        session.under_way += 1
+        self._requests[session.broker] = under_way + 1
         self._budget.reserved += bytes_max
-        self._errands.start(self._fetch, _Question(broker, rack, asked, bytes_max, wait_s))
+        self._errands.start(self._fetch, _Question(session, session.life, bytes_max, wait_s))
 
-    def _wait_s(self, buffers: Sequence[PartitionBuffer]) -> float:
+    def _go_on(self) -> None:
+        """Wait on for what stands; soon, where records are at hand: mostly more of those is asked
+        for before, and that request waits for all."""
+        if self._budget.used and not self._resting:
+            self._resting = True
+            self._errands.start(self._go_on_soon)
+        elif not self._budget.used:
+            self._go_on_now()
+
+    async def _go_on_soon(self) -> None:
+        await anyio.sleep(IDLE_S)
+        self._resting = False
+        self._go_on_now()
+
+    def _go_on_now(self) -> None:
+        if self.failure is not None:
+            return
+        for session in self._sessions.values():
+            if session.idle and session.wanted:
+                self._ask(session, ())
+            elif session.idle:  # it was all sought, paused or given up since
+                self._end(session)
+
+    def _wait_s(self, topics: Collection[str]) -> float:
         """Longer where nothing comes: it costs the broker nothing. Not where another may take
         over from it, now or when it is back, as the end of the wait is when a silence is noticed.
         """
         wait_s, cluster = self._options.wait_s, self._client.cluster
-        if cluster.several or any(map(self._has_copies, {buffer.at.topic for buffer in buffers})):
-            return wait_s
         times = QUIET_TIMES[min(self._vain, len(QUIET_TIMES) - 1)]
+        if times == 1 or cluster.several or any(map(self._has_copies, topics)):
+            return wait_s
         return max(wait_s, min(wait_s * times, QUIET_WAIT_S))
 
     def _has_copies(self, topic: str) -> bool:
@@ -202,30 +234,49 @@ class Fetcher:
         return known is not None and any(len(one.replicas) > 1 for one in known.partitions[:1])
 
     async def _fetch(self, question: _Question) -> None:
-        clock, cluster = self._client.clock, self._client.cluster
+        clock, cluster, session = self._client.clock, self._client.cluster, question.session
+        number, sent_at = 0, 0.0
+
+        def fetch() -> FetchRequest:
+            nonlocal question, number, sent_at
+            sent_at = clock.now()
+            number, named = session.name(channel, sent_at)
+            # The first answer tells how far there is to go; without a name nothing is waited for.
+            at_once = any(one.end is None for one in named) or not (named or number)
+            wait_s = 0.0 if at_once else question.wait_s
+            question = replace(question, life=session.life, wait_s=wait_s)
+            return self._request(question, number, named)
+
         try:
-            channel = await cluster.channel(question.broker, "fetch")
+            channel = await cluster.channel(session.broker, "fetch")
+            if self._closed:
+                return
+            if session.broken(channel):
+                live = session.give_up()
+                session.add(live[:PARTITIONS_PER_REQUEST_MAX])
+                question = replace(question, life=session.life)
+                self._ask_anew(live[PARTITIONS_PER_REQUEST_MAX:])
+                self.pump()
             if channel.in_flight >= CROWDED_FROM:  # it takes few: do not hold up the others
                 wait_s = min(question.wait_s, self._options.wait_s)
                 question = replace(question, wait_s=wait_s)
-            began = clock.now()
-            with cluster.owing(question.broker, question.wait_s):
-                response, body = await channel.request(
-                    self._request(question),
-                    timeout=question.wait_s + self._client.options.request_timeout,
-                )
+            timeout = question.wait_s + self._client.options.request_timeout
+            with cluster.owing(session.broker, question.wait_s):
+                response, body = await channel.request(fetch, timeout=timeout)
             assert isinstance(response, FetchResponse)
         except TailraceError as error:
             self._failed(question, error)
         else:
-            self._answered(question, response, body, clock.now() - began)
+            self._answered(question, number, response, body, clock.now() - sent_at)
         finally:
             self._budget.reserved -= question.bytes_max
-            self._requests[question.broker] -= 1
+            session.under_way -= 1
+            self._requests[session.broker] -= 1
         self.pump()
 
-    def _request(self, question: _Question) -> FetchRequest:
-        each = min(PARTITION_BYTES_MAX, question.bytes_max)
+    def _request(
+        self, question: _Question, number: int, named: Sequence[PartitionBuffer]
+    ) -> FetchRequest:
         return FetchRequest(
             wait_ms=int(question.wait_s * 1000),
             bytes_min=1,
@@ -238,34 +289,44 @@ class Fetcher:
                     topic_id=buffer.topic_id,
                     partition=buffer.at.partition,
                     offset=buffer.fetch_offset,
-                    bytes_max=each,
+                    bytes_max=PARTITION_BYTES_MAX,
                     leader_epoch=buffer.served_by.leader_epoch,
                     last_fetched_epoch=-1,
                     flushed_end=-1,
                 )
-                for buffer, _ in question.buffers
+                for buffer in named
             ),
-            rack=question.rack,
+            rack=question.session.rack,
+            sequence=number,
+            session=question.session.number,
         )
 
     def _answered(
-        self, question: _Question, response: FetchResponse, body: memoryview, took_s: float
+        self,
+        question: _Question,
+        number: int,
+        response: FetchResponse,
+        body: memoryview,
+        took_s: float,
     ) -> None:
-        self.trouble = None
+        session, self.trouble = question.session, None
+        if session.life != question.life:
+            return  # all of it is asked for again
         brought, place, now = False, 0, self._client.clock.now()
         quiet, fed = list[PartitionBuffer](), list[PartitionBuffer]()
-        for (buffer, asked), result in zip(question.buffers, response.results, strict=True):
+        for result in response.results:
             part = body[place : place + result.length]
             place += result.length
             brought = brought or bool(part) or result.error is not None
-            if buffer.generation != asked:
+            buffer = session.told(result, number)
+            if buffer is None:
                 continue
             buffer.in_flight = False
             if result.error is not None:
                 self.refused(buffer, from_wire(result.error))
                 continue
             near = result.preferred_replica
-            if near is not None and question.rack:
+            if near is not None and session.rack:
                 if near in self._client.cluster.brokers:
                     buffer.served_by.go_near(near, now)
                 else:
@@ -275,21 +336,38 @@ class Fetcher:
                 continue
             # A view would keep the whole answer alive, as long as one partition is not read.
             mine = part if len(response.results) == 1 else memoryview(bytes(part))
-            self._take(buffer, result, mine, question.broker)
+            self._take(buffer, result, mine, session.broker)
             (fed if part else quiet).append(buffer)
         for buffer in (*quiet, *fed):  # those that got nothing are served first next time
             self._wanting.pop(buffer, None)
             self._wanting[buffer] = None
+        last = session.sequence == number + 1  # else the next one has ended it
         waited = took_s >= question.wait_s / 2
         if brought:
             self._vain = 0
-        elif question.wait_s >= self._options.wait_s and waited:
+        elif last and question.wait_s >= self._options.wait_s and waited:
             self._vain += 1
-        if not brought and not waited:
+        if not brought and not waited and (last or quiet):
             # The broker did not wait as it was asked to: do not ask in a tight loop.
-            self._rest(quiet, question.broker)
+            self._rest([*quiet, *(self._end(session) if last else ())], session.broker)
         elif all(result.error is None for result in response.results):
-            self._backoffs.pop(question.broker, None)
+            self._backoffs.pop(session.broker, None)
+        if last and self._client.options.rack and now >= session.began + NEAR_S:
+            self._ask_anew(self._end(session))  # somebody else may be near by now, or nobody
+
+    def _ask_anew(self, buffers: Iterable[PartitionBuffer]) -> None:
+        for buffer in buffers:
+            buffer.in_flight = False
+            self._wanting[buffer] = None
+
+    def _end(self, session: FetchSession) -> list[PartitionBuffer]:
+        """Let the broker forget what stands, and return it; one not told forgets it with the
+        connection."""
+        live, channel = session.give_up(), session.channel
+        if channel is not None and channel.lost is None:
+            question = _Question(session, session.life, 0, 0.0)
+            channel.post(self._request(question, 0, ()), (), lambda outcome, content: None)
+        return live
 
     def _take(
         self, buffer: PartitionBuffer, result: FetchResult, part: memoryview, broker: str
@@ -310,13 +388,14 @@ class Fetcher:
         self.trouble, self._vain = error.message, 0
         instruments.retried(error.code)
         if error.code in DOUBTFUL:
-            self._client.cluster.doubt(question.broker)
-        live = [buffer for buffer in question.live() if not self._left_near(buffer)]
+            self._client.cluster.doubt(question.session.broker)
+        if not question.counts:
+            return  # all of it is asked for again
+        session = question.session
+        live = [buffer for buffer in session.give_up() if not self._left_near(buffer)]
         for buffer in live:
-            buffer.in_flight = True  # until it has rested
-            self._forget_leader(buffer)
-            self._locate(buffer.at.topic)
-        self._rest(live, question.broker)
+            self._leaders.doubt(buffer)
+        self._rest(live, session.broker)
 
     def refused(self, buffer: PartitionBuffer, error: TailraceError) -> None:
         """One partition of it."""
@@ -328,9 +407,8 @@ class Fetcher:
             if error.code in DOUBTFUL:
                 self._client.cluster.doubt(leader)
             buffer.in_flight = True
-            self._forget_leader(buffer)
-            if error.code != "T010":  # a topic that is new may not be known there yet
-                self._locate(buffer.at.topic)
+            # A topic that is new may not be known there yet.
+            self._leaders.doubt(buffer, locate=error.code != "T010")
             self._rest([buffer], leader)
         elif isinstance(error, OffsetOutOfRange) and self._explain is not None:
             buffer.in_flight = True
@@ -381,6 +459,11 @@ class Fetcher:
         self.failure = error
         self._on_change(None)
 
+    def led_anew(self, buffer: PartitionBuffer) -> None:
+        """Ask whoever leads it now: what another one still owes no longer counts."""
+        buffer.ask_anew()
+        self._wanting[buffer] = None
+
     def _left_near(self, buffer: PartitionBuffer) -> bool:
         """Whether it was a follower that failed: the leader is asked at once."""
         served_by = buffer.served_by
@@ -391,20 +474,16 @@ class Fetcher:
         self._wanting[buffer] = None
         return True
 
-    def _forget_leader(self, buffer: PartitionBuffer) -> None:
-        buffer.served_by.forget()
-        self._client.cluster.misled(buffer.at.topic)
-
     def _rest(self, buffers: list[PartitionBuffer], broker: str) -> None:
-        """Ask for these again after a pause."""
+        """Ask for these again after a pause, unless they are sought or paused meanwhile."""
         if not buffers:
             return
         backoff = self._backoffs.setdefault(broker, self._new_backoff())
         for buffer in buffers:
             buffer.in_flight = True
             self._wanting.pop(buffer, None)
-        asked = tuple((buffer, buffer.generation) for buffer in buffers)
-        self._errands.start(self._wake_later, _Question(broker, None, asked, 0, backoff.next()))
+        asked = [(buffer, buffer.generation) for buffer in buffers]
+        self._errands.start(self._wake_later, asked, backoff.next())
 
     def _new_backoff(self) -> Backoff:
         """Short pauses where somebody else may take over."""
@@ -412,63 +491,9 @@ class Fetcher:
             self._client.random, LEADER_LIMIT_S if self._client.cluster.several else None
         )
 
-    async def _wake_later(self, question: _Question) -> None:
-        await anyio.sleep(question.wait_s)
-        for buffer in question.live():
-            buffer.in_flight = False
-            self._wanting[buffer] = None
+    async def _wake_later(
+        self, asked: Sequence[tuple[PartitionBuffer, int]], pause_s: float
+    ) -> None:
+        await anyio.sleep(pause_s)
+        self._ask_anew(buffer for buffer, then in asked if buffer.generation == then)
         self.pump()
-
-    # ── leaders ──────────────────────────────────────────────────────────────────────────────
-
-    def _locate(self, topic: str) -> None:
-        if topic not in self._locating:
-            self._locating.add(topic)
-            self._errands.start(self._find_leaders, topic)
-
-    async def _find_leaders(self, topic: str) -> None:
-        backoff, several = self._new_backoff(), self._client.cluster.several
-        try:
-            while lost := [b for b in self._buffers[topic] if b.served_by.leader is None]:
-                try:
-                    metadata = await self._client.cluster.topic(topic)
-                    self._found(lost, metadata)
-                except TailraceError as error:
-                    if not error.retriable or error.code == "T005":
-                        self.fail(error)
-                        return
-                    self.trouble = error.message
-                    instruments.retried(error.code)
-                if all(buffer.served_by.leader is not None for buffer in lost):
-                    break
-                self._client.cluster.misled(topic)
-                await anyio.sleep(backoff.next_leader() if several else backoff.next())
-        finally:
-            self._locating.discard(topic)
-        self.pump()
-
-    def _found(self, buffers: Sequence[PartitionBuffer], metadata: TopicMetadata) -> None:
-        """Whoever leads now is asked at once if it is another one than before, or leads anew."""
-        told = {one.partition: one for one in metadata.partitions}
-        for buffer in buffers:
-            if buffer.topic_id != metadata.topic_id:
-                broker = self._client.cluster.cluster_id
-                raise texts.topic_id_not_found(buffer.topic_id, broker=broker)
-            partition = buffer.at.partition
-            one = told.get(partition) or partition_of(metadata, partition)
-            if buffer.served_by.led_by(one.leader, one.leader_epoch):
-                buffer.ask_anew()
-                self._wanting[buffer] = None
-
-    def _learnt(self) -> None:
-        """The cluster told us something: a leader may have moved away from who is being asked."""
-        if self._closed or self.failure is not None:
-            return
-        for topic, buffers in self._buffers.items():
-            known = self._client.cluster.known(topic)
-            if known is not None and known is not self._seen.get(topic):
-                self._seen[topic] = known
-                led = [buffer for buffer in buffers if buffer.served_by.leader is not None]
-                self._found([b for b in led if b.topic_id == known.topic_id], known)
-        if self._wanting:
-            self.pump()

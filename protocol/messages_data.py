@@ -82,7 +82,8 @@ class FetchRequest:
     broker_epoch: I64  # a follower's, else -1
     partitions: tuple[FetchPartition, ...]
     rack: str | None = None  # of a consumer that would read from a follower near it
-    sequence: I32 = 0  # a follower's: 0 begins anew; else what is not named stands as it was asked
+    sequence: I32 = 0  # of a session: 0 begins anew; else what is not named stands as it was asked
+    session: I32 = 0  # a consumer's, any number of its own; 0: none, all that is named is told of
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class FetchResult:
 class FetchResponse:
     """One result per partition asked, in the request's order; the body is their batches.
 
-    A follower hears only of those partitions of which there is news.
+    A follower, and a consumer in a session, hear only of those of which there is news.
     """
 
     results: tuple[FetchResult, ...]

@@ -100,7 +100,7 @@ class FetchBroker(FakeBroker):
             found = tuple(self._find(query) for query in message.partitions)
             connection.respond(request, ListOffsetsResponse(found))
         elif isinstance(message, FetchRequest):
-            if not any(message is known for known in self.fetched):
+            if message.partitions and not any(message is known for known in self.fetched):
                 self.fetched.append(message)
             self._fetch(connection, request, message)
         else:
