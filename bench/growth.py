@@ -9,18 +9,23 @@ partitions are dirty in a sync round), ``cpu-partitions-1@96`` and ``cpu-partiti
 twelve such connections: at most 96 are dirty); ``cpu-log-small`` and ``cpu-log-large`` (one
 connection again, into a log that is at 1/20 of ``--log`` and at ``--log``; what lies between is
 written in batches of 256 KiB), and ``rss-log-small`` and ``rss-log-large`` (memory of the broker
-then). The target speaks of 1 and 20 GiB: give ``--log 20GiB`` where the disk has room for it. What
-a sync waits for takes no processor time; how many batches share a round does depend on the disk, so
-kinds stand in turns where they can.
+then). The target speaks of 1 and 20 GiB: give ``--log 20GiB`` where the disk has room for it. Not
+of the target: ``cpu-consumer-1`` and ``cpu-consumer-1000`` (processor time of broker and client
+together for a record that is sent alone and comes to a consumer of so many partitions, all others
+quiet; ``cpu-consumer-broker-…`` is the broker's share). What a sync waits for takes no processor
+time; how many batches share a round does depend on the disk, so kinds stand in turns where they
+can.
 """
 
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
 
 import anyio
 
+import tailrace
+from tailrace import Record
 from tailrace.bench.cpus import SENDERS, pin
 from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.raw import RECORDS as LARGE_RECORDS
@@ -35,6 +40,7 @@ SIZE_BYTES = 100
 MANY = 1_000
 CONNECTIONS = 12  # each with IN_FLIGHT batches: the target speaks of at most 100 dirty
 WARM_BATCHES = 20  # of each partition
+WARM_RECORDS = 50
 SMALL_SHARE = 20
 TOUCH_BYTES = 512 << 20
 TURNS = 3  # of each kind, in turn
@@ -86,6 +92,38 @@ def partitions(bench: Workbench) -> None:
                     tell(bench, f"cpu-partitions-{len(batches)}{suffix}", cost, records)
 
 
+def consumers(bench: Workbench) -> None:
+    with bench.broker() as broker:
+        anyio.run(come, bench, broker)
+
+
+async def come(bench: Workbench, broker: BrokerProcess) -> None:
+    counts = 1, MANY
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(tailrace.connect(broker.url))
+        producer = await stack.enter_async_context(client.producer())
+        readers: dict[int, AsyncIterator[Record[bytes, bytes]]] = {}
+        for count in counts:
+            await create(broker.url, [f"of-{count}"], count, "os")
+            consumer = await stack.enter_async_context(client.consumer(f"of-{count}"))
+            readers[count] = aiter(consumer)
+            for number in range(WARM_RECORDS):
+                await producer.send(f"of-{count}", b"warm", partition=number % count)
+                await anext(readers[count])
+        for _ in range(TURNS):
+            for count in counts:
+                sent, until = 0, time.monotonic() + bench.seconds
+                before = cpu_seconds(broker.pid), time.process_time()
+                while time.monotonic() < until:
+                    await producer.send(f"of-{count}", bytes(SIZE_BYTES), partition=sent % count)
+                    await anext(readers[count])
+                    sent += 1
+                of_broker = (cpu_seconds(broker.pid) - before[0]) / sent * 1e6
+                of_client = (time.process_time() - before[1]) / sent * 1e6
+                for path, cost in (("", of_broker + of_client), ("broker-", of_broker)):
+                    bench.tell(f"cpu-consumer-{path}{count}", cost, "us/record")
+
+
 def log(bench: Workbench, size_bytes: int) -> None:
     with bench.broker(touch_bytes=size_bytes) as broker:
         anyio.run(create, broker.url, ["log"], 1, "fsync")
@@ -117,6 +155,7 @@ def main() -> None:
     with workbench(given) as bench:
         pin(0, SENDERS)
         partitions(bench)
+        consumers(bench)
         log(bench, parse_size_bytes(given.log) or 0)
 
 
