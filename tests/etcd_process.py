@@ -121,8 +121,10 @@ class Member:
             self.process = None
 
     def pause(self) -> None:
+        """It stands still when this returns: on a busy machine it may go on for a while else."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         assert self.process is not None

@@ -52,6 +52,7 @@ class Broker:
     def send(self, *signals: signal.Signals) -> None:
         """All at once: the process is stopped meanwhile."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
         for one in signals:
             self.process.send_signal(one)
         self.process.send_signal(signal.SIGCONT)
