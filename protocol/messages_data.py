@@ -82,7 +82,7 @@ class FetchRequest:
     broker_epoch: I64  # a follower's, else -1
     partitions: tuple[FetchPartition, ...]
     rack: str | None = None  # of a consumer that would read from a follower near it
-    sequence: I32 = 0  # of a session: 0 begins anew; else what is not named stands as it was asked
+    sequence: I64 = 0  # of a session: 0 begins anew; else what is not named stands as it was asked
     session: I32 = 0  # a consumer's, any number of its own; 0: none, all that is named is told of
 
 

@@ -209,6 +209,18 @@ def test_sequence_0_begins_anew_and_without_partitions_ends_it(tmp_path: Path) -
     run(main)
 
 
+def test_session_goes_on_for_as_long_as_its_connection(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with standing(tmp_path) as place:
+            consumer = place.consumer()
+            assert await consumer.ask((0, 0), wait_ms=20) == []
+            consumer.sequence = 1 << 31  # after a week or a year
+            await place.write(0)
+            assert await consumer.ask() == [(0, place.size)]
+
+    run(main)
+
+
 def test_sessions_of_one_connection_know_nothing_of_each_other(tmp_path: Path) -> None:
     async def main() -> None:
         async with standing(tmp_path) as place:
