@@ -16,7 +16,7 @@
   committed (KIP-392). Followers' own fetches are another matter (``copying``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -90,7 +90,7 @@ class _Found:
     length: int = 0
     full: bool = False  # a limit left something behind: waiting would bring nothing
     code: str = "ok"  # or the first error's
-    unverified: list[tuple[Partition, int]] = field(default_factory=list[tuple[Partition, int]])
+    unverified: dict[_Place, Partition] = field(default_factory=dict[_Place, Partition])
 
     def refuse(self, place: _Place, error: TailraceError) -> None:
         """The answer has an error, and does not wait for anything else."""
@@ -100,8 +100,8 @@ class _Found:
 
 
 class Fetch:
-    """What one reader asks for. ``crowded`` None: a request by itself; else one of a session, and
-    whether its connection has as many places standing as it may.
+    """What one reader asks for. ``crowded`` None: a request by itself; else all of a session, and
+    whether its connection has more places standing than it may.
 
     Invariants: a request in hand is answered exactly once; of a place that is neither ``_due`` nor
     told of there is no news, and it is parked at its partition.
@@ -170,16 +170,16 @@ class Fetch:
 
     def step(self, *, last: bool = False) -> None:
         """Answer the request in hand, or verify, or wait. ``last``: wait no more."""
-        if self._call is None or self._working:
+        if self._call is None:
             return
         last = last or self._node.state() == "draining"
         found = self._collect()
-        news = found.code != "ok" or self._is_due(found)
-        if found.unverified and not (news and self._stands):
+        if found.unverified and not self._working:
             self._working = True
-            self._wait_no_more()
             self._call.spawn(partial(self._verify, found.unverified))
-        elif last or news:
+        if found.unverified and not self._stands:
+            self._wait_no_more()  # it goes on when they are verified
+        elif last or found.code != "ok" or self._is_due(found):
             self._answer(self._call, found, over=True)
         elif self._timer is None:
             self._wait(found)
@@ -202,11 +202,11 @@ class Fetch:
         """Answer now with what there is: deadline or shutdown."""
         self.step(last=True)
 
-    async def _verify(self, unverified: Sequence[tuple[Partition, int]]) -> None:
+    async def _verify(self, unverified: Mapping[_Place, Partition]) -> None:
         try:
-            for partition, offset in unverified:
+            for place, partition in unverified.items():
                 try:
-                    await partition.verify(offset, self._node.world.offload)
+                    await partition.verify(place.wanted.offset, self._node.world.offload)
                 except OSError as error:
                     self._unreadable[partition] = partition.unreadable(error)
         finally:
@@ -225,7 +225,7 @@ class Fetch:
     def _wait(self, found: _Found) -> None:
         for place in list(self._due):
             place.park(self._partition(place.wanted))
-            if place not in found.pieces:
+            if place not in found.pieces and place not in found.unverified:
                 del self._due[place]
         self._timer = self._node.timers.at(self._deadline, self._expire)
         self._node.parked[self] = None
@@ -246,7 +246,7 @@ class Fetch:
         places = dict.fromkeys(() if stands else self._named)
         places |= dict.fromkeys(found.told)
         if over:
-            places |= dict.fromkeys(islice(self._held, RESULTS_MAX))
+            places |= dict.fromkeys(islice(self._held, max(0, RESULTS_MAX - len(places))))
         results = [found.told.get(place) or self._without_news(place.wanted) for place in places]
         ranges: list[FileRange] = []
         for place in places:
@@ -327,7 +327,7 @@ class Fetch:
         if partition.log.verify_pending(wanted.offset) is not None:
             if partition in self._unreadable:
                 raise self._unreadable[partition]
-            found.unverified.append((partition, wanted.offset))
+            found.unverified[place] = partition
             return
         left = min(bytes_max - found.length, wanted.bytes_max, FETCH_PARTITION_BYTES_MAX)
         piece = partition.read(wanted.offset, max(left, 0))

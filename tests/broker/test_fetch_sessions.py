@@ -400,6 +400,31 @@ def test_news_of_others_does_not_wait_for_a_segment_to_be_verified(tmp_path: Pat
     run(main)
 
 
+def test_segment_is_verified_also_beside_one_that_always_has_news(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as (_, ready), connected(ready) as client:
+            topic_id = await client.create("orders", partitions=4)
+            for _ in range(12):  # three segments
+                await client.produce(topic_id, [bytes(250_000)])
+        async with (
+            serving(tmp_path) as (_, ready),
+            connected(ready) as writer,
+            connected(ready) as reader,
+        ):
+            consumer, told = Consumer(reader, topic_id), set[int]()
+            await writer.produce(topic_id, [b"a"], 1)
+            waits = await consumer.send((0, 0), (1, 0))
+            for offset in range(1, 200):
+                await writer.produce(topic_id, [b"a"], 1)  # before the next request, each time
+                told |= {number for number, _ in await consumer.told(waits)}
+                if 0 in told:
+                    break
+                waits = await consumer.send((1, offset))
+            assert told == {0, 1}
+
+    run(main)
+
+
 def test_segment_is_verified_while_the_next_request_comes(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path) as (_, ready), connected(ready) as client:
