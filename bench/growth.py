@@ -10,9 +10,10 @@ twelve such connections: at most 96 are dirty); ``cpu-log-small`` and ``cpu-log-
 connection again, into a log that is at 1/20 of ``--log`` and at ``--log``; what lies between is
 written in batches of 256 KiB), and ``rss-log-small`` and ``rss-log-large`` (memory of the broker
 then). The target speaks of 1 and 20 GiB: give ``--log 20GiB`` where the disk has room for it. Not
-of the target: ``cpu-consumer-1`` and ``cpu-consumer-1000`` (processor time of broker and client
-together for a record that is sent alone and comes to a consumer of so many partitions, all others
-quiet; ``cpu-consumer-broker-…`` is the broker's share). What a sync waits for takes no processor
+of the target, and with ``durability = "os"``: ``cpu-consumer-1`` and ``cpu-consumer-1000``
+(processor time of broker and client together, its sending included, for a record that is sent
+alone and comes to a consumer of so many partitions while the others are quiet;
+``cpu-consumer-broker-…`` is the broker's share). What a sync waits for takes no processor
 time; how many batches share a round does depend on the disk, so kinds stand in turns where they
 can.
 """

@@ -315,12 +315,14 @@ def fetch(node: Node, call: Call, request: FetchRequest) -> None:
         return
     check_count(len(request.partitions), PARTITIONS_PER_REQUEST_MAX, of="partitions")
     session = call.standing
-    if request.sequence == 0 and (session is None or isinstance(session, CopierSession)):
+    if session is not None and not isinstance(session, CopierSession):
+        raise texts_wire.malformed_frame("a consumer's connection has no follower's session")
+    if request.sequence == 0:
         if session is not None:
             session.finish()
-        call.stand(CopierSession(node, broker_id, request.broker_epoch))
-        session = call.standing
-    if not isinstance(session, CopierSession) or session.broker_epoch != request.broker_epoch:
+        session = CopierSession(node, broker_id, request.broker_epoch)
+        call.stand(session)
+    if session is None or session.broker_epoch != request.broker_epoch:
         raise texts_wire.malformed_frame("a follower begins with sequence 0")
     session.take(call, request)
 

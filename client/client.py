@@ -109,7 +109,7 @@ class Client(Opening):
         self._tasks: TaskGroup | None = None
         self._shields: dict[anyio.CancelScope, None] = {}  # of its tasks; in order, to repeat
         self._consumers: list[Closable] = []
-        self.fetch_sessions = count(1)  # numbers: no two of its consumers have the same
+        self.fetch_sessions = count(1)  # numbers: no two of its consumers share one
         self._producers: list[Closable] = []
         self._admin: Admin | None = None
         self._hearts: dict[str, Heart] = {}

@@ -5,12 +5,13 @@ and starts one short task per request; each answer, each batch taken by the read
 resume calls ``pump`` again. Invariants:
 
 - a partition is asked for once at a time: named in a request, it stands in the session with its
-  broker (``fetch_session.py``) until that has told of it, and only then it is named again;
-- while something stands a request is under way, if the budget allows one;
+  broker (``fetch_session.py``) until that has told of it, and only then it is named again, or when
+  it was sought, paused or led anew meanwhile;
+- while something stands a request is under way, or soon (``IDLE_S``), if the budget allows one;
 - all requests together may bring no more than the budget leaves (C5);
 - a partition at its end waits in a long poll, which holds up no other partition: the request for
-  those that want more meanwhile ends it, and waits for both (where none stands, the last request
-  that a broker may be sent is kept short);
+  those that want more meanwhile ends it, and waits for both (the last request that a
+  broker may be sent is kept short: where nothing stands, none ends another);
 - what fails is asked again after a pause, from the offset where it stopped (C11); only what will
   not pass by waiting ends the consumer;
 - a partition whose leader has moved is asked for there at once: what the old one still owes no
