@@ -72,6 +72,7 @@ class Shelf:
         self._broker_id = broker_id
         self._verify: Literal["tail", "full"] = verify
         self._now_ms = now_ms
+        self._removals_unsynced = False  # directories were removed, and may come back
         self._partitions: dict[PartitionId, Partition] = {}
         self._broken: dict[PartitionId, TailraceError] = {}
         self._leaving: dict[PartitionId, Partition] = {}
@@ -370,15 +371,18 @@ class Shelf:
         T033 if that fails: nothing is lost by trying again. T093 if a sync of it fails.
         """
         there = [where for where in gone if not self.missing(where)]
-        run = self._world.offload.run
+        run, stuck = self._world.offload.run, None
+        self._removals_unsynced |= bool(there)
         try:
             for some in pieces(there, REMOVED_TOGETHER_MAX):
                 stuck = await run(self._remove, topic, some)
                 if stuck is not None:
-                    raise stuck
+                    break
         finally:
-            if there:
-                await run(self._directory.sync_removals)
+            if self._removals_unsynced:  # by an earlier try, too
+                stuck = await run(self._sync_removals, topic, gone[0][1]) or stuck
+        if stuck is not None:
+            raise stuck
 
     def _remove(self, topic: str, some: Sequence[PartitionId]) -> PartitionOffline | None:
         """In a thread: what keeps one of them from being removed."""
@@ -386,10 +390,16 @@ class Shelf:
             try:
                 self._directory.remove_partition(*where)
             except OSError as error:
-                reason = f"its directory could not be removed: {error}"
-                stuck = texts.partition_offline(topic, where[1], reason=reason)
-                log.error("%s", stuck, extra={"event": "topic.not_removed", "code": stuck.code})
-                return stuck
+                return _not_removed(topic, where[1], error)
+        return None
+
+    def _sync_removals(self, topic: str, number: int) -> PartitionOffline | None:
+        """In a thread: what keeps removals from being durable; T093 if a sync fails."""
+        try:
+            self._directory.sync_removals()
+        except OSError as error:  # there is no room: nothing is lost by trying again
+            return _not_removed(topic, number, error)
+        self._removals_unsynced = False
         return None
 
     def close(self) -> None:
@@ -471,3 +481,10 @@ def log_config(config: TopicConfig, *, capacity_bytes: int, partitions: int) -> 
         record_bytes_max=config.max_record_bytes,
         synced=config.durability != "os",
     )
+
+
+def _not_removed(topic: str, number: int, error: OSError) -> PartitionOffline:
+    reason = f"its directory could not be removed: {error}"
+    stuck = texts.partition_offline(topic, number, reason=reason)
+    log.error("%s", stuck, extra={"event": "topic.not_removed", "code": stuck.code})
+    return stuck

@@ -45,6 +45,42 @@ def test_a_topic_that_cannot_be_removed_is_told_so_and_goes_with_the_next_try(
     run(main)
 
 
+class Full(OsDisk):
+    full = False  # no room to sync the names of partitions
+    synced = 0  # of such syncs, that went well
+
+    def sync_directory(self, path: str) -> None:
+        if path.endswith("/topics"):
+            if self.full:
+                raise OSError(errno.ENOSPC, "planted")
+            self.synced += 1
+        super().sync_directory(path)
+
+
+def test_without_room_to_make_a_removal_durable_it_is_told_and_done_with_the_next_try(
+    tmp_path: Path,
+) -> None:
+    disk = Full()
+
+    async def main() -> None:
+        async with (
+            serving(tmp_path, change=lambda world: replace(world, disk=disk)) as (_, ready),
+            connected(ready) as client,
+        ):
+            await create(client, "orders", partitions=2)
+            others = (await create(client, "others")).topic_id
+            disk.full = True
+            with pytest.raises(PartitionOffline, match=r"could not be removed: .*planted"):
+                await client.delete("orders")
+            assert (await client.produce(others, [b"a"])).error is None
+            disk.full, before = False, disk.synced
+            await create(client, "more")
+            assert disk.synced > before, "what was removed stays so now"
+            assert len(list((tmp_path / "data" / "topics").iterdir())) == 2
+
+    run(main)
+
+
 def test_a_start_is_not_kept_up_by_a_topic_that_cannot_be_removed(tmp_path: Path) -> None:
     disk = Stuck()
 
