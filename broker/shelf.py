@@ -484,7 +484,6 @@ def log_config(config: TopicConfig, *, capacity_bytes: int, partitions: int) -> 
 
 
 def _not_removed(topic: str, number: int, error: OSError) -> PartitionOffline:
-    reason = f"its directory could not be removed: {error}"
-    stuck = texts.partition_offline(topic, number, reason=reason)
+    stuck = texts.topic_not_removed(topic, number, reason=str(error))
     log.error("%s", stuck, extra={"event": "topic.not_removed", "code": stuck.code})
     return stuck

@@ -107,7 +107,8 @@ class Admin(ClusterAdmin):
     async def delete_topic(self, name: str, *, missing_ok: bool = False) -> None:
         """Delete a topic and its records. The name may be used again at once.
 
-        Raises TopicNotFound T010 unless ``missing_ok``.
+        Raises TopicNotFound T010 unless ``missing_ok``; PartitionOffline T033 where the topic is
+        gone, but not yet all of its files: the broker goes on removing them by itself.
         """
         try:
             request = DeleteTopicRequest(name)
@@ -310,6 +311,8 @@ class Admin(ClusterAdmin):
                 if uncertain and repeated is not None and isinstance(error, repeated):
                     raise _Repeated from error
                 lasting = not error.retriable or error.code in ("T005", "T034")
+                # The topic is gone, and what is told of its files would be lost with a second try.
+                lasting |= error.code == "T033" and isinstance(request, DeleteTopicRequest)
                 if lasting or client.clock.now() + pause_s >= ends_at:
                     raise
                 uncertain = uncertain or error.code == "T001"

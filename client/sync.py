@@ -1,4 +1,4 @@
-"""``tailrace.sync``: the SDK for code without an event loop (interfaces 1.9).
+"""``tailrace.sync``: the SDK for code without an event loop.
 
 Same names, arguments, results and errors as ``tailrace``, without ``await``: ``with``, ``for`` and
 ``close()`` stand for ``async with``, ``async for`` and ``aclose()``. The objects may be shared by
@@ -134,7 +134,10 @@ class Admin(ClusterAdmin):
         )
 
     def delete_topic(self, name: str, *, missing_ok: bool = False) -> None:
-        """Delete a topic and its records; TopicNotFound T010 unless ``missing_ok``."""
+        """Delete a topic and its records; TopicNotFound T010 unless ``missing_ok``.
+
+        PartitionOffline T033: the topic is gone, but not yet all of its files.
+        """
         self._portal.call(self._portal.client.admin.delete_topic, name, missing_ok=missing_ok)
 
     def list_topics(self, *, internal: bool = False) -> list[TopicInfo]:

@@ -118,7 +118,8 @@ _BROKER_ROWS: tuple[tuple[TailraceError | Notice, str, str], ...] = (
     (
         texts.partition_offline("orders", 2, reason="no in-sync replica is up (n2, n3)"),
         "Nobody may lead the partition: no broker that has all of its acknowledged records is up, "
-        "or its files are missing or cannot be read or written. The text says which.",
+        "or its files are missing or cannot be read or written. Or a topic is deleted, and files "
+        "of it cannot be removed yet. The text says which.",
         "Start the named broker, or mend its disk or restore the directory and start it again: "
         "tailrace cluster health",
     ),

@@ -318,6 +318,17 @@ def partition_offline(topic: str, partition: int, *, reason: str) -> errors.Part
     )
 
 
+def topic_not_removed(topic: str, partition: int, *, reason: str) -> errors.PartitionOffline:
+    """T033. The topic is deleted, the directory of this partition not, or not for good."""
+    return errors.PartitionOffline(
+        "T033",
+        f"topic {shown(topic)} is deleted, but files of {partition_name(topic, partition)} could "
+        f"not be removed for good yet: {reason}",
+        "Make room, or look at the disk; the broker tries it again by itself.",
+        **{"topic": topic, "partition": partition},
+    )
+
+
 def epoch_fenced(topic: str, partition: int, *, yours: int, current: int) -> errors.EpochFenced:
     """T045. Leader epochs."""
     return errors.EpochFenced(

@@ -12,6 +12,7 @@ from tailrace.protocol.connection import Incoming
 from tailrace.protocol.errors import (
     ConfigError,
     InvalidName,
+    PartitionOffline,
     RequestTimeout,
     TopicExists,
     TopicNotFound,
@@ -24,7 +25,7 @@ from tailrace.protocol.messages_admin import (
     TopicResponse,
 )
 from tailrace.protocol.shapes import TopicPartition
-from tailrace.protocol.texts import topic_exists, topic_not_found
+from tailrace.protocol.texts import topic_exists, topic_not_found, topic_not_removed
 from tailrace.testing import Broker
 from tests.client.fake_broker import FakeConnection
 from tests.client.fetch_broker import FetchBroker, FetchWorld
@@ -200,6 +201,34 @@ def test_topic_deleted_by_a_try_whose_answer_was_lost_counts_as_deleted(
             await client.admin.delete_topic("orders")
             with pytest.raises(TopicNotFound):
                 await client.admin.delete_topic("orders")
+
+    run(main)
+
+
+class KeepsFiles(FetchBroker):
+    """Deletes topics, but not all of their files."""
+
+    def serve(self, connection: FakeConnection, request: Incoming) -> None:
+        message = request.message
+        if not isinstance(message, DeleteTopicRequest):
+            super().serve(connection, request)
+        elif self.topics.pop(message.name, None) is None:
+            connection.put(connection.protocol.refuse(request, topic_not_found(message.name)))
+        else:
+            stuck = topic_not_removed(message.name, 0, reason="No space left on device")
+            connection.put(connection.protocol.refuse(request, stuck))
+
+
+def test_topic_deleted_of_which_files_are_left_is_told_so(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = FetchWorld(monkeypatch, KeepsFiles())
+    here.fetch.create("orders")
+
+    async def main() -> None:
+        async with here.client() as client:
+            with pytest.raises(PartitionOffline, match="topic orders is deleted, but files"):
+                await client.admin.delete_topic("orders", missing_ok=True)
 
     run(main)
 
