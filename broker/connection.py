@@ -5,7 +5,7 @@ The loop (performance.md 5.1): one receive brings up to 256 KiB, or of a large b
 one joined, non-blocking send. A writer task exists only while the peer does not take what it asked
 for, or gets ranges of files; another task only while a request must wait for something.
 
-Bounds (safety 9.1): 16 requests without answer, 4 MiB of answers not taken, the memory budget of
+Bounds: 16 requests without answer, 4 MiB of answers not taken, the memory budget of
 all connections: beyond any of them the connection is not read. Silence, slowness and stalls have
 deadlines (``pulse.py``), which the listener's sweep enforces.
 

@@ -195,7 +195,7 @@ ENDPOINTS = (
         *("DELETE", TOPIC, "delete_topic", "Delete a topic and its records", delete_topic),
         {204: None},
         (TOPIC_NAME,),
-        errors=("T010", "T013", "T100"),
+        errors=("T010", "T013", "T033", "T100"),
     ),
     Endpoint(
         *("GET", f"{TOPIC}/partitions", "list_partitions", "Its partitions", list_partitions),

@@ -1,4 +1,4 @@
-"""What one connection, one address and all requests together may take (safety 9.1); pure.
+"""What one connection, one address and all requests together may take; pure.
 
 Limits that are settings come from ``[limits]``; the rest are the constants below.
 """

@@ -1,6 +1,6 @@
 """Who gets in: one accept loop per listener, and the sweep that ends overdue connections.
 
-The limits of safety 9.1 are decided by ``limits.Admission``; whoever is over one of them is told
+The limits are decided by ``limits.Admission``; whoever is over one of them is told
 (T123) if that can be done without waiting, and closed.
 """
 

@@ -1,4 +1,4 @@
-"""What a broker counts (interfaces: metrics), cheap where it is counted.
+"""What a broker counts, cheap where it is counted.
 
 A series is a plain object with a number in it: the data path adds to an integer it holds, with no
 lock and no look-up, as only the event loop writes. What there is to be counted is listed in

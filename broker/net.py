@@ -7,7 +7,7 @@
   named instead of being told "wrong version number".
 - Accepted and dialled connections are served alike; who dials asks for a certificate of the name.
 - Out of file descriptors: one is kept in reserve, to accept and close at once, so that peers
-  see a closed connection and the loop does not spin (safety 9.1).
+  see a closed connection and the loop does not spin.
 """
 
 import errno

@@ -53,7 +53,7 @@ State = Literal["starting", "running", "read_only", "draining"]
 
 
 class Outbox:
-    """Connections that have answers to send. One flush per wake-up joins them (performance 5.1)."""
+    """Connections that have answers to send. One flush per wake-up joins them."""
 
     def __init__(self) -> None:
         self._waiting: list[Connection] = []

@@ -1,4 +1,4 @@
-"""One partition of an internal topic as the memory of a part of the broker (charter D15).
+"""One partition of an internal topic as the memory of a part of the broker.
 
 What has to be remembered is appended, at most one batch at a time, and told of once it is durable;
 whoever takes the lead reads it again, of each key what was written last. Compaction sees to it that

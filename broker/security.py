@@ -1,6 +1,6 @@
 """TLS for listeners, to other brokers and to etcd, and the secrets that stand in files.
 
-TLS is 1.2 or newer; listeners have no compression and no renegotiation (safety 9.3). Who dials
+TLS is 1.2 or newer; listeners have no compression and no renegotiation. Who dials
 verifies the chain of the certificate and the name in it.
 
 Which addresses may be bound without TLS (T085) is decided in ``config_check``.

@@ -1,8 +1,8 @@
 """``Consumer``: records out of topics, in the order of each partition.
 
-The contract is interfaces 1.3; what stands behind it is in ``feed.py``, and for a member of a group
-in ``holdings.py``. Without a group a consumer reads fixed partitions, or all of its topics, and
-commits nothing.
+What users are promised is in docs/clients.md; what stands behind it is in ``feed.py``, and for a
+member of a group in ``holdings.py``. Without a group a consumer reads fixed partitions, or all of
+its topics, and commits nothing.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -127,9 +127,9 @@ class Consumer(Generic[K, V]):
     async def aclose(self) -> None:
         """Stop reading; whoever waits gets UsageError T055, a partition stream ends.
 
-        With a group: commits by C12 and leaves, within ``close_timeout``. Safe to call again.
-        Raises PartitionLost T040 for what was processed too late to be committed, and what the
-        producer of dead letters raises when it closes. Cancelled: 2 s more, shielded.
+        With a group: commits what is processed (C12) and leaves, within ``close_timeout``. Safe to
+        call again. Raises PartitionLost T040 for what was processed too late to be committed, and
+        what the producer of dead letters raises when it closes. Cancelled: 2 s more, shielded.
         """
         if self.feed.closed:
             return
@@ -243,7 +243,11 @@ class Consumer(Generic[K, V]):
         self.feed.moved(buffer)
 
     def pause(self, *partitions: TopicPartition) -> None:
-        """Hand out nothing of these (none given: of any) until ``resume``."""
+        """Hand out nothing of these (none given: of any) until ``resume``.
+
+        What was fetched ahead of them is dropped, and fetched again then; meanwhile the others
+        have their share of ``prefetch_bytes``.
+        """
         for buffer in self._chosen(partitions):
             buffer.pause()
         self.feed.jumped()

@@ -1,4 +1,4 @@
-"""The arguments of ``Client.consumer``, checked (interfaces 1.1)."""
+"""The arguments of ``Client.consumer``, checked."""
 
 import math
 from collections.abc import Sequence

@@ -10,8 +10,8 @@ resume calls ``pump`` again. Invariants:
 - while something stands a request is under way, or soon (``IDLE_S``), if the budget allows one;
 - all requests together may bring no more than the budget leaves (C5);
 - a partition at its end waits in a long poll, which holds up no other partition: the request for
-  those that want more meanwhile ends it, and waits for both (the last request that a
-  broker may be sent is kept short: where nothing stands, none ends another);
+  those that want more meanwhile ends it, and waits for both (a broker that lets nothing
+  stand ends none, so the last one that it may be sent waits ``LAST_WAIT_S`` at most);
 - what fails is asked again after a pause, from the offset where it stopped (C11); only what will
   not pass by waiting ends the consumer;
 - a partition whose leader has moved is asked for there at once: what the old one still owes no

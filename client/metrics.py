@@ -1,4 +1,4 @@
-"""What the SDK counts in the user's process, if that has imported prometheus_client (interfaces 5).
+"""What the SDK counts in the user's process, if that has imported prometheus_client.
 
 The metrics are made in the library's default registry at the first thing to be counted after the
 import; what came before is not counted. Nobody who does not use the library pays for it: this

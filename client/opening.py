@@ -34,7 +34,7 @@ Untyped: TypeAlias = Literal["json", "msgpack"]
 
 
 class ProducerOptions(TypedDict, total=False):
-    """The other arguments of ``Client.producer``; defaults and units in interfaces 1.1."""
+    """The other arguments of ``Client.producer``: docs/clients.md."""
 
     acks: Acks
     idempotent: bool
@@ -48,7 +48,7 @@ class ProducerOptions(TypedDict, total=False):
 
 
 class ConsumerOptions(TypedDict, total=False):
-    """The other arguments of ``Client.consumer``; defaults and units in interfaces 1.1."""
+    """The other arguments of ``Client.consumer``: docs/clients.md."""
 
     group: str | None
     partitions: Sequence[TopicPartition] | None
@@ -125,8 +125,9 @@ class Opening:
     ) -> "Producer[Any, Any]":
         """A producer; use it as ``async with client.producer() as producer``.
 
-        Durations are seconds; ``close_timeout`` None is the client's. A batch leaves with
-        ``batch_bytes``, or up to 512 KiB where others are still under way.
+        Every option: docs/clients.md. Durations are seconds; ``close_timeout`` None is the
+        client's. A batch leaves with ``batch_bytes``, or up to 512 KiB where others are still
+        under way.
 
         Raises ConfigError T082 for arguments that cannot be or do not go together, UsageError
         T053-T055.
@@ -212,8 +213,9 @@ class Opening:
     ) -> "Consumer[Any, Any]":
         """A consumer; use it as ``async with client.consumer("orders") as consumer``.
 
-        With ``group`` it reads what the broker gives to this member of the group, and commits how
-        far it is: docs/consumer_groups.md. Durations are seconds. Raises ConfigError T082 for
+        Every option: docs/clients.md. Durations are seconds, ``prefetch_bytes`` is what may be
+        fetched and not handed out yet. With ``group`` it reads what the broker gives to this
+        member of the group, and commits how far it is. Raises ConfigError T082 for
         arguments that cannot be or do not go together, InvalidName T013 for group and instance
         ids nobody could read in a log, UsageError T053-T055.
         """

@@ -1,4 +1,4 @@
-"""What ``connect()`` was asked for: addresses, limits of time, TLS (interfaces 0 and 1.1)."""
+"""What ``connect()`` was asked for: addresses, limits of time, TLS."""
 
 import difflib
 import ipaddress

@@ -1,4 +1,4 @@
-"""The arguments of ``Client.producer``, checked together (interfaces 1.1)."""
+"""The arguments of ``Client.producer``, checked together."""
 
 import math
 from dataclasses import dataclass, fields

@@ -359,7 +359,10 @@ class Consumer(Generic[K, V]):
         self._portal.call(self._inner.seek, partition, to)
 
     def pause(self, *partitions: TopicPartition) -> None:
-        """Hand out nothing of these (none given: of any) until ``resume``."""
+        """Hand out nothing of these (none given: of any) until ``resume``.
+
+        What was fetched ahead of them is dropped, and fetched again then.
+        """
         self._portal.run(self._inner.pause, *partitions)
 
     def resume(self, *partitions: TopicPartition) -> None:

@@ -295,7 +295,7 @@ def is_compressed(entry: Buffer) -> bool:
 def decode_columns(entry: Buffer, header: BatchHeader) -> Columns:
     """The records of ``entry``, of which ``header`` is the header. Checks the columns, not P.
 
-    Raises ``BatchError`` for anything but the grammar, within the bounds of safety 9.2.
+    Raises ``BatchError`` for anything but the grammar, within the bounds of ``packing``.
     """
     if header.payload_format != FORMAT_COLUMNS:
         raise BatchError(f"payload format {header.payload_format} is not columns")

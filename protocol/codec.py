@@ -1,4 +1,4 @@
-"""Messages to heads and back: positional msgpack, strict and bounded (safety 9.2).
+"""Messages to heads and back: positional msgpack, strict and bounded.
 
 The schema of a message is its dataclass: the annotations are read once, on first use, and turned
 into tables; a head is then decoded by the C library and checked against these tables.

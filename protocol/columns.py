@@ -1,7 +1,7 @@
 """The columns of a record batch: one msgpack document of five arrays (docs/log_format.md).
 
 Columns, because the cost per record of Python is the limit of a Python client: one call into
-msgpack's C packs a thousand records in 40 us, by rows it took twice that (charter D4).
+msgpack's C packs a thousand records in 40 us, by rows it took twice that.
 
 Invariants:
 - ``pack_columns`` writes the canonical form: nil for every column that says nothing;
@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from tailrace.protocol.packing import ARRAY_LENGTH_MAX, PackingError, pack, unpack
 
-RECORDS_MAX = ARRAY_LENGTH_MAX  # safety 9.2; a column is an array
+RECORDS_MAX = ARRAY_LENGTH_MAX  # a column is an array
 HEADERS_MAX = 100_000  # in all records of a batch: bounds what a document of headers can inflate to
 TIMESTAMP_MAX = (1 << 63) - 1
 

@@ -5,7 +5,7 @@ payload format 0 and are neither written nor read here.
 
 Invariants:
 - ``decompress`` gives at most ``DOCUMENT_BYTES_MAX`` bytes, and above ``RATIO_FREE_BYTES`` at most
-  ``RATIO_MAX`` times what it was given, whatever the frame declares (safety 9.2);
+  ``RATIO_MAX`` times what it was given, whatever the frame declares;
 - it takes exactly one frame without a dictionary, and refuses anything behind it;
 - ``compress`` never gives what ``decompress`` would refuse.
 """

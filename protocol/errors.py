@@ -441,7 +441,7 @@ for _class, _codes in (
 # ── the wire ─────────────────────────────────────────────────────────────────────────────────
 
 _DETAILS_MAX = 256
-_LIST_MAX = 1_000  # both well within the codec's bounds (safety 9.2)
+_LIST_MAX = 1_000  # both well within the codec's bounds
 _POSITIONAL = frozenset({"self", "code", "message", "hint"})  # would clash as keyword arguments
 
 

@@ -1,4 +1,4 @@
-"""What one request may name (safety 9.1), and how to cut what names more; pure.
+"""What one request may name, and how to cut what names more; pure.
 
 A broker refuses more with T121 and closes the connection: nothing that is sent again passes.
 """

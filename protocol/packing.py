@@ -1,6 +1,6 @@
 """msgpack within fixed bounds: the one place that touches the library (it ships no types).
 
-Invariants (safety 9.2):
+Invariants:
 - nothing is allocated by a length that the bytes merely claim: every element is there, or the
   value is refused before it is built;
 - extension types, map keys other than text or bytes, and text that is no UTF-8 are refused;

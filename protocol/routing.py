@@ -1,4 +1,4 @@
-"""From a key to its partition, by hash range (charter D7).
+"""From a key to its partition, by hash range.
 
 Partition i owns a range of xxh3-64(key). Ranges, not a modulus: growing a topic then splits a
 range in two and leaves every other key where it is.

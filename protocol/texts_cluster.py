@@ -1,4 +1,4 @@
-"""Texts about moving leaders and copies between brokers (interfaces 8 gives their manner)."""
+"""Texts about moving leaders and copies between brokers."""
 
 from collections.abc import Sequence
 

@@ -2,7 +2,7 @@
 
 Whatever may fall out one way or another asks a ``Pick``: a number below ``options``. A seeded
 pick makes one random world; ``every_world`` runs a function once for every possible sequence of
-answers, which is how all crash outcomes of a short script are visited (safety 7.1).
+answers, which is how all crash outcomes of a short script are visited.
 """
 
 import hashlib

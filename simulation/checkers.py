@@ -1,7 +1,7 @@
 """Checks a history against the promises: no broker is asked, no search is needed.
 
 Each check is a pure function of the history and of the log as it was read at the end; it yields
-what is wrong. Offsets give the total order, so all of them take O(n log n) (safety 4).
+what is wrong. Offsets give the total order, so all of them take O(n log n).
 """
 
 from collections import defaultdict

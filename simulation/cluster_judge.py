@@ -1,4 +1,4 @@
-"""Holds the logs of all brokers, and what is promised of them, against each other (safety 2.1).
+"""Holds the logs of all brokers, and what is promised of them, against each other.
 
 A promise is made where somebody outside hears of it: an acknowledgement for acks=all, or a high
 watermark shown to a client, says that everything below an offset is committed. What is committed

@@ -203,7 +203,7 @@ class Content:
 
 
 def _keep_some(left: Content, write: Write, pick: Pick) -> None:
-    """One write that was under way at a power cut: any of the outcomes of safety 6.5."""
+    """One write that was under way at a power cut: any of the outcomes that a disk may have."""
     first_page, last_page = write.position // PAGE, (write.end - 1) // PAGE
     first_sector, last_sector = write.position // SECTOR, (write.end - 1) // SECTOR
     outcomes = ["dropped", "kept"]

@@ -1,4 +1,4 @@
-"""A disk that forgets what was not synced, in memory (safety 6.5).
+"""A disk that forgets what was not synced, in memory.
 
 ``Platter`` is the disk itself: it outlives processes and power cuts. ``SimDisk`` is the view that
 one process has of it (``storage.disk.Disk``). Names have their own durability: a created, renamed

@@ -1,7 +1,7 @@
 """What clients did and saw, in the order of (virtual or real) time: the input of the checkers.
 
 Values must be unique over the whole history: a value is how a record is known again. An
-operation that never came back stays open: it may appear in the log, at most once (safety 4).
+operation that never came back stays open: it may appear in the log, at most once.
 """
 
 from dataclasses import dataclass, field

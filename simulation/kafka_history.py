@@ -1,4 +1,4 @@
-"""Checks what clients did and saw, of whatever cluster (safety 4): plain values in, findings out.
+"""Checks what clients did and saw, of whatever cluster: plain values in, findings out.
 
 A history is a list of ``Op``: one send of some records, one poll that returned some, or a change
 of what a process reads. Nobody asks the cluster anything, so the same checks go over simulated and

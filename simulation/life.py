@@ -1,4 +1,4 @@
-"""The life of one simulated process (safety 6.3).
+"""The life of one simulated process.
 
 A process that was killed runs no more code, but its tasks unwind when they are cancelled. So it is
 marked dead *before* it is cancelled, and from then on every call through a seam raises

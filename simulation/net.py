@@ -1,4 +1,4 @@
-"""A network between named hosts, in memory and on virtual time (safety 6.4).
+"""A network between named hosts, in memory and on virtual time.
 
 ``SimNet`` is the fabric all hosts hang on; ``SimClientNet`` and ``SimServerNet`` are the seams of
 one process on one host. Faults: slow, clogged and one-way cut links, connections reset at once or
@@ -419,5 +419,5 @@ def _plain(buffer: Buffer) -> bytes | bytearray | memoryview:
 
 
 def jittered(rng: Random, seconds: float) -> float:
-    """A simulated sleep never ends at the very same moment as another one (safety 6.2)."""
+    """A simulated sleep never ends at the very same moment as another one."""
     return seconds + rng.random() * 1e-6

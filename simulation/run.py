@@ -1,4 +1,4 @@
-"""A whole world in one thread: brokers, clients, network and time, all by one seed (safety 6)."""
+"""A whole world in one thread: brokers, clients, network and time, all by one seed."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar

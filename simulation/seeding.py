@@ -1,4 +1,4 @@
-"""One run of trio whose every choice follows from a seed (safety 6.2).
+"""One run of trio whose every choice follows from a seed.
 
 Trio has two private names for this, made for Hypothesis; they are asserted here and nowhere else.
 Its generator is global to the process, so the one put in here answers each thread for itself:
@@ -153,9 +153,11 @@ def _seeded_thread(seed: int) -> Generator[None]:
 
 def _take_over() -> None:
     core = importlib.import_module("trio._core._run")
-    assert hasattr(core, DETERMINISTIC), "trio has changed: see safety 6.2"
+    assert hasattr(core, DETERMINISTIC), "trio has changed: its choices do not follow from a seed"
     generator = getattr(core, GENERATOR, None)
-    assert isinstance(generator, random.Random), "trio has changed: see safety 6.2"
+    assert isinstance(generator, random.Random), (
+        "trio has changed: its choices do not follow from a seed"
+    )
     _replace(core, DETERMINISTIC, True)
     _replace(core, GENERATOR, _ByThread(generator))
     for module, functions in FORBIDDEN:

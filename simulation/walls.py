@@ -1,4 +1,4 @@
-"""Partitions of a network: who cannot reach whom (safety 6.4). Each makes a ``net.Wall``.
+"""Partitions of a network: who cannot reach whom. Each makes a ``net.Wall``.
 
 Brokers are named; every other host is a client. Clients reach every broker, or stand beside one of
 them (``beside``) and are cut off with it.

@@ -1,4 +1,4 @@
-"""A simulated machine and the broker process on it (safety 6.1, 6.3).
+"""A simulated machine and the broker process on it.
 
 The machine (disk, metadata, clock) outlives its processes. A process ends by ``kill`` (the page
 cache survives), by ``power_cut`` (what was not synced is subject to chance) or by itself; it is

@@ -9,7 +9,7 @@
     metadata.sqlite   the embedded metadata store (the broker's)
     topics/<topic id, 32 hex digits>-<partition>/
 
-Directories are named by topic id, never by a string of a client (safety 9.5).
+Directories are named by topic id, never by a string of a client.
 """
 
 import json

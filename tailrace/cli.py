@@ -58,7 +58,7 @@ COMMANDS: dict[str, Place] = {
     "completion": Place("tailrace.cli_explain", "completion", "Print shell completion."),
 }
 EXTRAS = ("trio", "msgspec", "starlette", "h11", "httpx2")  # what [server] brings
-# Reserved names: refused with T086, so that a script learns why (interfaces: "later").
+# Reserved names: refused with T086, so that a script learns why.
 LATER = frozenset(
     ("queue", "txn", "stream", "connect", "schema", "acl", "user", "profile", "metrics", "debug")
 )

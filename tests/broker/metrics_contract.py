@@ -1,4 +1,4 @@
-"""The metrics that the interfaces promise, as they are written there."""
+"""The metrics that docs/metrics.md promises."""
 
 import re
 from typing import NamedTuple

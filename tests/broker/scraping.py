@@ -30,7 +30,7 @@ Scrape = dict[str, Shown]
 
 
 def parse(text: str) -> Scrape:
-    """By name, as it is written in the interfaces; without ``tailrace_``."""
+    """By name, as docs/metrics.md has it; without ``tailrace_``."""
     found: Scrape = {}
     for family in text_string_to_metric_families(text):
         name = family.name + ("_total" if family.type == "counter" else "")

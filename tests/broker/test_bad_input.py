@@ -274,7 +274,7 @@ def test_a_bad_frame_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_decompression_bomb_is_stored_as_it_is_and_opened_by_nobody(
     tmp_path: Path, compression: Literal["zstd", "lz4"]
 ) -> None:
-    """The broker never opens the columns; whoever does is safe from them (safety 9.2)."""
+    """The broker never opens the columns; whoever does is safe from them."""
     zeros = bytes(64 << 20)
     if compression == "zstd":
         section, bits = zstandard.compress(zeros), 4

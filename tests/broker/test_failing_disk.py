@@ -1,4 +1,4 @@
-"""A broker process whose disk really says no: EIO from a sync, planted by strace (safety 8)."""
+"""A broker process whose disk really says no: EIO from a sync, planted by strace."""
 
 import json
 import os

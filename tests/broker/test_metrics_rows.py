@@ -1,4 +1,4 @@
-"""Every metric that the interfaces promise is there, of its type, and is driven to change.
+"""Every metric that docs/metrics.md promises is there, of its type, and is driven to change.
 
 A scenario uses a broker as one is used, and says which metrics it moves; a metric that none moves,
 and that is not told to stand still below, fails ``test_every_metric_is_driven``.

@@ -1,4 +1,4 @@
-"""One file of a stopped broker is damaged, and the broker started on it (safety 7.1, S33).
+"""One file of a stopped broker is damaged, and the broker started on it (S33).
 
     python -m tests.proofs.damage --cases 200
 

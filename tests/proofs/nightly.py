@@ -1,4 +1,4 @@
-"""The storage proofs at the length of a night, or a share of it (safety 7.1).
+"""The storage proofs at the length of a night, or a share of it.
 
     python -m tests.proofs.nightly --share 0.1
 

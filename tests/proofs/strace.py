@@ -1,4 +1,4 @@
-"""A broker process under strace, which kills it or fails one of its system calls (safety 8).
+"""A broker process under strace, which kills it or fails one of its system calls.
 
 What is to know: ``os.pwritev`` shows up as ``pwritev2`` and ``os.pwrite`` as ``pwrite64``; only
 traced calls are injected; SIGKILL lands before the call takes effect; strace counts calls **per

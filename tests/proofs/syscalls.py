@@ -1,4 +1,4 @@
-"""A real broker is killed, or has a system call fail, at every call there is (safety 7.1, S32).
+"""A real broker is killed, or has a system call fail, at every call there is (S32).
 
     python -m tests.proofs.syscalls --kills 40 --errors 20        # a sample, spread evenly
     python -m tests.proofs.syscalls --kills all --errors all

@@ -1,4 +1,4 @@
-"""Measures the tests: how long each takes to find each planted bug (safety 7.6).
+"""Measures the tests: how long each takes to find each planted bug.
 
     python -m tests.simulation.measure --seeds 50 --examples 500
 

@@ -1,4 +1,4 @@
-"""Known bugs, put into the product on demand: they measure the tests (safety 7.6).
+"""Known bugs, put into the product on demand: they measure the tests.
 
 Each is a patch of the product's code from outside, under the number of safety.md's table where it
 has one, and says which of the tests must find it: ``seeds`` of the first scenario, of the second
