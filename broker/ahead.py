@@ -1,4 +1,4 @@
-"""Whether zeros are to be written ahead of a log (D8, pure).
+"""Whether zeros are to be written ahead of a log (pure).
 
 Overwriting them is synced in half the time, which is worth a second write where syncs are small. A
 log that takes large batches would only write everything twice.

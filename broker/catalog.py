@@ -1,7 +1,7 @@
 """Topics and who leads their partitions, as values: what the metadata store says, decoded (pure).
 
 - A topic's key in the store is its *folded* name (lower case, ``.`` as ``_``), so that refusing
-  twins is one compare of a transaction (D10).
+  twins is one compare of a transaction.
 - A topic id is unique for ever; a deleted name that is used again is another topic (S30).
 - Of a deleted topic a ``Deletion`` is left until every broker that may hold copies has removed
   them; it alone entitles a broker to remove directories (R26).
@@ -34,7 +34,7 @@ State = Literal["live", "deleting"]
 class PartitionRecord:
     """What never changes about a partition, but by a split or a move."""
 
-    key_first: int  # the range of xxh3-64(key) it owns, inclusive (D7)
+    key_first: int  # the range of xxh3-64(key) it owns, inclusive
     key_last: int
     replicas: tuple[str, ...]  # broker ids as wanted, the preferred leader first
 
@@ -47,7 +47,7 @@ class Topic:
     topic_id: bytes  # 16 bytes
     config: Mapping[str, str]  # only what was given for this topic, canonical texts
     partitions: tuple[PartitionRecord, ...]
-    replicas: int | None  # as asked; None is "auto" (D18)
+    replicas: int | None  # as asked; None is "auto"
     state: State = "live"
     revision: int = 0  # of its key; 0 while it is not stored
 

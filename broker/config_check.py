@@ -12,7 +12,7 @@ from tailrace.protocol import texts_config as texts
 from tailrace.protocol.errors import ConfigError
 from tailrace.protocol.units import format_size
 
-REPLICAS_AUTO = 3  # or as many as there are brokers (D13)
+REPLICAS_AUTO = 3  # or as many as there are brokers
 FRAME_RESERVE_BYTES = 64 * KIB  # what a produce request needs beside its largest record
 
 

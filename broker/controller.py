@@ -10,7 +10,7 @@ compared in every transaction, so one that was replaced without knowing changes 
 - A broker whose lease ended is replaced at once, unless this broker's own registration is new:
   then the store was away, or everybody has just started, and the others have ``GRACE_S`` to come.
 - What is not urgent waits until no broker has come or gone for ``CALM_S``: giving partitions back
-  to preferred leaders, a few a second, and more copies for topics that asked for "auto" (D18).
+  to preferred leaders, a few a second, and more copies for topics that asked for "auto".
   A broker is given none within ``SETTLE_S`` of the last copy that was in sync again.
   Brokers an operator wants to be rid of lose their copies at once, as fast as others fill them.
 

@@ -169,8 +169,10 @@ class Coordinator:
         return self._shards.topic is not None
 
     async def find(self, group: str) -> int:
-        """The partition of ``__offsets`` that holds a group; the topic is made at its first use
-        (D18). T031 T100."""
+        """The partition of ``__offsets`` that holds a group; T031 T100.
+
+        The topic is made at its first use.
+        """
         if self._shards.topic is None:
             self._shards.open(await self._topics.internal(OFFSETS, OFFSETS_PARTITIONS))
         return self._shards.number(group)

@@ -13,7 +13,7 @@ with ``os`` are synced some seconds after a write in a thread of its own, so tha
 to scan; those with ``replicated`` after ``storage.sync_interval``, which bounds what a crash costs.
 
 While the disk is idle zeros are written ahead of the logs that are in use by little and little, as
-overwriting them is synced in half the time (D8).
+overwriting them is synced in half the time.
 """
 
 import logging

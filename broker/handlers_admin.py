@@ -49,7 +49,7 @@ def check_names(names: Collection[str]) -> None:
 
 
 def metadata(node: Node, call: Call, request: MetadataRequest) -> Response | Later:
-    """Topics by name, or all. What a producer misses is created, if that is allowed (D18)."""
+    """Topics by name, or all. What a producer misses is created, if that is allowed."""
     if request.topics is None:
         names = tuple(node.topics.catalog.names())
         return _metadata(node, call, request, names, {})

@@ -1,4 +1,4 @@
-"""The metadata store's interface (D10): a small map with revisions, transactions and leases.
+"""The metadata store's interface: a small map with revisions, transactions and leases.
 
 Contract, checked by one suite against every store (tests/broker/metadata_contract.py):
 

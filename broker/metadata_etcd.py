@@ -1,4 +1,4 @@
-"""The metadata store of a cluster: etcd 3.4 or newer, through its HTTP gateway (D10, R13-R18).
+"""The metadata store of a cluster: etcd 3.4 or newer, through its HTTP gateway (R13-R18).
 
 - Keys stand below ``cluster.prefix`` and a slash, which is all that is read or written.
 - Reads are linearizable; ``list`` reads its pages as of one revision.

@@ -2,7 +2,7 @@
 
 - A plain connection is read into one reused buffer and fed by ``sendmsg`` and ``sendfile``.
 - A range of a file that is not in the page cache is first read in a worker thread, so that
-  neither a page fault nor a blocking ``sendfile`` stops the event loop (D8, R31).
+  neither a page fault nor a blocking ``sendfile`` stops the event loop (R31).
 - A TLS listener looks at the first byte before the handshake: whoever speaks something else is
   named instead of being told "wrong version number".
 - Accepted and dialled connections are served alike; who dials asks for a certificate of the name.

@@ -153,7 +153,7 @@ def drained(view: ClusterView, min_isr: MinIsr) -> list[Topic]:
 
 
 def raised(view: ClusterView) -> list[Topic]:
-    """Topics that asked for "auto" and have fewer copies than there could be (D18)."""
+    """Topics that asked for "auto" and have fewer copies than there could be."""
     return _replanned(view, _raised)
 
 

@@ -3,7 +3,7 @@
 - ``acks=all`` (-1): a batch is settled when the high watermark has passed it: durable, by the
   topic's durability (S1). ``acks=1``: when it is written. ``acks=0``: never answered; what goes
   wrong is logged, as nobody else would hear of it.
-- The broker verifies a batch and stores its bytes; it never opens the columns (D3).
+- The broker verifies a batch and stores its bytes; it never opens the columns.
 """
 
 import logging

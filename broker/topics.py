@@ -119,7 +119,7 @@ class Topics:
         raise texts.topic_exists(name)
 
     async def internal(self, name: str, partitions: int) -> Topic:
-        """A topic of the broker's own, made at its first use (D18). T031 T033 T093 T100.
+        """A topic of the broker's own, made at its first use. T031 T033 T093 T100.
 
         Its settings are its own, whatever ``[topic]`` says, and it is beyond the limits.
         """

@@ -1,4 +1,4 @@
-"""Everything outside the broker, in one value: the five seams (D14).
+"""Everything outside the broker, in one value: the five seams.
 
 The broker touches clocks, network, disk, metadata store and threads only through a ``World``, so
 that the same code runs on the real system (``system.py``) and in the simulation. ``rng``,

@@ -114,7 +114,7 @@ class Feed:
         if self._guard is not None:
             self._guard.check()
             return
-        for topic in self.options.topics:  # a typo is a typo, whatever the group reads (D18)
+        for topic in self.options.topics:  # a typo is a typo, whatever the group reads
             await self.client.cluster.topic(topic)
         self._joining = anyio.Event()
         holdings = Holdings(self, group, close_timeout=self.options.close_timeout)

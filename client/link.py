@@ -1,4 +1,4 @@
-"""The connections to one broker: control, produce and fetch, kept apart (D17).
+"""The connections to one broker: control, produce and fetch, kept apart.
 
 A ``Link`` is one of them: dialled when somebody asks for it, dialled again after a loss, with a
 growing pause between failures. The control link is the broker's pulse: it is restored eagerly,

@@ -1,7 +1,7 @@
 """``Producer``: what users call to send records (C1-C8).
 
 The hot path is ``enqueue`` and ``enqueue_nowait``: per record they make a ``Delivery`` and append
-to columns, no coroutine and no primitive of the event loop (D19). ``send_many`` takes columns
+to columns, no coroutine and no primitive of the event loop. ``send_many`` takes columns
 whole. Everything behind that is in ``sender.py``.
 """
 

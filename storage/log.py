@@ -244,7 +244,7 @@ class Log(ReadableLog):
         return True
 
     def write_ahead(self, bytes_max: int) -> int:
-        """Write zeros ahead of the end while the disk is idle: that halves a small sync (D8).
+        """Write zeros ahead of the end while the disk is idle: that halves a small sync.
 
         Returns how many bytes, at most ``bytes_max``. A later sync round makes them count.
         Raises ``OSError``, without consequence. Never concurrent with ``append``.

@@ -1,4 +1,4 @@
-"""Which segments may go (S29, D6), and how large they should be so that some may. Pure.
+"""Which segments may go (S29), and how large they should be so that some may. Pure.
 
 - Whole segments from the front only, never the active one, fully below the high watermark.
 - By age: only when every record of the segment is past the limit by append time. Append times

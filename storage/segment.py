@@ -1,6 +1,6 @@
 """One segment: a log file of fixed length, filled from the front, and its index.
 
-- The file has its full length from the start, sparse; what was never written reads as zero (D8).
+- The file has its full length from the start, sparse; what was never written reads as zero.
 - Bytes below ``size_bytes`` are batches, back to back, offsets dense from ``base_offset`` to
   ``next_offset`` but for quarantined ranges. Nothing at or above ``size_bytes`` counts.
 - A sealed segment's file and index are opened on demand and may be let go at any time; whoever
