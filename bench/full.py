@@ -88,6 +88,7 @@ def main() -> int:
     steps = [step for step in STEPS if chosen(step, given)]
     before, first = existing(given)
     figures, failed, began = list(before), list[str](), time.monotonic()
+    measured = what(peers=not given.no_peers)
     try:
         for number in range(first, first + given.rounds):
             for step in round_of(steps, number, first):
@@ -97,7 +98,7 @@ def main() -> int:
                 took_s = time.monotonic() - at
                 say(f"round {number + 1}: {step.module} {step.arguments}: {took_s:.0f} s")
     finally:
-        report.write(given.out, figures, about(time.monotonic() - began, failed))
+        report.write(given.out, figures, [*measured, *about(time.monotonic() - began, failed)])
     print(report.targets(figures))
     say(f"{given.out / report.REPORT}, and plots beside it")
     return 1 if failed else 0
@@ -175,14 +176,30 @@ def run(
     yield from read(output.splitlines())
 
 
-def about(seconds: float, failed: Sequence[str]) -> list[str]:
-    """What a reader has to know of the machine and the run."""
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    said = [
-        f"tailrace {VERSION}, Python {platform.python_version()}, {platform.platform()}",
+def commit() -> str:
+    """What was measured, where this is a checkout."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.check_output(asked, text=True, stderr=subprocess.DEVNULL).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "commit unknown"
+
+
+def what(*, peers: bool) -> list[str]:
+    """What is measured, and on which machine."""
+    python = f"Python {platform.python_version()}, {platform.platform()}"
+    asked = [sys.executable, "-m", "tailrace.bench.peers", "--list"]
+    return [
+        f"tailrace {VERSION} ({commit()}), {python}",
         describe(available()),
-        f"{seconds:.0f} s; load averages at the end {load}",
+        *(subprocess.check_output(asked, text=True).splitlines() if peers else ()),
     ]
+
+
+def about(seconds: float, failed: Sequence[str]) -> list[str]:
+    """How the run went."""
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    said = [f"{seconds:.0f} s; load averages at the end {load}"]
     return [*said, *(f"failed: {name}" for name in failed)]
 
 

@@ -6,7 +6,8 @@ Batches of 100 records of 100 B, encoded before, one a request, synced before th
 Paths: ``cpu-partitions-1`` and ``cpu-partitions-1000`` (processor time of the broker per record, by
 one connection with eight batches under way: with 1,000 the batches go around, so that at most eight
 partitions are dirty in a sync round), ``cpu-partitions-1@96`` and ``cpu-partitions-1000@96`` (by
-twelve such connections: at most 96 are dirty); ``cpu-log-small`` and ``cpu-log-large`` (one
+twelve such connections: at most 96 are dirty), and ``rss-partitions-written`` (memory of the broker
+when each of the 1,000 has been written to); ``cpu-log-small`` and ``cpu-log-large`` (one
 connection again, into a log that is at 1/20 of ``--log`` and at ``--log``; what lies between is
 written in batches of 256 KiB), and ``rss-log-small`` and ``rss-log-large`` (memory of the broker
 then). The target speaks of 1 and 20 GiB: give ``--log 20GiB`` where the disk has room for it. Not
@@ -84,6 +85,8 @@ def partitions(bench: Workbench) -> None:
         for batches in (one, many):
             size_bytes = WARM_BATCHES * len(one[0].entry) * len(batches)
             wires[0].produce(batches, size_bytes=size_bytes, acks=1)
+        resident = resident_bytes(broker.pid)
+        bench.tell("rss-partitions-written", resident / 1e6, "MB", note=f"{MANY:,}")
         touch_memory(bench.folder, TOUCH_BYTES)
         time.sleep(SETTLE_S)
         for _ in range(TURNS):

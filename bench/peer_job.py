@@ -73,6 +73,7 @@ class Peer:
     server: Callable[[], str]  # its name and version; FileNotFoundError says what to install
     start: Callable[[Path, Variant], AbstractContextManager[Started]]
     actions: Mapping[str, Action]
+    warm_s: float = 0.0  # of producing before anything is timed: a JVM compiles while it works
 
 
 def dump_job(job: Job) -> str:

@@ -42,8 +42,13 @@ ROOM_POLL_S = 0.001
 WARM_POLL_S = 1.0
 PATIENCE_S = 60.0
 CONSUME_RECORDS = 1_000
+COMPILING_S = 3.0
+BACKOFF_SINCE = 0x02020000  # a version of librdkafka
 QUEUED_RECORDS = 100_000  # more are cold in the caches by the time they are sent
 QUEUED_BYTES = 256 << 20
+# A consumer whose queue is full stops fetching, and looks again a second later: it shall not fill.
+PREFETCHED_RECORDS = 10_000_000
+PREFETCHED_BYTES = 2_097_151 << 10  # the most that it takes
 
 # Batches as large as both sides take, and enough of them under way; more did not help.
 PRODUCER = {
@@ -68,8 +73,8 @@ CONSUMER = {
     "enable.auto.commit": False,
     "fetch.min.bytes": 1,
     "fetch.message.max.bytes": 8 << 20,
-    "queued.min.messages": QUEUED_RECORDS,
-    "queued.max.messages.kbytes": QUEUED_BYTES >> 10,
+    "queued.min.messages": PREFETCHED_RECORDS,
+    "queued.max.messages.kbytes": PREFETCHED_BYTES >> 10,
     "enable.partition.eof": False,
 }
 
@@ -104,7 +109,8 @@ def start(folder: Path, variant: Variant) -> Generator[Started]:
     java += ["-cp", f"{BROKER}/libs/*"]
     main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
     keeper = [*java, "-Xmx256m", main, "zookeeper.properties"]
-    heap = ["-Xms1g", "-Xmx1g", "-XX:MaxGCPauseMillis=20"]  # its own script has this, too
+    # Its own script has these, but for the last: its heap is touched before anything is timed.
+    heap = ["-Xms1g", "-Xmx1g", "-XX:MaxGCPauseMillis=20", "-XX:+AlwaysPreTouch"]
     broker = [*java, *heap, "kafka.Kafka", "server.properties"]
     old = {"api.version.request": "false", "broker.version.fallback": "0.9.0.1"}
     with serving(folder, "zookeeper", keeper, keeper_port):
@@ -208,8 +214,9 @@ def flush(producer: Any) -> None:
 
 
 def from_start(job: Job) -> Any:
-    consumer = configured(job, "Consumer", CONSUMER)
     library: Any = import_module("confluent_kafka")
+    backoff = {"fetch.queue.backoff.ms": 1} if library.libversion()[1] >= BACKOFF_SINCE else {}
+    consumer = configured(job, "Consumer", {**CONSUMER, **backoff})
     consumer.assign([library.TopicPartition(job.stream, 0, library.OFFSET_BEGINNING)])
     return consumer
 
@@ -313,6 +320,7 @@ def kafka(given: str | None) -> Peer:
         server=(lambda: f"Kafka at {given}") if given else bundled,
         start=use if given else start,
         actions=ACTIONS,
+        warm_s=COMPILING_S,
     )
 
 

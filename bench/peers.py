@@ -10,6 +10,7 @@ that cannot be verified so is not told. A peer that is missing is named on stder
 """
 
 import argparse
+import os
 import secrets
 import select
 import signal
@@ -51,9 +52,14 @@ class Asked:
     folder: Path | None  # where to work
 
     @property
+    def throughput(self) -> bool:
+        """Whether more is asked for than sends at a fixed rate."""
+        return bool({PRODUCE, EACH, *CONSUMING} & set(self.paths))
+
+    @property
     def touched_bytes(self) -> int:
         """Of disk and memory, before anything is sent."""
-        if not {PRODUCE, EACH, *CONSUMING} & set(self.paths):
+        if not self.throughput:
             return LATENCY_BYTES
         return int(WRITTEN_BYTES_PER_S * STRETCHES * self.seconds)
 
@@ -75,6 +81,14 @@ class Run:
     def tell(self, path: str, durable: bool | None, value: float, unit: str, note: str) -> None:
         system, size = self.peer.system, self.asked.size_bytes
         emit(Measured(system, path, size, durable, value, unit, self.round, note))
+
+
+def warm_up(run: Run) -> None:
+    """Records in and out again, untimed, and on the disk before what is timed begins."""
+    stream = new_stream("warm")
+    sent = act(run, replace(run.job(PRODUCE, stream), seconds=run.peer.warm_s))
+    act(run, replace(run.job(CONSUMING[0], stream), count=sent.count), RECEIVERS)
+    os.sync()
 
 
 def measure(run: Run) -> None:
@@ -192,12 +206,15 @@ def present(peer: Peer) -> str:
 
 def run_round(peer: Peer, number: int, asked: Asked) -> None:
     """Each durable setting on a server of its own."""
-    for variant in peer.variants:
+    for variant in peer.variants if asked.throughput else peer.variants[-1:]:
         with tempfile.TemporaryDirectory(prefix="tailrace-peer-", dir=asked.folder) as name:
             folder = Path(name)
-            touch_disk(folder, asked.touched_bytes)
+            touch_disk(folder, asked.touched_bytes + int(WRITTEN_BYTES_PER_S * peer.warm_s))
             with peer.start(folder, variant) as started:
-                measure(Run(peer, variant, started, number, asked))
+                run = Run(peer, variant, started, number, asked)
+                if peer.warm_s:
+                    warm_up(run)
+                measure(run)
 
 
 def names(known: Sequence[str]) -> Callable[[str], list[str]]:

@@ -64,7 +64,7 @@ def main() -> None:
         with BrokerProcess(folder / "data") as broker:
             for number in range(ROUNDS):
                 figures += measure_round(folder, broker.url, number)
-    about = full.about(time.monotonic() - began, [])
+    about = [*full.what(peers=False), *full.about(time.monotonic() - began, [])]
     report.write(given.out, figures, about, ROWS)
     print("\n".join(about))
     print(report.targets(figures, ROWS), report.everything(figures), sep="\n\n")

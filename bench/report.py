@@ -140,8 +140,7 @@ def _group(one: Measured) -> tuple[object, ...]:
 
 
 def _note(group: Sequence[Measured]) -> str:
-    notes = {one.note for one in group}
-    return notes.pop() if len(notes) == 1 else ""
+    return " / ".join(dict.fromkeys(one.note for one in group if one.note))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -68,7 +68,10 @@ async def produce(gate: Gate, plan: Plan, topic: str, way: str) -> Rate:
             await gate.ready()
             began = time.perf_counter()
             count = await WAYS[way](producer, plan, topic, plan.seconds)
-            return count, time.perf_counter() - began
+            took_s = time.perf_counter() - began
+            found = (await client.admin.describe_topic(topic)).records
+            assert found == count, f"{count} records were acknowledged, {found} are there"
+            return count, took_s
 
 
 async def send_many(producer: Bytes, plan: Plan, topic: str, seconds: float) -> int:
@@ -154,6 +157,7 @@ async def read_batches(client: tailrace.Client, topic: str, seconds: float) -> i
             count += len(batch.values)
             if time.perf_counter() > until:
                 break
+        check_dense(consumer, count)
     return count
 
 
@@ -166,8 +170,15 @@ async def read_each(client: tailrace.Client, topic: str, seconds: float) -> int:
             size += len(record.value or b"")
             if not count % TURN and time.perf_counter() > until:
                 break
+        check_dense(consumer, count)
     assert size, "records without values"
     return count
+
+
+def check_dense(consumer: tailrace.Consumer[bytes, bytes], count: int) -> None:
+    """So many were handed out, and none was left out before the place where it stands."""
+    reached = sum(consumer.position(one) for one in consumer.assignment)
+    assert reached == count, f"{count} records were read, up to offsets of {reached} in all"
 
 
 READINGS: dict[str, Callable[[tailrace.Client, str, float], Awaitable[int]]] = {
