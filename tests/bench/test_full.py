@@ -1,4 +1,7 @@
-from tailrace.bench.full import STEPS, command_of, options, round_of
+import subprocess
+from pathlib import Path
+
+from tailrace.bench.full import STEPS, command_of, commit, options, round_of, what
 
 
 def modules(number: int, first: int) -> set[tuple[str, str]]:
@@ -14,6 +17,16 @@ def test_what_a_target_asks_for_is_measured_in_each_round() -> None:
     assert ("growth", "--log {log}") in modules(1, 0)
     sizes = [words for module, words in modules(1, 0) if module == "streams"]
     assert sorted(words.split()[-1] for words in sizes) == ["100", "1024"]
+
+
+def test_the_report_names_the_commit_and_each_peer_or_what_it_lacks() -> None:
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    head = subprocess.run(asked, capture_output=True, text=True)
+    if not head.returncode:  # else there is no checkout
+        assert commit().removesuffix("-dirty") == head.stdout.strip()
+    assert commit() in what(peers=False)[0]
+    told = [line.partition(":")[0] for line in what(peers=True)[2:]]
+    assert told == ["redis", "nats", "rabbitmq", "kafka", "librdkafka-mock"]
 
 
 def test_rounds_that_are_added_begin_with_all_there_is() -> None:

@@ -1,7 +1,8 @@
 import argparse
 import asyncio
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -141,6 +142,37 @@ def test_consumers_are_told_of_once_from_the_fastest_setting() -> None:
     assert peers.consume_paths(a_run(FAST, *wanted)) == ("consume-each",)
     assert peers.consume_paths(a_run(SLOW, *wanted)) == ()
     assert peers.consume_paths(a_run(FAST, "produce")) == ()
+
+
+def test_a_server_that_compiles_works_before_anything_is_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[tuple[str, float, int]] = []
+
+    def act(run: peers.Run, job: Job, role: str = "") -> Done:
+        done.append((job.action, job.seconds, job.count))
+        return Done(7, 1.0)
+
+    monkeypatch.setattr(peers, "act", act)
+    asked = peers.Asked(("produce",), 100, 0.001, (), 0.5, tmp_path)
+    compiled = replace(peer(paths=("produce", "consume-batches")), variants=(FAST,), warm_s=0.002)
+    peers.run_round(compiled, 0, asked)
+    assert done == [
+        *(("produce", 0.002, 0), ("consume-batches", 0.0, 7)),
+        *(("produce", 0.001, 0), ("consume-batches", 0.0, 7)),
+    ]
+
+
+def test_a_setting_that_no_latency_is_told_of_is_not_started(tmp_path: Path) -> None:
+    started: list[Variant] = []
+
+    def start(folder: Path, variant: Variant) -> AbstractContextManager[Started]:
+        started.append(variant)
+        return nullcontext(Started(""))
+
+    asked = peers.Asked(("ack-latency-p50",), 100, 0.001, (), 0.5, tmp_path)
+    peers.run_round(replace(peer(), start=start), 0, asked)
+    assert started == [SLOW]
 
 
 def test_a_missing_client_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,14 @@ def test_the_report_is_written_with_its_figures_and_plots(tmp_path: Path) -> Non
         ElementTree.fromstring((tmp_path / name).read_text())
 
 
+def test_what_each_round_noted_is_told() -> None:
+    noted = [
+        Measured("tailrace", "sends@1", 100, True, 500, "records/s", number, note)
+        for number, note in enumerate(("90 us", "110 us", "90 us"))
+    ]
+    assert "| 90 us / 110 us |" in document(noted, [])
+
+
 def test_nothing_is_plotted_of_nothing() -> None:
     assert plots([]) == {}
 
