@@ -7,7 +7,7 @@ Paths: ``ready`` (process start until ``tailrace dev`` says that it serves), ``r
 connection, over 1,000), ``idle-cpu`` (percent of a core, with 1,000 partitions and 1,000 consumers
 of the SDK, each connected by itself, that wait for data at the end of a partition, and have done so
 for half a minute). Idleness is watched for a minute: that long a consumer's question waits then.
-``idle-cpu-first``: the same before that, when questions wait ``fetch_wait`` (5 s).
+``idle-cpu-first``: the same before that, when questions wait 5 s and then 20 s.
 """
 
 import time

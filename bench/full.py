@@ -88,7 +88,7 @@ def main() -> int:
     steps = [step for step in STEPS if chosen(step, given)]
     before, first = existing(given)
     figures, failed, began = list(before), list[str](), time.monotonic()
-    measured = what(peers=not given.no_peers)
+    measured = what(peers=not given.no_peers, kafka=given.kafka)
     try:
         for number in range(first, first + given.rounds):
             for step in round_of(steps, number, first):
@@ -186,15 +186,16 @@ def commit() -> str:
         return "commit unknown"
 
 
-def what(*, peers: bool) -> list[str]:
+def what(*, peers: bool, kafka: str | None = None) -> list[str]:
     """What is measured, and on which machine."""
     python = f"Python {platform.python_version()}, {platform.platform()}"
-    asked = [sys.executable, "-m", "tailrace.bench.peers", "--list"]
-    return [
-        f"tailrace {VERSION} ({commit()}), {python}",
-        describe(available()),
-        *(subprocess.check_output(asked, text=True).splitlines() if peers else ()),
-    ]
+    said = [f"tailrace {VERSION} ({commit()}), {python}", describe(available())]
+    if peers:
+        asked = [sys.executable, "-m", "tailrace.bench.peers", "--list"]
+        asked += ["--kafka", kafka] if kafka else []
+        listed = subprocess.run(asked, stdout=subprocess.PIPE, text=True)
+        said += listed.stdout.splitlines()
+    return said
 
 
 def about(seconds: float, failed: Sequence[str]) -> list[str]:

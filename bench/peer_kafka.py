@@ -46,10 +46,6 @@ COMPILING_S = 3.0
 BACKOFF_SINCE = 0x02020000  # a version of librdkafka
 QUEUED_RECORDS = 100_000  # more are cold in the caches by the time they are sent
 QUEUED_BYTES = 256 << 20
-# A consumer whose queue is full stops fetching, and looks again a second later: it shall not fill.
-PREFETCHED_RECORDS = 10_000_000
-PREFETCHED_BYTES = 2_097_151 << 10  # the most that it takes
-
 # Batches as large as both sides take, and enough of them under way; more did not help.
 PRODUCER = {
     "acks": "all",
@@ -73,9 +69,15 @@ CONSUMER = {
     "enable.auto.commit": False,
     "fetch.min.bytes": 1,
     "fetch.message.max.bytes": 8 << 20,
-    "queued.min.messages": PREFETCHED_RECORDS,
-    "queued.max.messages.kbytes": PREFETCHED_BYTES >> 10,
     "enable.partition.eof": False,
+}
+# A consumer whose queue is full stops fetching, and looks again a second later. It shall not be
+# full, then; or look earlier, which newer clients can.
+LARGE_QUEUE = {"queued.min.messages": 10_000_000, "queued.max.messages.kbytes": 2_097_151}
+SHORT_BACKOFF = {
+    "fetch.queue.backoff.ms": 1,
+    "queued.min.messages": QUEUED_RECORDS,
+    "queued.max.messages.kbytes": QUEUED_BYTES >> 10,
 }
 
 
@@ -215,8 +217,8 @@ def flush(producer: Any) -> None:
 
 def from_start(job: Job) -> Any:
     library: Any = import_module("confluent_kafka")
-    backoff = {"fetch.queue.backoff.ms": 1} if library.libversion()[1] >= BACKOFF_SINCE else {}
-    consumer = configured(job, "Consumer", {**CONSUMER, **backoff})
+    modern = library.libversion()[1] >= BACKOFF_SINCE
+    consumer = configured(job, "Consumer", CONSUMER | (SHORT_BACKOFF if modern else LARGE_QUEUE))
     consumer.assign([library.TopicPartition(job.stream, 0, library.OFFSET_BEGINNING)])
     return consumer
 

@@ -209,7 +209,9 @@ def run_round(peer: Peer, number: int, asked: Asked) -> None:
     for variant in peer.variants if asked.throughput else peer.variants[-1:]:
         with tempfile.TemporaryDirectory(prefix="tailrace-peer-", dir=asked.folder) as name:
             folder = Path(name)
-            touch_disk(folder, asked.touched_bytes + int(WRITTEN_BYTES_PER_S * peer.warm_s))
+            touch_disk(
+                folder, asked.touched_bytes + int(WRITTEN_BYTES_PER_S * STRETCHES * peer.warm_s)
+            )
             with peer.start(folder, variant) as started:
                 run = Run(peer, variant, started, number, asked)
                 if peer.warm_s:

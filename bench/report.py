@@ -17,6 +17,7 @@ FIGURES = "figures.jsonl"
 REPORT = "report.md"
 VERDICTS = "report.json"
 SCHEMA = "tailrace.report/1"
+NOTES_MAX = 3  # different ones of a figure: about one of each round
 _SHOWN: dict[str, Callable[[float], str]] = {
     "records/s": lambda value: f"{_short(value)}/s",
     "bytes/s": lambda value: f"{value / 1e6:,.0f} MB/s",
@@ -140,7 +141,8 @@ def _group(one: Measured) -> tuple[object, ...]:
 
 
 def _note(group: Sequence[Measured]) -> str:
-    return " / ".join(dict.fromkeys(one.note for one in group if one.note))
+    notes = list(dict.fromkeys(one.note for one in group if one.note))
+    return " / ".join(notes) if len(notes) <= NOTES_MAX else ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -484,6 +484,6 @@ def log_config(config: TopicConfig, *, capacity_bytes: int, partitions: int) -> 
 
 
 def _not_removed(topic: str, number: int, error: OSError) -> PartitionOffline:
-    stuck = texts.topic_not_removed(topic, number, reason=str(error))
+    stuck = texts.files_left(topic, number, reason=str(error))
     log.error("%s", stuck, extra={"event": "topic.not_removed", "code": stuck.code})
     return stuck

@@ -126,8 +126,8 @@ class Opening:
         """A producer; use it as ``async with client.producer() as producer``.
 
         Every option: docs/clients.md. Durations are seconds; ``close_timeout`` None is the
-        client's. A batch leaves with ``batch_bytes``, or up to 512 KiB where others are still
-        under way.
+        client's. A batch leaves with ``batch_bytes``; it grows to 512 KiB while all
+        ``max_in_flight`` are under way.
 
         Raises ConfigError T082 for arguments that cannot be or do not go together, UsageError
         T053-T055.

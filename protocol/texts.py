@@ -318,12 +318,12 @@ def partition_offline(topic: str, partition: int, *, reason: str) -> errors.Part
     )
 
 
-def topic_not_removed(topic: str, partition: int, *, reason: str) -> errors.PartitionOffline:
-    """T033. The topic is deleted, the directory of this partition not, or not for good."""
+def files_left(topic: str, partition: int, *, reason: str) -> errors.PartitionOffline:
+    """T033. The topic is deleted, or the copy is elsewhere now; its directory is still here."""
     return errors.PartitionOffline(
         "T033",
-        f"topic {shown(topic)} is deleted, but files of {partition_name(topic, partition)} could "
-        f"not be removed for good yet: {reason}",
+        f"{partition_name(topic, partition)} is no longer kept here, but files of it could not be "
+        f"removed for good yet: {reason}",
         "Make room, or look at the disk; the broker tries it again by itself.",
         **{"topic": topic, "partition": partition},
     )

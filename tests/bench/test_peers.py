@@ -154,6 +154,7 @@ def test_a_server_that_compiles_works_before_anything_is_timed(
         return Done(7, 1.0)
 
     monkeypatch.setattr(peers, "act", act)
+    monkeypatch.setattr("tailrace.bench.peers.os.sync", lambda: None)
     asked = peers.Asked(("produce",), 100, 0.001, (), 0.5, tmp_path)
     compiled = replace(peer(paths=("produce", "consume-batches")), variants=(FAST,), warm_s=0.002)
     peers.run_round(compiled, 0, asked)

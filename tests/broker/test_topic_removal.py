@@ -38,7 +38,7 @@ def test_a_topic_that_cannot_be_removed_is_told_so_and_goes_with_the_next_try(
             disk.failing = sys.maxsize
             with pytest.raises(
                 PartitionOffline,
-                match=r"topic orders is deleted, but files of orders\[0\] could not",
+                match=r"orders\[0\] is no longer kept here, but files",
             ):
                 await client.delete("orders")
             disk.failing = 0
@@ -73,7 +73,9 @@ def test_without_room_to_make_a_removal_durable_it_is_told_and_done_with_the_nex
             await create(client, "orders", partitions=2)
             others = (await create(client, "others")).topic_id
             disk.full = True
-            with pytest.raises(PartitionOffline, match=r"could not be removed .*planted"):
+            with pytest.raises(
+                PartitionOffline, match=r"could not be removed for good yet: .*planted"
+            ):
                 await client.delete("orders")
             assert (await client.produce(others, [b"a"])).error is None
             disk.full, before = False, disk.synced
@@ -97,7 +99,7 @@ def test_a_start_is_not_kept_up_by_a_topic_that_cannot_be_removed(tmp_path: Path
             disk.failing = sys.maxsize
             with pytest.raises(
                 PartitionOffline,
-                match=r"topic orders is deleted, but files of orders\[0\] could not",
+                match=r"orders\[0\] is no longer kept here, but files",
             ):
                 await client.delete("orders")
         async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:

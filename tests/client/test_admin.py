@@ -25,7 +25,7 @@ from tailrace.protocol.messages_admin import (
     TopicResponse,
 )
 from tailrace.protocol.shapes import TopicPartition
-from tailrace.protocol.texts import topic_exists, topic_not_found, topic_not_removed
+from tailrace.protocol.texts import files_left, topic_exists, topic_not_found
 from tailrace.testing import Broker
 from tests.client.fake_broker import FakeConnection
 from tests.client.fetch_broker import FetchBroker, FetchWorld
@@ -215,7 +215,7 @@ class KeepsFiles(FetchBroker):
         elif self.topics.pop(message.name, None) is None:
             connection.put(connection.protocol.refuse(request, topic_not_found(message.name)))
         else:
-            stuck = topic_not_removed(message.name, 0, reason="No space left on device")
+            stuck = files_left(message.name, 0, reason="No space left on device")
             connection.put(connection.protocol.refuse(request, stuck))
 
 
@@ -227,7 +227,7 @@ def test_topic_deleted_of_which_files_are_left_is_told_so(
 
     async def main() -> None:
         async with here.client() as client:
-            with pytest.raises(PartitionOffline, match="topic orders is deleted, but files"):
+            with pytest.raises(PartitionOffline, match="no longer kept here, but files"):
                 await client.admin.delete_topic("orders", missing_ok=True)
 
     run(main)
