@@ -96,7 +96,7 @@ SHARE ?= 1
 proofs-storage: $(VENV)/.dev
 	$(BIN)/python -m tests.proofs.nightly --share $(SHARE)
 
-# Every target of docs/performance.md beside its limit or its peers, some twelve minutes a round with all peers:
+# Every target of docs/performance.md beside its limit or its peers, twelve to thirteen minutes a round with all peers:
 # leave the machine to it. ROUNDS=5 for figures to quote; OUT is where figures, report (Markdown, JSON) and plots (SVG)
 # go; MORE=--more adds rounds to what is there. LOG=20GiB is how large a log P14 speaks of, where the disk has room.
 # `make bench-peers` sets up the peers; those that are missing are left out; KAFKA=HOST:PORT is one that runs.
