@@ -20,7 +20,7 @@ from tailrace.bench.actors import Actor, Gate, go
 from tailrace.bench.cpus import RECEIVERS
 from tailrace.bench.streams import create
 from tailrace.bench.wire import Wire
-from tailrace.bench.workbench import Workbench, cpu_seconds, parser, resident_bytes, workbench
+from tailrace.bench.workbench import Workbench, cpu_share, parser, resident_bytes, workbench
 
 MANY = 1_000
 TOPIC = "many"
@@ -76,10 +76,7 @@ def measure(bench: Workbench) -> None:
         with Actor(wait_for_data, broker.url, MANY).placed(RECEIVERS) as waiting:
             go(waiting)
             for path, seconds in (("idle-cpu-first", PATIENT_S), ("idle-cpu", IDLE_S)):
-                before, began = cpu_seconds(broker.pid), time.monotonic()
-                time.sleep(seconds)
-                used_s = cpu_seconds(broker.pid) - before
-                share = used_s / (time.monotonic() - began)
+                share = cpu_share(broker.pid, seconds)
                 bench.tell(path, 100 * share, "%", note=f"{MANY:,} partitions and consumers")
             go(waiting)
             waiting.result()

@@ -178,10 +178,11 @@ def run(
 
 def commit() -> str:
     """What was measured, where this is a checkout."""
-    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    asked.append("--exclude=*")  # no tag instead
+    asked = ["git", "describe", "--always", "--dirty", "--exclude=*"]  # no tag instead
+    here = Path(__file__).parent
     try:
-        return subprocess.check_output(asked, text=True, stderr=subprocess.DEVNULL).strip()
+        found = subprocess.check_output(asked, cwd=here, text=True, stderr=subprocess.DEVNULL)
+        return found.strip()
     except (OSError, subprocess.CalledProcessError):
         return "commit unknown"
 

@@ -19,7 +19,14 @@ from tailrace.bench.cpus import RECEIVERS
 from tailrace.bench.footprint import CONNECT_S, SETTLE_S
 from tailrace.bench.processes import BrokerProcess
 from tailrace.bench.streams import create
-from tailrace.bench.workbench import Workbench, cpu_seconds, parser, resident_bytes, workbench
+from tailrace.bench.workbench import (
+    Workbench,
+    cpu_seconds,
+    cpu_share,
+    parser,
+    resident_bytes,
+    workbench,
+)
 
 TOPIC = "groups"
 MANY = 500
@@ -65,9 +72,7 @@ async def fill(url: str) -> None:
 def idle_share(broker: BrokerProcess, seconds: float) -> float:
     """Of a core, while nobody asks for anything."""
     time.sleep(SETTLE_S)
-    before, began = cpu_seconds(broker.pid), time.monotonic()
-    time.sleep(seconds)
-    return (cpu_seconds(broker.pid) - before) / (time.monotonic() - began)
+    return cpu_share(broker.pid, seconds)
 
 
 def per_commit(broker: BrokerProcess, group: str, idle: float) -> float:

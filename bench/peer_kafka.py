@@ -46,6 +46,7 @@ COMPILING_S = 3.0
 BACKOFF_SINCE = 0x02020000  # a version of librdkafka
 QUEUED_RECORDS = 100_000  # more are cold in the caches by the time they are sent
 QUEUED_BYTES = 256 << 20
+
 # Batches as large as both sides take, and enough of them under way; more did not help.
 PRODUCER = {
     "acks": "all",

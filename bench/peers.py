@@ -40,6 +40,11 @@ PATIENCE_S = 90.0  # for a client process, beyond the time that it measures
 READY_S = 60.0  # for a receiver to subscribe
 
 
+def written_bytes(seconds: float) -> int:
+    """At most, by a stretch of so long and the one before."""
+    return int(WRITTEN_BYTES_PER_S * STRETCHES * seconds)
+
+
 @dataclass(frozen=True)
 class Asked:
     """What to measure."""
@@ -61,7 +66,7 @@ class Asked:
         """Of disk and memory, before anything is sent."""
         if not self.throughput:
             return LATENCY_BYTES
-        return int(WRITTEN_BYTES_PER_S * STRETCHES * self.seconds)
+        return written_bytes(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ def warm_up(run: Run) -> None:
     """Records in and out again, untimed, and on the disk before what is timed begins."""
     stream = new_stream("warm")
     sent = act(run, replace(run.job(PRODUCE, stream), seconds=run.peer.warm_s))
-    act(run, replace(run.job(CONSUMING[0], stream), count=sent.count), RECEIVERS)
+    for path in readings(run.peer)[:1]:
+        act(run, replace(run.job(path, stream), count=sent.count), RECEIVERS)
     os.sync()
 
 
@@ -112,7 +118,12 @@ def consume_paths(run: Run) -> tuple[str, ...]:
     """Those to be told of this run."""
     if run.variant is not run.peer.variants[0]:
         return ()
-    return tuple(path for path in CONSUMING if path in run.asked.paths and path in run.peer.actions)
+    return tuple(path for path in readings(run.peer) if path in run.asked.paths)
+
+
+def readings(peer: Peer) -> list[str]:
+    """Ways to consume that its client has; a mock has none."""
+    return [path for path in CONSUMING if path in peer.actions]
 
 
 def produced(run: Run, action: str, consuming: Sequence[str]) -> None:
@@ -120,8 +131,7 @@ def produced(run: Run, action: str, consuming: Sequence[str]) -> None:
     stream = new_stream(action)
     touch_memory(run.asked.folder, run.asked.touched_bytes)
     sent = act(run, replace(run.job(action, stream), seconds=run.asked.seconds))
-    readable = [path for path in CONSUMING if path in run.peer.actions]  # none of a mock
-    for path in consuming or readable[:1]:
+    for path in consuming or readings(run.peer)[:1]:
         read = act(run, replace(run.job(path, stream), count=sent.count), RECEIVERS)
         if path in consuming:
             run.tell(path, None, read.count / read.seconds, "records/s", "")
@@ -209,9 +219,7 @@ def run_round(peer: Peer, number: int, asked: Asked) -> None:
     for variant in peer.variants if asked.throughput else peer.variants[-1:]:
         with tempfile.TemporaryDirectory(prefix="tailrace-peer-", dir=asked.folder) as name:
             folder = Path(name)
-            touch_disk(
-                folder, asked.touched_bytes + int(WRITTEN_BYTES_PER_S * STRETCHES * peer.warm_s)
-            )
+            touch_disk(folder, asked.touched_bytes + written_bytes(peer.warm_s))
             with peer.start(folder, variant) as started:
                 run = Run(peer, variant, started, number, asked)
                 if peer.warm_s:

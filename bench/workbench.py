@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +89,13 @@ def cpu_seconds(pid: int) -> float:
     """Processor time that a process has used so far, in user space and in the kernel."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def cpu_share(pid: int, seconds: float) -> float:
+    """Of a core, that a process uses while this one waits."""
+    before, began = cpu_seconds(pid), time.monotonic()
+    time.sleep(seconds)
+    return (cpu_seconds(pid) - before) / (time.monotonic() - began)
 
 
 def resident_bytes(pid: int) -> int:

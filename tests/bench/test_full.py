@@ -1,7 +1,5 @@
-import subprocess
-from pathlib import Path
-
 from tailrace.bench.full import STEPS, command_of, commit, options, round_of, what
+from tests.simulation import sweep
 
 
 def modules(number: int, first: int) -> set[tuple[str, str]]:
@@ -20,10 +18,8 @@ def test_what_a_target_asks_for_is_measured_in_each_round() -> None:
 
 
 def test_the_report_names_the_commit_and_each_peer_or_what_it_lacks() -> None:
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    head = subprocess.run(asked, capture_output=True, text=True)
-    if not head.returncode:  # else there is no checkout
-        assert commit().removesuffix("-dirty") == head.stdout.strip()
+    if (head := sweep.commit()) != "unknown":  # else there is no checkout
+        assert commit().removesuffix("-dirty") == head
     assert commit() in what(peers=False)[0]
     told = [line.partition(":")[0] for line in what(peers=True)[2:]]
     assert told == ["redis", "nats", "rabbitmq", "kafka", "librdkafka-mock"]
