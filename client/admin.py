@@ -6,7 +6,7 @@ out; the next one then finds the topic made or gone as asked, and that counts as
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -112,7 +112,7 @@ class Admin(ClusterAdmin):
         """
         try:
             request = DeleteTopicRequest(name)
-            await self._ask(request, DeleteTopicResponse, repeated=TopicNotFound)
+            await self._ask(request, DeleteTopicResponse, repeated=TopicNotFound, lasting=("T033",))
         except _Repeated:
             pass
         except TopicNotFound:
@@ -281,12 +281,14 @@ class Admin(ClusterAdmin):
         expected: type[R],
         *,
         repeated: type[TailraceError] | None = None,
+        lasting: Collection[str] = (),
         group: str | None = None,
     ) -> R:
         """Try until ``request_timeout``: any broker, or the coordinator of ``group``.
 
         ``repeated``: the error that means "done already" where an earlier try's answer was lost;
-        it is raised as ``_Repeated`` then.
+        it is raised as ``_Repeated`` then. ``lasting``: codes that are told at once although they
+        pass, as another try would find done what they tell of.
         """
         client = self._client
         client.check()
@@ -310,10 +312,8 @@ class Admin(ClusterAdmin):
                 astray = error.code == "T032"  # who was asked does not coordinate the group
                 if uncertain and repeated is not None and isinstance(error, repeated):
                     raise _Repeated from error
-                lasting = not error.retriable or error.code in ("T005", "T034")
-                # The topic is gone, and what is told of its files would be lost with a second try.
-                lasting |= error.code == "T033" and isinstance(request, DeleteTopicRequest)
-                if lasting or client.clock.now() + pause_s >= ends_at:
+                final = not error.retriable or error.code in ("T005", "T034", *lasting)
+                if final or client.clock.now() + pause_s >= ends_at:
                     raise
                 uncertain = uncertain or error.code == "T001"
                 instruments.retried(error.code)

@@ -13,6 +13,8 @@ from tailrace.storage.disk import OsDisk
 from tests.broker.harness import connected, run, serving
 from tests.broker.test_topics import create
 
+LEFT = r"orders\[0\] is no longer kept here, but files of it could not be removed for good yet"
+
 
 class Stuck(OsDisk):
     failing = 0  # so many directories cannot be removed
@@ -36,10 +38,7 @@ def test_a_topic_that_cannot_be_removed_is_told_so_and_goes_with_the_next_try(
         ):
             await create(client, "orders", partitions=2)
             disk.failing = sys.maxsize
-            with pytest.raises(
-                PartitionOffline,
-                match=r"orders\[0\] is no longer kept here, but files",
-            ):
+            with pytest.raises(PartitionOffline, match=LEFT):
                 await client.delete("orders")
             disk.failing = 0
             await create(client, "orders")
@@ -97,10 +96,7 @@ def test_a_start_is_not_kept_up_by_a_topic_that_cannot_be_removed(tmp_path: Path
             await create(client, "orders")
             others = (await create(client, "others")).topic_id
             disk.failing = sys.maxsize
-            with pytest.raises(
-                PartitionOffline,
-                match=r"orders\[0\] is no longer kept here, but files",
-            ):
+            with pytest.raises(PartitionOffline, match=LEFT):
                 await client.delete("orders")
         async with serving(tmp_path, change=change) as (_, ready), connected(ready) as client:
             assert [one.name for one in (await client.metadata()).topics] == ["others"]
