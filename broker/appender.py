@@ -2,8 +2,8 @@
 
 Connections only gather. This task, woken by the first batch, runs once every connection that was
 readable in the same turn of the event loop has been read, and writes what all of them brought
-with one gathered write per partition: 615,000 against 210,000 small requests per second
-(performance.md 3). A partition that is being synced waits for the end of that round (flusher.py).
+with one gathered write per partition: 615,000 against 210,000 small requests per second.
+A partition that is being synced waits for the end of that round (flusher.py).
 """
 
 from collections.abc import Callable

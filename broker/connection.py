@@ -1,6 +1,6 @@
 """One connection: bytes to frames, frames to handlers, answers to bytes.
 
-The loop (performance.md 5.1): one receive brings up to 256 KiB, or of a large body up to 1 MiB
+The loop: one receive brings up to 256 KiB, or of a large body up to 1 MiB
 (``arrivals.py``); every complete frame in it is decided synchronously; what was answered leaves in
 one joined, non-blocking send. A writer task exists only while the peer does not take what it asked
 for, or gets ranges of files; another task only while a request must wait for something.

@@ -213,11 +213,11 @@ class Opening:
     ) -> "Consumer[Any, Any]":
         """A consumer; use it as ``async with client.consumer("orders") as consumer``.
 
-        Every option: docs/clients.md. Durations are seconds, ``prefetch_bytes`` is what may be
-        fetched and not handed out yet. With ``group`` it reads what the broker gives to this
-        member of the group, and commits how far it is. Raises ConfigError T082 for
-        arguments that cannot be or do not go together, InvalidName T013 for group and instance
-        ids nobody could read in a log, UsageError T053-T055.
+        Every option: docs/clients.md, those of groups: docs/consumer_groups.md. Durations are
+        seconds. With ``group`` it reads what the broker gives to this member of the group, and
+        commits how far it is. Raises ConfigError T082 for arguments that cannot be or do not go
+        together, InvalidName T013 for group and instance ids nobody could read in a log,
+        UsageError T053-T055.
         """
         from tailrace.client.consumer import Consumer
 

@@ -43,6 +43,7 @@ FORBIDDEN: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
 
 DETERMINISTIC = "_ALLOW_DETERMINISTIC_SCHEDULING"  # sorts each round's tasks before the shuffle
 GENERATOR = "_r"  # shuffles them
+CHANGED = "trio has changed: its choices do not follow from a seed"
 
 _simulating: dict[int, random.Random] = {}  # thread -> its generator
 _install = threading.Lock()
@@ -153,11 +154,9 @@ def _seeded_thread(seed: int) -> Generator[None]:
 
 def _take_over() -> None:
     core = importlib.import_module("trio._core._run")
-    assert hasattr(core, DETERMINISTIC), "trio has changed: its choices do not follow from a seed"
+    assert hasattr(core, DETERMINISTIC), CHANGED
     generator = getattr(core, GENERATOR, None)
-    assert isinstance(generator, random.Random), (
-        "trio has changed: its choices do not follow from a seed"
-    )
+    assert isinstance(generator, random.Random), CHANGED
     _replace(core, DETERMINISTIC, True)
     _replace(core, GENERATOR, _ByThread(generator))
     for module, functions in FORBIDDEN:
